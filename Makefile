@@ -1,0 +1,42 @@
+# Needs nothing but Python 3.11+, make and the package registries. `make help` lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format lock jaeger clean
+
+# The first Python that is new enough; `make setup PYTHON=/path/to/python3.11` chooses another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && exit; done; echo python3)
+
+# Nothing but `make lock` may resolve the dependencies again.
+export UV_FROZEN = 1
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## build .venv from uv.lock (done by the others when needed)
+	@$(PYTHON) tools/setup_environment.py
+
+demo: setup  ## run the whole loop on an embedded PostgreSQL and Kafka
+	@.venv/bin/relay demo $(ARGS)
+
+test: setup  ## run every test on real PostgreSQL and Kafka (ARGS="-k name" chooses)
+	@.venv/bin/python -m pytest $(ARGS)
+
+check: setup  ## lint, formatting, types and import contracts
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: setup  ## format the code and mend what the linter can
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+lock:  ## lock the dependencies again (ARGS=--upgrade for newer versions); needs the network
+	@$(PYTHON) tools/lock.py $(ARGS)
+
+jaeger:  ## build Jaeger from its Go module, once (needs Go)
+	@tools/build_jaeger.sh
+
+clean:  ## remove what setup and the tools made in the checkout
+	rm -rf .venv .wheels .build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
