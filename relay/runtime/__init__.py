@@ -1,0 +1,1 @@
+"""What every process needs to start, be observed and stop; it knows nothing of orders."""

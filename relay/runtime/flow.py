@@ -1,0 +1,147 @@
+"""Hops 1 to 5: what a flow is: which events go where, who answers, how a return is applied.
+
+Invariant: a flow that contradicts itself is never built (an event without a topic would park every
+order; a status without a rank could move an order backwards).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+KeyType = Literal["uuid", "bigint", "text"]
+
+
+class FlowError(ValueError):
+    """The flow's settings contradict each other; the message names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventRoute:
+    """Where one event type goes, and when its return is due.
+
+    Attributes:
+        topic: the Kafka topic it is published to.
+        deadline_seconds: its return is overdue after that long; None: it expects none.
+    """
+
+    topic: str
+    deadline_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyColumns:
+    """Returns are applied to the columns of the orders' own table.
+
+    The optional columns are written when named: `version` + 1, the time and reason of the terminal
+    return. `history_table` gets one row for each step (order_id, old_status, new_status, reason,
+    event_id), when named.
+    """
+
+    table: str = "public.orders"
+    key_column: str = "order_id"
+    key_type: KeyType = "uuid"
+    status_column: str = "status"
+    submitted_at_column: str = "submitted_at"
+    version_column: str | None = None
+    returned_at_column: str | None = None
+    reason_column: str | None = None
+    history_table: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyFunction:
+    """Returns are applied by a SQL function of the user's: `name(order_id text, status text, ...)`."""
+
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Orders are never written: old and new status live in the inbox row."""
+
+
+Apply = ApplyColumns | ApplyFunction | Observe
+
+SAMPLE_RANKS: Mapping[str, int] = MappingProxyType(
+    {"submitted": 0, "processing": 10, "confirmed": 20, "rejected": 20}
+)
+SAMPLE_EVENTS: Mapping[str, EventRoute] = MappingProxyType(
+    {"order.placed": EventRoute("orders.events", deadline_seconds=900.0)}
+)
+SAMPLE_APPLY = ApplyColumns(
+    version_column="version",
+    returned_at_column="returned_at",
+    reason_column="return_reason",
+    history_table="public.order_status_history",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One kind of order: its events, its topics, its processor, its returns.
+
+    The defaults are the sample domain that `relay migrate` makes.
+
+    Attributes:
+        status_ranks: a status only moves to a higher rank.
+        terminal_statuses: final ones: an order is returned when one of them was applied.
+    """
+
+    name: str = "orders"
+    aggregate_type: str = "order"
+    events: Mapping[str, EventRoute] = SAMPLE_EVENTS
+    events_topic: str = "orders.events"
+    returns_topic: str = "orders.returns"
+    processor_groups: tuple[str, ...] = ("order-processor",)
+    confirm_group: str = "order-confirmation"
+    initial_status: str = "submitted"
+    status_ranks: Mapping[str, int] = SAMPLE_RANKS
+    terminal_statuses: frozenset[str] = field(default=frozenset({"confirmed", "rejected"}))
+    apply: Apply = SAMPLE_APPLY
+
+    def __post_init__(self) -> None:
+        problem = _contradiction(self)
+        if problem:
+            raise FlowError(f"flow {self.name!r}: {problem}")
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """Every topic that this flow's events are published to."""
+        return frozenset(route.topic for route in self.events.values())
+
+    def deadline_seconds(self, event_type: str) -> float | None:
+        """Return when the return of such an event is overdue; None: it expects none."""
+        route = self.events.get(event_type)
+        return None if route is None else route.deadline_seconds
+
+
+def _contradiction(flow: Flow) -> str | None:
+    if not flow.events:
+        return "events is empty: nothing would ever be published"
+    for event_type, route in flow.events.items():
+        if not route.topic:
+            return f"event {event_type!r} has no topic"
+        if route.topic == flow.returns_topic:
+            return f"event {event_type!r} goes to the returns topic {flow.returns_topic!r}"
+        if route.deadline_seconds is not None and route.deadline_seconds <= 0:
+            return f"event {event_type!r}: deadline_seconds must be more than 0"
+    return _status_contradiction(flow)
+
+
+def _status_contradiction(flow: Flow) -> str | None:
+    ranks = flow.status_ranks
+    if flow.initial_status not in ranks:
+        return f"initial_status {flow.initial_status!r} has no rank in status_ranks"
+    if not flow.terminal_statuses:
+        return "terminal_statuses is empty: no order could ever be returned"
+    for status in sorted(flow.terminal_statuses):
+        if status not in ranks:
+            return f"terminal status {status!r} has no rank in status_ranks"
+    highest = max(ranks.values())
+    for status, rank in ranks.items():
+        if (rank == highest) != (status in flow.terminal_statuses):
+            return (
+                f"status {status!r}: the terminal statuses are those of the highest rank, no others"
+            )
+    return None
