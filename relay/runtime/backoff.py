@@ -1,7 +1,7 @@
 """Every hop: how long to wait before the next attempt at something that failed.
 
-Invariant: pure; the wait never exceeds the cap, however many attempts there were. It gives up never:
-whoever retries says what it waits for.
+Invariant: pure; the wait never exceeds the cap, however many attempts there were. It never gives
+up: whoever retries says what it waits for.
 """
 
 import random

@@ -65,10 +65,10 @@ async def connect(
     return connection
 
 
-async def _refuse_standby(connection: asyncpg.Connection, dsn: str | None, timeout: float) -> None:
+async def _refuse_standby(connection: asyncpg.Connection, dsn: str | None, seconds: float) -> None:
     # target_session_attrs believes what the server said at login; a pooler may have said it.
     try:
-        if not await connection.fetchval(_IN_RECOVERY, timeout=timeout):
+        if not await connection.fetchval(_IN_RECOVERY, timeout=seconds):
             return
     except Exception as error:
         connection.terminate()

@@ -51,7 +51,7 @@ class ApplyColumns:
 
 @dataclass(frozen=True, slots=True)
 class ApplyFunction:
-    """Returns are applied by a SQL function of the user's: `name(order_id text, status text, ...)`."""
+    """Returns are applied by a SQL function of the user's own."""
 
     function: str
 
@@ -141,7 +141,5 @@ def _status_contradiction(flow: Flow) -> str | None:
     highest = max(ranks.values())
     for status, rank in ranks.items():
         if (rank == highest) != (status in flow.terminal_statuses):
-            return (
-                f"status {status!r}: the terminal statuses are those of the highest rank, no others"
-            )
+            return f"status {status!r}: terminal statuses have the highest rank, others a lower one"
     return None

@@ -64,8 +64,8 @@ class KafkaConnection:
         except (OSError, ssl.SSLError) as error:
             named = self.ssl_certificate_location or self.ssl_ca_location
             raise KafkaSettingsError(
-                f"cannot read the TLS files (KAFKA_SSL_CA_LOCATION, KAFKA_SSL_CERTIFICATE_LOCATION, "
-                f"KAFKA_SSL_KEY_LOCATION; the last read was {named}): {error}"
+                f"cannot read the TLS file {named} (KAFKA_SSL_CA_LOCATION, "
+                f"KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION): {error}"
             ) from error
         return context
 
@@ -91,7 +91,7 @@ def _sasl_contradiction(connection: KafkaConnection) -> str | None:
     if protocol.startswith("SASL_"):
         missing = [name for name, value in given.items() if not value]
         return (
-            f"KAFKA_SECURITY_PROTOCOL is {protocol}: {missing[0]} is missing" if missing else None
+            f"{missing[0]} is missing (KAFKA_SECURITY_PROTOCOL is {protocol})" if missing else None
         )
     extra = [name for name, value in given.items() if value]
     if extra:
@@ -109,9 +109,7 @@ def _ssl_contradiction(connection: KafkaConnection) -> str | None:
     extra = [name for name, value in given.items() if value]
     if extra and not connection.security_protocol.endswith("SSL"):
         protocol = connection.security_protocol
-        return (
-            f"{extra[0]} is set, but KAFKA_SECURITY_PROTOCOL is {protocol}: SSL or SASL_SSL meant?"
-        )
+        return f"{extra[0]} is set, but KAFKA_SECURITY_PROTOCOL is {protocol}: SSL meant?"
     if connection.ssl_key_location and not connection.ssl_certificate_location:
         return "KAFKA_SSL_KEY_LOCATION is set, but KAFKA_SSL_CERTIFICATE_LOCATION is not"
     return None

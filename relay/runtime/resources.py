@@ -1,6 +1,6 @@
 """Every hop: finds the contract's data files (`schemas/`), inside the package or beside it.
 
-Invariant: one folder per process, the installed one first. When neither exists the error names both.
+Invariant: one folder per process, the installed one first. When neither exists, the error says so.
 """
 
 from functools import cache

@@ -12,6 +12,17 @@ CREATE TABLE relay.installation (
     schema_version int         NOT NULL
 );
 
+-- Which of these files are in: an applied one is never edited.
+CREATE TABLE relay.migration (
+    series     text        NOT NULL CHECK (series IN ('relay', 'sample')),
+    version    int         NOT NULL,
+    name       text        NOT NULL,
+    sha256     text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    by         text        NOT NULL DEFAULT session_user,
+    PRIMARY KEY (series, version)
+);
+
 -- ---------------------------------------------------------------------------------- hop 1: place
 
 -- Written by the order service, in the transaction of its order. Append-only: no row is ever

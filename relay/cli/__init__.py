@@ -1,0 +1,108 @@
+"""Every hop: the program `relay`: finds the command, imports only it, and translates its errors.
+
+Invariant: `relay --help` imports no driver; a command that fails leaves one line with the next step
+and an exit code (0 fine, 1 failure, 2 usage, 3 something was found), never a traceback.
+"""
+
+import sys
+from importlib import import_module, metadata
+from importlib.util import find_spec
+
+import click
+
+from relay.cli.errors import report
+
+# group -> command -> (module, what it does). Each module exports its click command as `command`; a
+# command appears once its module exists.
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Find": {
+        "status": ("relay.cli.status", "Each hop: waiting, oldest, rate, who runs it."),
+        "unreturned": ("relay.cli.unreturned", "Overdue orders by hop and cause."),
+        "incidents": ("relay.cli.incidents", "When, where and why returns were late or lost."),
+        "diagnose": ("relay.cli.diagnose", "Where an order was lost, why, and what to do."),
+        "trace": ("relay.cli.trace", "An order's timeline, and the gap in it."),
+    },
+    "Repair": {
+        "replay": ("relay.cli.replay", "Missed events again: plan, then --execute."),
+        "quarantine": ("relay.cli.quarantine", "List, show, release, discard, export."),
+        "close": ("relay.cli.close", "Close overdue orders or an incident by hand."),
+        "rebaseline": ("relay.cli.rebaseline", "A new checkpoint after a restore, audited."),
+    },
+    "Verify": {
+        "check": ("relay.cli.check", "Configuration, permissions, schema, topics, ACLs."),
+        "probe": ("relay.cli.probe", "A canary through the hops, timed."),
+        "reconcile": ("relay.cli.reconcile", "Database against Kafka against status."),
+    },
+    "Services": {
+        "run": ("relay.cli.run", "The relay: publishes the outbox (hop 2)."),
+        "confirm": ("relay.cli.confirm", "The confirmation consumer: applies returns (hop 5)."),
+        "watchdog": ("relay.cli.watchdog", "The overdue watchdog alone."),
+        "web": ("relay.cli.web", "The operator's page."),
+    },
+    "Setup": {
+        "migrate": ("relay.cli.migrate", "Apply, print or check the schema."),
+        "demo": ("relay.cli.demo", "The whole loop on embedded PostgreSQL and Kafka."),
+        "embedded": ("relay.cli.embedded", "Embedded PostgreSQL and Kafka: up, down, env."),
+        "completion": ("relay.cli.completion", "Completion script for bash, zsh or fish."),
+    },
+    "Sample": {
+        "sample": ("relay.cli.sample", "Sample order service, processor, orders, load."),
+    },
+}
+
+
+class Root(click.Group):
+    """The lazy root: a command's module is imported when the command is called."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the commands whose modules exist, in the order of the groups."""
+        return [name for commands in _existing().values() for name in commands]
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module and return its command."""
+        for commands in _existing().values():
+            if cmd_name in commands:
+                command: click.Command = import_module(commands[cmd_name][0]).command
+                return command
+        return None
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands group by group, without importing any of them."""
+        for group, commands in _existing().items():
+            with formatter.section(group):
+                formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
+
+
+def _existing() -> dict[str, dict[str, tuple[str, str]]]:
+    found = {
+        group: {name: entry for name, entry in commands.items() if find_spec(entry[0])}
+        for group, commands in GROUPS.items()
+    }
+    return {group: commands for group, commands in found.items() if commands}
+
+
+def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"relay {metadata.version('outbox-relay')}")
+        ctx.exit()
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", metavar="FILE", help="Settings file (else RELAY_CONFIG, ./relay.toml).")
+@click.option("--json", "as_json", is_flag=True, help="Data and errors as JSON.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version)
+@click.pass_context
+def root(ctx: click.Context, config: str | None, as_json: bool) -> None:
+    """Publishes an order service's outbox to Kafka, and finds where a return was lost."""
+    ctx.obj = {"config": config, "json": as_json}
+
+
+def main() -> None:
+    """Run the program; the entry point `relay`."""
+    try:
+        code = root.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except Exception as error:  # noqa: BLE001 - the edge: every error leaves as one line
+        code = report(error, as_json="--json" in sys.argv[1:])
+    sys.exit(code if isinstance(code, int) else 0)
