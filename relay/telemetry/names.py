@@ -1,0 +1,115 @@
+"""Every hop's span names, kinds and attribute keys, from OpenTelemetry's messaging conventions.
+
+Invariant: no other module spells a span name or an attribute key. The conventions in force are
+1.44; 1.45 renames four keys, and `CONVENTIONS` is the one line to change when backends follow.
+Nothing here can fail: these are constants.
+
+Source: https://github.com/open-telemetry/semantic-conventions, docs/messaging (v1.44.0, v1.45.0).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, Literal
+
+CONVENTIONS: Final[Literal["1.44", "1.45"]] = "1.44"
+
+SCHEMA_URL: Final = f"https://opentelemetry.io/schemas/{CONVENTIONS}.0"
+
+# One row per key that 1.45 renames: (1.44, 1.45).
+_RENAMED: Final = {
+    "system": ("messaging.system", "messaging.system.name"),
+    "offset": ("messaging.kafka.offset", "kafka.offset"),
+    "key": ("messaging.kafka.message.key", "kafka.message.key"),
+    "tombstone": ("messaging.kafka.message.tombstone", "kafka.message.tombstone"),
+}
+_COLUMN: Final = ("1.44", "1.45").index(CONVENTIONS)
+
+# Attribute keys of the conventions.
+MESSAGING_SYSTEM: Final = _RENAMED["system"][_COLUMN]
+KAFKA_OFFSET: Final = _RENAMED["offset"][_COLUMN]
+KAFKA_MESSAGE_KEY: Final = _RENAMED["key"][_COLUMN]
+KAFKA_MESSAGE_TOMBSTONE: Final = _RENAMED["tombstone"][_COLUMN]
+OPERATION_NAME: Final = "messaging.operation.name"
+OPERATION_TYPE: Final = "messaging.operation.type"
+DESTINATION_NAME: Final = "messaging.destination.name"
+DESTINATION_PARTITION_ID: Final = "messaging.destination.partition.id"
+CONSUMER_GROUP_NAME: Final = "messaging.consumer.group.name"
+CLIENT_ID: Final = "messaging.client.id"
+MESSAGE_ID: Final = "messaging.message.id"
+BATCH_MESSAGE_COUNT: Final = "messaging.batch.message_count"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+ERROR_TYPE: Final = "error.type"
+
+# Attribute keys of our own.
+ORDER_ID: Final = "order.id"
+ORDER_STATUS_OLD: Final = "order.status.old"
+ORDER_STATUS_NEW: Final = "order.status.new"
+ORDER_HOP: Final = "order.hop"
+ORDER_VERDICT: Final = "order.verdict"
+ORDER_CAUSE: Final = "order.cause"
+ORDER_INCIDENT: Final = "order.incident"
+OUTBOX_WAITED_SECONDS: Final = "relay.outbox.waited_seconds"
+RELAY_EPOCH: Final = "relay.epoch"
+RELAY_REPLAY_ID: Final = "relay.replay_id"
+RELAY_RECONSTRUCTED: Final = "relay.reconstructed"
+
+KAFKA: Final = "kafka"
+
+
+class SpanKind(IntEnum):
+    """Span kinds with the numbers OTLP gives them (one more than the OpenTelemetry API's)."""
+
+    INTERNAL = 1
+    SERVER = 2
+    CLIENT = 3
+    PRODUCER = 4
+    CONSUMER = 5
+
+
+RETURN_OVERDUE: Final = "return overdue"
+
+
+def create_span(topic: str) -> str:
+    """Name of hop 1's PRODUCER span: the event is made; its context is what the row stores."""
+    return f"create {topic}"
+
+
+def send_span(topic: str) -> str:
+    """Name of the span that hands a record to Kafka: CLIENT at hop 2, PRODUCER at hop 4."""
+    return f"send {topic}"
+
+
+def process_span(topic: str) -> str:
+    """Name of the CONSUMER span of hops 3 and 5."""
+    return f"process {topic}"
+
+
+def _messaging(operation: str, topic: str) -> dict[str, str]:
+    return {
+        MESSAGING_SYSTEM: KAFKA,
+        OPERATION_NAME: operation,
+        OPERATION_TYPE: operation,
+        DESTINATION_NAME: topic,
+    }
+
+
+def create_attributes(topic: str) -> dict[str, str]:
+    """What every `create` span to `topic` says."""
+    return _messaging("create", topic)
+
+
+def send_attributes(topic: str, *, client_id: str | None = None) -> dict[str, str]:
+    """What every `send` span to `topic` says."""
+    client = {} if client_id is None else {CLIENT_ID: client_id}
+    return _messaging("send", topic) | client
+
+
+def process_attributes(
+    topic: str, *, group: str | None = None, client_id: str | None = None
+) -> dict[str, str]:
+    """What every `process` span of `topic` says."""
+    consumer = {CONSUMER_GROUP_NAME: group, CLIENT_ID: client_id}
+    given = {key: value for key, value in consumer.items() if value is not None}
+    return _messaging("process", topic) | given

@@ -1,0 +1,245 @@
+"""Hops 2-5: per-event spans written straight to OTLP protobuf, a batch at a time.
+
+Invariant: what `SpanEncoder.encode` returns is an ExportTraceServiceRequest that any protobuf
+parser reads back field by field; requests may be joined end to end, and the result is one request
+with all their spans. Nothing here raises for what an event holds: text is cut and mended.
+
+A span costs about 0.3 us here and 60-70 us in the SDK, because whatever a batch has in common is
+encoded once and the columns of a batch meet in one `bytes.join` (benchmarks/tracing).
+
+Source: opentelemetry-proto, opentelemetry/proto/trace/v1/trace.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, compress, repeat
+from operator import add, and_, rshift
+from struct import Struct, iter_unpack, pack
+from typing import Final, NamedTuple, Self
+
+from relay.telemetry import names
+from relay.telemetry.names import SpanKind
+from relay.telemetry.protobuf import (
+    DEFAULT_VALUE_LENGTH_LIMIT,
+    AttributeValue,
+    attribute,
+    delimited,
+    key_value,
+    text,
+    valid_text,
+    varint,
+)
+
+# Span.flags: sampled, and the parent is known to be in another process (trace.proto, SpanFlags).
+_FLAGS: Final = b"\x85\x01" + Struct("<I").pack(0x301)
+_TIMES: Final = Struct("<cQcQ")
+
+_TRACE_ID_TAG: Final = b"\x0a\x10"
+# Two-byte lengths keep the head of `order.id` at one size; they reach this far.
+_TWO_BYTE_LIMIT: Final = 16_000
+_ORDER_HEAD_BYTES: Final = 3 + (2 + len(names.ORDER_ID)) + 3 + 3
+
+# An offset is a varint; the low 14 bits are its first two bytes, and a batch shares the others.
+_LOW_BITS: Final = 14
+_LOW_MASK: Final = (1 << _LOW_BITS) - 1
+_LOW: Final = [bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(_LOW_MASK + 1)]
+
+
+class _Columns(NamedTuple):
+    """A batch's columns, parallel; the optional ones are None for all events or for none."""
+
+    identities: Sequence[bytes | None]
+    order_ids: Sequence[bytes]
+    offsets: Sequence[int] | None
+    waited_seconds: Sequence[float] | None
+    fields: Sequence[bytes] | None
+
+    def where(self, chosen: Sequence[object]) -> Self:
+        """Keep the events whose value in `chosen` is true."""
+        kept = (None if one is None else list(compress(one, chosen)) for one in self)
+        return type(self)(*kept)  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class Origin:
+    """Who writes the spans: the resource's attributes and the version of this library."""
+
+    resource: Mapping[str, AttributeValue]
+    scope: str = "outbox-relay"
+    version: str = ""
+    _resource: bytes = field(init=False, repr=False)
+    _scope: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        pairs = (delimited(b"\x0a", key_value(*pair)) for pair in self.resource.items())
+        self._resource = delimited(b"\x0a", b"".join(pairs))
+        scope = delimited(b"\x0a", text(self.scope)) + delimited(b"\x12", text(self.version))
+        self._scope = delimited(b"\x0a", scope) + delimited(b"\x1a", names.SCHEMA_URL.encode())
+
+    def wrap(self, spans: bytes) -> bytes:
+        """Build an ExportTraceServiceRequest around encoded spans (each with its own tag)."""
+        head = self._resource + b"\x12" + varint(len(self._scope) + len(spans)) + self._scope
+        return b"".join((b"\x0a", varint(len(head) + len(spans)), head, spans))
+
+
+@dataclass(slots=True)
+class SpanEncoder:
+    """Encodes the spans of one name and kind, for example `send orders.events`.
+
+    Args:
+        origin: who writes them.
+        name: the span's name, from `names`.
+        kind: the span's kind.
+        attributes: what every one of them says.
+        limit: bytes of an order id that are kept.
+    """
+
+    origin: Origin
+    name: str
+    kind: SpanKind
+    attributes: Mapping[str, AttributeValue]
+    limit: int = DEFAULT_VALUE_LENGTH_LIMIT
+    _constant: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        own = b"".join(attribute(*pair) for pair in self.attributes.items())
+        name = delimited(b"\x2a", text(self.name))
+        self._constant = name + bytes((0x30, self.kind)) + _FLAGS + own
+
+    def encode(
+        self,
+        *,
+        identities: Sequence[bytes | None],
+        order_ids: Sequence[bytes],
+        started_ns: int,
+        ended_ns: int,
+        partition: int | None = None,
+        offsets: Sequence[int] | None = None,
+        waited_seconds: Sequence[float] | None = None,
+        fields: Sequence[bytes] | None = None,
+    ) -> bytes:
+        """Encode a batch of one partition as an ExportTraceServiceRequest.
+
+        All sequences are columns of the same batch, of the same length, in the same order.
+
+        Args:
+            identities: from `Identities`; an event with None gets no span.
+            order_ids: UTF-8, for example the records' keys.
+            started_ns: Unix time in nanoseconds when the batch was begun.
+            ended_ns: the same when it was done.
+            partition: of the topic in `attributes`.
+            offsets: a `range` is fastest; -1 where the broker did not say.
+            waited_seconds: time each event spent in the outbox.
+            fields: further Span fields of each, already encoded (`protobuf.attribute`, `link`).
+
+        Returns:
+            The request, or no bytes when no event has an identity.
+
+        Raises:
+            ValueError: the columns differ in length.
+        """
+        columns = _Columns(identities, order_ids, offsets, waited_seconds, fields)
+        if {len(one) for one in columns if one is not None} != {len(identities)}:
+            raise ValueError("the columns of a batch of spans must have one length")
+        if None in identities:
+            columns = columns.where(identities)
+        if not columns.identities:
+            return b""
+        times = _TIMES.pack(b"\x39", started_ns, b"\x41", ended_ns)
+        constant = self._constant + times + _partition(partition)
+        runs = (self._encode_run(high, run, constant) for high, run in _runs(columns))
+        return self.origin.wrap(b"".join(runs))
+
+    def _encode_run(self, high: int, run: _Columns, constant: bytes) -> bytes:
+        """Encode spans whose offsets share all but their low bits: a span is a row of pieces."""
+        order_ids = _text_column(run.order_ids, min(self.limit, _TWO_BYTE_LIMIT))
+        order_sizes = list(map(len, order_ids))
+        sizes = map(add, map(len, run.identities), order_sizes)  # type: ignore[arg-type]
+        if run.fields is not None:
+            sizes = map(add, sizes, map(len, run.fields))
+        pieces = [
+            (run.identities, 0),
+            (repeat(constant), len(constant)),
+            *_offset_pieces(high, run.offsets),
+            *_waited_pieces(run.waited_seconds),
+            (_by_size(order_sizes, _order_head), _ORDER_HEAD_BYTES),
+            (order_ids, 0),
+            (run.fields or repeat(b""), 0),
+        ]
+        fixed = len(_TRACE_ID_TAG) + sum(size for _, size in pieces)
+        heads = _by_size(list(sizes), lambda size: _span_head(fixed + size))
+        columns = zip(heads, *(values for values, _ in pieces), strict=False)
+        return b"".join(chain.from_iterable(columns))
+
+
+def _by_size(sizes: list[int], head: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Make the head of each value from its size; sizes are few, so each is made once."""
+    heads = {size: head(size) for size in set(sizes)}
+    return map(heads.__getitem__, sizes)
+
+
+def _span_head(size: int) -> bytes:
+    return b"\x12" + varint(size) + _TRACE_ID_TAG
+
+
+def _order_head(size: int) -> bytes:
+    """Everything of the `order.id` attribute but its value, with lengths of two bytes always."""
+    any_value = b"\x0a" + _two_byte_varint(size)
+    pair = delimited(b"\x0a", names.ORDER_ID.encode()) + b"\x12" + _two_byte_varint(size + 3)
+    return b"\x4a" + _two_byte_varint(len(pair) + len(any_value) + size) + pair + any_value
+
+
+def _two_byte_varint(value: int) -> bytes:
+    """Encode a number below 16384 in two bytes; parsers accept a varint longer than needed."""
+    return bytes((value & 0x7F | 0x80, value >> 7))
+
+
+def _partition(partition: int | None) -> bytes:
+    if partition is None:
+        return b""
+    return attribute(names.DESTINATION_PARTITION_ID, str(partition))
+
+
+def _runs(columns: _Columns) -> Iterator[tuple[int, _Columns]]:
+    """Split a batch where the high bits of its offsets change: at most every 16384 records."""
+    offsets = columns.offsets
+    if offsets is None:
+        yield -1, columns
+        return
+    ends = (offsets[0], offsets[-1]) if isinstance(offsets, range) else offsets
+    highs = set(map(rshift, ends, repeat(_LOW_BITS)))
+    if len(highs) == 1:
+        yield highs.pop(), columns
+        return
+    for high in sorted(set(map(rshift, offsets, repeat(_LOW_BITS)))):
+        yield high, columns.where([offset >> _LOW_BITS == high for offset in offsets])
+
+
+def _offset_pieces(high: int, offsets: Sequence[int] | None) -> list[tuple[Iterable[bytes], int]]:
+    """Encode the offset attribute: what is before the low bits, they, and what is after."""
+    if offsets is None or high < 0:
+        return []
+    tail = varint(high)
+    value = b"\x12" + varint(3 + len(tail)) + b"\x18"
+    pair = delimited(b"\x0a", names.KAFKA_OFFSET.encode()) + value
+    head = b"\x4a" + varint(len(pair) + 2 + len(tail)) + pair
+    low = map(_LOW.__getitem__, map(and_, offsets, repeat(_LOW_MASK)))
+    return [(repeat(head), len(head)), (low, 2), (repeat(tail), len(tail))]
+
+
+def _waited_pieces(waited: Sequence[float] | None) -> list[tuple[Iterable[bytes], int]]:
+    if waited is None:
+        return []
+    example = attribute(names.OUTBOX_WAITED_SECONDS, 0.0)
+    head = example[:-8]
+    doubles = chain.from_iterable(iter_unpack("8s", pack(f"<{len(waited)}d", *waited)))
+    return [(repeat(head), len(head)), (doubles, 8)]
+
+
+def _text_column(values: Sequence[bytes], limit: int) -> Sequence[bytes]:
+    """Return the values as they are when all are short ASCII, which one look at them all tells."""
+    if b"".join(values).isascii() and max(map(len, values)) <= limit:
+        return values
+    return [valid_text(value, limit) for value in values]
