@@ -1,0 +1,106 @@
+"""Every hop: writes the process record and the outage records, on a connection of its own.
+
+Invariant: it never gives up and never disturbs the service: the database away only means that the
+records come later. Its own view of the database is an outage like any other.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from relay.runtime.backoff import Backoff
+from relay.runtime.database import DatabaseError, connect
+from relay.runtime.outage import OutageLog
+from relay.runtime.process import ProcessRecord
+from relay.runtime.shutdown import StopEvent
+
+HEARTBEAT_SECONDS = 5.0
+FAREWELL_SECONDS = 3.0
+_COMMAND_TIMEOUT_SECONDS = 5.0
+_FAILURES = (DatabaseError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+
+@dataclass(slots=True)
+class Heartbeat:
+    """Beats until told to stop, then says goodbye.
+
+    Attributes:
+        detail: asked at every beat for what `relay status` shows of this process.
+        noticed: told of each change (`"database is away: ..."`), for the log.
+    """
+
+    dsn: str | None
+    record: ProcessRecord
+    outages: OutageLog
+    detail: Callable[[], Mapping[str, Any]] = dict
+    every_seconds: float = HEARTBEAT_SECONDS
+    noticed: Callable[[str], None] = lambda _text: None
+    _connection: asyncpg.Connection | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Beat until `stop` is set; the row then says that the process ended in good order."""
+        attempt, backoff = 0, Backoff(0.2, self.every_seconds)
+        while not stop.is_set():
+            wait_seconds = self.every_seconds
+            if await self._try_beat():
+                attempt = 0
+            else:
+                wait_seconds, attempt = backoff.delay_seconds(attempt), attempt + 1
+            await _wait(stop, wait_seconds)
+
+    async def farewell(self, reason: str) -> None:
+        """Write the last record within a few seconds; the database away, it stays unsaid."""
+        try:
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                connection = await self._connected()
+                await self.outages.write(connection)
+                await self.record.stop(connection, reason)
+                await connection.close()
+        except _FAILURES as error:
+            self.noticed(f"the process record could not be closed: {error}")
+        finally:
+            self._drop()
+
+    async def _try_beat(self) -> bool:
+        try:
+            connection = await self._connected()
+            await self.record.heartbeat(connection, self.detail())
+            if self.outages.ended("database") is not None:
+                self.noticed("database is back")
+            await self.outages.write(connection)
+        except _FAILURES as error:
+            self._drop()
+            if self.outages.began("database", error):
+                self.noticed(f"database is away: {error}")
+            return False
+        return True
+
+    async def _connected(self) -> asyncpg.Connection:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect(
+                self.dsn,
+                f"relay-{self.record.kind}-heartbeat",
+                command_timeout_seconds=_COMMAND_TIMEOUT_SECONDS,
+            )
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
+def stop_reason(stop: asyncio.Event) -> str:
+    """Return why the process was asked to stop."""
+    return (stop.reason if isinstance(stop, StopEvent) else None) or "asked"

@@ -1,0 +1,88 @@
+"""Every hop: the process record: that this process lives, since when, and how it ended.
+
+Invariant: one row per process, written by upsert, so that a row lost in a failover comes back with
+the next heartbeat. Times are the database's. A process that is killed leaves a row without
+`stopped_at` and a heartbeat that ages: that is the evidence, and nothing here can prevent it.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+
+_BEAT = """
+INSERT INTO relay.process_record AS p
+    (process_id, kind, instance, version, started_at, heartbeat_at, detail)
+VALUES ($1, $2, $3, $4, clock_timestamp() - make_interval(secs => $5), clock_timestamp(), $6::jsonb)
+ON CONFLICT (process_id) DO UPDATE SET heartbeat_at = clock_timestamp(), detail = excluded.detail
+"""
+
+_STOP = """
+UPDATE relay.process_record
+   SET stopped_at = clock_timestamp(), heartbeat_at = clock_timestamp(), stop_reason = $2
+ WHERE process_id = $1
+"""
+
+
+def instance_name() -> str:
+    """Return how this process is called in records and logs: `host:pid`."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def program_version() -> str:
+    """Return the version of the installed distribution."""
+    return metadata.version("outbox-relay")
+
+
+@dataclass(slots=True)
+class ProcessRecord:
+    """One process's row in relay.process_record.
+
+    Attributes:
+        kind: `relay`, `confirm`, `watchdog`, ...
+        detail: what `relay status` shows of it (epoch, state, rates); replaced by each heartbeat.
+    """
+
+    kind: str
+    instance: str = field(default_factory=instance_name)
+    version: str = field(default_factory=program_version)
+    process_id: UUID = field(default_factory=uuid4)
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
+    _started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self.clock()
+
+    async def start(self, connection: asyncpg.Connection) -> None:
+        """Write the row; `started_at` is when this object was made, however late this comes."""
+        await self.heartbeat(connection)
+
+    async def heartbeat(
+        self, connection: asyncpg.Connection, detail: Mapping[str, Any] | None = None
+    ) -> None:
+        """Say that the process lives, and what it does."""
+        if detail is not None:
+            self.detail = detail
+        age_seconds = self.clock() - self._started
+        await connection.execute(
+            _BEAT,
+            self.process_id,
+            self.kind,
+            self.instance,
+            self.version,
+            age_seconds,
+            json.dumps(self.detail, default=str),
+        )
+
+    async def stop(self, connection: asyncpg.Connection, reason: str) -> None:
+        """Say that the process ends in good order, and why (`SIGTERM`, an error's name)."""
+        await self.heartbeat(connection)
+        await connection.execute(_STOP, self.process_id, reason)
