@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, compress, repeat
+from itertools import chain, compress, islice, repeat
 from operator import add, and_, rshift
 from struct import Struct, iter_unpack, pack
 from typing import Final, NamedTuple, Self
@@ -45,6 +45,17 @@ _ORDER_HEAD_BYTES: Final = 3 + (2 + len(names.ORDER_ID)) + 3 + 3
 _LOW_BITS: Final = 14
 _LOW_MASK: Final = (1 << _LOW_BITS) - 1
 _LOW: Final = [bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(_LOW_MASK + 1)]
+
+
+# A request stays well under the 4 MiB that gRPC servers take by default.
+_REQUEST_BYTES: Final = 2 * 1024 * 1024
+
+
+class SpanBatch(NamedTuple):
+    """An ExportTraceServiceRequest, and how many spans are in it."""
+
+    request: bytes
+    spans: int
 
 
 class _Columns(NamedTuple):
@@ -119,8 +130,8 @@ class SpanEncoder:
         offsets: Sequence[int] | None = None,
         waited_seconds: Sequence[float] | None = None,
         fields: Sequence[bytes] | None = None,
-    ) -> bytes:
-        """Encode a batch of one partition as an ExportTraceServiceRequest.
+    ) -> list[SpanBatch]:
+        """Encode a batch of one partition: one ExportTraceServiceRequest, more if it is large.
 
         All sequences are columns of the same batch, of the same length, in the same order.
 
@@ -135,7 +146,7 @@ class SpanEncoder:
             fields: further Span fields of each, already encoded (`protobuf.attribute`, `link`).
 
         Returns:
-            The request, or no bytes when no event has an identity.
+            What to offer to the exporter; nothing when no event has an identity.
 
         Raises:
             ValueError: the columns differ in length.
@@ -146,19 +157,23 @@ class SpanEncoder:
         if None in identities:
             columns = columns.where(identities)
         if not columns.identities:
-            return b""
+            return []
         times = _TIMES.pack(b"\x39", started_ns, b"\x41", ended_ns)
         constant = self._constant + times + _partition(partition)
-        runs = (self._encode_run(high, run, constant) for high, run in _runs(columns))
-        return self.origin.wrap(b"".join(runs))
+        return [
+            SpanBatch(self.origin.wrap(spans), count)
+            for high, run in _runs(columns)
+            for spans, count in self._encode_run(high, run, constant)
+        ]
 
-    def _encode_run(self, high: int, run: _Columns, constant: bytes) -> bytes:
+    def _encode_run(self, high: int, run: _Columns, constant: bytes) -> Iterator[tuple[bytes, int]]:
         """Encode spans whose offsets share all but their low bits: a span is a row of pieces."""
         order_ids = _text_column(run.order_ids, min(self.limit, _TWO_BYTE_LIMIT))
         order_sizes = list(map(len, order_ids))
         sizes = map(add, map(len, run.identities), order_sizes)  # type: ignore[arg-type]
         if run.fields is not None:
             sizes = map(add, sizes, map(len, run.fields))
+        varying = list(sizes)
         pieces = [
             (run.identities, 0),
             (repeat(constant), len(constant)),
@@ -169,9 +184,12 @@ class SpanEncoder:
             (run.fields or repeat(b""), 0),
         ]
         fixed = len(_TRACE_ID_TAG) + sum(size for _, size in pieces)
-        heads = _by_size(list(sizes), lambda size: _span_head(fixed + size))
-        columns = zip(heads, *(values for values, _ in pieces), strict=False)
-        return b"".join(chain.from_iterable(columns))
+        heads = _by_size(varying, lambda size: _span_head(fixed + size))
+        spans = zip(heads, *(values for values, _ in pieces), strict=False)
+        most = max(1, _REQUEST_BYTES // (fixed + max(varying)))
+        for first in range(0, len(order_ids), most):
+            part = islice(spans, most)
+            yield b"".join(chain.from_iterable(part)), min(most, len(order_ids) - first)
 
 
 def _by_size(sizes: list[int], head: Callable[[int], bytes]) -> Iterator[bytes]:
