@@ -84,7 +84,8 @@ def _not_primary(dsn: str | None) -> NotPrimaryError:
     )
 
 
-_STARTING_OR_STOPPING = (
+_AWAY = (
+    OSError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
@@ -101,7 +102,7 @@ def connection_error(error: BaseException, dsn: str | None) -> DatabaseError | N
         return _not_primary(dsn)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return DatabaseUnreachableError(f"PostgreSQL at {where} did not answer in time")
-    if isinstance(error, OSError | _STARTING_OR_STOPPING):
+    if isinstance(error, _AWAY):
         return DatabaseUnreachableError(f"PostgreSQL at {where} cannot be reached: {error}")
     if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | ValueError):
         return DatabaseRefusedError(f"PostgreSQL at {where} refuses the connection: {error}")
@@ -110,7 +111,7 @@ def connection_error(error: BaseException, dsn: str | None) -> DatabaseError | N
 
 def is_connection_loss(error: BaseException) -> bool:
     """Tell whether a statement failed because the connection is gone: reconnect and reread."""
-    if isinstance(error, DatabaseUnreachableError | OSError | _STARTING_OR_STOPPING):
+    if isinstance(error, (DatabaseUnreachableError, *_AWAY)):
         return True
     return isinstance(error, asyncpg.InterfaceError) and "closed" in str(error)
 

@@ -130,6 +130,15 @@ VALUES ('{kind}', (SELECT max(version) FROM relay.migration WHERE series = 'rela
 ON CONFLICT (only_row) DO UPDATE SET schema_version = excluded.schema_version;
 """
 
+# Only where there is none yet: later on the relay's maintenance makes them, with its retries.
+_FIRST_PARTITIONS = """
+SELECT relay.create_partition((clock_timestamp() AT TIME ZONE 'UTC')::date + ahead)
+  FROM generate_series(0, {days}) AS ahead
+ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_inherits
+                    WHERE inhparent = 'relay.outbox'::regclass
+                      AND inhrelid <> 'relay.outbox_default'::regclass);
+"""
+
 
 def file_script(migration: Migration) -> str:
     """Return the statements of one file's transaction, without BEGIN, lock and COMMIT."""
@@ -144,7 +153,7 @@ def file_script(migration: Migration) -> str:
 
 def finish_script(kind: Kind) -> str:
     """Return the statements of the last transaction: the installation row, the first partitions."""
-    return _INSTALL.format(kind=kind)
+    return _INSTALL.format(kind=kind) + _FIRST_PARTITIONS.format(days=PARTITION_DAYS_AHEAD)
 
 
 def script(migrations: Sequence[Migration], kind: Kind) -> str:

@@ -279,6 +279,7 @@ CREATE TABLE relay.position (
     group_state      text
 );
 CREATE INDEX position_series ON relay.position (topic, consumer_group, partition, taken_at);
+CREATE INDEX position_taken_at ON relay.position USING brin (taken_at);
 
 -- One row per overdue event.
 CREATE TABLE relay.overdue (
@@ -317,6 +318,14 @@ CREATE TABLE relay.incident (
     closed_at   timestamptz,
     closed_by   text,
     closed_why  text
+);
+
+-- How far each duty of maintenance has come, so that no run reads the whole history again.
+CREATE TABLE relay.maintenance (
+    duty       text        PRIMARY KEY,
+    done_until timestamptz,
+    ran_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    report     jsonb       NOT NULL DEFAULT '{}'
 );
 
 CREATE TABLE relay.check_run (

@@ -1,0 +1,184 @@
+-- Partitions of the outbox, one a day (UTC), made and dropped by the relay's maintenance through
+-- functions that the owner owns. An order's INSERT queues behind whoever waits for a strong lock, so
+-- nothing here waits longer than lock_timeout: it fails instead (lock_not_available), and the caller
+-- tries again later. Callers use READ COMMITTED: what is checked under a lock must be what is there.
+
+SET LOCAL ROLE relay_owner;
+
+-- Moves the rows of one range out of DEFAULT, with their id and txid: readers with an older snapshot
+-- see the deleted rows, readers with a newer one the inserted ones, never both or neither.
+CREATE FUNCTION relay.move_out_of_default(target text, from_at timestamptz, to_at timestamptz)
+RETURNS bigint LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    moved bigint;
+BEGIN
+    EXECUTE format('WITH gone AS (DELETE FROM relay.outbox_default
+                                   WHERE created_at >= $1 AND created_at < $2 RETURNING *)
+                    INSERT INTO relay.%I SELECT * FROM gone', target)
+      USING from_at, to_at;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    RETURN moved;
+END $$;
+
+-- Makes a day's partition; returns how many rows it took over from DEFAULT, NULL: it was there.
+-- ATTACH locks DEFAULT (and scans it), not the other partitions: an order's INSERT goes on.
+CREATE FUNCTION relay.create_partition(day date)
+RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC'
+SET lock_timeout = '50ms'
+AS $$
+DECLARE
+    name    text := 'outbox_p' || to_char(day, 'YYYYMMDD');
+    from_at timestamptz := day::timestamptz;
+    to_at   timestamptz := (day + 1)::timestamptz;
+    moved   bigint;
+BEGIN
+    IF to_regclass('relay.' || name) IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    -- One maintainer at a time; what ATTACH takes on the parent anyway, and before DEFAULT's lock.
+    LOCK TABLE ONLY relay.outbox IN SHARE UPDATE EXCLUSIVE MODE;
+    IF to_regclass('relay.' || name) IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    -- The CHECK spares ATTACH the scan of this table.
+    EXECUTE format('CREATE TABLE relay.%I (LIKE relay.outbox INCLUDING DEFAULTS INCLUDING CONSTRAINTS
+                        INCLUDING INDEXES INCLUDING STORAGE INCLUDING STATISTICS,
+                        CONSTRAINT its_day CHECK (created_at >= %L AND created_at < %L))',
+                   name, from_at, to_at);
+    moved := relay.move_out_of_default(name, from_at, to_at);
+    IF moved > 0 THEN
+        -- The rows that came meanwhile, while nobody can add another.
+        LOCK TABLE ONLY relay.outbox_default IN ACCESS EXCLUSIVE MODE;
+        moved := moved + relay.move_out_of_default(name, from_at, to_at);
+    END IF;
+    EXECUTE format('ALTER TABLE relay.outbox ATTACH PARTITION relay.%I FOR VALUES FROM (%L) TO (%L)',
+                   name, from_at, to_at);
+    EXECUTE format('ALTER TABLE relay.%I DROP CONSTRAINT its_day', name);
+    RETURN moved;
+END $$;
+
+-- Empties the oldest day of DEFAULT into a partition of its own; says which, NULL: DEFAULT is empty.
+-- One day a call, so that its locks end with it: call it until the day is NULL.
+CREATE PROCEDURE relay.empty_default(INOUT emptied_day date DEFAULT NULL,
+                                     INOUT moved bigint DEFAULT 0)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC'
+AS $$
+BEGIN
+    SELECT min(created_at)::date INTO emptied_day FROM relay.outbox_default;
+    moved := CASE WHEN emptied_day IS NULL THEN 0 ELSE relay.create_partition(emptied_day) END;
+END $$;
+
+-- Tells whether every row of a partition was handed over: none is outside the checkpoint's snapshot.
+-- Sequential scans are off: with stale statistics one would read the whole day, under a lock.
+CREATE FUNCTION relay.is_handed_over(partition_name text)
+RETURNS boolean LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+    point  relay.checkpoint;
+    waits  boolean;
+    shards int := 0;
+BEGIN
+    FOR point IN SELECT * FROM relay.checkpoint LOOP
+        shards := shards + 1;
+        EXECUTE format('SELECT EXISTS (SELECT FROM relay.%1$I WHERE txid >= $1)
+                            OR EXISTS (SELECT FROM relay.%1$I WHERE txid = ANY ($2))', partition_name)
+           INTO waits
+          USING pg_snapshot_xmax(point.prev), ARRAY(SELECT pg_snapshot_xip(point.prev));
+        IF waits THEN
+            RETURN false;
+        END IF;
+    END LOOP;
+    RETURN shards > 0;
+END $$;
+
+-- Saves the rows that must outlive their partition: parked ones, and those of open overdue orders.
+CREATE FUNCTION relay.keep_rows(partition_name text)
+RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format(
+        'INSERT INTO relay.kept
+         SELECT o.*, clock_timestamp(), ''parked'' FROM relay.quarantine q
+           JOIN relay.%1$I o ON o.id = q.outbox_id
+          WHERE q.kind = ''event'' AND q.state IN (''held'', ''release_requested'')
+         ON CONFLICT (id) DO NOTHING', partition_name);
+    EXECUTE format(
+        'INSERT INTO relay.kept
+         SELECT o.*, clock_timestamp(), ''overdue'' FROM relay.overdue d
+           JOIN relay.%1$I o ON o.aggregate_id = d.aggregate_id AND o.event_id::text = d.event_id
+          WHERE d.closed_at IS NULL
+         ON CONFLICT (id) DO NOTHING', partition_name);
+END $$;
+
+-- Drops a day that is over and handed over. Returns 'dropped', or why not: 'not_a_partition',
+-- 'not_over', 'not_handed_over'. counted_rows is for the record: counted by the caller beforehand,
+-- since counting under the lock would make orders wait.
+-- The parent is locked first, as every reader and writer does; what can be done before that is.
+CREATE FUNCTION relay.drop_partition(partition_name text, counted_rows bigint DEFAULT 0)
+RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC'
+SET lock_timeout = '50ms'
+AS $$
+DECLARE
+    target  regclass := to_regclass(format('relay.%I', partition_name));
+    from_at timestamptz;
+    to_at   timestamptz;
+    ids     int8range;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'relay.drop_partition needs READ COMMITTED: it rechecks under a lock';
+    END IF;
+    IF partition_name !~ '^outbox_p[0-9]{8}$' OR NOT EXISTS (
+        SELECT FROM pg_inherits WHERE inhrelid = target AND inhparent = 'relay.outbox'::regclass
+    ) THEN
+        RETURN 'not_a_partition';
+    END IF;
+    from_at := to_date(right(partition_name, 8), 'YYYYMMDD')::timestamptz;
+    to_at := (from_at::date + 1)::timestamptz;
+    IF to_at > clock_timestamp() THEN
+        RETURN 'not_over';
+    END IF;
+    IF NOT relay.is_handed_over(partition_name) THEN
+        RETURN 'not_handed_over';
+    END IF;
+    PERFORM relay.keep_rows(partition_name);
+
+    LOCK TABLE ONLY relay.outbox IN ACCESS EXCLUSIVE MODE;
+    EXECUTE format('LOCK TABLE ONLY relay.%I IN ACCESS EXCLUSIVE MODE', partition_name);
+    IF NOT relay.is_handed_over(partition_name) THEN
+        RETURN 'not_handed_over';
+    END IF;
+    PERFORM relay.keep_rows(partition_name);
+    EXECUTE format('SELECT int8range(min(id), max(id), ''[]'') FROM relay.%I', partition_name)
+       INTO ids;
+    INSERT INTO relay.dropped_partition
+                (partition_name, from_at, to_at, id_range, row_count, kept_count)
+         VALUES (drop_partition.partition_name, drop_partition.from_at, drop_partition.to_at, ids,
+                 coalesce(counted_rows, 0),
+                 (SELECT count(*) FROM relay.kept WHERE ids @> id))
+    ON CONFLICT ON CONSTRAINT dropped_partition_pkey DO UPDATE
+            SET id_range = range_merge(dropped_partition.id_range, excluded.id_range),
+                row_count = dropped_partition.row_count + excluded.row_count,
+                kept_count = dropped_partition.kept_count + excluded.kept_count,
+                dropped_at = excluded.dropped_at;
+    EXECUTE format('DROP TABLE relay.%I', partition_name);
+    RETURN 'dropped';
+END $$;
+
+REVOKE ALL ON FUNCTION relay.move_out_of_default(text, timestamptz, timestamptz),
+                       relay.create_partition(date), relay.is_handed_over(text),
+                       relay.keep_rows(text), relay.drop_partition(text, bigint) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE relay.empty_default(date, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION relay.create_partition(date), relay.drop_partition(text, bigint)
+    TO relay_publisher;
+GRANT EXECUTE ON PROCEDURE relay.empty_default(date, bigint) TO relay_publisher;
