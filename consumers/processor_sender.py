@@ -1,8 +1,8 @@
 """Hop 4 of the sample: hands returns to Kafka in batches, and says where each one stands.
 
-Invariant: one unacknowledged batch per partition, so the returns of one order keep their order; what
-`send` has returned is acknowledged by all in-sync replicas. Any error leaves the producer
-unusable: throw it away (see DESIGN 3.3), start another, send again.
+Invariant: one unacknowledged batch per partition, so the returns of one order keep their order;
+what `send` has returned is acknowledged by all in-sync replicas. Any error leaves the producer
+unusable: throw it away, start another, send again.
 """
 
 from __future__ import annotations
@@ -77,9 +77,15 @@ class ReturnSender:
             # Java's default partitioner, so that a foreign consumer finds an order where it looks.
             number = (murmur2(one.key) & 0x7FFFFFFF) % len(partitions)
             by_partition.setdefault(partitions[number], []).append(one)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._send(*item)) for item in by_partition.items()]
-        return [sent for task in tasks for sent in task.result()]
+        sends = [self._send(*item) for item in by_partition.items()]
+        # All are waited for, so that none goes on behind the back of a retry.
+        results = await asyncio.gather(*sends, return_exceptions=True)
+        sent: list[Sent] = []
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            sent += result
+        return sent
 
     async def _send(self, partition: int, returns: list[Return]) -> list[Sent]:
         sent = []
