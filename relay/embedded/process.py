@@ -1,0 +1,241 @@
+"""One server as an operating system's process: start, end, pause, and know whether it is still it.
+
+Invariant: a pid is never trusted alone; with the time of its start it names one process for ever.
+An owned server ends with this process, however this process ends; a detached one stays.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from relay.embedded.errors import ServerDiedError
+
+_GUARD = Path(__file__).with_name("guard.py")
+_KILL_WAIT_SECONDS = 10.0
+_LINGER_SECONDS = 1.0
+_POLL_SECONDS = 0.01
+_LOG_TAIL_BYTES = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to start, and how to end it.
+
+    Attributes:
+        folder: the server's own folder; removed if the parent dies and the server is owned.
+        account: user and group id to run as, None for this process's own.
+        stop_signal: asks the server to end; after `stop_seconds` it is killed.
+    """
+
+    command: Sequence[str]
+    folder: Path
+    log: Path
+    environment: Mapping[str, str]
+    account: tuple[int, int] | None
+    stop_signal: signal.Signals
+    stop_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process, told from a later one with the same pid by when it started (Unix time)."""
+
+    pid: int
+    created_at: float
+
+
+class ServerProcess:
+    """A running server: this process's own child, or one found again by its identity."""
+
+    def __init__(
+        self, process: psutil.Process, order: Order, guard: subprocess.Popen[str] | None
+    ) -> None:
+        self._process = process
+        self._order = order
+        self._guard = guard
+
+    @property
+    def identity(self) -> Identity:
+        """Return what finds this process again."""
+        return Identity(self._process.pid, self._process.create_time())
+
+    @property
+    def pid(self) -> int:
+        """Return the server's process id."""
+        return int(self._process.pid)
+
+    def is_running(self) -> bool:
+        """Return whether the server lives."""
+        return _lives(self._process)
+
+    def stop(self) -> None:
+        """Ask the server to end, wait, kill it if it does not. Does nothing if it has ended."""
+        family = self._family()
+        # A paused server would never see the signal that asks it to end.
+        self._signal(family, signal.SIGCONT)
+        if self._guard is not None:
+            self._dismiss_guard(self._guard)
+        else:
+            self._signal(family[:1], self._order.stop_signal)
+            _wait([self._process], self._order.stop_seconds)
+        _end(family)
+
+    def kill(self) -> None:
+        """End the server and its children at once with SIGKILL, as a crash of the machine would."""
+        family = self._family()
+        self._signal(family, signal.SIGKILL)
+        if self._guard is not None:
+            self._dismiss_guard(self._guard)
+        _end(family)
+
+    def pause(self) -> None:
+        """Stop the server and its children where they stand (SIGSTOP)."""
+        self._signal(self._family(), signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused server go on (SIGCONT)."""
+        self._signal(self._family(), signal.SIGCONT)
+
+    def _family(self) -> list[psutil.Process]:
+        try:
+            return [self._process, *self._process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    @staticmethod
+    def _signal(family: list[psutil.Process], number: signal.Signals) -> None:
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def _dismiss_guard(self, guard: subprocess.Popen[str]) -> None:
+        if guard.stdin is not None and not guard.stdin.closed:
+            with contextlib.suppress(BrokenPipeError):  # the guard has ended with its server
+                guard.stdin.write("s")
+                guard.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            guard.wait(self._order.stop_seconds + _KILL_WAIT_SECONDS)
+        if guard.poll() is None:
+            guard.kill()
+            guard.wait()
+
+
+def _end(family: list[psutil.Process]) -> None:
+    """Make sure that nothing of a family is left: most often it is gone already."""
+    if _wait(family, _LINGER_SECONDS):
+        return
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    _wait(family, _KILL_WAIT_SECONDS)
+
+
+def _wait(family: list[psutil.Process], within_seconds: float) -> bool:
+    """Wait for the end of all; return whether it came. Not psutil's wait: it waits for zombies."""
+    deadline = time.monotonic() + within_seconds
+    while any(_lives(process) for process in family):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Return whether a process lives; one that ended and that nobody has reaped does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def start_owned(order: Order) -> ServerProcess:
+    """Start a server that ends when this process ends, even by SIGKILL.
+
+    Raises:
+        ServerDiedError: it could not be started at all.
+    """
+    spec = {
+        "command": list(order.command),
+        "folder": str(order.folder),
+        "cwd": "/",
+        "log": str(order.log),
+        "environment": dict(order.environment),
+        "account": order.account,
+        "stop_signal": int(order.stop_signal),
+        "stop_seconds": order.stop_seconds,
+    }
+    guard = subprocess.Popen(
+        [sys.executable, "-I", str(_GUARD), json.dumps(spec)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        start_new_session=True,
+    )
+    if guard.stdout is None:
+        raise AssertionError("the guard was started with a pipe")
+    with guard.stdout:
+        answer = guard.stdout.readline()
+    try:
+        return ServerProcess(psutil.Process(int(answer)), order, guard)
+    except (ValueError, psutil.NoSuchProcess):
+        guard.communicate()
+        raise ServerDiedError(
+            f"{order.command[0]} could not be started\n{log_tail(order.log)}"
+        ) from None
+
+
+def start_detached(order: Order) -> ServerProcess:
+    """Start a server that stays when this process ends; `find` finds it again."""
+    account: dict[str, object] = {}
+    if order.account is not None:
+        user, group = order.account
+        account = {"user": user, "group": group, "extra_groups": []}
+    with order.log.open("ab") as log:
+        server = subprocess.Popen(  # type: ignore[call-overload]
+            list(order.command),
+            cwd="/",
+            env=dict(order.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            **account,
+        )
+    return ServerProcess(psutil.Process(server.pid), order, None)
+
+
+def find(identity: Identity, order: Order) -> ServerProcess | None:
+    """Return the process of this identity if it still runs."""
+    try:
+        process = psutil.Process(identity.pid)
+        found = ServerProcess(process, order, None)
+        same = process.create_time() == identity.created_at
+    except psutil.NoSuchProcess:
+        return None
+    return found if same and found.is_running() else None
+
+
+def plain_environment(**extra: str) -> dict[str, str]:
+    """Return an environment without the user's settings for PostgreSQL, Java or Kafka."""
+    kept = {name: os.environ[name] for name in ("PATH", "TZ", "TMPDIR") if name in os.environ}
+    return {"LC_ALL": "C", **kept, **extra}
+
+
+def log_tail(log: Path, from_byte: int = 0) -> str:
+    """Return the end of a server's log, of what follows `from_byte`, for an error message."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(from_byte, log.stat().st_size - _LOG_TAIL_BYTES))
+            return f"the end of {log}:\n{file.read().decode(errors='replace').strip()}"
+    except OSError:
+        return f"{log} cannot be read"
