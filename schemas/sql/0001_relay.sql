@@ -91,6 +91,7 @@ CREATE TABLE relay.checkpoint (
     prev              pg_snapshot NOT NULL,
     cur               pg_snapshot,
     last_id           bigint,
+    high_id           bigint      NOT NULL DEFAULT -9223372036854775808,  -- highest handed over: a hint
     epoch             bigint      NOT NULL DEFAULT 0,
     seq               bigint      NOT NULL DEFAULT 0,
     system_identifier bigint,
