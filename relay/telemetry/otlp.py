@@ -57,6 +57,11 @@ class SpanBatch(NamedTuple):
     request: bytes
     spans: int
 
+    @property
+    def size_bytes(self) -> int:
+        """How much memory it holds, about."""
+        return len(self.request)
+
 
 class _Columns(NamedTuple):
     """A batch's columns, parallel; the optional ones are None for all events or for none."""

@@ -17,6 +17,7 @@ from zlib import crc32
 
 _SAMPLERS: Final = ("always_on", "always_off", "traceidratio")
 _CRC_RANGE: Final = 2**32
+_LOW_64_BITS: Final = 2**64
 
 
 class SamplerError(ValueError):
@@ -41,8 +42,13 @@ class Sampler:
         return self.ratio > 0 and crc32(trace_id) < self.ratio * _CRC_RANGE
 
     def child(self, trace_id: bytes, *, parent_sampled: bool) -> bool:
-        """Decide for a span whose trace began elsewhere."""
-        return parent_sampled if self.parent_based else self.root(trace_id)
+        """Decide for a span whose trace began elsewhere, by the id if not by the parent.
+
+        By the id, the rule is the SDKs': its low 64 bits, so that all processes of a trace agree.
+        """
+        if self.parent_based:
+            return parent_sampled
+        return int.from_bytes(trace_id[8:]) < round(self.ratio * _LOW_64_BITS)
 
 
 def from_environment(environment: Mapping[str, str]) -> Sampler:
