@@ -90,14 +90,14 @@ class Flow:
 
     name: str = "orders"
     aggregate_type: str = "order"
-    events: Mapping[str, EventRoute] = SAMPLE_EVENTS
+    events: Mapping[str, EventRoute] = field(default_factory=lambda: SAMPLE_EVENTS)
     events_topic: str = "orders.events"
     returns_topic: str = "orders.returns"
     processor_groups: tuple[str, ...] = ("order-processor",)
     confirm_group: str = "order-confirmation"
     initial_status: str = "submitted"
-    status_ranks: Mapping[str, int] = SAMPLE_RANKS
-    terminal_statuses: frozenset[str] = field(default=frozenset({"confirmed", "rejected"}))
+    status_ranks: Mapping[str, int] = field(default_factory=lambda: SAMPLE_RANKS)
+    terminal_statuses: frozenset[str] = frozenset({"confirmed", "rejected"})
     apply: Apply = SAMPLE_APPLY
 
     def __post_init__(self) -> None:

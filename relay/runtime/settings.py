@@ -1,0 +1,120 @@
+"""Every hop: reads the settings once, at start: a TOML file, the environment over it.
+
+Invariant: what is unknown, unusable or contradictory is an error that names the setting (and the
+nearest name that exists), before anything is connected to. No error shows a secret.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from relay.runtime.flow import Flow
+from relay.runtime.kafka import KafkaConnection
+from relay.runtime.settings_model import (
+    ConfirmSettings,
+    DatabaseSettings,
+    FlowSettings,
+    KafkaSettings,
+    LogSettings,
+    MaintenanceSettings,
+    MetricsSettings,
+    PublishSettings,
+    TraceSettings,
+    WatchSettings,
+)
+from relay.runtime.settings_sources import (
+    FLOW,
+    SettingsError,
+    file_table,
+    from_environment,
+    refuse_unknown_keys,
+    shown_name,
+)
+
+
+class Settings(BaseSettings):
+    """All settings, validated. The environment wins over the file."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    database: DatabaseSettings = DatabaseSettings()
+    kafka_settings: KafkaSettings = Field(default=KafkaSettings(), alias="kafka")
+    flows: Mapping[str, FlowSettings] = Field(
+        default_factory=lambda: {FLOW: FlowSettings()}, alias="flow"
+    )
+    publish: PublishSettings = PublishSettings()
+    confirm: ConfirmSettings = ConfirmSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    trace: TraceSettings = TraceSettings()
+    watch: WatchSettings = WatchSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not asked: ours replaces it
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take the two tables that `load_settings` made: environment first, then the file."""
+        assert isinstance(init_settings, InitSettingsSource)
+        given = init_settings.init_kwargs
+        return tuple(InitSettingsSource(settings_cls, given[name]) for name in ("env", "file"))
+
+    @property
+    def kafka(self) -> KafkaConnection:
+        """How to reach Kafka."""
+        return self.kafka_settings.connection()
+
+    @property
+    def flow(self) -> Flow:
+        """The one flow."""
+        ((name, settings),) = self.flows.items()
+        return settings.flow(name)
+
+
+def load_settings(
+    config: str | Path | None = None, environment: Mapping[str, str] | None = None
+) -> Settings:
+    """Read the file (`config`, else RELAY_CONFIG, else ./relay.toml) and the environment.
+
+    Raises:
+        SettingsError: names every setting that is unknown, unusable or contradictory.
+    """
+    variables = os.environ if environment is None else environment
+    file = file_table(config, variables)
+    refuse_unknown_keys(Settings, file)
+    flow_names = list(file.get("flow", {})) or [FLOW]
+    if len(flow_names) > 1:
+        raise SettingsError(f"there is one flow now, and the file has {', '.join(flow_names)}")
+    environ = from_environment(Settings, variables, flow_names[0])
+    try:
+        settings = Settings(env=environ, file=file)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise SettingsError(_problems(error, environ)) from None
+    _refuse_contradictions(settings)
+    return settings
+
+
+def _problems(error: ValidationError, environ: Mapping[str, Any]) -> str:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{shown_name(e['loc'], environ)}: {e['msg']}" for e in found)
+
+
+def _refuse_contradictions(settings: Settings) -> None:
+    try:
+        settings.kafka, settings.flow  # noqa: B018 - built for their own checks
+    except ValueError as error:
+        raise SettingsError(str(error)) from error

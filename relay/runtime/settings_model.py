@@ -1,0 +1,289 @@
+"""Every hop: which settings there are, in which units, with which defaults.
+
+Invariant: a setting that is not here is an error at start, and so is one that contradicts another.
+Passwords are secrets: they are in no repr and in no error.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+)
+
+from relay.runtime.flow import (
+    SAMPLE_APPLY,
+    Apply,
+    ApplyColumns,
+    ApplyFunction,
+    EventRoute,
+    Flow,
+    KeyType,
+    Observe,
+)
+from relay.runtime.kafka import KafkaConnection
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Section(BaseModel):
+    """A table of the settings file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class DatabaseSettings(Section):
+    """PostgreSQL: the order service's database, where the schema `relay` is too."""
+
+    url: SecretStr | None = Field(
+        default=None, description="postgresql:// URL; without it libpq's `PG*` variables say where"
+    )
+
+    @property
+    def dsn(self) -> str | None:
+        """The URL in clear, for the driver; None: libpq's variables say where."""
+        return self.url.get_secret_value() if self.url else None
+
+
+class KafkaSettings(Section):
+    """Kafka, in librdkafka's words."""
+
+    bootstrap_servers: str = Field(
+        default="localhost:9092", description="host:port, comma-separated"
+    )
+    security_protocol: str = Field(
+        default="PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    )
+    sasl_mechanism: str | None = Field(
+        default=None, description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; needs a SASL protocol"
+    )
+    sasl_username: str | None = Field(default=None, description="needs a SASL protocol")
+    sasl_password: SecretStr | None = Field(default=None, description="needs a SASL protocol")
+    ssl_ca_location: str | None = Field(
+        default=None, description="file of certificates to trust, PEM"
+    )
+    ssl_certificate_location: str | None = Field(
+        default=None, description="our certificate, PEM file"
+    )
+    ssl_key_location: str | None = Field(default=None, description="its key, PEM file")
+    ssl_key_password: SecretStr | None = Field(default=None, description="the key's password")
+
+    def connection(self) -> KafkaConnection:
+        """Return the connection; raises KafkaSettingsError where settings contradict."""
+        plain = {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in self
+        }
+        return KafkaConnection(**plain)
+
+
+class EventSettings(Section):
+    """One event type of a flow."""
+
+    topic: str | None = Field(default=None, description="the flow's events_topic when not given")
+    deadline_seconds: PositiveFloat | None = Field(
+        default=None, description="its return is overdue after that long; none: it expects none"
+    )
+
+
+class ColumnsSettings(Section):
+    """The orders' own table, for `apply = "columns"`."""
+
+    table: str = Field(default="public.orders", description="schema.table")
+    key_column: str = Field(
+        default="order_id", description="holds what `aggregate_id` is the text of"
+    )
+    key_type: KeyType = Field(default="uuid", description="uuid, bigint or text")
+    status_column: str = Field(default="status", description="holds one of status_ranks")
+    submitted_at_column: str = Field(default="submitted_at", description="timestamptz")
+    version_column: str | None = Field(default=None, description="raised by one with each change")
+    returned_at_column: str | None = Field(
+        default=None, description="timestamptz of the terminal return"
+    )
+    reason_column: str | None = Field(default=None, description="the terminal return's reason")
+    history_table: str | None = Field(
+        default=None, description="schema.table: one row for each change"
+    )
+
+
+class FlowSettings(Section):
+    """One kind of order; the table's name is the flow's. There is one flow now."""
+
+    aggregate_type: str = Field(default="order", description="`aggregate_type` of its outbox rows")
+    events_topic: str = Field(default="orders.events", description="where events go")
+    returns_topic: str = Field(default="orders.returns", description="where returns come from")
+    events: Mapping[str, EventSettings] = Field(
+        default_factory=lambda: {"order.placed": EventSettings(deadline_seconds=900.0)},
+        description="event type -> topic, deadline_seconds; by default order.placed, 900 s",
+    )
+    processor_groups: tuple[str, ...] = Field(
+        default=("order-processor",), description="the consumer groups of the order processor"
+    )
+    confirm_group: str = Field(default="order-confirmation", description="our own consumer group")
+    initial_status: str = Field(default="submitted", description="an order's first status")
+    status_ranks: Mapping[str, int] = Field(
+        default_factory=lambda: dict(Flow().status_ranks),
+        description="a status only moves to a higher rank; those of the highest are terminal",
+    )
+    apply: Literal["columns", "function", "observe"] = Field(
+        default="columns", description="how returns are applied: columns, function or observe"
+    )
+    columns: ColumnsSettings | None = Field(
+        default=None, description="for columns; when not given, the sample's table"
+    )
+    function: str | None = Field(
+        default=None, description="for function: schema.name of a SQL function"
+    )
+
+    def flow(self, name: str) -> Flow:
+        """Return the flow; raises FlowError where settings contradict."""
+        highest = max(self.status_ranks.values(), default=0)
+        return Flow(
+            name=name,
+            aggregate_type=self.aggregate_type,
+            events={
+                event_type: EventRoute(event.topic or self.events_topic, event.deadline_seconds)
+                for event_type, event in self.events.items()
+            },
+            events_topic=self.events_topic,
+            returns_topic=self.returns_topic,
+            processor_groups=self.processor_groups,
+            confirm_group=self.confirm_group,
+            initial_status=self.initial_status,
+            status_ranks=dict(self.status_ranks),
+            terminal_statuses=frozenset(s for s, r in self.status_ranks.items() if r == highest),
+            apply=self._apply(),
+        )
+
+    def _apply(self) -> Apply:
+        if (self.apply == "function") != (self.function is not None):
+            raise ValueError('`function` is given exactly when apply = "function"')
+        if self.columns is not None and self.apply != "columns":
+            raise ValueError('`columns` is only for apply = "columns"')
+        if self.function is not None:
+            return ApplyFunction(self.function)
+        if self.apply == "observe":
+            return Observe()
+        return ApplyColumns(**dict(self.columns)) if self.columns else SAMPLE_APPLY
+
+
+class PublishSettings(Section):
+    """The relay (`relay run`)."""
+
+    source: str | None = Field(
+        default=None, description="`ce_source`; by default `/` and the flow's name"
+    )
+    dataschemas: Mapping[str, str] = Field(
+        default_factory=dict, description="event type -> URI for `ce_dataschema`"
+    )
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        default="none", description="of batches"
+    )
+    page_rows: PositiveInt = Field(default=1600, description="rows read at a time")
+    page_bytes: PositiveInt = Field(
+        default=4_000_000, description="bytes of payload read at a time"
+    )
+    pages_in_flight: PositiveInt = Field(default=3, description="pages being sent at once")
+    batch_bytes: PositiveInt = Field(default=900_000, description="bytes of the largest batch")
+    poll_seconds: PositiveFloat = Field(
+        default=0.002, description="seconds between reads, rows flowing"
+    )
+    idle_poll_seconds: PositiveFloat = Field(
+        default=0.02, description="seconds between reads when idle"
+    )
+    lease_seconds: PositiveFloat = Field(
+        default=10.0, description="seconds until a dead relay is replaced"
+    )
+    request_timeout_seconds: PositiveFloat = Field(
+        default=15.0, description="seconds for one request"
+    )
+    drain_seconds: PositiveFloat = Field(
+        default=10.0, description="seconds for what is under way at stop"
+    )
+
+
+class ConfirmSettings(Section):
+    """The confirmation consumer (`relay confirm`)."""
+
+    batch_records: PositiveInt = Field(
+        default=2000, description="returns in one transaction at most"
+    )
+    session_timeout_seconds: PositiveFloat = Field(
+        default=10.0, description="seconds until Kafka gives a dead consumer's partitions away"
+    )
+    drain_seconds: PositiveFloat = Field(
+        default=5.0, description="seconds a rebalance waits for a batch"
+    )
+    stall_seconds: PositiveFloat = Field(
+        default=10.0, description="seconds without an answer until the consumer is made anew"
+    )
+
+
+class MaintenanceSettings(Section):
+    """What the relay makes ahead and clears away."""
+
+    every_seconds: PositiveFloat = Field(default=60.0, description="seconds between runs")
+    days_ahead: PositiveInt = Field(
+        default=7, description="days for which partitions are made ahead"
+    )
+    outbox_days: PositiveInt = Field(
+        default=30, description="days after which a partition is dropped"
+    )
+    ledger_days: PositiveInt = Field(default=60, description="days the delivery ledger is kept")
+    inbox_days: PositiveInt = Field(default=60, description="days returns are remembered")
+    position_days: PositiveInt = Field(default=14, description="days positions are kept")
+    record_days: PositiveInt = Field(
+        default=180, description="days process and outage records are kept"
+    )
+
+    @field_validator("ledger_days")
+    @classmethod
+    def _ledger_outlives_outbox(cls, value: int, info: Any) -> int:
+        if value < info.data.get("outbox_days", 0):
+            raise ValueError("must not be less than outbox_days: a row without its proof")
+        return value
+
+
+class LogSettings(Section):
+    """The services' logs, on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level"
+    )
+    format: Literal["json", "text"] = Field(
+        default="json", description="json: one object a line; or text"
+    )
+
+
+class MetricsSettings(Section):
+    """The services' HTTP port: /metrics, /livez, /readyz."""
+
+    enabled: bool = Field(default=True, description="whether there is one")
+    host: str = Field(default="127.0.0.1", description="address; 0.0.0.0 for all")
+    port: Port | None = Field(
+        default=None, description="TCP port; by default 9464 (run), 9465 (confirm); 0: any free one"
+    )
+
+
+class TraceSettings(Section):
+    """Where a trace can be looked at; where spans go is said by `OTEL_*`."""
+
+    url: str | None = Field(
+        default=None,
+        description="of the trace viewer, e.g. http://localhost:16686; links are printed",
+    )
+
+
+class WatchSettings(Section):
+    """What is recorded for the diagnosis while all is well."""
+
+    heartbeat_seconds: PositiveFloat = Field(
+        default=5.0, description="seconds between process records"
+    )
+    position_seconds: PositiveFloat = Field(default=10.0, description="seconds between positions")

@@ -1,0 +1,210 @@
+"""Every hop: turns environment variables and a TOML file into one shape of nested tables.
+
+Invariant: pure but for reading the named files. `RELAY_<TABLE>_<KEY>` is `[table] key`;
+DATABASE_URL and KAFKA_* keep the names that other programs use. A variable `X_FILE` names the file
+that holds the secret X. A variable of ours, or a key, that is not known is an error that names the
+nearest known one.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+
+FLOW = "orders"
+"""The flow that the environment speaks of when no file names one."""
+
+DEFAULT_FILE = "relay.toml"
+
+# Read by others than the settings: relay.cli, relay.embedded.
+OTHER_VARIABLES = {
+    "RELAY_CONFIG": "the settings file",
+    "RELAY_TRACEBACK": "set: errors come with their traceback",
+}
+
+_PREFIXES = {"database": "DATABASE_", "kafka": "KAFKA_"}
+
+
+class SettingsError(Exception):
+    """A setting is unknown, unusable, or contradicts another; the message names it."""
+
+
+Place = tuple[str, ...]
+"""Where a setting is in the file: ("publish", "page_rows")."""
+
+
+def variables(model: type[BaseModel], flow: str = FLOW) -> dict[str, tuple[Place, Any]]:
+    """Return every environment variable of ours: name -> (place in the file, its type)."""
+    found: dict[str, tuple[Place, Any]] = {}
+    for table, section in sections(model).items():
+        place = (table, flow) if table == "flow" else (table,)
+        prefix = _PREFIXES.get(table, f"RELAY_{table.upper()}_")
+        for key, info in section.model_fields.items():
+            found[prefix + key.upper()] = ((*place, key), info.annotation)
+    return found
+
+
+def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the tables of the file: name -> model."""
+    return {
+        info.alias or name: _model_of(info.annotation) for name, info in model.model_fields.items()
+    }
+
+
+def _model_of(annotation: Any) -> type[BaseModel]:
+    """Return the model in `Model`, `Model | None` or `Mapping[str, Model]`."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    raise TypeError(f"no table in {annotation}")
+
+
+def from_environment(
+    model: type[BaseModel], environment: Mapping[str, str], flow: str
+) -> dict[str, Any]:
+    """Return the tables that the environment speaks of.
+
+    Raises:
+        SettingsError: a RELAY_* variable is unknown, a secret's file cannot be read, or a mapping
+            is not JSON.
+    """
+    known = variables(model, flow)
+    secrets = {f"{name}_FILE": name for name, (_, kind) in known.items() if is_secret(kind)}
+    refuse_unknown_variables(environment, {*known, *secrets, *OTHER_VARIABLES})
+    table: dict[str, Any] = {}
+    for name, (place, kind) in known.items():
+        text = _text(name, environment)
+        if text:  # set but empty is not set, as shells and compose files leave it
+            _put(table, place, _value(name, kind, text))
+    return table
+
+
+def refuse_unknown_variables(environment: Mapping[str, str], known: set[str]) -> None:
+    """Refuse a RELAY_* variable that is not ours, and a near miss of the others' names."""
+    for name in environment:
+        if name in known:
+            continue
+        if name.startswith("RELAY_"):
+            raise SettingsError(f"unknown variable {name}{nearest(name, known)}")
+        if name.startswith("KAFKA_") and difflib.get_close_matches(name, known, 1, 0.9):
+            raise SettingsError(f"unknown variable {name}{nearest(name, known)}")
+
+
+def nearest(name: str, known: set[str]) -> str:
+    """Return `: did you mean X?`, or nothing when nothing is near."""
+    close = difflib.get_close_matches(name, sorted(known), 1, 0.6)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def _text(name: str, environment: Mapping[str, str]) -> str | None:
+    text, file = environment.get(name), environment.get(f"{name}_FILE")
+    if not file:
+        return text
+    if text:
+        raise SettingsError(f"{name} and {name}_FILE are both set: unset one")
+    try:
+        return Path(file).read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{name}_FILE: {error}") from None
+
+
+def is_secret(annotation: Any) -> bool:
+    """Tell whether a setting's type is a secret's."""
+    return SecretStr in (annotation, *get_args(annotation))
+
+
+def _value(name: str, annotation: Any, text: str) -> Any:
+    kinds = {get_origin(a) or a for a in _alternatives(annotation)}
+    if kinds & {tuple, frozenset, list}:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if Mapping in kinds or any(isinstance(k, type) and issubclass(k, BaseModel) for k in kinds):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise SettingsError(f"{name} is not JSON: {error}") from None
+    return text
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) in (Union, UnionType):
+        yield from (a for a in get_args(annotation) if a is not NoneType)
+    else:
+        yield annotation
+
+
+def _put(table: dict[str, Any], place: Place, value: Any) -> None:
+    for key in place[:-1]:
+        table = table.setdefault(key, {})
+    table[place[-1]] = value
+
+
+def file_table(config: str | Path | None, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Read the settings file; a named one must exist, ./relay.toml need not.
+
+    Raises:
+        SettingsError: it cannot be read, or is not TOML.
+    """
+    named = config or environment.get("RELAY_CONFIG")
+    path = Path(named or DEFAULT_FILE)
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        if named:
+            raise SettingsError(f"there is no settings file {path}") from None
+        return {}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def refuse_unknown_keys(model: type[BaseModel], table: Mapping[str, Any]) -> None:
+    """Refuse a table or a key of the file that no setting has, with the nearest that one has.
+
+    Raises:
+        SettingsError: names the key by its whole place.
+    """
+    known = sections(model)
+    _refuse_others(table, set(known), "")
+    for name, section in known.items():
+        inside = table.get(name)
+        if name == "flow" and isinstance(inside, Mapping):
+            for flow, settings in inside.items():
+                _refuse_in_section(section, settings, f"flow.{flow}.")
+        else:
+            _refuse_in_section(section, inside, f"{name}.")
+
+
+def _refuse_in_section(section: type[BaseModel], table: Any, prefix: str) -> None:
+    if not isinstance(table, Mapping):
+        return  # not a table: the validation says so
+    _refuse_others(table, set(section.model_fields), prefix)
+    columns = section.model_fields.get("columns")
+    if columns is not None:
+        _refuse_in_section(_model_of(columns.annotation), table.get("columns"), f"{prefix}columns.")
+    events = section.model_fields.get("events")
+    if events is not None and isinstance(table.get("events"), Mapping):
+        for event_type, event in table["events"].items():
+            inside = f'{prefix}events."{event_type}".'
+            _refuse_in_section(_model_of(events.annotation), event, inside)
+
+
+def _refuse_others(table: Mapping[str, Any], known: set[str], prefix: str) -> None:
+    for key in table:
+        if key not in known:
+            raise SettingsError(f"unknown setting {prefix}{key}{nearest(key, known)}")
+
+
+def shown_name(place: tuple[int | str, ...], environ: Mapping[str, Any]) -> str:
+    """Return what the user wrote: the variable when the environment has it, else the file's key."""
+    keys = [str(key) for key in place]
+    inside: Any = environ
+    for key in keys:
+        inside = inside.get(key) if isinstance(inside, Mapping) else None
+    if inside is None:
+        return ".".join(keys)
+    table, key = keys[0], keys[-1]
+    return _PREFIXES.get(table, f"RELAY_{table.upper()}_") + key.upper()
