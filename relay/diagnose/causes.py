@@ -1,0 +1,573 @@
+"""All hops: the closed list of causes, what each means, which verdicts it explains, what to do.
+
+Invariant: every verdict has at least one cause, every cause at least one verdict, and every cause
+a sentence that someone who has never seen the system understands. Nothing here can fail.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from relay.diagnose.verdicts import Verdict
+
+
+class Cause(StrEnum):
+    """Why an order is where it is."""
+
+    # Nothing is wrong.
+    IN_TIME = "in_time"
+    LATE = "late"
+    SET_BY_HAND = "set_by_hand"
+    MOVING = "moving"
+    CLOSED_BY_HAND = "closed_by_hand"
+    # Hop 1.
+    NEVER_COMMITTED = "never_committed"
+    DUPLICATE_SUBMISSION = "duplicate_submission"
+    ORDER_DELETED = "order_deleted"
+    OUTBOX_BYPASSED = "outbox_bypassed"
+    TRIGGER_DISABLED = "trigger_disabled"
+    WRONG_AGGREGATE_ID = "wrong_aggregate_id"
+    WRONG_EVENT_TYPE = "wrong_event_type"
+    # Hop 2.
+    RELAY_DOWN = "relay_down"
+    RELAY_PAUSED = "relay_paused"
+    RELAY_BEHIND = "relay_behind"
+    RELAY_STUCK = "relay_stuck"
+    LEASE_STUCK = "lease_stuck"
+    REBASELINE_NEEDED = "rebaseline_needed"
+    CHECKPOINT_SKIPPED = "checkpoint_skipped"
+    TOO_LARGE = "too_large"
+    NO_TOPIC_MAPPED = "no_topic_mapped"
+    REFUSED_BY_BROKER = "refused_by_broker"
+    PARKED_BEHIND = "parked_behind"
+    RELEASE_PENDING = "release_pending"
+    DISCARDED_BY_HAND = "discarded_by_hand"
+    TOPIC_RECREATED = "topic_recreated"
+    TOPIC_MISSING = "topic_missing"
+    RECORDS_DELETED = "records_deleted"
+    RECORD_EXPIRED = "record_expired"
+    COMPACTED = "compacted"
+    LOG_TRUNCATED = "log_truncated"
+    RECORD_ALTERED = "record_altered"
+    # Hop 3.
+    PROCESSOR_DOWN = "processor_down"
+    PROCESSOR_LAGGING = "processor_lagging"
+    PROCESSOR_STUCK = "processor_stuck"
+    PROCESSOR_REBALANCING = "processor_rebalancing"
+    TOPIC_NOT_CONSUMED = "topic_not_consumed"
+    PARTITION_UNASSIGNED = "partition_unassigned"
+    GROUP_UNKNOWN = "group_unknown"
+    # Hop 4.
+    OFFSETS_SKIPPED = "offsets_skipped"
+    PROCESSOR_CRASHED = "processor_crashed"
+    RETURN_NEVER_SENT = "return_never_sent"
+    RETURNS_STOPPED = "returns_stopped"
+    ANSWERED_ELSEWHERE = "answered_elsewhere"
+    FINAL_RETURN_MISSING = "final_return_missing"
+    # Hop 5.
+    CONSUMER_DOWN = "consumer_down"
+    CONSUMER_PAUSED = "consumer_paused"
+    CONSUMER_LAGGING = "consumer_lagging"
+    CONSUMER_STUCK = "consumer_stuck"
+    ORDER_ROW_LOCKED = "order_row_locked"
+    RETURN_MALFORMED = "return_malformed"
+    RETURN_UNKNOWN_ORDER = "return_unknown_order"
+    RETURN_UNKNOWN_STATUS = "return_unknown_status"
+    RETURN_CONFLICTS = "return_conflicts"
+    RETURN_DISCARDED = "return_discarded"
+    APPLY_FAILED = "apply_failed"
+    ORDER_HIDDEN = "order_hidden"
+    OFFSET_GAP = "offset_gap"
+    OFFSET_MOVED = "offset_moved"
+    STATUS_OVERWRITTEN = "status_overwritten"
+    # More than one hop.
+    PERMISSION_DENIED = "permission_denied"
+    DATABASE_UNREACHABLE = "database_unreachable"
+    BROKER_UNREACHABLE = "broker_unreachable"
+    # The evidence is missing.
+    PAST_RETENTION = "past_retention"
+    SCAN_INCOMPLETE = "scan_incomplete"
+    OFFSET_UNKNOWN = "offset_unknown"
+    TIMED_OUT = "timed_out"
+    NOT_WATCHED = "not_watched"
+
+
+@dataclass(frozen=True, slots=True)
+class CauseMeaning:
+    """One row of the list.
+
+    Attributes:
+        verdicts: those that it can explain.
+        meaning: one sentence.
+        fix: what to do before the orders are helped; "" where nothing is to be done.
+        next: commands, with `{order}` for the order's id; the first is the one to run now.
+    """
+
+    verdicts: frozenset[Verdict]
+    meaning: str
+    fix: str
+    next: tuple[str, ...]
+
+
+_TRACE = "relay trace {order}"
+_STATUS = "relay status"
+_CHECK = "relay check"
+_REPLAY = "relay replay --order {order}"
+_QUARANTINE = "relay quarantine list --order {order}"
+_AGAIN = "relay diagnose {order}"
+
+
+def _row(
+    verdicts: Verdict | tuple[Verdict, ...], meaning: str, fix: str, *commands: str
+) -> CauseMeaning:
+    named = verdicts if isinstance(verdicts, tuple) else (verdicts,)
+    return CauseMeaning(frozenset(named), meaning, fix, commands)
+
+
+_V = Verdict
+
+_FINE: dict[Cause, CauseMeaning] = {
+    Cause.IN_TIME: _row(_V.RETURNED, "its return was applied before the deadline", "", _TRACE),
+    Cause.LATE: _row(
+        _V.RETURNED,
+        "its return was applied after the deadline; nothing is lost",
+        "",
+        "relay incidents",
+    ),
+    Cause.SET_BY_HAND: _row(
+        _V.RETURNED,
+        "the order has a terminal status, and no return that set it is recorded",
+        "ask who writes the status column beside the confirmation consumer",
+        _TRACE,
+    ),
+    Cause.MOVING: _row(_V.IN_FLIGHT, "it is on its way and not due yet", "", _AGAIN),
+    Cause.CLOSED_BY_HAND: _row(_V.CLOSED, "somebody closed it, with a reason", "", _TRACE),
+}
+
+_PLACE: dict[Cause, CauseMeaning] = {
+    Cause.NEVER_COMMITTED: _row(
+        _V.NO_SUCH_ORDER,
+        "neither an order nor an event of that id was ever committed: its transaction rolled back, "
+        "or it never reached the order service",
+        "look for the submission in the order service's own log; submit again with the same "
+        "idempotency key",
+        "relay diagnose --customer CUSTOMER --key KEY",
+    ),
+    Cause.DUPLICATE_SUBMISSION: _row(
+        _V.NO_SUCH_ORDER,
+        "the same submission is already known as another order",
+        "tell the customer the first order's id",
+        "relay diagnose {twin}",
+    ),
+    Cause.ORDER_DELETED: _row(
+        _V.NO_SUCH_ORDER,
+        "its event was committed, but there is no such order row: it was deleted, or the event "
+        "was written without it",
+        "ask who deletes orders; every return for it is refused",
+        _TRACE,
+    ),
+    Cause.OUTBOX_BYPASSED: _row(
+        _V.NO_OUTBOX_ROW,
+        "whoever wrote the order wrote no outbox row beside it",
+        "make that writer append the event in the order's transaction, then insert the missing row",
+        _TRACE,
+    ),
+    Cause.TRIGGER_DISABLED: _row(
+        _V.NO_OUTBOX_ROW,
+        "a trigger that writes to the outbox is disabled on the orders table",
+        "ALTER TABLE ... ENABLE TRIGGER, then insert the missing rows",
+        _CHECK,
+    ),
+    Cause.WRONG_AGGREGATE_ID: _row(
+        _V.NO_OUTBOX_ROW,
+        "the order's transaction wrote an outbox row under another aggregate id",
+        "make the writer use the order's id as aggregate_id, then insert the right row",
+        _TRACE,
+    ),
+    Cause.WRONG_EVENT_TYPE: _row(
+        _V.NO_OUTBOX_ROW,
+        "the order has outbox rows, but none of a type that expects a return",
+        "correct the writer's event_type, or give that type a deadline in the flow's settings",
+        _TRACE,
+    ),
+}
+
+_PUBLISH: dict[Cause, CauseMeaning] = {
+    Cause.RELAY_DOWN: _row(
+        _V.NOT_PUBLISHED,
+        "no relay is running",
+        "start it: it publishes the row by itself",
+        "relay run",
+    ),
+    Cause.RELAY_PAUSED: _row(
+        _V.NOT_PUBLISHED,
+        "the relay's process is there but stands still: no heartbeat, its connection open",
+        "resume or kill that process; a standby takes over when its lease lapses",
+        _STATUS,
+    ),
+    Cause.RELAY_BEHIND: _row(
+        _V.NOT_PUBLISHED, "the relay works through a backlog and will come to it", "", _STATUS
+    ),
+    Cause.RELAY_STUCK: _row(
+        _V.NOT_PUBLISHED,
+        "the relay runs, and its checkpoint does not move though rows wait",
+        "read the relay's last log lines, then restart it",
+        _STATUS,
+    ),
+    Cause.LEASE_STUCK: _row(
+        _V.NOT_PUBLISHED,
+        "relays run, but none holds the lease",
+        "see who owns the lease; it lapses by itself unless its row is locked",
+        _STATUS,
+    ),
+    Cause.REBASELINE_NEEDED: _row(
+        _V.NOT_PUBLISHED,
+        "the database was restored: the relay refuses to trust its checkpoint",
+        "stop the relay and set a new checkpoint",
+        "relay rebaseline",
+    ),
+    Cause.CHECKPOINT_SKIPPED: _row(
+        _V.NOT_PUBLISHED,
+        "the checkpoint is past the row, and the ledger does not know it: it was never sent",
+        "find who wrote the checkpoint by hand, then publish the row",
+        _REPLAY,
+    ),
+    Cause.TOO_LARGE: _row(
+        _V.PARKED,
+        "the event is larger than the topic takes",
+        "raise the topic's max.message.bytes, then release it",
+        _QUARANTINE,
+    ),
+    Cause.NO_TOPIC_MAPPED: _row(
+        _V.PARKED,
+        "no topic is mapped to its event type",
+        "map the type in the flow's settings, restart the relay, then release it",
+        _QUARANTINE,
+    ),
+    Cause.REFUSED_BY_BROKER: _row(
+        _V.PARKED,
+        "the broker refuses this record and takes others",
+        "see the broker's reason, mend it, then release the event",
+        _QUARANTINE,
+    ),
+    Cause.PARKED_BEHIND: _row(
+        _V.PARKED,
+        "an earlier event of the same order is in quarantine, and this one waits behind it",
+        "mend the earlier one",
+        _QUARANTINE,
+    ),
+    Cause.RELEASE_PENDING: _row(
+        (_V.PARKED, _V.RETURN_QUARANTINED),
+        "its release was requested and the service has not done it yet",
+        "",
+        _STATUS,
+    ),
+    Cause.DISCARDED_BY_HAND: _row(
+        _V.PARKED,
+        "somebody discarded the event in quarantine",
+        "ask who did and why; publish it after all, or close the order",
+        _QUARANTINE,
+        _REPLAY,
+    ),
+    Cause.TOPIC_RECREATED: _row(
+        (_V.RECORD_MISSING, _V.NO_RETURN),
+        "the topic was deleted and made again, and its records went with it",
+        "find who deleted it; publish the events again",
+        _REPLAY,
+    ),
+    Cause.TOPIC_MISSING: _row(
+        (_V.NOT_PUBLISHED, _V.RECORD_MISSING, _V.NO_RETURN, _V.NOT_PROCESSED),
+        "the topic does not exist",
+        "make the topic (`relay check` prints the command)",
+        _CHECK,
+        _REPLAY,
+    ),
+    Cause.RECORDS_DELETED: _row(
+        (_V.RECORD_MISSING, _V.NO_RETURN),
+        "records younger than the topic's retention were deleted before they were read",
+        "find who deleted them; publish the events again",
+        _REPLAY,
+    ),
+    Cause.RECORD_EXPIRED: _row(
+        (_V.RECORD_MISSING, _V.NO_RETURN),
+        "the topic's retention dropped the record before it was read",
+        "make the topic's retention longer than the longest outage; publish the events again",
+        _CHECK,
+        _REPLAY,
+    ),
+    Cause.COMPACTED: _row(
+        _V.RECORD_MISSING,
+        "the topic is compacted, and a later record of the same key replaced it",
+        "set cleanup.policy=delete on the topic; publish the event again",
+        _CHECK,
+        _REPLAY,
+    ),
+    Cause.LOG_TRUNCATED: _row(
+        _V.RECORD_MISSING,
+        "the topic's log ends before a record that the broker had acknowledged",
+        "look at the broker's replication (min.insync.replicas, unclean elections); publish again",
+        _CHECK,
+        _REPLAY,
+    ),
+    Cause.RECORD_ALTERED: _row(
+        _V.RECORD_MISSING,
+        "another record stands where the event was acknowledged",
+        "compare the broker with the one that the relay publishes to",
+        _CHECK,
+        _REPLAY,
+    ),
+}
+
+_PROCESS: dict[Cause, CauseMeaning] = {
+    Cause.PROCESSOR_DOWN: _row(
+        _V.NOT_PROCESSED,
+        "the order processor's group has no members",
+        "start the order processor: it goes on where its group stopped",
+        _STATUS,
+    ),
+    Cause.PROCESSOR_LAGGING: _row(
+        _V.NOT_PROCESSED, "the order processor moves and has not come to it yet", "", _STATUS
+    ),
+    Cause.PROCESSOR_STUCK: _row(
+        _V.NOT_PROCESSED,
+        "the order processor's group has members, and its offset does not move",
+        "look at the record it stands at (poison?), then restart the processor",
+        _STATUS,
+    ),
+    Cause.PROCESSOR_REBALANCING: _row(
+        _V.NOT_PROCESSED,
+        "the order processor's group keeps rebalancing: members come and go",
+        "look for crash loops, and for max.poll.interval.ms",
+        _STATUS,
+    ),
+    Cause.TOPIC_NOT_CONSUMED: _row(
+        _V.NOT_PROCESSED,
+        "the processor's group has members, and none of them reads the topic of this event",
+        "compare the flow's topics with what the processor subscribes to",
+        _CHECK,
+    ),
+    Cause.PARTITION_UNASSIGNED: _row(
+        _V.NOT_PROCESSED,
+        "no member of the processor's group has this record's partition",
+        "restart the processor, so that it sees every partition",
+        _CHECK,
+    ),
+    Cause.GROUP_UNKNOWN: _row(
+        _V.UNKNOWN,
+        "the broker knows no group of the name in the flow's processor_groups",
+        "set processor_groups to the group that the order processor really uses",
+        _CHECK,
+    ),
+}
+
+_RETURN: dict[Cause, CauseMeaning] = {
+    Cause.OFFSETS_SKIPPED: _row(
+        _V.NO_RETURN,
+        "the processor's group jumped over this record and its neighbours without answering any",
+        "make the group resume at its committed offset (auto.offset.reset, manual resets), then "
+        "replay",
+        "relay incidents",
+        _REPLAY,
+    ),
+    Cause.PROCESSOR_CRASHED: _row(
+        _V.NO_RETURN,
+        "the processor committed its offset and died before it answered",
+        "make the processor commit after its return is acknowledged, then replay",
+        _REPLAY,
+    ),
+    Cause.RETURN_NEVER_SENT: _row(
+        _V.NO_RETURN,
+        "the processor passed this record among others that it answered, and sent nothing",
+        "look for this order in the processor's own log, mend it, then replay",
+        _REPLAY,
+    ),
+    Cause.RETURNS_STOPPED: _row(
+        _V.NO_RETURN,
+        "the processor passes every record and no return of any order arrives",
+        "check which topic it answers on and whether it may write there",
+        _CHECK,
+        _REPLAY,
+    ),
+    Cause.ANSWERED_ELSEWHERE: _row(
+        _V.NO_RETURN,
+        "its return is on another topic than the flow's returns topic",
+        "correct the processor's topic (or the flow's returns_topic), then replay",
+        _REPLAY,
+    ),
+    Cause.FINAL_RETURN_MISSING: _row(
+        _V.RETURN_INCOMPLETE,
+        "the processor announced that it works on the order and never sent the result",
+        "look for this order in the processor's own log, mend it, then replay",
+        _REPLAY,
+    ),
+}
+
+_CONFIRM: dict[Cause, CauseMeaning] = {
+    Cause.CONSUMER_DOWN: _row(
+        _V.NOT_CONFIRMED,
+        "no confirmation consumer is running",
+        "start it: it goes on where it stopped",
+        "relay confirm",
+    ),
+    Cause.CONSUMER_PAUSED: _row(
+        _V.NOT_CONFIRMED,
+        "the confirmation consumer's process is there but stands still",
+        "resume or kill that process, then start it again",
+        _STATUS,
+    ),
+    Cause.CONSUMER_LAGGING: _row(
+        _V.NOT_CONFIRMED, "the confirmation consumer moves and will come to it", "", _STATUS
+    ),
+    Cause.CONSUMER_STUCK: _row(
+        _V.NOT_CONFIRMED,
+        "the confirmation consumer runs, and its offset does not move",
+        "read its last log lines, then restart it",
+        _STATUS,
+    ),
+    Cause.ORDER_ROW_LOCKED: _row(
+        _V.NOT_CONFIRMED,
+        "somebody holds a lock on the order's row; its return waits and is retried",
+        "find the transaction that holds it (pg_locks), and end it",
+        _TRACE,
+    ),
+    Cause.RETURN_MALFORMED: _row(
+        _V.RETURN_QUARANTINED,
+        "its return cannot be read",
+        "see the raw bytes, mend the processor, then replay the order",
+        _QUARANTINE,
+        _REPLAY,
+    ),
+    Cause.RETURN_UNKNOWN_ORDER: _row(
+        _V.RETURN_QUARANTINED,
+        "its return names an order that does not exist",
+        "mend the processor's order_id, then replay the order",
+        _QUARANTINE,
+        _REPLAY,
+    ),
+    Cause.RETURN_UNKNOWN_STATUS: _row(
+        _V.RETURN_QUARANTINED,
+        "its return carries a status that the flow does not know",
+        "add the status to the flow, or mend the processor, then release it",
+        _QUARANTINE,
+    ),
+    Cause.RETURN_CONFLICTS: _row(
+        _V.RETURN_QUARANTINED,
+        "its return contradicts what is already known",
+        "decide which one holds, then release or discard it",
+        _QUARANTINE,
+    ),
+    Cause.RETURN_DISCARDED: _row(
+        _V.RETURN_QUARANTINED,
+        "somebody discarded its return in quarantine",
+        "ask who did and why; replay the order, or close it",
+        _QUARANTINE,
+        _REPLAY,
+    ),
+    Cause.APPLY_FAILED: _row(
+        _V.RETURN_QUARANTINED,
+        "applying its return failed in the database",
+        "see the error, mend it, then release the return",
+        _QUARANTINE,
+    ),
+    Cause.ORDER_HIDDEN: _row(
+        _V.RETURN_QUARANTINED,
+        "the consumer was told that no such order exists, yet it does",
+        "look for row-level security or another database, and for events that outran their order",
+        _QUARANTINE,
+        _CHECK,
+    ),
+    Cause.OFFSET_GAP: _row(
+        _V.RETURN_SKIPPED,
+        "the consumer recorded a gap that covers the return",
+        "release or replay what the gap covers",
+        _REPLAY,
+    ),
+    Cause.OFFSET_MOVED: _row(
+        _V.RETURN_SKIPPED,
+        "the consumer's offset was moved past the return, and no gap was recorded",
+        "find who wrote relay.consumer_offset by hand, then replay the order",
+        _REPLAY,
+    ),
+    Cause.STATUS_OVERWRITTEN: _row(
+        _V.RETURN_SKIPPED,
+        "the return was applied, and somebody set the order back afterwards",
+        "find who writes the status column beside the confirmation consumer",
+        _TRACE,
+    ),
+}
+
+_ANYWHERE: dict[Cause, CauseMeaning] = {
+    Cause.PERMISSION_DENIED: _row(
+        (_V.NOT_PUBLISHED, _V.NOT_PROCESSED, _V.NOT_CONFIRMED, _V.UNKNOWN),
+        "a permission is missing",
+        "grant what `relay check` names",
+        _CHECK,
+    ),
+    Cause.DATABASE_UNREACHABLE: _row(
+        (_V.NOT_PUBLISHED, _V.NOT_CONFIRMED, _V.UNKNOWN),
+        "the database cannot be reached",
+        "bring the database back; everything goes on by itself",
+        _STATUS,
+    ),
+    Cause.BROKER_UNREACHABLE: _row(
+        (_V.NOT_PUBLISHED, _V.NOT_PROCESSED, _V.NOT_CONFIRMED, _V.UNKNOWN),
+        "the broker cannot be reached",
+        "bring the broker back; everything goes on by itself",
+        _STATUS,
+    ),
+    Cause.PAST_RETENTION: _row(
+        _V.UNKNOWN,
+        "what would decide is older than what is kept",
+        "keep outbox, ledger and topics for longer than orders may stay open",
+        "relay close {order} --reason REASON",
+    ),
+    Cause.SCAN_INCOMPLETE: _row(
+        _V.UNKNOWN,
+        "not every return since the publication was read",
+        "scan for longer",
+        "relay diagnose {order} --scan-seconds 600",
+    ),
+    Cause.OFFSET_UNKNOWN: _row(
+        _V.UNKNOWN,
+        "the broker acknowledged the record as a duplicate, so its offset is not known",
+        "",
+        "relay diagnose {order} --scan-seconds 600",
+    ),
+    Cause.TIMED_OUT: _row(
+        _V.UNKNOWN, "reading the evidence took too long", "try again when it is quieter", _AGAIN
+    ),
+    Cause.NOT_WATCHED: _row(
+        _V.UNKNOWN,
+        "it was placed before this installation watched anything",
+        "",
+        "relay diagnose {order} --since 1970-01-01",
+    ),
+}
+
+MEANINGS: Mapping[Cause, CauseMeaning] = MappingProxyType(
+    _FINE | _PLACE | _PUBLISH | _PROCESS | _RETURN | _CONFIRM | _ANYWHERE
+)
+
+# These end by themselves: before the deadline an order with one of them is merely on its way.
+MOVING_BY_ITSELF = frozenset(
+    {
+        Cause.RELAY_BEHIND,
+        Cause.RELEASE_PENDING,
+        Cause.PROCESSOR_LAGGING,
+        Cause.PROCESSOR_REBALANCING,
+        Cause.CONSUMER_LAGGING,
+        Cause.ORDER_ROW_LOCKED,
+        Cause.RETURN_NEVER_SENT,
+        Cause.RETURNS_STOPPED,
+        Cause.FINAL_RETURN_MISSING,
+    }
+)
+
+# A verdict that usually flows on by itself, with a cause for which it never will.
+NEVER_BY_ITSELF = frozenset({Cause.CHECKPOINT_SKIPPED})
+
+
+def causes_of(verdict: Verdict) -> tuple[Cause, ...]:
+    """Every cause that can explain a verdict, in the order of the list."""
+    return tuple(cause for cause in Cause if verdict in MEANINGS[cause].verdicts)

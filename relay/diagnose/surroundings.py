@@ -1,0 +1,197 @@
+"""All hops: what is the same for every order of a diagnosis: processes, topics, groups, positions.
+
+Invariant: a part that could not be had is a `Missing` that says why and how to get it, never an
+empty value; whoever decides can so tell "there is none" from "nobody could look".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+
+from relay.diagnose.causes import Cause
+
+Partition = tuple[str, int]
+"""A topic's name and a partition's number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A part of the evidence that could not be had.
+
+    Attributes:
+        what: the part, in words.
+        cause: one of the causes that go with `unknown`.
+        detail: what the database or the broker said.
+        how_to_get: what to do so that it can be had.
+    """
+
+    what: str
+    cause: Cause
+    detail: str = ""
+    how_to_get: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSeen:
+    """A process record of ours, as it stood when the evidence was gathered.
+
+    Attributes:
+        connected: its database connection is open (None: not visible to us).
+        state: what it says it does, in its own word; `error` is what it waits for or died of.
+    """
+
+    instance: str
+    started_at: datetime
+    heartbeat_at: datetime
+    stopped_at: datetime | None = None
+    stop_reason: str | None = None
+    connected: bool | None = None
+    state: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutageSeen:
+    """A stretch in which one process could not reach the database or the broker."""
+
+    kind: str
+    resource: str
+    from_at: datetime
+    to_at: datetime | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSeen:
+    """How far the relay has read, and whether it may go on from there."""
+
+    updated_at: datetime
+    rebaseline_needed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSeen:
+    """Who is the active relay."""
+
+    owner: str | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogSeen:
+    """One partition's log.
+
+    Attributes:
+        first_record_at: the time of the oldest record that is kept; None when there is none.
+    """
+
+    log_start: int
+    log_end: int
+    first_record_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shrink:
+    """A moment at which a log ended before where it had ended: the topic was made again."""
+
+    partition: int
+    before_at: datetime
+    before_end: int
+    after_at: datetime
+    after_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSeen:
+    """A topic as the broker has it now, and the times that its logs shrank."""
+
+    name: str
+    exists: bool
+    logs: Mapping[int, LogSeen] = field(default_factory=lambda: MappingProxyType({}))
+    retention_seconds: float | None = None
+    compacted: bool = False
+    shrinks: tuple[Shrink, ...] = ()
+
+    def recreated_after(self, at: datetime) -> Shrink | None:
+        """Return the first shrink that was seen after a time."""
+        return next((one for one in self.shrinks if one.after_at >= at), None)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSeen:
+    """A processor's consumer group now.
+
+    Attributes:
+        subscribed: topics its members ask for; None when it cannot be told.
+        assigned: partitions its members have; None when it cannot be told.
+        committed: committed offsets now; a partition without one is absent.
+        earlier: the same some seconds before, with its time.
+    """
+
+    name: str
+    exists: bool
+    state: str = ""
+    members: int = 0
+    subscribed: frozenset[str] | None = None
+    assigned: frozenset[Partition] | None = None
+    committed: Mapping[Partition, int] = field(default_factory=lambda: MappingProxyType({}))
+    earlier: Mapping[Partition, int] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerOffset:
+    """The confirmation consumer's own position on one partition of the returns topic."""
+
+    next_offset: int
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Offsets that the confirmation consumer recorded as never seen, `to_offset` excluded."""
+
+    partition: int
+    from_offset: int
+    to_offset: int
+    reason: str
+    noticed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSeen:
+    """How far the confirmation consumer has applied returns, by partition, and what it missed."""
+
+    offsets: Mapping[int, ConsumerOffset] = field(default_factory=lambda: MappingProxyType({}))
+    gaps: tuple[Gap, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Everything that is no order's own.
+
+    Attributes:
+        now_at: the database's time at the start; the machine's when it is unreachable.
+        keeps_orders: the flow says where the orders' rows are (`columns`).
+        other_groups: further groups with offsets on the events topics.
+        disabled_triggers: disabled triggers of the orders table that write to the outbox.
+        ledger_from_at: publication time of the oldest ledger row kept; None when there is none.
+    """
+
+    now_at: datetime
+    watched_since: datetime | None
+    returns_topic: str
+    processor_groups: tuple[str, ...]
+    confirm_group: str
+    keeps_orders: bool
+    relays: tuple[ProcessSeen, ...] | Missing
+    consumers: tuple[ProcessSeen, ...] | Missing
+    outages: tuple[OutageSeen, ...] | Missing
+    checkpoint: CheckpointSeen | Missing | None
+    lease: LeaseSeen | Missing | None
+    topics: Mapping[str, TopicSeen] | Missing
+    groups: Mapping[str, GroupSeen] | Missing
+    consumer: ConsumerSeen | Missing
+    ledger_from_at: datetime | Missing | None = None
+    other_groups: tuple[str, ...] = ()
+    disabled_triggers: tuple[str, ...] = ()
