@@ -34,6 +34,7 @@ from consumers.processor_tracing import ProcessorTracing
 from consumers.processor_work import Page, Worker
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
+from relay.telemetry.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +68,7 @@ async def run_processor(
     kafka: KafkaConnection,
     flow: Flow,
     options: ProcessorOptions,
-    tracing: ProcessorTracing,
+    tracing: Tracing,
     stop: asyncio.Event,
 ) -> ProcessorReport:
     """Process until `stop` is set; then send what is held back, commit, and report.
@@ -84,8 +85,9 @@ async def run_processor(
             for event_type, route in flow.events.items()
             if route.deadline_seconds is not None
         )
-        worker = Worker(options, plan, tracing, answered)
-        processor = _Processor(kafka, flow, options, tracing, worker, journal)
+        spans = ProcessorTracing.of(tracing, flow, group=options.group, client_id=options.client_id)
+        worker = Worker(options, plan, spans, answered)
+        processor = _Processor(kafka, flow, options, spans, worker, journal)
         await processor.run(stop)
         return processor.report
 

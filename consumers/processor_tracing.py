@@ -7,17 +7,19 @@ written a page at a time, after the fact; nothing here can stop or slow the work
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
 from consumers.processor_decision import Event
 from consumers.processor_sender import Sent
 from consumers.processor_work import Page
+from relay.runtime.flow import Flow
 from relay.telemetry import names, traceparent
-from relay.telemetry.identities import Identities, identity, new_span_id
+from relay.telemetry.identities import identity, new_span_id
 from relay.telemetry.names import SpanKind
-from relay.telemetry.otlp import Origin, SpanBatch, SpanEncoder
+from relay.telemetry.otlp import SpanEncoder
+from relay.telemetry.tracing import Tracing
 
 # Where the parts of an identity with a parent stand: trace id, tag, parent, tag, span id, state.
 _TRACE_ID: Final = slice(0, 16)
@@ -27,44 +29,28 @@ _STATE: Final = slice(36, None)
 
 @dataclass(frozen=True, slots=True)
 class ProcessorTracing:
-    """Contexts and spans of hops 3 and 4.
+    """Contexts and spans of hops 3 and 4."""
 
-    Args:
-        export: takes a batch of encoded spans; must not block.
-    """
-
-    identities: Identities
-    export: Callable[[SpanBatch], object]
+    tracing: Tracing
     processed: SpanEncoder
     sent: SpanEncoder
 
     @classmethod
-    def of(
-        cls,
-        identities: Identities,
-        export: Callable[[SpanBatch], object],
-        origin: Origin,
-        *,
-        events_topic: str,
-        returns_topic: str,
-        group: str,
-        client_id: str,
-    ) -> Self:
+    def of(cls, tracing: Tracing, flow: Flow, *, group: str, client_id: str) -> Self:
         """Prepare the encoders of both spans."""
-        process = names.process_attributes(events_topic, group=group, client_id=client_id)
-        send = names.send_attributes(returns_topic, client_id=client_id)
+        process = names.process_attributes(flow.events_topic, group=group, client_id=client_id)
+        send = names.send_attributes(flow.returns_topic, client_id=client_id)
         return cls(
-            identities,
-            export,
-            SpanEncoder(origin, names.process_span(events_topic), SpanKind.CONSUMER, process),
-            SpanEncoder(origin, names.send_span(returns_topic), SpanKind.PRODUCER, send),
+            tracing,
+            tracing.encoder(names.process_span(flow.events_topic), SpanKind.CONSUMER, process),
+            tracing.encoder(names.send_span(flow.returns_topic), SpanKind.PRODUCER, send),
         )
 
     def of_events(self, events: Sequence[Event]) -> list[bytes | None]:
         """Return the identities of the `process` spans of a page; None: not recorded."""
         if not events:
             return []
-        return self.identities.of_records(
+        return self.tracing.identities.of_records(
             [event.traceparent for event in events], [event.tracestate for event in events]
         )
 
@@ -82,7 +68,9 @@ class ProcessorTracing:
 
     def export_processed(self, page: Page, started_ns: int, ended_ns: int) -> None:
         """Export the `process` spans of a page, once its returns are acknowledged."""
-        self._export(
+        if not page.taken:
+            return
+        self.tracing.export(
             self.processed.encode(
                 identities=page.identities,
                 order_ids=[taken.event.key for taken in page.taken],
@@ -97,7 +85,7 @@ class ProcessorTracing:
         """Export the `send` spans of an acknowledged batch."""
         known = sent.base_offset >= 0
         offsets = range(sent.base_offset, sent.base_offset + len(sent.returns)) if known else None
-        self._export(
+        self.tracing.export(
             self.sent.encode(
                 identities=[one.identity for one in sent.returns],
                 order_ids=[one.key for one in sent.returns],
@@ -107,7 +95,3 @@ class ProcessorTracing:
                 offsets=offsets,
             )
         )
-
-    def _export(self, batches: Sequence[SpanBatch]) -> None:
-        for batch in batches:
-            self.export(batch)
