@@ -1,0 +1,210 @@
+"""A real Jaeger for the tests that prove traces: built once, started once, ended by its own pid."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BUILD_SCRIPT = Path(__file__).parents[2] / "tools" / "build_jaeger.sh"
+START_SECONDS = 60.0
+MAX_TRACES = 200_000
+
+CONFIGURATION = """
+service:
+  extensions: [jaeger_storage, jaeger_query]
+  pipelines:
+    traces: {{receivers: [otlp], processors: [batch], exporters: [jaeger_storage_exporter]}}
+  telemetry:
+    metrics: {{level: none}}
+    logs: {{level: warn}}
+extensions:
+  jaeger_query:
+    storage: {{traces: memory}}
+    http: {{endpoint: "127.0.0.1:{query}"}}
+    grpc: {{endpoint: "127.0.0.1:{query_grpc}"}}
+  jaeger_storage:
+    backends: {{memory: {{memory: {{max_traces: {max_traces}}}}}}}
+receivers:
+  otlp:
+    protocols:
+      http: {{endpoint: "127.0.0.1:{otlp_http}"}}
+      grpc: {{endpoint: "127.0.0.1:{otlp_grpc}"}}
+processors:
+  batch: {{timeout: 100ms}}
+exporters:
+  jaeger_storage_exporter: {{trace_storage: memory}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Jaeger:
+    """A running Jaeger. Addresses are URLs; spans are as its HTTP API shows them."""
+
+    otlp_http: str
+    otlp_grpc: str
+    query: str
+    pid: int
+
+    def environment(self, protocol: str = "http/protobuf") -> dict[str, str]:
+        """The variables that send a process's spans here."""
+        endpoint = self.otlp_grpc if protocol == "grpc" else self.otlp_http
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+
+    def spans(self, trace_id: str) -> list[dict[str, Any]]:
+        """The spans of a trace; none when it is not known (yet)."""
+        found = _get_json(f"{self.query}/api/traces/{trace_id}")
+        return [_with_service(trace, span) for trace in found for span in trace["spans"]]
+
+    def wait_for_spans(
+        self,
+        trace_id: str,
+        enough: Callable[[list[dict[str, Any]]], bool],
+        timeout_seconds: float = 30.0,
+    ) -> list[dict[str, Any]]:
+        """Ask until the trace's spans are enough; fail with what there was."""
+        deadline = time.monotonic() + timeout_seconds
+        while not enough(spans := self.spans(trace_id)):
+            if time.monotonic() > deadline:
+                names = [span["operationName"] for span in spans]
+                pytest.fail(f"Jaeger has only {names} of trace {trace_id}")
+            time.sleep(0.05)
+        return spans
+
+    def search(self, service: str, tags: dict[str, str], limit: int = 1000) -> list[dict[str, Any]]:
+        """Traces of a service in which a span has these tags."""
+        query = {
+            "service": service,
+            "tags": json.dumps(tags),
+            "limit": str(limit),
+            "lookback": "custom",
+            "start": "0",
+            "end": str(int(time.time() * 1e6) + 60_000_000),
+        }
+        return _get_json(f"{self.query}/api/traces?{urllib.parse.urlencode(query)}")
+
+
+def tags(span: dict[str, Any]) -> dict[str, Any]:
+    """A span's tags as a mapping."""
+    return {tag["key"]: tag["value"] for tag in span["tags"]}
+
+
+def parent(span: dict[str, Any]) -> str | None:
+    """The id of a span's parent."""
+    references = [one for one in span["references"] if one["refType"] == "CHILD_OF"]
+    return references[0]["spanID"] if references else None
+
+
+def _with_service(trace: dict[str, Any], span: dict[str, Any]) -> dict[str, Any]:
+    return span | {"serviceName": trace["processes"][span["processID"]]["serviceName"]}
+
+
+def _get_json(url: str) -> list[dict[str, Any]]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return json.load(response)["data"] or []
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return []
+        raise
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build Jaeger before the first test: it takes minutes, and a test's timeout is two."""
+    wanted = any("jaeger" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and not session.config.option.collectonly and shutil.which("go"):
+        subprocess.run([BUILD_SCRIPT], stdout=subprocess.DEVNULL, check=False)
+
+
+@pytest.fixture(scope="session")
+def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
+    program = _program()
+    folder = tmp_path_factory.mktemp("jaeger")
+    process, started = _start(program, folder)
+    try:
+        yield started
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout=10)
+
+
+def _program() -> str:
+    found = subprocess.run(
+        [BUILD_SCRIPT, "--cached"], capture_output=True, text=True, check=False, timeout=30
+    )
+    if found.returncode == 0:
+        return found.stdout.strip()
+    if shutil.which("go"):
+        pytest.fail("Jaeger was not built: run tools/build_jaeger.sh and read why", pytrace=False)
+    why = "Jaeger is not cached and Go is not installed to build it (tools/build_jaeger.sh)"
+    if os.environ.get("RELAY_TEST_REQUIRE_JAEGER") == "1":
+        pytest.fail(why, pytrace=False)
+    pytest.skip(why)
+
+
+def _start(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], Jaeger]:
+    """Start it on free ports; somebody may take one in between, so three times at most."""
+    log = folder / "jaeger.log"
+    for _ in range(3):
+        ports = _free_ports("query", "query_grpc", "otlp_http", "otlp_grpc")
+        configuration = folder / "jaeger.yaml"
+        configuration.write_text(CONFIGURATION.format(max_traces=MAX_TRACES, **ports))
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [program, f"--config=file:{configuration}"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=clean,
+            )
+        urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+        del urls["query_grpc"]
+        started = Jaeger(pid=process.pid, **urls)
+        if _answers(process, started, ports["otlp_http"], ports["otlp_grpc"]):
+            return process, started
+    tail = log.read_text(errors="replace")[-2000:]
+    pytest.fail(f"Jaeger did not start; the end of its log:\n{tail}", pytrace=False)
+
+
+def _answers(process: subprocess.Popen[bytes], jaeger: Jaeger, *ports: int) -> bool:
+    """Wait until the query API and both receivers answer; False when it ended or is too slow."""
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None:
+        try:
+            _get_json(f"{jaeger.query}/api/services")
+            for port in ports:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                process.kill()
+                process.wait(timeout=10)
+                return False
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
+def _free_ports(*names: str) -> dict[str, int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
+    ports = {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+    for one in sockets:
+        one.close()
+    return ports
