@@ -1,0 +1,45 @@
+"""Hop 5: leaves a consumer group within a deadline.
+
+Invariant: afterwards nothing of the consumer runs any more. aiokafka's `stop()` can hang for 20 s
+and more with the broker away; cut short, it would leave the heartbeat running, and with it a dead
+member that keeps its partitions for as long as the process lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+from aiokafka.errors import KafkaError
+
+log = structlog.get_logger(__name__)
+
+_FORCED_SECONDS = 2.0
+
+
+async def leave(consumer: Any, seconds: float) -> None:
+    """Stop an `AIOKafkaConsumer`; after `seconds`, cut its connections and tasks."""
+    try:
+        async with asyncio.timeout(seconds):
+            await consumer.stop()
+    except (KafkaError, OSError, TimeoutError) as error:
+        log.info("leaving the group without a farewell", error=str(error) or "no answer")
+        await _cut(consumer)
+
+
+async def _cut(consumer: Any) -> None:
+    # No public way: stop() does nothing the second time.
+    coordinator, fetcher = consumer._coordinator, consumer._fetcher  # noqa: SLF001
+    names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task")
+    tasks = [getattr(coordinator, name, None) for name in names]
+    tasks += [getattr(fetcher, "_fetch_task", None), *getattr(fetcher, "_pending_tasks", ())]
+    live = [task for task in tasks if task is not None and not task.done()]
+    for task in live:
+        task.cancel()
+    try:
+        async with asyncio.timeout(_FORCED_SECONDS):
+            await asyncio.gather(*live, return_exceptions=True)
+            await consumer._client.close()  # noqa: SLF001
+    except (KafkaError, OSError, TimeoutError) as error:
+        log.warning("a Kafka connection could not be closed", error=str(error) or "no answer")

@@ -1,0 +1,271 @@
+"""Hop 5: one consumer's life in its group: join, seek, poll, leave.
+
+Invariant: no record reaches the handler before every assigned partition was sought to the place
+that the handler's own books name, nor after a rebalance began to take it away, nor unless it
+continues the books. On failure the session ends with an error that says which; a new one starts
+from the books again. Heartbeats go on while a slow batch is handled: aiokafka sends them from a
+task of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
+from aiokafka.structs import TopicPartition
+
+from consumers.broker import Broker, BrokerError, StalledError, StoppedError
+from consumers.fetch_watch import FetchWatch
+from consumers.handler import Handler, Part
+from consumers.kafka_commit import KafkaCommit
+from consumers.leaving import leave
+from consumers.options import SessionOptions
+from consumers.partitions import (
+    LogBehindError,
+    LogBounds,
+    OtherLogError,
+    Partition,
+    Record,
+    Start,
+    continuing,
+    holes,
+)
+from consumers.rebalances import Rebalances
+from consumers.topic_id import topic_ids
+from relay.runtime.kafka import KafkaConnection
+
+log = structlog.get_logger(__name__)
+
+_ASK_AGAIN_SECONDS = 0.5
+_NEVER = -1
+
+
+@dataclass(slots=True)
+class Session:
+    """One consumer, from joining the group to leaving it.
+
+    Attributes:
+        stall_seconds: a fetch without an answer for so long ends the session.
+        alive: the broker answered: what failed before is over.
+    """
+
+    kafka: KafkaConnection
+    topic: str
+    group: str
+    options: SessionOptions
+    handler: Handler
+    broker: Broker
+    stall_seconds: float
+    alive: asyncio.Event = field(default_factory=asyncio.Event)
+    _consumer: Any = field(init=False)
+    _commit: KafkaCommit = field(init=False)
+    _rebalances: Rebalances = field(init=False)
+    _drained: asyncio.Event = field(default_factory=asyncio.Event)
+    _fetches: FetchWatch = field(default_factory=FetchWatch)
+    _sought: int = _NEVER
+    _starts: dict[Partition, Start] = field(default_factory=dict)
+    _topic_id: str | None = None
+    _checked_at: float = 0.0
+    _idle_due_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._drained.set()
+        self._rebalances = Rebalances(self._drained, self.options.drain_seconds)
+        self._consumer = AIOKafkaConsumer(**self._consumer_options())
+        self._consumer.subscribe(topics=[self.topic], listener=self._rebalances)
+        self._commit = KafkaCommit(self._consumer, self.options.commit_seconds)
+
+    def _consumer_options(self) -> dict[str, Any]:
+        options = self.options
+        session_ms = int(options.session_timeout_seconds * 1000)
+        return {
+            **self.kafka.client_options(options.client_id),
+            "group_id": self.group,
+            "enable_auto_commit": False,
+            # The books say where to start; without them Kafka must not guess.
+            "auto_offset_reset": "none",
+            "isolation_level": "read_committed",
+            "session_timeout_ms": session_ms,
+            "heartbeat_interval_ms": max(1, session_ms // 4),
+            "rebalance_timeout_ms": max(session_ms, int(2000 * options.drain_seconds)),
+            "request_timeout_ms": int(options.request_seconds * 1000),
+            "max_partition_fetch_bytes": options.max_partition_fetch_bytes,
+        }
+
+    async def run(self) -> None:
+        """Take part in the group until the process is asked to stop.
+
+        Raises:
+            BrokerError: the broker is away or refuses.
+            PartitionLostError: another consumer moved an offset.
+            DiscontinuityError: records came that do not continue the books.
+        """
+        try:
+            await self.broker.ask(self._consumer.start(), self.options.start_seconds)
+            log.info("joined the group", group=self.group, topic=self.topic)
+            while not self.broker.stop.is_set():
+                await self._step()
+            await self._commit.finish(self.options.stop_seconds)
+        except StoppedError:
+            await self._commit.finish(self.options.stop_seconds)
+        finally:
+            await leave(self._consumer, self.options.stop_seconds)
+
+    async def _step(self) -> None:
+        """Seek if need be, poll once, handle what came."""
+        if not await self._is_sought():
+            return
+        await self._look_for_another_topic()
+        generation = self._rebalances.generation
+        polled = await self._poll()
+        if self._sought != generation or generation != self._rebalances.generation:
+            return  # in vain: whoever owns these partitions now starts from the books
+        if polled:
+            await self._handle(polled, generation)
+        self._idle_due_seconds = await self.handler.idle(self._starts.keys())
+        self._commit.tick()
+
+    async def _is_sought(self) -> bool:
+        """Seek every assigned partition to where the books say; False when that was in vain."""
+        if self._rebalances.error is not None:
+            raise BrokerError(f"a rebalance failed: {self._rebalances.error!r}")
+        if self._sought == self._rebalances.generation:
+            return True
+        self._commit.forget()
+        assigned = await self.broker.ask(self._rebalances.wait(), self.options.start_seconds)
+        generation = self._rebalances.generation
+        starts = await self._positions(assigned, generation)
+        if starts is None or generation != self._rebalances.generation:
+            return False
+        for partition, start in starts.items():
+            self._consumer.seek(TopicPartition(*partition), start.seek_offset)
+        self._starts, self._sought = dict(starts), generation
+        log.info("partitions sought", group=self.group, partitions=_shown(starts))
+        return True
+
+    async def _positions(
+        self, assigned: Collection[Partition], generation: int
+    ) -> Mapping[Partition, Start] | None:
+        deadline = time.monotonic() + self.options.truncated_seconds
+        while generation == self._rebalances.generation:
+            truncated = time.monotonic() >= deadline
+            try:
+                return await self.handler.positions(await self._logs(assigned), truncated=truncated)
+            except LogBehindError as error:
+                log.warning("waiting for the log to come back", error=str(error))
+                await self.broker.pause(_ASK_AGAIN_SECONDS)
+        return None
+
+    async def _logs(self, partitions: Collection[Partition]) -> Mapping[Partition, LogBounds]:
+        """Ask where these partitions' logs start and end; the broker's answer proves it alive."""
+        tps = [TopicPartition(*partition) for partition in partitions]
+        seconds = self.options.request_seconds
+        self._topic_id = await self._asked_topic_id()
+        if not tps:
+            return {}
+        # The end first: a start that moved past it meanwhile is then no contradiction.
+        ends = await self.broker.ask(self._consumer.end_offsets(tps), seconds)
+        starts = await self.broker.ask(self._consumer.beginning_offsets(tps), seconds)
+        return {
+            Partition(*tp): LogBounds(starts[tp], max(starts[tp], ends[tp]), self._topic_id)
+            for tp in tps
+        }
+
+    async def _look_for_another_topic(self) -> None:
+        """Ask now and then whether the topic was deleted and made anew under our feet."""
+        if time.monotonic() - self._checked_at < self.options.topic_check_seconds:
+            return
+        known, asked = self._topic_id, await self._asked_topic_id()
+        if None not in (known, asked) and known != asked:
+            log.warning("the topic was made anew", topic=self.topic, was=known, now=asked)
+            self._sought = _NEVER
+
+    async def _asked_topic_id(self) -> str | None:
+        self._checked_at = time.monotonic()
+        client = self._consumer._client  # noqa: SLF001 - one connection instead of two
+        ids = await self.broker.ask(topic_ids(client, [self.topic]), self.options.request_seconds)
+        return ids[self.topic]
+
+    async def _poll(self) -> Mapping[Partition, Sequence[Record]]:
+        seconds = min(self.options.poll_seconds, self._idle_due_seconds or 1.0)
+        poll = self._consumer.getmany(
+            timeout_ms=int(seconds * 1000), max_records=self.options.batch_records
+        )
+        try:
+            # More than asked for: a rebalance that begins meanwhile makes getmany wait for its end.
+            polled = await self.broker.ask(poll, seconds + self.options.start_seconds)
+        except OffsetOutOfRangeError as error:
+            log.warning("the position is not in the log", error=str(error))
+            self._sought = _NEVER
+            await self.broker.pause(_ASK_AGAIN_SECONDS)
+            return {}
+        records = {Partition(*tp): found for tp, found in polled.items()}
+        self._look_for_a_stall(records)
+        return records
+
+    def _look_for_a_stall(self, polled: Collection[Partition]) -> None:
+        if polled:
+            self._fetches.answered(polled, time.monotonic())
+            self.alive.set()
+            return
+        if self._sought != self._rebalances.generation:
+            return
+        polled_at = {
+            partition: self._consumer.last_poll_timestamp(TopicPartition(*partition))
+            for partition in self._starts
+        }
+        seconds = self._fetches.observe(polled_at, time.monotonic())
+        if seconds > self.stall_seconds:
+            raise StalledError(f"no fetch was answered for {seconds:.0f} s")
+        if seconds < self.options.poll_seconds:
+            self.alive.set()
+
+    async def _handle(self, polled: Mapping[Partition, Sequence[Record]], generation: int) -> None:
+        parts = []
+        for partition, records in polled.items():
+            part = await self._part(partition, records)
+            if part is not None:
+                parts.append(part)
+        if not parts or self._sought != generation or generation != self._rebalances.generation:
+            return
+        self._drained.clear()
+        try:
+            await self.handler.handle(parts)
+        finally:
+            self._drained.set()
+        for part in parts:
+            self._starts[part.partition] = Start(part.next_offset)
+            self._commit.handled(part.partition, part.next_offset)
+
+    async def _part(self, partition: Partition, records: Sequence[Record]) -> Part | None:
+        start = self._starts[partition]
+        try:
+            fresh = continuing(partition, start, records)
+        except OtherLogError as error:
+            log.warning("the log is another one", error=str(error))
+            logs = await self._logs([partition])
+            await self.handler.other_log(partition, logs[partition])
+            self._sought = _NEVER
+            return None
+        if not fresh:
+            self._starts[partition] = Start(start.offset)
+            return None
+        # Past what follows the last record and cannot be read: transaction markers.
+        try:
+            position = await self._consumer.position(TopicPartition(*partition))
+        except IllegalStateError:  # taken away just now; the callback is on its way
+            self._sought = _NEVER
+            return None
+        next_offset = max(fresh[-1].offset + 1, position)
+        gap = holes(start, fresh, next_offset)
+        return Part(partition, start.offset, fresh, next_offset, gap, self._topic_id)
+
+
+def _shown(starts: Mapping[Partition, Start]) -> dict[str, int]:
+    return {f"{tp.topic}-{tp.partition}": start.offset for tp, start in sorted(starts.items())}
