@@ -4,6 +4,8 @@
 GRANT SELECT, INSERT ON public.orders TO relay_writer;
 GRANT UPDATE (items, total, currency, version) ON public.orders TO relay_writer;
 GRANT SELECT, INSERT ON public.order_status_history TO relay_writer;
+-- The sample order service looks whether it stands beside a sample, and refuses otherwise.
+GRANT SELECT ON relay.installation TO relay_writer;
 
 -- The confirmation consumer: the status columns, and the history.
 GRANT SELECT (order_id, status, version, submitted_at, returned_at, return_reason, traceparent),
