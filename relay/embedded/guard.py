@@ -4,9 +4,9 @@ Invariant: the server never outlives this process, and this process never outliv
 started by path (`python -I guard.py '{...}'`), knows nothing of the project, and has one thread,
 because Linux's PDEATHSIG is bound to the thread that forked.
 
-Protocol: the server's pid goes to stdout. A byte on stdin, then its end: stop the server. The end
-alone: the parent died, so stop it and remove its folder too. Exit code: the server's own, 128 and
-the signal if it was ended by one.
+Protocol: the server's pid goes to stdout; a detached server is then left alone. A byte on stdin and
+its end: stop the server. The end alone: the parent died, so stop it and remove its folder, too.
+Exit code: the server's own, or 128 and the signal that ended it.
 """
 
 import contextlib
@@ -38,6 +38,8 @@ def main() -> int:
     server = _start(order)
     sys.stdout.write(f"{server.pid}\n")
     sys.stdout.close()
+    if order["detached"]:
+        return 0
     orphaned = _wait(server, wake_reader)
     if server.poll() is None:
         _stop(server, order["stop_signal"], order["stop_seconds"])
@@ -52,7 +54,8 @@ def _wake(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _start(order: dict[str, Any]) -> subprocess.Popen[bytes]:
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    bound = sys.platform == "linux" and not order["detached"]
+    libc = ctypes.CDLL(None) if bound else None
 
     def before_exec() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -67,7 +70,7 @@ def _start(order: dict[str, Any]) -> subprocess.Popen[bytes]:
     with Path(order["log"]).open("ab") as log:
         return subprocess.Popen(
             order["command"],
-            cwd=order["cwd"],
+            cwd="/",
             env=order["environment"],
             stdin=subprocess.DEVNULL,
             stdout=log,

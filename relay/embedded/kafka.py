@@ -82,7 +82,7 @@ class EmbeddedKafka(EmbeddedServer):
             (self.folder / "server.properties").write_text(settings, encoding="utf-8")
 
     def _image(self) -> Image:
-        return kafka_image.prepare(kafka_jars(self._report), java_runtime(), self._report)
+        return prepare_kafka(self._report)
 
     def _order(self) -> Order:
         options = [
@@ -107,6 +107,15 @@ class EmbeddedKafka(EmbeddedServer):
 
     def _port_was_taken(self, log: str) -> bool:
         return "Address already in use" in log
+
+
+def prepare_kafka(report: Report = silent) -> Image:
+    """Fetch and prepare what brokers need, if it is not cached yet; it can take a minute.
+
+    Raises:
+        EmbeddedError: see `kafka_jars`, `java_runtime` and `kafka_image.prepare`.
+    """
+    return kafka_image.prepare(kafka_jars(report), java_runtime(), report)
 
 
 def java_runtime() -> Path:

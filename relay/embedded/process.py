@@ -157,8 +157,13 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def start_owned(order: Order) -> ServerProcess:
-    """Start a server that ends when this process ends, even by SIGKILL.
+def start(order: Order, *, owned: bool) -> ServerProcess:
+    """Start a server through its guard.
+
+    Args:
+        order: what to start.
+        owned: end the server when this process ends, even by SIGKILL; otherwise it stays, and
+            `find` finds it again.
 
     Raises:
         ServerDiedError: it could not be started at all.
@@ -166,52 +171,33 @@ def start_owned(order: Order) -> ServerProcess:
     spec = {
         "command": list(order.command),
         "folder": str(order.folder),
-        "cwd": "/",
         "log": str(order.log),
         "environment": dict(order.environment),
         "account": order.account,
         "stop_signal": int(order.stop_signal),
         "stop_seconds": order.stop_seconds,
+        "detached": not owned,
     }
     guard = subprocess.Popen(
         [sys.executable, "-I", str(_GUARD), json.dumps(spec)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         cwd="/",
         start_new_session=True,
     )
-    if guard.stdout is None:
-        raise AssertionError("the guard was started with a pipe")
-    with guard.stdout:
-        answer = guard.stdout.readline()
-    try:
-        return ServerProcess(psutil.Process(int(answer)), order, guard)
-    except (ValueError, psutil.NoSuchProcess):
-        guard.communicate()
-        raise ServerDiedError(
-            f"{order.command[0]} could not be started\n{log_tail(order.log)}"
-        ) from None
-
-
-def start_detached(order: Order) -> ServerProcess:
-    """Start a server that stays when this process ends; `find` finds it again."""
-    account: dict[str, object] = {}
-    if order.account is not None:
-        user, group = order.account
-        account = {"user": user, "group": group, "extra_groups": []}
-    with order.log.open("ab") as log:
-        server = subprocess.Popen(  # type: ignore[call-overload]
-            list(order.command),
-            cwd="/",
-            env=dict(order.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            **account,
-        )
-    return ServerProcess(psutil.Process(server.pid), order, None)
+    if guard.stdin is None or guard.stdout is None or guard.stderr is None:
+        raise AssertionError("the guard was started with pipes")
+    with guard.stdout, guard.stderr:
+        pid = guard.stdout.readline().strip()
+        words = "" if pid else guard.stderr.read().strip()
+    if not (pid and owned):
+        guard.stdin.close()
+        guard.wait()
+    if not pid:
+        raise ServerDiedError(f"{order.command[0]} cannot be started: {words}")
+    return ServerProcess(psutil.Process(int(pid)), order, guard if owned else None)
 
 
 def find(identity: Identity, order: Order) -> ServerProcess | None:

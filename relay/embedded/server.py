@@ -133,8 +133,7 @@ class EmbeddedServer(ABC):
     def _start_once(self) -> None:
         self._configure()
         log_from = self.log.stat().st_size if self.log.exists() else 0
-        start = process.start_owned if self._owned else process.start_detached
-        server = start(self._order())
+        server = process.start(self._order(), owned=self._owned)
         try:
             self._await_answer(server, log_from)
         except BaseException:
