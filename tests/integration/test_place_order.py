@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -23,6 +23,8 @@ from relay.outbox import (
     PlacedOrder,
     place_order,
 )
+
+Eventually = Callable[..., Awaitable[Any]]
 
 TEA = Item("tea", 2, "9.95")
 
@@ -181,23 +183,22 @@ async def test_another_body_under_the_same_key_is_refused(
     assert await counted(pg) == (1, 1)
 
 
-async def waits_for_a_lock(observer: asyncpg.Connection, pid: int) -> None:
-    async with asyncio.timeout(20):
-        while not await observer.fetchval(  # noqa: ASYNC110 - the event is the server's
-            "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1", pid
-        ):
-            await asyncio.sleep(0.005)
+LOCKED = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1"
 
 
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
 async def test_a_second_submission_waits_for_the_first_ones_end(
-    pg: asyncpg.Connection, other: asyncpg.Connection, database: str, end: str
+    pg: asyncpg.Connection,
+    other: asyncpg.Connection,
+    database: str,
+    end: str,
+    eventually: Eventually,
 ) -> None:
     observer = await asyncpg.connect(database)
     await pg.execute("BEGIN")
     first = await place_order(pg, new_order(key="k"))
     second = asyncio.create_task(place(other, new_order(key="k")))
-    await waits_for_a_lock(observer, other.get_server_pid())
+    await eventually(lambda: observer.fetchval(LOCKED, other.get_server_pid()))
     assert not second.done()
     await pg.execute(end)
     placed = await second
@@ -232,13 +233,12 @@ async def test_under_repeatable_read_the_second_is_told_to_retry(
 
 
 async def test_a_cancelled_submission_has_written_nothing(
-    pg: asyncpg.Connection, other: asyncpg.Connection
+    pg: asyncpg.Connection, other: asyncpg.Connection, eventually: Eventually
 ) -> None:
     await pg.execute("BEGIN")
     await place_order(pg, new_order(key="k"))
     task = asyncio.create_task(place(other, new_order(key="k")))
-    observer_pid = other.get_server_pid()
-    await waits_for_a_lock(pg, observer_pid)
+    await eventually(lambda: pg.fetchval(LOCKED, other.get_server_pid()))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -273,3 +273,19 @@ async def test_order_and_event_store_the_same_context_and_a_repeat_makes_no_span
     assert (row[0], row[1], placed.traceparent) == (header, header, header)
     assert create.attributes is not None
     assert create.attributes["messaging.message.id"] == str(row["event_id"])
+
+
+async def test_the_order_services_role_is_enough_and_no_more(pg: asyncpg.Connection) -> None:
+    await pg.execute("SET ROLE relay_writer")
+    first = await place(pg, new_order(key="k"))
+    assert (await place(pg, new_order(key="k"))).order_id == first.order_id
+    for forbidden in (
+        "SELECT payload FROM relay.outbox",
+        "UPDATE relay.outbox SET payload = '{}'",
+        "DELETE FROM relay.outbox",
+        "UPDATE orders SET status = 'confirmed'",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await pg.execute(forbidden)
+    await pg.execute("RESET ROLE")
+    assert await counted(pg) == (1, 1)
