@@ -203,7 +203,8 @@ CREATE TABLE relay.consumer_offset (
     partition      int         NOT NULL,
     next_offset    bigint      NOT NULL,
     topic_id       text,                               -- Kafka's own id of the topic
-    last_record    bytea,                              -- hash of the record at next_offset - 1
+    last_record_offset bigint,                         -- of the last record handled ...
+    last_record    bytea,                              -- ... and its hash: is it still the same log?
     owner          text,
     updated_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (consumer_group, topic, partition)
@@ -217,9 +218,15 @@ CREATE TABLE relay.offset_gap (
     partition      int         NOT NULL,
     from_offset    bigint      NOT NULL,               -- first not seen
     to_offset      bigint      NOT NULL,               -- first seen again
-    reason         text        NOT NULL,               -- out_of_range | topic_recreated | ...
+    missed_count   bigint      NOT NULL,               -- 0: how many they were is unknown
+    reason         text        NOT NULL,               -- out_of_range | topic_recreated |
+                                                       -- log_truncated | not_readable
     noticed_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+-- Offsets that hold nothing to read (transaction markers) are one growing row for each session.
+CREATE UNIQUE INDEX offset_gap_not_readable
+    ON relay.offset_gap (consumer_group, topic, partition, from_offset)
+    WHERE reason = 'not_readable';
 
 -- Returns of orders that somebody else holds a lock on, retried in offset order.
 CREATE TABLE relay.pending_return (

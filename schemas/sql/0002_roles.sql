@@ -112,6 +112,7 @@ GRANT DELETE ON relay.inbox, relay.process_record, relay.outage_record, relay.po
 
 -- The confirmation consumer. The orders' own columns are granted where the orders are.
 GRANT INSERT ON relay.inbox, relay.offset_gap TO relay_confirmer;
+GRANT UPDATE (to_offset, missed_count, noticed_at) ON relay.offset_gap TO relay_confirmer;
 GRANT INSERT, UPDATE ON relay.consumer_offset TO relay_confirmer;
 GRANT SELECT, INSERT, UPDATE ON relay.quarantine TO relay_confirmer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON relay.pending_return TO relay_confirmer;

@@ -77,7 +77,7 @@ END $$;
 -- Tells whether every row of a partition was handed over: none is outside the checkpoint's snapshot.
 -- Sequential scans are off: with stale statistics one would read the whole day, under a lock.
 CREATE FUNCTION relay.is_handed_over(partition_name text)
-RETURNS boolean LANGUAGE plpgsql
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 AS $$
@@ -179,6 +179,7 @@ REVOKE ALL ON FUNCTION relay.move_out_of_default(text, timestamptz, timestamptz)
                        relay.create_partition(date), relay.is_handed_over(text),
                        relay.keep_rows(text), relay.drop_partition(text, bigint) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE relay.empty_default(date, bigint) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION relay.create_partition(date), relay.drop_partition(text, bigint)
+GRANT EXECUTE ON FUNCTION relay.create_partition(date), relay.is_handed_over(text),
+                          relay.drop_partition(text, bigint)
     TO relay_publisher;
 GRANT EXECUTE ON PROCEDURE relay.empty_default(date, bigint) TO relay_publisher;

@@ -1,0 +1,120 @@
+"""Hop 2: the duties of upkeep: partitions ahead, old ones away, a small ledger, retention.
+
+Invariant: one at a time for a database (an advisory lock; the second one does nothing). Every step
+commits by itself, so that a crash between two loses nothing and the next run goes on. When no relay
+runs for weeks, orders go to DEFAULT, and the first run sorts them into their days.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from relay.publish.ledger_upkeep import merge_ledger
+from relay.publish.partition_days import PartitionReport, keep_partitions
+from relay.publish.retention import forget
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceOptions:
+    """What is made ahead and what is cleared away.
+
+    Attributes:
+        every_seconds: pause between runs, for the service that calls `run_once`.
+        lock_attempts: tries for a partition's lock in one run, each of 50 ms at most.
+        merge_after_seconds: ledger rows younger than that are left alone.
+        merge_span_seconds: how imprecise the publish time of an event may become.
+        merge_ids: events in one joined ledger row, about.
+        forget_seconds: pause between two runs of the retention.
+    """
+
+    every_seconds: float = 60.0
+    days_ahead: int = 7
+    outbox_days: int = 30
+    ledger_days: int = 60
+    inbox_days: int = 60
+    position_days: int = 14
+    record_days: int = 180
+    lock_attempts: int = 5
+    merge_after_seconds: float = 60.0
+    merge_span_seconds: float = 10.0
+    merge_ids: int = 1000
+    merge_slices: int = 60
+    forget_seconds: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.ledger_days < self.outbox_days:
+            raise ValueError("maintenance.ledger_days must not be less than outbox_days")
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceReport:
+    """What a run did.
+
+    Attributes:
+        busy: another process was at it; nothing was done.
+        merged_rows: how many ledger rows fewer there are.
+        deleted_rows: by table, by retention.
+    """
+
+    busy: bool = False
+    partitions: PartitionReport = field(default_factory=PartitionReport)
+    merged_rows: int = 0
+    deleted_rows: dict[str, int] = field(default_factory=dict)
+
+
+# The migrations' key and one.
+_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(491293463930)"
+_UNLOCK = "SELECT pg_catalog.pg_advisory_unlock(491293463930)"
+
+_FORGET_DUE = """
+INSERT INTO relay.maintenance AS m (duty) VALUES ('forget')
+ON CONFLICT (duty) DO UPDATE SET ran_at = clock_timestamp()
+      WHERE m.ran_at < clock_timestamp() - make_interval(secs => $1)
+RETURNING true
+"""
+
+
+async def run_once(
+    connection: asyncpg.Connection, options: MaintenanceOptions
+) -> MaintenanceReport:
+    """Do all that is due, once.
+
+    Args:
+        connection: as relay_publisher, in autocommit, used by nobody else meanwhile.
+        options: how much to keep.
+    """
+    if not await connection.fetchval(_LOCK):
+        return MaintenanceReport(busy=True)
+    try:
+        return await _run(connection, options)
+    finally:
+        if not connection.is_closed():
+            await connection.fetchval(_UNLOCK)
+
+
+async def _run(connection: asyncpg.Connection, options: MaintenanceOptions) -> MaintenanceReport:
+    partitions = await keep_partitions(
+        connection,
+        days_ahead=options.days_ahead,
+        keep_days=options.outbox_days,
+        attempts=options.lock_attempts,
+    )
+    merged = await merge_ledger(
+        connection,
+        after_seconds=options.merge_after_seconds,
+        span_seconds=options.merge_span_seconds,
+        most_ids=options.merge_ids,
+        most_slices=options.merge_slices,
+    )
+    deleted = {}
+    if await connection.fetchval(_FORGET_DUE, options.forget_seconds):
+        deleted = await forget(
+            connection,
+            ledger_days=options.ledger_days,
+            inbox_days=options.inbox_days,
+            position_days=options.position_days,
+            record_days=options.record_days,
+        )
+    return MaintenanceReport(partitions=partitions, merged_rows=merged, deleted_rows=deleted)

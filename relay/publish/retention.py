@@ -1,0 +1,79 @@
+"""Hop 2: forgets what is past its retention: ledger, inbox, positions, process and outage records.
+
+Invariant: rows go in small batches, each its own transaction, so that nobody waits for them and a
+crash loses nothing. What a person decided (quarantine, closed orders, audit) is not forgotten here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import asyncpg
+
+BATCH_ROWS = 5000
+MOST_BATCHES = 200
+
+# ctid: a batch is found once and deleted by place, whatever the key is.
+_LEDGER = """
+DELETE FROM relay.delivery_ledger WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM relay.delivery_ledger
+     WHERE published_at < clock_timestamp() - make_interval(days => $1) LIMIT $2))
+"""
+_INBOX = """
+DELETE FROM relay.inbox WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM relay.inbox
+     WHERE received_at < clock_timestamp() - make_interval(days => $1) LIMIT $2))
+"""
+_POSITION = """
+DELETE FROM relay.position WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM relay.position
+     WHERE taken_at < clock_timestamp() - make_interval(days => $1) LIMIT $2))
+"""
+_PROCESS = """
+DELETE FROM relay.process_record WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM relay.process_record
+     WHERE heartbeat_at < clock_timestamp() - make_interval(days => $1) LIMIT $2))
+"""
+_OUTAGE = """
+DELETE FROM relay.outage_record WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM relay.outage_record
+     WHERE coalesce(to_at, from_at) < clock_timestamp() - make_interval(days => $1) LIMIT $2))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Duty:
+    table: str
+    statement: str
+    days: int
+
+
+async def forget(
+    connection: asyncpg.Connection,
+    *,
+    ledger_days: int,
+    inbox_days: int,
+    position_days: int,
+    record_days: int,
+) -> dict[str, int]:
+    """Delete what is older than its days; return how many rows of which table."""
+    duties = (
+        _Duty("delivery_ledger", _LEDGER, ledger_days),
+        _Duty("inbox", _INBOX, inbox_days),
+        _Duty("position", _POSITION, position_days),
+        _Duty("process_record", _PROCESS, record_days),
+        _Duty("outage_record", _OUTAGE, record_days),
+    )
+    deleted = {duty.table: await _forget_one(connection, duty) for duty in duties}
+    return {table: count for table, count in deleted.items() if count}
+
+
+async def _forget_one(connection: asyncpg.Connection, duty: _Duty) -> int:
+    deleted = 0
+    for _ in range(MOST_BATCHES):
+        status = await connection.execute(duty.statement, duty.days, BATCH_ROWS)
+        batch = int(status.removeprefix("DELETE "))
+        deleted += batch
+        if batch < BATCH_ROWS:
+            break
+    return deleted
