@@ -86,6 +86,7 @@ class Flow:
     Attributes:
         status_ranks: a status only moves to a higher rank.
         terminal_statuses: final ones: an order is returned when one of them was applied.
+        status_aliases: the processor's own words for statuses of `status_ranks`.
     """
 
     name: str = "orders"
@@ -98,6 +99,7 @@ class Flow:
     initial_status: str = "submitted"
     status_ranks: Mapping[str, int] = field(default_factory=lambda: SAMPLE_RANKS)
     terminal_statuses: frozenset[str] = frozenset({"confirmed", "rejected"})
+    status_aliases: Mapping[str, str] = field(default_factory=dict)
     apply: Apply = SAMPLE_APPLY
 
     def __post_init__(self) -> None:
@@ -138,6 +140,9 @@ def _status_contradiction(flow: Flow) -> str | None:
     for status in sorted(flow.terminal_statuses):
         if status not in ranks:
             return f"terminal status {status!r} has no rank in status_ranks"
+    for alias, status in flow.status_aliases.items():
+        if alias in ranks or status not in ranks:
+            return f"status_aliases: {alias!r} = {status!r} needs a new word for a status with a rank"
     highest = max(ranks.values())
     for status, rank in ranks.items():
         if (rank == highest) != (status in flow.terminal_statuses):

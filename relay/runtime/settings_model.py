@@ -131,6 +131,9 @@ class FlowSettings(Section):
         default_factory=lambda: dict(Flow().status_ranks),
         description="a status only moves to a higher rank; those of the highest are terminal",
     )
+    status_aliases: Mapping[str, str] = Field(
+        default_factory=dict, description="the processor's own words for those statuses"
+    )
     apply: Literal["columns", "function", "observe"] = Field(
         default="columns", description="how returns are applied: columns, function or observe"
     )
@@ -157,6 +160,7 @@ class FlowSettings(Section):
             confirm_group=self.confirm_group,
             initial_status=self.initial_status,
             status_ranks=dict(self.status_ranks),
+            status_aliases=dict(self.status_aliases),
             terminal_statuses=frozenset(s for s, r in self.status_ranks.items() if r == highest),
             apply=self._apply(),
         )
