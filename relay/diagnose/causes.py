@@ -277,7 +277,7 @@ _PUBLISH: dict[Cause, CauseMeaning] = {
         _REPLAY,
     ),
     Cause.TOPIC_MISSING: _row(
-        (_V.NOT_PUBLISHED, _V.RECORD_MISSING, _V.NO_RETURN, _V.NOT_PROCESSED),
+        (_V.NOT_PUBLISHED, _V.RECORD_MISSING, _V.NO_RETURN),
         "the topic does not exist",
         "make the topic (`relay check` prints the command)",
         _CHECK,
@@ -499,7 +499,7 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
 
 _ANYWHERE: dict[Cause, CauseMeaning] = {
     Cause.PERMISSION_DENIED: _row(
-        (_V.NOT_PUBLISHED, _V.NOT_PROCESSED, _V.NOT_CONFIRMED, _V.UNKNOWN),
+        (_V.NOT_PUBLISHED, _V.NOT_CONFIRMED, _V.UNKNOWN),
         "a permission is missing",
         "grant what `relay check` names",
         _CHECK,

@@ -131,7 +131,7 @@ def decide_unprocessed(evidence: Evidence, delivery: Delivery) -> Finding:
     """Say why no processor group has come past a record that is there."""
     groups = evidence.around.groups
     if isinstance(groups, Missing):
-        if groups.cause in (Cause.BROKER_UNREACHABLE, Cause.PERMISSION_DENIED):
+        if groups.cause is Cause.BROKER_UNREACHABLE:
             return Finding(Verdict.NOT_PROCESSED, groups.cause)
         return unknown(groups, Hop.PROCESS)
     named = [groups[name] for name in evidence.around.processor_groups if name in groups]

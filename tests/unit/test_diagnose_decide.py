@@ -1,0 +1,499 @@
+"""One labelled case for every (verdict, cause) that exists; the table is complete by test."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from relay.diagnose.causes import MEANINGS as CAUSES
+from relay.diagnose.causes import Cause
+from relay.diagnose.decide import decide
+from relay.diagnose.evidence import (
+    ClosedByHand,
+    Crossing,
+    Delivery,
+    EventSeen,
+    Evidence,
+    Found,
+    HeldEvent,
+    Neighbours,
+    OrderSeen,
+    Place,
+    ReadBack,
+    ReturnSeen,
+    Scan,
+    Waiting,
+)
+from relay.diagnose.finding import Finding
+from relay.diagnose.surroundings import (
+    CheckpointSeen,
+    ConsumerOffset,
+    ConsumerSeen,
+    Gap,
+    GroupSeen,
+    LeaseSeen,
+    LogSeen,
+    Missing,
+    OutageSeen,
+    ProcessSeen,
+    Shrink,
+    Surroundings,
+    TopicSeen,
+)
+from relay.diagnose.verdicts import Hop, Verdict
+
+NOW = datetime(2026, 3, 2, 1, 30, tzinfo=UTC)
+PLACED = NOW - timedelta(hours=1)
+PUBLISHED = PLACED + timedelta(milliseconds=5)
+EVENTS, RETURNS, GROUP = "orders.events", "orders.returns", "order-processor"
+WHERE = (EVENTS, 3)
+OFFSET = 118_902
+
+
+def ago(**kwargs: float) -> datetime:
+    return NOW - timedelta(**kwargs)
+
+
+RUNNING = ProcessSeen("h1:1", ago(days=1), ago(seconds=1), connected=True)
+KILLED = ProcessSeen("h1:1", ago(days=1), ago(minutes=70), connected=False)
+PAUSED = ProcessSeen("h1:1", ago(days=1), ago(minutes=70), connected=True)
+STOPPED = ProcessSeen("h1:1", ago(days=1), ago(minutes=70), ago(minutes=70), "SIGTERM", False)
+EVENTS_SEEN = TopicSeen(
+    EVENTS, True, {3: LogSeen(100, 119_500, ago(days=6))}, retention_seconds=604_800
+)
+RETURNS_SEEN = TopicSeen(
+    RETURNS, True, {1: LogSeen(0, 9_000, ago(days=6))}, retention_seconds=604_800
+)
+PASSED = GroupSeen(
+    GROUP, True, "Stable", 3, frozenset({EVENTS}), frozenset({WHERE}), {WHERE: 119_400}
+)
+BEHIND = replace(PASSED, committed={WHERE: 118_000}, earlier={WHERE: 118_000})
+
+AROUND = Surroundings(
+    now_at=NOW,
+    watched_since=ago(days=30),
+    returns_topic=RETURNS,
+    processor_groups=(GROUP,),
+    confirm_group="order-confirmation",
+    keeps_orders=True,
+    relays=(RUNNING,),
+    consumers=(RUNNING,),
+    outages=(),
+    checkpoint=CheckpointSeen(ago(seconds=1)),
+    lease=LeaseSeen("h1:1", NOW + timedelta(seconds=5)),
+    topics={EVENTS: EVENTS_SEEN, RETURNS: RETURNS_SEEN},
+    groups={GROUP: PASSED},
+    consumer=ConsumerSeen({1: ConsumerOffset(9_000, ago(seconds=1))}),
+    ledger_from_at=ago(days=20),
+)
+EVENT = EventSeen(8_841_220, "0190-e", "order.placed", EVENTS, PLACED, 900.0)
+DELIVERY = Delivery(EVENTS, 3, OFFSET, PUBLISHED)
+# An order whose event was published, passed by the processor, and never answered.
+LOST = Evidence(
+    order_id="0b9d",
+    around=AROUND,
+    order=OrderSeen("submitted", False, PLACED),
+    event=EVENT,
+    handed_over=True,
+    deliveries=(DELIVERY,),
+    readback=ReadBack(Found.SAME, "0190-e", PUBLISHED),
+    scan=Scan(True, 205_118, 6, 6, ago(seconds=2)),
+)
+TERMINAL = ReturnSeen(Place.LOG, RETURNS, 1, 8_500, "confirmed", True, ago(minutes=50))
+APPLIED = replace(TERMINAL, place=Place.INBOX, handled_at=ago(minutes=49), outcome="applied")
+IN_TIME = replace(APPLIED, handled_at=PLACED + timedelta(seconds=1))
+HELD = HeldEvent("too_large", "2 MB", "held", True, ago(minutes=59))
+REFUSED = replace(TERMINAL, place=Place.QUARANTINE, state="held", reason="malformed")
+UNSENT = replace(LOST, deliveries=(), readback=None, handed_over=False)
+UNPASSED = replace(LOST, around=replace(AROUND, groups={GROUP: BEHIND}))
+CROSSED = Crossing(GROUP, ago(minutes=59), 118_402, 3, ago(minutes=2), 118_971, 3)
+
+
+def around(case: Evidence, **changes: Any) -> Evidence:
+    return replace(case, around=replace(case.around, **changes))
+
+
+def relay(**changes: Any) -> Evidence:
+    return around(UNSENT, relays=(replace(RUNNING, **changes),))
+
+
+def group(case: Evidence = UNPASSED, **changes: Any) -> Evidence:
+    return around(case, groups={GROUP: replace(BEHIND, **changes)})
+
+
+def topic(case: Evidence, name: str, **changes: Any) -> Evidence:
+    topics = dict(case.around.topics)
+    return around(case, topics=topics | {name: replace(topics[name], **changes)})
+
+
+def gone(found: Found, case: Evidence = UNPASSED) -> Evidence:
+    return replace(case, readback=ReadBack(found))
+
+
+def held(**changes: Any) -> Evidence:
+    return replace(UNSENT, held=(replace(HELD, **changes),), handed_over=True)
+
+
+def refused(**changes: Any) -> Evidence:
+    return replace(LOST, returns=(replace(REFUSED, **changes),))
+
+
+def waiting_for_consumer(**changes: Any) -> Evidence:
+    ends_at = {1: ConsumerOffset(8_000, ago(minutes=30))}
+    case = replace(LOST, returns=(TERMINAL,))
+    return around(case, **({"consumer": ConsumerSeen(ends_at)} | changes))
+
+
+def missing(cause: Cause) -> Missing:
+    return Missing("a part", cause, "detail", "how")
+
+
+def young(case: Evidence) -> Evidence:
+    assert isinstance(case.event, EventSeen)
+    return replace(
+        case,
+        event=replace(case.event, created_at=ago(seconds=20)),
+        order=OrderSeen("submitted", False, ago(seconds=20)),
+    )
+
+
+OUT = OutageSeen("relay", "broker", ago(minutes=40), None, "no broker answers")
+SHRUNK = (Shrink(3, ago(minutes=30), 119_000, ago(minutes=29), 12),)
+
+TABLE: dict[tuple[Verdict, Cause], Evidence] = {
+    (Verdict.RETURNED, Cause.IN_TIME): replace(
+        LOST, order=OrderSeen("confirmed", True, PLACED), returns=(IN_TIME,)
+    ),
+    (Verdict.RETURNED, Cause.LATE): replace(
+        LOST,
+        order=OrderSeen("confirmed", True, PLACED),
+        returns=(replace(APPLIED, handled_at=NOW),),
+    ),
+    (Verdict.RETURNED, Cause.SET_BY_HAND): replace(LOST, order=OrderSeen("rejected", True, PLACED)),
+    (Verdict.IN_FLIGHT, Cause.MOVING): young(LOST),
+    (Verdict.CLOSED, Cause.CLOSED_BY_HAND): replace(
+        LOST, closed=ClosedByHand("ana", "refunded", NOW)
+    ),
+    (Verdict.NO_SUCH_ORDER, Cause.NEVER_COMMITTED): replace(UNSENT, order=None, event=None),
+    (Verdict.NO_SUCH_ORDER, Cause.DUPLICATE_SUBMISSION): replace(
+        UNSENT, order=None, event=None, twin="first"
+    ),
+    (Verdict.NO_SUCH_ORDER, Cause.ORDER_DELETED): replace(LOST, order=None),
+    (Verdict.NO_OUTBOX_ROW, Cause.OUTBOX_BYPASSED): replace(UNSENT, event=None),
+    (Verdict.NO_OUTBOX_ROW, Cause.TRIGGER_DISABLED): around(
+        replace(UNSENT, event=None), disabled_triggers=("orders_to_outbox",)
+    ),
+    (Verdict.NO_OUTBOX_ROW, Cause.WRONG_AGGREGATE_ID): replace(
+        UNSENT, event=None, strays=("customer-7",)
+    ),
+    (Verdict.NO_OUTBOX_ROW, Cause.WRONG_EVENT_TYPE): replace(
+        UNSENT, event=None, other_types=("order.created",)
+    ),
+    (Verdict.NOT_PUBLISHED, Cause.RELAY_DOWN): around(UNSENT, relays=(KILLED,)),
+    (Verdict.NOT_PUBLISHED, Cause.RELAY_PAUSED): around(UNSENT, relays=(PAUSED,)),
+    (Verdict.NOT_PUBLISHED, Cause.RELAY_BEHIND): UNSENT,
+    (Verdict.NOT_PUBLISHED, Cause.RELAY_STUCK): around(
+        UNSENT, checkpoint=CheckpointSeen(ago(minutes=50))
+    ),
+    (Verdict.NOT_PUBLISHED, Cause.LEASE_STUCK): around(UNSENT, lease=LeaseSeen(None, None)),
+    (Verdict.NOT_PUBLISHED, Cause.REBASELINE_NEEDED): around(
+        UNSENT, checkpoint=CheckpointSeen(NOW, rebaseline_needed=True)
+    ),
+    (Verdict.NOT_PUBLISHED, Cause.CHECKPOINT_SKIPPED): replace(UNSENT, handed_over=True),
+    (Verdict.NOT_PUBLISHED, Cause.TOPIC_MISSING): topic(
+        relay(error="UnknownTopicOrPartitionError"), EVENTS, exists=False
+    ),
+    (Verdict.NOT_PUBLISHED, Cause.PERMISSION_DENIED): relay(
+        error="permission denied for table outbox"
+    ),
+    (Verdict.NOT_PUBLISHED, Cause.DATABASE_UNREACHABLE): around(
+        UNSENT, outages=(replace(OUT, resource="database"),)
+    ),
+    (Verdict.NOT_PUBLISHED, Cause.BROKER_UNREACHABLE): around(UNSENT, outages=(OUT,)),
+    (Verdict.PARKED, Cause.TOO_LARGE): held(),
+    (Verdict.PARKED, Cause.NO_TOPIC_MAPPED): held(reason="no_topic_mapped"),
+    (Verdict.PARKED, Cause.REFUSED_BY_BROKER): held(reason="refused_by_broker"),
+    (Verdict.PARKED, Cause.PARKED_BEHIND): held(own=False),
+    (Verdict.PARKED, Cause.RELEASE_PENDING): held(state="release_requested"),
+    (Verdict.PARKED, Cause.DISCARDED_BY_HAND): held(state="discarded"),
+    (Verdict.RECORD_MISSING, Cause.TOPIC_RECREATED): topic(
+        gone(Found.GONE_AFTER), EVENTS, shrinks=SHRUNK
+    ),
+    (Verdict.RECORD_MISSING, Cause.TOPIC_MISSING): topic(
+        gone(Found.NO_TOPIC), EVENTS, exists=False
+    ),
+    (Verdict.RECORD_MISSING, Cause.RECORDS_DELETED): gone(Found.GONE_BEFORE),
+    (Verdict.RECORD_MISSING, Cause.RECORD_EXPIRED): topic(
+        gone(Found.GONE_BEFORE), EVENTS, retention_seconds=60
+    ),
+    (Verdict.RECORD_MISSING, Cause.COMPACTED): topic(
+        gone(Found.GONE_WITHIN), EVENTS, compacted=True
+    ),
+    (Verdict.RECORD_MISSING, Cause.LOG_TRUNCATED): gone(Found.GONE_AFTER),
+    (Verdict.RECORD_MISSING, Cause.RECORD_ALTERED): gone(Found.OTHER, LOST),
+    (Verdict.NOT_PROCESSED, Cause.PROCESSOR_DOWN): group(members=0, state="Empty"),
+    (Verdict.NOT_PROCESSED, Cause.PROCESSOR_LAGGING): group(earlier={WHERE: 117_000}),
+    (Verdict.NOT_PROCESSED, Cause.PROCESSOR_STUCK): UNPASSED,
+    (Verdict.NOT_PROCESSED, Cause.PROCESSOR_REBALANCING): group(state="PreparingRebalance"),
+    (Verdict.NOT_PROCESSED, Cause.TOPIC_NOT_CONSUMED): group(subscribed=frozenset({"orders"})),
+    (Verdict.NOT_PROCESSED, Cause.PARTITION_UNASSIGNED): group(assigned=frozenset({(EVENTS, 1)})),
+    (Verdict.NOT_PROCESSED, Cause.BROKER_UNREACHABLE): replace(
+        around(LOST, groups=missing(Cause.BROKER_UNREACHABLE), outages=(OUT,)),
+        waiting={GROUP: Waiting(ago(minutes=40), 118_000, 3)},
+    ),
+    (Verdict.NO_RETURN, Cause.OFFSETS_SKIPPED): replace(
+        LOST,
+        crossing={GROUP: replace(CROSSED, unattended_from_at=ago(minutes=58))},
+        neighbours=Neighbours(118_402, 118_970, 569, True, True),
+    ),
+    (Verdict.NO_RETURN, Cause.PROCESSOR_CRASHED): replace(
+        LOST,
+        crossing={
+            GROUP: replace(
+                CROSSED, members_left_at=ago(minutes=1), left_offset=118_971, before_offset=118_880
+            )
+        },
+        neighbours=Neighbours(118_900, 118_970, 71, True, True),
+    ),
+    (Verdict.NO_RETURN, Cause.RETURN_NEVER_SENT): LOST,
+    (Verdict.NO_RETURN, Cause.RETURNS_STOPPED): replace(
+        LOST,
+        neighbours=Neighbours(118_000, 119_399, 1400, True, False),
+        scan=Scan(True, 0, 6, 6, None),
+    ),
+    (Verdict.NO_RETURN, Cause.ANSWERED_ELSEWHERE): replace(
+        LOST, returns=(replace(TERMINAL, place=Place.ELSEWHERE, topic="order.returns"),)
+    ),
+    (Verdict.NO_RETURN, Cause.TOPIC_MISSING): topic(LOST, RETURNS, exists=False),
+    (Verdict.NO_RETURN, Cause.TOPIC_RECREATED): replace(
+        LOST, scan=Scan(False, 10, 6, 6, None, Cause.TOPIC_RECREATED)
+    ),
+    (Verdict.NO_RETURN, Cause.RECORDS_DELETED): replace(
+        LOST, scan=Scan(False, 10, 6, 6, None, Cause.RECORDS_DELETED)
+    ),
+    (Verdict.NO_RETURN, Cause.RECORD_EXPIRED): replace(
+        LOST, scan=Scan(False, 10, 6, 6, None, Cause.RECORD_EXPIRED)
+    ),
+    (Verdict.RETURN_INCOMPLETE, Cause.FINAL_RETURN_MISSING): replace(
+        LOST, returns=(replace(APPLIED, status="processing", terminal=False),)
+    ),
+    (Verdict.NOT_CONFIRMED, Cause.CONSUMER_DOWN): waiting_for_consumer(consumers=(STOPPED,)),
+    (Verdict.NOT_CONFIRMED, Cause.CONSUMER_PAUSED): waiting_for_consumer(consumers=(PAUSED,)),
+    (Verdict.NOT_CONFIRMED, Cause.CONSUMER_LAGGING): waiting_for_consumer(
+        consumer=ConsumerSeen({1: ConsumerOffset(8_000, ago(seconds=2))})
+    ),
+    (Verdict.NOT_CONFIRMED, Cause.CONSUMER_STUCK): waiting_for_consumer(),
+    (Verdict.NOT_CONFIRMED, Cause.ORDER_ROW_LOCKED): replace(
+        LOST, returns=(replace(TERMINAL, place=Place.PENDING),)
+    ),
+    (Verdict.NOT_CONFIRMED, Cause.PERMISSION_DENIED): waiting_for_consumer(
+        consumers=(replace(RUNNING, error="permission denied for table orders"),)
+    ),
+    (Verdict.NOT_CONFIRMED, Cause.DATABASE_UNREACHABLE): waiting_for_consumer(
+        outages=(replace(OUT, kind="confirm", resource="database"),)
+    ),
+    (Verdict.NOT_CONFIRMED, Cause.BROKER_UNREACHABLE): waiting_for_consumer(
+        outages=(replace(OUT, kind="confirm"),)
+    ),
+    (Verdict.RETURN_QUARANTINED, Cause.RETURN_MALFORMED): refused(status=None, terminal=None),
+    (Verdict.RETURN_QUARANTINED, Cause.RETURN_UNKNOWN_ORDER): refused(reason="unknown_order"),
+    (Verdict.RETURN_QUARANTINED, Cause.RETURN_UNKNOWN_STATUS): refused(reason="unknown_status"),
+    (Verdict.RETURN_QUARANTINED, Cause.RETURN_CONFLICTS): refused(reason="conflict"),
+    (Verdict.RETURN_QUARANTINED, Cause.RETURN_DISCARDED): refused(state="discarded"),
+    (Verdict.RETURN_QUARANTINED, Cause.APPLY_FAILED): refused(reason="apply_failed"),
+    (Verdict.RETURN_QUARANTINED, Cause.ORDER_HIDDEN): refused(
+        reason="unknown_order", detail="no order 0b9d"
+    ),
+    (Verdict.RETURN_QUARANTINED, Cause.RELEASE_PENDING): refused(state="release_requested"),
+    (Verdict.RETURN_SKIPPED, Cause.OFFSET_GAP): around(
+        replace(LOST, returns=(TERMINAL,)),
+        consumer=ConsumerSeen(
+            {1: ConsumerOffset(9_000, NOW)}, (Gap(1, 8_400, 8_600, "out_of_range", NOW),)
+        ),
+    ),
+    (Verdict.RETURN_SKIPPED, Cause.OFFSET_MOVED): replace(LOST, returns=(TERMINAL,)),
+    (Verdict.RETURN_SKIPPED, Cause.STATUS_OVERWRITTEN): replace(LOST, returns=(APPLIED,)),
+    (Verdict.UNKNOWN, Cause.GROUP_UNKNOWN): around(
+        LOST, groups={GROUP: GroupSeen(GROUP, False)}, other_groups=("billing",)
+    ),
+    (Verdict.UNKNOWN, Cause.PERMISSION_DENIED): replace(
+        LOST, returns=missing(Cause.PERMISSION_DENIED)
+    ),
+    (Verdict.UNKNOWN, Cause.DATABASE_UNREACHABLE): replace(
+        LOST,
+        order=missing(Cause.DATABASE_UNREACHABLE),
+        event=missing(Cause.DATABASE_UNREACHABLE),
+        deliveries=missing(Cause.DATABASE_UNREACHABLE),
+        returns=missing(Cause.DATABASE_UNREACHABLE),
+    ),
+    (Verdict.UNKNOWN, Cause.BROKER_UNREACHABLE): around(
+        LOST, groups=missing(Cause.BROKER_UNREACHABLE)
+    ),
+    (Verdict.UNKNOWN, Cause.PAST_RETENTION): replace(
+        UNSENT, event=None, dropped_partition="outbox_20260101"
+    ),
+    (Verdict.UNKNOWN, Cause.SCAN_INCOMPLETE): replace(LOST, scan=Scan(False, 10, 2, 6)),
+    (Verdict.UNKNOWN, Cause.OFFSET_UNKNOWN): replace(
+        LOST, deliveries=(replace(DELIVERY, offset=None),), readback=None
+    ),
+    (Verdict.UNKNOWN, Cause.TIMED_OUT): replace(LOST, deliveries=missing(Cause.TIMED_OUT)),
+    (Verdict.UNKNOWN, Cause.NOT_WATCHED): around(LOST, watched_since=ago(minutes=10)),
+}
+
+
+@pytest.mark.parametrize(
+    ("expected", "case"), TABLE.items(), ids=["-".join(pair) for pair in TABLE]
+)
+def test_each_case_is_named(expected: tuple[Verdict, Cause], case: Evidence) -> None:
+    finding = decide(case)
+    assert (finding.verdict, finding.cause) == expected
+
+
+def test_the_table_has_every_pair_of_the_closed_lists() -> None:
+    pairs = {(verdict, cause) for cause in Cause for verdict in CAUSES[cause].verdicts}
+    assert set(TABLE) == pairs
+
+
+def test_a_pair_that_does_not_fit_is_never_built() -> None:
+    with pytest.raises(ValueError, match="does not explain"):
+        Finding(Verdict.NO_RETURN, Cause.RELAY_DOWN)
+
+
+def named(case: Evidence) -> tuple[Hop | None, Verdict, Cause]:
+    finding = decide(case)
+    return finding.hop, finding.verdict, finding.cause
+
+
+def test_a_single_loss_after_an_orderly_restart_is_not_a_skipped_range() -> None:
+    crossing = replace(CROSSED, unattended_from_at=ago(minutes=58))
+    case = replace(
+        LOST,
+        crossing={GROUP: crossing},
+        neighbours=Neighbours(OFFSET, OFFSET, 1, True, True),
+    )
+    assert named(case) == (Hop.RETURN, Verdict.NO_RETURN, Cause.RETURN_NEVER_SENT)
+
+
+def test_a_jump_over_a_single_record_is_a_skipped_range() -> None:
+    crossing = replace(
+        CROSSED,
+        before_offset=OFFSET,
+        after_offset=OFFSET + 1,
+        unattended_from_at=ago(minutes=58),
+    )
+    case = replace(LOST, crossing={GROUP: crossing})
+    assert named(case) == (Hop.RETURN, Verdict.NO_RETURN, Cause.OFFSETS_SKIPPED)
+
+
+def test_records_deleted_before_the_group_came_past_them_are_the_topics_loss() -> None:
+    crossing = replace(CROSSED, log_start=OFFSET + 10)
+    case = replace(gone(Found.GONE_BEFORE, LOST), crossing={GROUP: crossing})
+    assert named(case) == (Hop.PUBLISH, Verdict.RECORD_MISSING, Cause.RECORDS_DELETED)
+
+
+def test_records_that_expired_after_the_group_passed_them_are_not_missing() -> None:
+    case = replace(gone(Found.GONE_BEFORE, LOST), crossing={GROUP: replace(CROSSED, log_start=0)})
+    assert named(case)[:2] == (Hop.RETURN, Verdict.NO_RETURN)
+
+
+def test_a_group_that_passed_before_the_topic_was_recreated_clears_hop_2() -> None:
+    case = replace(gone(Found.GONE_AFTER, LOST), crossing={GROUP: CROSSED})
+    assert named(topic(case, EVENTS, shrinks=SHRUNK))[:2] == (Hop.RETURN, Verdict.NO_RETURN)
+
+
+def test_offsets_committed_on_a_recreated_topic_prove_nothing_about_the_old_record() -> None:
+    case = topic(gone(Found.OTHER, LOST), EVENTS, shrinks=SHRUNK)
+    assert named(case) == (Hop.PUBLISH, Verdict.RECORD_MISSING, Cause.TOPIC_RECREATED)
+
+
+def test_a_log_that_starts_at_0_with_a_younger_record_was_made_again() -> None:
+    logs = {3: LogSeen(0, 50, ago(minutes=5))}
+    case = topic(gone(Found.GONE_AFTER, LOST), EVENTS, logs=logs)
+    assert named(case)[2] is Cause.TOPIC_RECREATED
+
+
+@pytest.mark.parametrize(
+    ("case", "hop"),
+    [
+        (young(LOST), Hop.RETURN),
+        (young(UNSENT), Hop.PUBLISH),
+        (young(group(earlier={WHERE: 1})), Hop.PROCESS),
+        (young(replace(LOST, scan=Scan(False, 0, 0, 6))), Hop.RETURN),
+    ],
+)
+def test_before_its_deadline_an_order_that_moves_is_in_flight_at_its_hop(
+    case: Evidence, hop: Hop
+) -> None:
+    assert named(case) == (hop, Verdict.IN_FLIGHT, Cause.MOVING)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [young(around(UNSENT, relays=(KILLED,))), young(held()), young(group(members=0))],
+)
+def test_what_stands_still_is_said_before_the_deadline(case: Evidence) -> None:
+    assert decide(case).verdict is not Verdict.IN_FLIGHT
+
+
+def test_a_replay_starts_the_clock_anew() -> None:
+    again = Delivery(EVENTS, 3, 119_000, ago(minutes=1), "replay-1")
+    assert decide(replace(LOST, deliveries=(DELIVERY, again))).verdict is Verdict.IN_FLIGHT
+    old = replace(again, published_at=ago(minutes=40))
+    assert decide(replace(LOST, deliveries=(DELIVERY, old))).verdict is Verdict.NO_RETURN
+
+
+def test_a_return_clears_every_earlier_hop_whatever_they_look_like() -> None:
+    ruins = replace(around(UNSENT, relays=(KILLED,), groups={GROUP: GroupSeen(GROUP, False)}))
+    case = replace(ruins, returns=(replace(TERMINAL, offset=9_100),))
+    assert named(around(case, consumers=(KILLED,)))[:2] == (Hop.CONFIRM, Verdict.NOT_CONFIRMED)
+
+
+def test_a_quarantined_conflict_does_not_undo_an_applied_return() -> None:
+    conflict = replace(REFUSED, reason="conflict")
+    case = replace(LOST, order=OrderSeen("confirmed", True, PLACED), returns=(IN_TIME, conflict))
+    assert decide(case).verdict is Verdict.RETURNED
+
+
+def test_a_return_that_still_comes_outweighs_one_in_quarantine() -> None:
+    case = waiting_for_consumer(consumers=(KILLED,))
+    both = replace(case, returns=(REFUSED, TERMINAL))
+    assert named(both) == (Hop.CONFIRM, Verdict.NOT_CONFIRMED, Cause.CONSUMER_DOWN)
+
+
+def test_where_orders_are_only_observed_the_inbox_is_the_proof() -> None:
+    case = around(replace(LOST, order=None, returns=(IN_TIME,)), keeps_orders=False)
+    assert decide(case).verdict is Verdict.RETURNED
+
+
+def test_one_of_several_processor_groups_proves_hop_3() -> None:
+    groups = {GROUP: GroupSeen(GROUP, False), "second": replace(PASSED, name="second")}
+    case = around(LOST, processor_groups=(GROUP, "second"), groups=groups)
+    assert decide(case).verdict is Verdict.NO_RETURN
+
+
+def test_nobody_reads_the_topic_at_all() -> None:
+    case = around(LOST, groups={GROUP: GroupSeen(GROUP, False)})
+    assert named(case) == (Hop.PROCESS, Verdict.NOT_PROCESSED, Cause.PROCESSOR_DOWN)
+
+
+def test_an_order_that_vanished_with_a_dropped_day_is_not_accused() -> None:
+    case = replace(UNSENT, event=None, dropped_partition="outbox_20260101")
+    assert decide(case).verdict is Verdict.UNKNOWN
+
+
+def test_a_broker_that_only_we_cannot_reach_proves_nothing() -> None:
+    unreachable: Callable[..., Evidence] = lambda **more: replace(  # noqa: E731
+        around(LOST, groups=missing(Cause.BROKER_UNREACHABLE), **more),
+        waiting={GROUP: Waiting(ago(minutes=40), 118_000, 3)},
+    )
+    assert decide(unreachable()).verdict is Verdict.UNKNOWN
+    stale = OutageSeen("relay", "broker", ago(minutes=2), None)
+    assert decide(unreachable(outages=(stale,))).verdict is Verdict.UNKNOWN
+
+
+def test_the_oldest_ledger_row_decides_between_skipped_and_forgotten() -> None:
+    skipped = replace(UNSENT, handed_over=True)
+    assert decide(skipped).cause is Cause.CHECKPOINT_SKIPPED
+    assert decide(around(skipped, ledger_from_at=ago(minutes=5))).cause is Cause.PAST_RETENTION
