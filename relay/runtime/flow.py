@@ -142,7 +142,9 @@ def _status_contradiction(flow: Flow) -> str | None:
             return f"terminal status {status!r} has no rank in status_ranks"
     for alias, status in flow.status_aliases.items():
         if alias in ranks or status not in ranks:
-            return f"status_aliases: {alias!r} = {status!r} needs a new word for a status with a rank"
+            return (
+                f"status_aliases: {alias!r} = {status!r} needs a new word for a status with a rank"
+            )
     highest = max(ranks.values())
     for status, rank in ranks.items():
         if (rank == highest) != (status in flow.terminal_statuses):
