@@ -41,6 +41,11 @@ BATCH_MESSAGE_COUNT: Final = "messaging.batch.message_count"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
 ERROR_TYPE: Final = "error.type"
+HTTP_REQUEST_METHOD: Final = "http.request.method"
+HTTP_RESPONSE_STATUS_CODE: Final = "http.response.status_code"
+HTTP_ROUTE: Final = "http.route"
+URL_PATH: Final = "url.path"
+URL_SCHEME: Final = "url.scheme"
 
 # Attribute keys of our own.
 ORDER_ID: Final = "order.id"
@@ -69,6 +74,11 @@ class SpanKind(IntEnum):
 
 
 RETURN_OVERDUE: Final = "return overdue"
+
+
+def server_span(method: str, route: str) -> str:
+    """Name of the SERVER span of an HTTP request, before hop 1: `POST /orders`."""
+    return f"{method} {route}"
 
 
 def create_span(topic: str) -> str:
