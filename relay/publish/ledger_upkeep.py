@@ -2,8 +2,8 @@
 
 Invariant: every event keeps its exact topic, partition and offset: only rows whose offsets touch,
 of one epoch, and with known offsets, are joined, in record order. What is lost is time: a joined
-row's `published_at` is that of its first record, at most `span_seconds` early. One statement deletes
-and inserts, so that a reader, or a crash, sees the rows either apart or joined.
+row's `published_at` is that of its first record, at most `span_seconds` early. One statement
+deletes and inserts, so that a reader, or a crash, sees the rows either apart or joined.
 """
 
 from __future__ import annotations

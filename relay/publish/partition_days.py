@@ -2,8 +2,8 @@
 
 Invariant: no row leaves that was not handed over, and no order's INSERT waits longer than the short
 lock_timeout of the database's functions: a lock that is not to be had (a report that reads the
-outbox for an hour) means that the duty is tried again later, and says who holds it. A partition that
-could not be made fails no order: its rows go to DEFAULT, and are moved when it can be made.
+outbox for an hour) means that the duty is tried again later, and says who holds it. A partition
+that could not be made fails no order: its rows go to DEFAULT, and are moved when it can be made.
 """
 
 from __future__ import annotations

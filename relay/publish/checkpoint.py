@@ -1,0 +1,168 @@
+"""Hop 2: writes what was done: ledger, parked rows and checkpoint, in one statement of its own.
+
+Invariant: the checkpoint moves only together with the proof, only if it is still this relay's
+(`epoch`) and stands where this relay left it (`seq`); else nothing is written and the relay stops.
+One autocommit statement: a relay that freezes never holds the checkpoint's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import asyncpg
+
+from relay.publish.errors import CheckpointConflictError
+from relay.publish.window import LOWEST_ID, Position, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A batch that the broker acknowledged. `base_offset` None: it did not say (a duplicate)."""
+
+    topic: str
+    partition: int
+    base_offset: int | None
+    outbox_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A row that waits in quarantine instead of being sent."""
+
+    outbox_id: int
+    event_id: bytes
+    aggregate_id: str
+    reason: str
+    detail: str | None
+    topic: str | None
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The checkpoint as it stands in the database, and what guards it."""
+
+    shard: int
+    epoch: int
+    seq: int
+    position: Position
+    hint_id: int = LOWEST_ID
+
+
+# In one statement: no client is needed between its parts, so nothing can happen between them.
+# The outbox ids of all batches come as one array, and each ledger row takes its slice.
+ADVANCE: Final = """
+WITH moved AS (
+    UPDATE relay.checkpoint
+       SET prev = $4::text::pg_snapshot, cur = $5::text::pg_snapshot, last_id = $6,
+           high_id = greatest(high_id, $7), seq = seq + 1, updated_at = clock_timestamp()
+     WHERE shard = $1 AND epoch = $2 AND seq = $3
+    RETURNING shard, epoch
+), noted AS (
+    INSERT INTO relay.delivery_ledger
+           (shard, epoch, topic, partition, base_offset, record_count, outbox_ids, id_range)
+    SELECT moved.shard, moved.epoch, b.topic, b.partition, b.base_offset,
+           b.last - b.first + 1, ($13::bigint[])[b.first:b.last],
+           int8range(($13::bigint[])[b.first], ($13::bigint[])[b.last], '[]')
+      FROM moved,
+           unnest($8::text[], $9::int[], $10::bigint[], $11::int[], $12::int[])
+        AS b(topic, partition, base_offset, first, last)
+), parked AS (
+    INSERT INTO relay.quarantine AS q
+           (kind, reason, detail, aggregate_id, event_id, outbox_id, topic, traceparent)
+    SELECT 'event', p.reason, p.detail, p.aggregate_id, p.event_id, p.outbox_id, p.topic,
+           p.traceparent
+      FROM moved,
+           unnest($14::text[], $15::text[], $16::text[], $17::text[], $18::bigint[], $19::text[],
+                  $20::text[])
+        AS p(reason, detail, aggregate_id, event_id, outbox_id, topic, traceparent)
+    -- Read again after a crash that came before the checkpoint.
+    ON CONFLICT (outbox_id) WHERE kind = 'event'
+    DO UPDATE SET last_seen_at = clock_timestamp(), seen_count = q.seen_count + 1
+)
+SELECT count(*) FROM moved
+"""
+
+
+@dataclass(slots=True)
+class CheckpointWriter:
+    """Moves the checkpoint on, from where a takeover found it."""
+
+    connection: asyncpg.Connection
+    checkpoint: Checkpoint
+    _statement: asyncpg.prepared_stmt.PreparedStatement | None = field(default=None, init=False)
+
+    async def advance(
+        self, position: Position, deliveries: Sequence[Delivery], parked: Sequence[Parked]
+    ) -> None:
+        """Record that everything up to `position` was acknowledged or parked.
+
+        Raises:
+            CheckpointConflictError: another relay's epoch, or a write of unknown outcome, stands
+                there; nothing was written.
+        """
+        if self._statement is None:
+            self._statement = await self.connection.prepare(ADVANCE)
+        now = self.checkpoint
+        hint_id = max((d.outbox_ids[-1] for d in deliveries), default=now.hint_id)
+        moved = await self._statement.fetchval(
+            now.shard,
+            now.epoch,
+            now.seq,
+            str(position.prev),
+            None if position.cur is None else str(position.cur),
+            position.last_id,
+            max(hint_id, now.hint_id),
+            *_ledger_columns(deliveries),
+            *_parked_columns(parked),
+        )
+        if moved != 1:
+            raise CheckpointConflictError(
+                f"the checkpoint of shard {now.shard} is no longer at epoch {now.epoch},"
+                f" seq {now.seq}: another relay took over"
+            )
+        self.checkpoint = Checkpoint(
+            now.shard, now.epoch, now.seq + 1, position, max(hint_id, now.hint_id)
+        )
+
+
+def _ledger_columns(deliveries: Sequence[Delivery]) -> tuple[list[object], ...]:
+    firsts: list[object] = []
+    lasts: list[object] = []
+    outbox_ids: list[object] = []
+    for delivery in deliveries:
+        firsts.append(len(outbox_ids) + 1)
+        outbox_ids.extend(delivery.outbox_ids)
+        lasts.append(len(outbox_ids))
+    return (
+        [delivery.topic for delivery in deliveries],
+        [delivery.partition for delivery in deliveries],
+        [delivery.base_offset for delivery in deliveries],
+        firsts,
+        lasts,
+        outbox_ids,
+    )
+
+
+def _parked_columns(parked: Sequence[Parked]) -> tuple[list[object], ...]:
+    return (
+        [row.reason for row in parked],
+        [row.detail for row in parked],
+        [row.aggregate_id for row in parked],
+        [_uuid_text(row.event_id) for row in parked],
+        [row.outbox_id for row in parked],
+        [row.topic for row in parked],
+        [row.traceparent for row in parked],
+    )
+
+
+def _uuid_text(value: bytes) -> str:
+    digits = value.hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def position_of(prev: str, cur: str | None, last_id: int | None) -> Position:
+    """Return the position that a checkpoint row holds."""
+    return Position(Snapshot.parse(prev), None if cur is None else Snapshot.parse(cur), last_id)

@@ -1,0 +1,160 @@
+"""Hop 2: who is the active relay of a shard: a lease by the database's clock, fenced by an epoch.
+
+Invariant: at any time at most one relay can move a shard's checkpoint: a takeover raises the epoch
+and reads the checkpoint in one transaction, and every checkpoint write names its epoch. A relay
+that could not renew stops by its own monotonic clock, before the lease lapses for the others. What
+a relay that lost its lease still sends can only be duplicates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import asyncpg
+
+from relay.publish.checkpoint import Checkpoint, position_of
+from relay.publish.errors import LeaseLostError
+from relay.publish.server import ServerState, refuse_restored
+
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
+
+# clock_timestamp(), not now(): a transaction may have waited. An owner takes its own lease again
+# after a reconnect; the epoch rises all the same, since its old connection may still be writing.
+TAKE: Final = """
+UPDATE relay.lease
+   SET owner = $3, epoch = epoch + 1, backend_pid = pg_backend_pid(),
+       acquired_at = clock_timestamp(),
+       expires_at = clock_timestamp() + make_interval(secs => $4), released_at = NULL
+ WHERE duty = $1 AND shard = $2
+   AND (owner IS NULL OR owner = $3 OR released_at IS NOT NULL OR expires_at IS NULL
+        OR expires_at < clock_timestamp())
+RETURNING epoch
+"""
+
+READ_CHECKPOINT: Final = """
+UPDATE relay.checkpoint AS c
+   SET epoch = $2, system_identifier = coalesce(c.system_identifier, $3), timeline = $4
+  FROM (SELECT shard, timeline FROM relay.checkpoint WHERE shard = $1 FOR UPDATE) AS before
+ WHERE c.shard = before.shard
+RETURNING c.prev::text, c.cur::text, c.last_id, c.seq, c.high_id, c.system_identifier,
+          before.timeline AS old_timeline
+"""
+
+RENEW: Final = """
+UPDATE relay.lease
+   SET expires_at = clock_timestamp() + make_interval(secs => $4)
+ WHERE duty = $1 AND shard = $2 AND epoch = $3 AND released_at IS NULL
+RETURNING 1
+"""
+
+RELEASE: Final = """
+UPDATE relay.lease SET released_at = clock_timestamp(), owner = NULL
+ WHERE duty = $1 AND shard = $2 AND epoch = $3
+"""
+
+HOLDER: Final = """
+SELECT owner, backend_pid, expires_at - clock_timestamp() AS left
+  FROM relay.lease WHERE duty = $1 AND shard = $2
+"""
+
+# A relay that froze (or whose host is gone without a FIN) may hold a row lock for hours.
+END_STALE: Final = """
+SELECT pg_terminate_backend(l.backend_pid)
+  FROM relay.lease AS l JOIN pg_stat_activity AS a ON a.pid = l.backend_pid
+ WHERE l.duty = $1 AND l.shard = $2 AND l.expires_at < clock_timestamp()
+   AND a.application_name = $3 AND a.pid <> pg_backend_pid()
+"""
+
+DUTY: Final = "relay"
+WRITER_NAME: Final = "relay-run-writer"
+
+
+@dataclass(slots=True)
+class Lease:
+    """One relay's claim on a shard.
+
+    Attributes:
+        owner: unique for a process.
+        seconds: how long it holds without a renewal.
+    """
+
+    connection: asyncpg.Connection
+    shard: int
+    owner: str
+    seconds: float
+    clock: Callable[[], float] = time.monotonic
+    epoch: int = field(default=0, init=False)
+    _valid_until: float = field(default=0.0, init=False)
+
+    async def take(self, server: ServerState) -> Taken | None:
+        """Take the lease and read the checkpoint; None: another relay holds it.
+
+        Raises:
+            RestoredDatabaseError: the checkpoint is not of this database.
+            asyncpg.LockNotAvailableError: a stale backend is in the way; it was told to end.
+        """
+        asked = self.clock()
+        try:
+            async with self.connection.transaction():
+                await self.connection.execute(_LOCK_TIMEOUT)
+                epoch = await self.connection.fetchval(
+                    TAKE, DUTY, self.shard, self.owner, self.seconds
+                )
+                if epoch is None:
+                    return None
+                taken = await self._read_checkpoint(epoch, server)
+        except asyncpg.LockNotAvailableError:
+            await self.connection.execute(END_STALE, DUTY, self.shard, WRITER_NAME)
+            raise
+        self.epoch = epoch
+        self._valid_until = asked + self.seconds
+        return taken
+
+    async def _read_checkpoint(self, epoch: int, server: ServerState) -> Taken:
+        row = await self.connection.fetchrow(
+            READ_CHECKPOINT, self.shard, epoch, server.system_identifier, server.timeline
+        )
+        if row is None:
+            raise LeaseLostError(f"shard {self.shard} has no checkpoint: run `relay migrate`")
+        position = position_of(row["prev"], row["cur"], row["last_id"])
+        refuse_restored(server, row["system_identifier"], position)
+        checkpoint = Checkpoint(self.shard, epoch, row["seq"], position, row["high_id"])
+        return Taken(checkpoint, row["old_timeline"])
+
+    async def renew(self) -> None:
+        """Hold it for another while.
+
+        Raises:
+            LeaseLostError: it is another relay's now.
+        """
+        asked = self.clock()
+        if not await self.connection.fetchval(RENEW, DUTY, self.shard, self.epoch, self.seconds):
+            raise LeaseLostError(f"the lease of shard {self.shard} is another relay's now")
+        self._valid_until = asked + self.seconds
+
+    def left_seconds(self) -> float:
+        """Return for how long this relay may still believe itself active, by its own clock."""
+        return self._valid_until - self.clock()
+
+    async def release(self) -> None:
+        """Give it back, so that a standby need not wait."""
+        await self.connection.execute(RELEASE, DUTY, self.shard, self.epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a takeover found. `old_timeline`: the one at the last takeover, None: the first."""
+
+    checkpoint: Checkpoint
+    old_timeline: str | None
+
+
+async def holder(connection: asyncpg.Connection, shard: int) -> str:
+    """Say who holds the lease, for a standby's log."""
+    row = await connection.fetchrow(HOLDER, DUTY, shard)
+    if row is None:
+        return "nobody: there is no lease row, run `relay migrate`"
+    return f"{row['owner']} (for another {row['left']})"

@@ -1,0 +1,106 @@
+"""Hop 2: a page of rows, as columns: what is done to all of them is done a column at a time.
+
+Invariant: pure; rows stand in the order of their ids, and every column has one value for each.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import itemgetter
+from typing import Any
+
+from relay.publish.window import Position
+
+
+@dataclass(slots=True)
+class Page:
+    """Rows of the outbox.
+
+    Attributes:
+        ids: the outbox's own.
+        event_ids: 16 bytes each.
+        keys: the aggregate ids, as UTF-8.
+        payloads: JSON as written, as UTF-8; None until a large one was read.
+        sizes: of payload and headers, in bytes.
+        headers: the row's own headers, a JSON object as UTF-8, or None.
+        created_at: PostgreSQL's binary timestamptz, 8 bytes each.
+        after: the position once all of them are published.
+    """
+
+    ids: Sequence[int]
+    event_ids: Sequence[bytes]
+    keys: Sequence[bytes]
+    event_types: Sequence[str]
+    payloads: list[bytes | None]
+    sizes: Sequence[int]
+    headers: list[bytes | None]
+    traceparents: Sequence[str | None]
+    tracestates: Sequence[str | None]
+    created_at: Sequence[bytes]
+    after: Position
+
+    @classmethod
+    def empty(cls, after: Position) -> Page:
+        """Return a page without rows."""
+        return cls((), (), (), (), [], (), [], (), (), (), after)
+
+    @classmethod
+    def of_records(cls, records: Sequence[Sequence[Any]], after: Position) -> Page:
+        """Turn fetched rows into columns, in the order of ids."""
+        if not records:
+            return cls.empty(after)
+        columns = zip(*sorted(records, key=itemgetter(0)), strict=True)
+        ids, event_ids, keys, types, payloads, sizes, headers, parents, states, times = columns
+        return cls(
+            ids, event_ids, keys, types, list(payloads), sizes, list(headers), parents, states,
+            times, after,
+        )  # fmt: skip
+
+    @property
+    def payload_bytes(self) -> int:
+        """The payloads' bytes together."""
+        return sum(self.sizes)
+
+    def ending_at(self, after: Position) -> Page:
+        """Return the same rows with another position after them."""
+        return replace(self, after=after)
+
+    def first(self, count: int) -> Page:
+        """Return the first `count` rows."""
+        return Page(
+            self.ids[:count],
+            self.event_ids[:count],
+            self.keys[:count],
+            self.event_types[:count],
+            self.payloads[:count],
+            self.sizes[:count],
+            self.headers[:count],
+            self.traceparents[:count],
+            self.tracestates[:count],
+            self.created_at[:count],
+            self.after,
+        )
+
+    def without_payload(self) -> list[int]:
+        """Return the ids of the rows whose payload is still to be read."""
+        return [
+            outbox_id
+            for outbox_id, payload in zip(self.ids, self.payloads, strict=True)
+            if payload is None
+        ]
+
+    def set_payload(self, outbox_id: int, payload: bytes, headers: bytes | None) -> None:
+        """Fill in what was too large to come along."""
+        place = self.ids.index(outbox_id)
+        self.payloads[place] = payload
+        self.headers[place] = headers
+
+
+def cut_to_bytes(sizes: Sequence[int], limit_bytes: int) -> int:
+    """Return how many of the first rows fit into `limit_bytes`; at least one, if there is one."""
+    if not sizes:
+        return 0
+    return max(1, bisect_right(list(accumulate(sizes)), limit_bytes))

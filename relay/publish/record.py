@@ -1,0 +1,232 @@
+"""Hop 2: the wire form of records: CloudEvents 1.0 headers, key and value, in Kafka's batch v2.
+
+Invariant: pure; a record's bytes are the same at every republish but for the epoch and the replay
+id. Nothing here raises for what a row holds: a row's own headers that are not a JSON object of
+strings are left out, and they never replace one of ours.
+
+aiokafka's own builder takes 2.3 us a record with ten headers, this one 0.7 us (benchmarks/drain):
+what a page's records share is encoded once, and columns meet in C.
+
+Source: KIP-98 (record batch v2); CloudEvents 1.0, Kafka protocol binding, binary mode.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import chain, repeat
+from operator import add
+from struct import unpack
+from typing import Final, cast
+
+from relay.publish.page import Page
+
+_EPOCH_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_SECOND: Final = 1_000_000
+# Years 1 to 9999, which is what RFC 3339 can say; a row may hold infinity.
+_EARLIEST: Final = -63_082_281_600
+_LATEST: Final = 252_455_615_999
+_OWN: Final = frozenset({"content-type", "traceparent", "tracestate", "relay_epoch", "replay_id"})
+
+
+def varint(number: int) -> bytes:
+    """Encode a signed number as Kafka does: zigzag, then seven bits a byte."""
+    rest = number << 1 ^ number >> 63
+    encoded = bytearray()
+    while rest > 0x7F:  # noqa: PLR2004 - seven bits a byte
+        encoded.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    encoded.append(rest)
+    return bytes(encoded)
+
+
+class _Varints(dict[int, bytes]):
+    """Varints by number: those up to 16,383 are ready, others are made when asked for."""
+
+    def __missing__(self, number: int) -> bytes:
+        return varint(number)
+
+
+_VARINTS: Final = _Varints({number: varint(number) for number in range(16_384)})
+_varint_of: Final = _VARINTS.__getitem__
+# What stands before a record's key: attributes, timestamp delta (all of a batch are sent at one
+# time), offset delta.
+_PLACES: Final = [b"\0\0" + varint(place) for place in range(16_384)]
+
+
+def _header(name: bytes, value: bytes) -> bytes:
+    return _varint_of(len(name)) + name + _varint_of(len(value)) + value
+
+
+_ID: Final = _varint_of(5) + b"ce_id" + _varint_of(36)
+_SUBJECT: Final = _varint_of(10) + b"ce_subject"
+_TIME: Final = _varint_of(7) + b"ce_time" + _varint_of(27)
+_PARENT: Final = _varint_of(11) + b"traceparent" + _varint_of(55)
+_VARYING: Final = 4
+
+
+class RecordEncoder:
+    """Encodes pages; `epoch` is the relay's tenure, which every record names."""
+
+    def __init__(self, source: str, dataschemas: Mapping[str, str], epoch: int) -> None:
+        self._source = source.encode()
+        self._dataschemas = dataschemas
+        self._epoch = str(epoch).encode()
+        self._constants: dict[tuple[str, bytes | None], tuple[int, bytes]] = {}
+        self._seconds: dict[int, bytes] = {}
+
+    def tails(
+        self,
+        rows: Page,
+        traceparents: Sequence[bytes],
+        tracestates: Sequence[bytes | None],
+        replay_id: bytes | None = None,
+    ) -> list[bytes]:
+        """Encode each row's record from its key to its end; what stands before is its batch's."""
+        keys = rows.keys
+        key_sizes = list(map(_varint_of, map(len, keys)))
+        payloads = cast("Sequence[bytes]", rows.payloads)  # all are read by now
+        pieces = (
+            key_sizes,
+            keys,
+            map(_varint_of, map(len, payloads)),
+            payloads,
+            self._heads(rows, tracestates, replay_id),
+            repeat(_ID),
+            uuid_texts(rows.event_ids),
+            repeat(_SUBJECT),
+            key_sizes,
+            keys,
+            repeat(_TIME),
+            self._times(rows.created_at),
+            repeat(_PARENT),
+            traceparents,
+        )
+        return list(map(b"".join, zip(*pieces, strict=False)))
+
+    def _heads(
+        self, rows: Page, tracestates: Sequence[bytes | None], replay_id: bytes | None
+    ) -> Iterable[bytes]:
+        """Return for each row the number of headers, and those that do not vary."""
+        if any(tracestates) or any(rows.headers):
+            varying = zip(rows.event_types, tracestates, rows.headers, strict=True)
+            return [self._own_head(*row, replay_id) for row in varying]
+        types = rows.event_types
+        if types.count(types[0]) == len(types):
+            return repeat(self._head(types[0], replay_id))
+        return [self._head(event_type, replay_id) for event_type in types]
+
+    def _head(self, event_type: str, replay_id: bytes | None) -> bytes:
+        count, encoded = self._constant(event_type, replay_id)
+        return _varint_of(count + _VARYING) + encoded
+
+    def _own_head(
+        self,
+        event_type: str,
+        tracestate: bytes | None,
+        headers: bytes | None,
+        replay_id: bytes | None,
+    ) -> bytes:
+        count, encoded = self._constant(event_type, replay_id)
+        more = [_header(name, value) for name, value in own_headers(headers)]
+        if tracestate:
+            more.append(_header(b"tracestate", tracestate))
+        return _varint_of(count + len(more) + _VARYING) + b"".join(more) + encoded
+
+    def _constant(self, event_type: str, replay_id: bytes | None) -> tuple[int, bytes]:
+        known = self._constants.get((event_type, replay_id))
+        if known is None:
+            given = {
+                b"ce_specversion": b"1.0",
+                b"ce_type": event_type.encode(),
+                b"ce_source": self._source,
+                b"content-type": b"application/json",
+                b"relay_epoch": self._epoch,
+            }
+            if event_type in self._dataschemas:
+                given[b"ce_dataschema"] = self._dataschemas[event_type].encode()
+            if replay_id is not None:
+                given[b"replay_id"] = replay_id
+            known = len(given), b"".join(_header(*pair) for pair in given.items())
+            if len(self._constants) > 1000:  # noqa: PLR2004 - replays come and go
+                self._constants.clear()
+            self._constants[event_type, replay_id] = known
+        return known
+
+    def _times(self, created_at: Sequence[bytes]) -> list[bytes]:
+        """Write PostgreSQL's binary timestamps as RFC 3339, in microseconds."""
+        seconds = self._seconds
+        if len(seconds) > 10_000:  # noqa: PLR2004 - a backlog of hours
+            seconds.clear()
+        texts = []
+        for second, micro in map(divmod, microseconds(created_at), repeat(_SECOND)):
+            prefix = seconds.get(second)
+            if prefix is None:
+                prefix = seconds[second] = _second_text(second)
+            texts.append(prefix % micro)
+        return texts
+
+
+def microseconds(created_at: Sequence[bytes]) -> tuple[int, ...]:
+    """Return binary timestamptz values as microseconds since 2000-01-01 UTC."""
+    return unpack(f">{len(created_at)}q", b"".join(created_at))
+
+
+def _second_text(second: int) -> bytes:
+    moment = _EPOCH_2000 + timedelta(seconds=min(max(second, _EARLIEST), _LATEST))
+    return moment.strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0").encode() + b".%06dZ"
+
+
+# Where the 32 hexadecimal digits of a UUID stand in its text.
+_DIGIT_PLACES: Final = [place for place in range(36) if place not in (8, 13, 18, 23)]
+
+
+def uuid_texts(values: Sequence[bytes]) -> list[bytes]:
+    """Write 16-byte UUIDs as text, a digit's column at a time."""
+    count = len(values)
+    digits = b"".join(values).hex().encode()
+    text = bytearray(b"-" * (36 * count))
+    for digit, place in enumerate(_DIGIT_PLACES):
+        text[place::36] = digits[digit::32]
+    whole = bytes(text)
+    return [whole[start : start + 36] for start in range(0, 36 * count, 36)]
+
+
+def own_headers(document: bytes | None) -> list[tuple[bytes, bytes]]:
+    """Return the string entries of a row's own headers, without those that are ours to write."""
+    if document is None:
+        return []
+    try:
+        entries = json.loads(document)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(entries, dict):
+        return []
+    return [
+        (name.encode("utf-8", "replace"), value.encode("utf-8", "replace"))
+        for name, value in entries.items()
+        if isinstance(value, str) and not _is_ours(name)
+    ]
+
+
+def _is_ours(name: str) -> bool:
+    lowered = name.lower()
+    return lowered in _OWN or lowered.startswith("ce_")
+
+
+def record_sizes(tails: Sequence[bytes]) -> list[int]:
+    """Return the most that each record can take in a batch, in bytes."""
+    return [size + _RECORD_OVERHEAD for size in map(len, tails)]
+
+
+_RECORD_OVERHEAD: Final = 5 + 2 + 3  # its length, attributes and timestamp delta, its place
+
+
+def records_of(tails: Sequence[bytes]) -> bytes:
+    """Join a batch's records: each with its length and its place before its tail."""
+    places = (
+        _PLACES if len(tails) <= len(_PLACES) else [b"\0\0" + varint(n) for n in range(len(tails))]
+    )
+    sizes = map(add, map(len, tails), map(len, places))
+    return b"".join(chain.from_iterable(zip(map(_varint_of, sizes), places, tails, strict=False)))
