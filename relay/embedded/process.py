@@ -31,6 +31,7 @@ class Order:
     """What to start, and how to end it.
 
     Attributes:
+        command: its last argument is a path that no other server has.
         folder: the server's own folder; removed if the parent dies and the server is owned.
         account: user and group id to run as, None for this process's own.
         stop_signal: asks the server to end; after `stop_seconds` it is killed.
@@ -209,6 +210,22 @@ def find(identity: Identity, order: Order) -> ServerProcess | None:
     except psutil.NoSuchProcess:
         return None
     return found if same and found.is_running() else None
+
+
+def users_of(order: Order) -> list[ServerProcess]:
+    """Return the processes that were started by an equal order, whoever started them.
+
+    The last argument of an order's command is a path that no other server has; the program's name
+    tells a server from an editor that has the same path open.
+    """
+    program, mark = Path(order.command[0]).name, order.command[-1]
+    return [
+        ServerProcess(process, order, None)
+        for process in psutil.process_iter(["cmdline"])
+        if (line := process.info["cmdline"])
+        and (Path(line[0]).name, line[-1]) == (program, mark)
+        and _lives(process)
+    ]
 
 
 def plain_environment(**extra: str) -> dict[str, str]:

@@ -77,6 +77,7 @@ class EmbeddedServer(ABC):
         if self.is_running():
             return
         prepare(self.folder)
+        self.end_strays()
         self._install()
         for attempt in range(_PORT_ATTEMPTS):
             self._choose_port(attempt)
@@ -114,6 +115,19 @@ class EmbeddedServer(ABC):
         self._port = port
         self._process = process.find(identity, self._order())
         return self._process is not None
+
+    def end_strays(self) -> bool:
+        """Stop servers that use this folder and that nobody remembers; return whether one did.
+
+        There is one if whoever started it died before it could write down that it had.
+        """
+        if not self.log.exists():
+            return False
+        mine = self._process.pid if self._process else None
+        strays = [stray for stray in process.users_of(self._order()) if stray.pid != mine]
+        for stray in strays:
+            stray.stop()
+        return bool(strays)
 
     def _running(self) -> ServerProcess:
         if self._process is None:
