@@ -165,8 +165,12 @@ CREATE TABLE relay.quarantine (
     resolved_why   text
 );
 CREATE UNIQUE INDEX quarantine_outbox_row ON relay.quarantine (outbox_id) WHERE kind = 'event';
+-- With the bytes: a topic that is made anew has other records at the same offsets.
 CREATE UNIQUE INDEX quarantine_record
-    ON relay.quarantine (consumer_group, topic, partition, record_offset) WHERE kind = 'return';
+    ON relay.quarantine (consumer_group, topic, partition, record_offset,
+                         md5(coalesce(record_value, ''))) WHERE kind = 'return';
+CREATE INDEX quarantine_to_release ON relay.quarantine (consumer_group, quarantine_id)
+    WHERE kind = 'return' AND state = 'release_requested';
 CREATE INDEX quarantine_open ON relay.quarantine (aggregate_id, outbox_id)
     WHERE state IN ('held', 'release_requested');
 CREATE INDEX quarantine_aggregate ON relay.quarantine (aggregate_id);
@@ -228,8 +232,9 @@ CREATE UNIQUE INDEX offset_gap_not_readable
     ON relay.offset_gap (consumer_group, topic, partition, from_offset)
     WHERE reason = 'not_readable';
 
--- Returns of orders that somebody else holds a lock on, retried in offset order.
+-- Returns of orders that somebody else holds a lock on, retried in the order they came.
 CREATE TABLE relay.pending_return (
+    pending_id     bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     consumer_group text        NOT NULL,
     topic          text        NOT NULL,
     partition      int         NOT NULL,
@@ -237,13 +242,14 @@ CREATE TABLE relay.pending_return (
     aggregate_id   text        NOT NULL,
     record_key     bytea,
     record_value   bytea,
-    record_headers jsonb,
+    record_headers jsonb,                              -- [[name, base64], ...]
     recorded_at    timestamptz NOT NULL,
     attempts       int         NOT NULL DEFAULT 0,
     pending_since  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    retry_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (consumer_group, topic, partition, record_offset)
+    retry_at       timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+CREATE INDEX pending_return_partition
+    ON relay.pending_return (consumer_group, topic, partition, pending_id);
 CREATE INDEX pending_return_aggregate ON relay.pending_return (aggregate_id);
 
 -- ------------------------------------------------------- recorded as it happens, for the diagnosis
