@@ -42,15 +42,17 @@ def text(value: str, limit: int = DEFAULT_VALUE_LENGTH_LIMIT) -> bytes:
 
 
 def valid_text(value: bytes, limit: int) -> bytes:
-    """Cut to `limit` bytes; what is not UTF-8 then (half a character, foreign bytes) is mended."""
-    cut = value[:limit]
-    if len(cut) < len(value):
-        cut = _without_torn_end(cut)
+    """Cut to `limit` bytes; what is not UTF-8 then (foreign bytes) becomes U+FFFD."""
+    cut = _cut(value, limit)
     try:
         cut.decode("utf-8")
     except UnicodeDecodeError:
-        return cut.decode("utf-8", "replace").encode("utf-8")
+        return _cut(cut.decode("utf-8", "replace").encode("utf-8"), limit)
     return cut
+
+
+def _cut(value: bytes, limit: int) -> bytes:
+    return value if len(value) <= limit else _without_torn_end(value[:limit])
 
 
 def _without_torn_end(cut: bytes) -> bytes:
