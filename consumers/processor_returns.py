@@ -9,10 +9,10 @@ another `returned_at` would be a lie. A `duplicate` is the same record twice, id
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
-from uuid import uuid4
 
 import orjson
 
@@ -22,7 +22,7 @@ from consumers.processor_options import Corruption
 
 Headers = list[tuple[str, bytes]]
 
-EVENT_TYPE: Final = "order.returned"
+EVENT_TYPE: Final = b"order.returned"
 _SCHEMA: Final = b"https://outbox-relay.dev/schemas/events/order.returned.json"
 _BREAKS: Final[tuple[Corruption, ...]] = ("truncated", "not_json", "no_status", "unknown_status")
 
@@ -37,7 +37,7 @@ class Return:
     identity: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Maker:
     """Makes the returns of one batch of events, all decided at the same moment.
 
@@ -48,6 +48,17 @@ class Maker:
 
     source: bytes
     returned_at: str
+    _common: Headers = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._common = [
+            ("ce_specversion", b"1.0"),
+            ("ce_source", self.source),
+            ("ce_type", EVENT_TYPE),
+            ("ce_time", self.returned_at.encode()),
+            ("ce_dataschema", _SCHEMA),
+            ("content-type", b"application/json"),
+        ]
 
     def make(
         self, event: Event, answer: Answer, traceparent: bytes | None, identity: bytes | None
@@ -65,19 +76,19 @@ class Maker:
         return Return(event.key, orjson.dumps(value), headers, identity)
 
     def _headers(self, event: Event) -> Headers:
-        headers = [
-            ("ce_specversion", b"1.0"),
-            ("ce_id", str(uuid4()).encode()),
-            ("ce_source", self.source),
-            ("ce_type", b"order.returned"),
-            ("ce_subject", event.key),
-            ("ce_time", self.returned_at.encode()),
-            ("ce_dataschema", _SCHEMA),
-            ("content-type", b"application/json"),
-        ]
+        headers = [*self._common, ("ce_id", new_id()), ("ce_subject", event.key)]
         if event.event_id is not None:
             headers.append(("ce_causationid", event.event_id.encode()))
         return headers
+
+
+def new_id() -> bytes:
+    """Make a UUID of version 4 as text; `uuid.uuid4` takes five times as long."""
+    text = os.urandom(16).hex()
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}".encode(
+        "ascii"
+    )
 
 
 def answers_with(faults: Sequence[Fault], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:

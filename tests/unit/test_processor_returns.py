@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
+from uuid import RFC_4122, UUID
 
 import orjson
 import pytest
@@ -12,7 +13,7 @@ from consumers.processor_decision import Answer, Event, decide, read_event
 from consumers.processor_delay import HeldBack
 from consumers.processor_journal import FaultJournal, FaultLine
 from consumers.processor_options import FaultOptions, ProcessorOptions
-from consumers.processor_returns import Maker, Return, corrupted
+from consumers.processor_returns import Maker, Return, corrupted, new_id
 from consumers.processor_work import Page, Worker
 
 NOW = "2026-01-31T12:34:57.001002+00:00"
@@ -243,3 +244,9 @@ def test_held_back_returns_stay_until_they_are_sent() -> None:
     assert held.everything() == [two]
     held.sent(1)
     assert held.wait_seconds(0.0, at_most=5.0) == 5.0
+
+
+def test_ids_are_uuids_of_version_4() -> None:
+    made = [UUID(new_id().decode()) for _ in range(100)]
+    assert {(one.version, one.variant) for one in made} == {(4, RFC_4122)}
+    assert len(set(made)) == 100
