@@ -119,8 +119,12 @@ def _resume(pid: int) -> None:
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # the last server of a cluster removes their common folder
-        folder.parent.rmdir()
+    # The last server of a run removes what holds them all: a folder with nothing but its lock.
+    owner = folder.parent / "owner.lock"
+    with contextlib.suppress(OSError):
+        if list(folder.parent.iterdir()) == [owner]:
+            owner.unlink()
+            folder.parent.rmdir()
 
 
 if __name__ == "__main__":
