@@ -66,13 +66,23 @@ def partition_day(name: str) -> date | None:
         return None
 
 
-def plan(names: Iterable[str], today: date, *, days_ahead: int, keep_days: int) -> PartitionPlan:
+def plan(
+    names: Iterable[str],
+    today: date,
+    *,
+    days_ahead: int,
+    keep_days: int,
+    default_is_large: bool = False,
+) -> PartitionPlan:
     """Return what to create (today and `days_ahead`, nearest first) and to drop (oldest first).
 
-    A partition is dropped when its last row is older than `keep_days` days: days are UTC.
+    A partition is dropped when its last row is older than `keep_days` days: days are UTC. Making one
+    reads all of DEFAULT while orders wait: as long as that is large, only tomorrow's is made, so
+    that DEFAULT gets no more rows and can be emptied in peace.
     """
     days = {day for name in names if (day := partition_day(name)) is not None}
-    wanted = [today + timedelta(days=ahead) for ahead in range(days_ahead + 1)]
+    ahead = (1,) if default_is_large else range(days_ahead + 1)
+    wanted = [today + timedelta(days=count) for count in ahead]
     oldest = today - timedelta(days=keep_days)
     return PartitionPlan(
         create=tuple(day for day in wanted if day not in days),
@@ -85,6 +95,7 @@ SELECT relname FROM pg_catalog.pg_inherits JOIN pg_catalog.pg_class ON oid = inh
  WHERE inhparent = 'relay.outbox'::regclass
 """
 _TODAY = "SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date"
+_DEFAULT_IS_LARGE = "SELECT relay.default_is_large()"
 
 
 async def keep_partitions(
@@ -100,7 +111,13 @@ async def keep_partitions(
     """
     names = [row["relname"] for row in await connection.fetch(_PARTITIONS)]
     today = await connection.fetchval(_TODAY)
-    due = plan(names, today, days_ahead=days_ahead, keep_days=keep_days)
+    due = plan(
+        names,
+        today,
+        days_ahead=days_ahead,
+        keep_days=keep_days,
+        default_is_large=await connection.fetchval(_DEFAULT_IS_LARGE),
+    )
     report = PartitionReport()
     step = _Step(connection, report, attempts)
     for day in due.create:
@@ -168,7 +185,6 @@ async def _create(step: _Step, day: date) -> None:
         step.report.created.append(day)
 
 
-_DEFAULT_HAS_ROWS = "SELECT EXISTS (SELECT FROM relay.outbox_default)"
 _EMPTY_DEFAULT = "CALL relay.empty_default()"
 
 

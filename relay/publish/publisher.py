@@ -1,94 +1,129 @@
 """Hop 2: hands batches to Kafka, one unacknowledged batch per partition.
 
-Invariant: a partition's next batch is handed over only after the broker acknowledged the one before
-it, and after any failure nothing that was queued leaves: the producer is thrown away and whoever
-uses this starts again at the checkpoint. Records of one order are therefore never reordered among
-their first occurrences; a failure can only repeat some.
+Invariant: a partition's next batch is sent only after the broker acknowledged the one before it,
+and after a failure nothing that was queued leaves: this publisher is done, and whoever uses it
+starts again at the checkpoint with a new producer id. Records of one order are therefore never reordered
+among their first occurrences; a failure can only repeat some.
+
+A batch's retry is the same bytes with the same sequence, which the broker knows again. What may be
+retried is decided here and not by aiokafka's own producer: that one keeps queued batches it sends
+after a failure, and numbers a batch before it knows that it can be sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from struct import Struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aiokafka import AIOKafkaProducer
+import structlog
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
+    DuplicateSequenceNumber,
     KafkaError,
     MessageSizeTooLargeError,
+    NoError,
     RecordListTooLargeError,
+    UnknownTopicOrPartitionError,
+    for_code,
 )
+from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.util import calc_crc32c
+from aiokafka.structs import TopicPartition
 
+from relay.publish import wire
 from relay.publish.batch import Batch
 from relay.publish.checkpoint import Delivery
 from relay.publish.errors import ProducerBrokenError, RecordRefusedError
 
+_LOG: Final = structlog.get_logger("relay.publish")
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
-# Batch header v2: base offset, length, leader epoch, magic | crc | attributes, last offset delta,
-# first and last timestamp, producer id and epoch, sequence, count.
-_BEFORE_CRC: Final = Struct(">qiib")
-_CRC: Final = Struct(">I")
-_AFTER_CRC: Final = Struct(">hiqqqhii")
-_LENGTH_OFFSET: Final = 12
+_RETRY_SECONDS: Final = 0.1
+_LARGEST_SEQUENCE: Final = 2**31 - 1
+_TRANSACTION_TIMEOUT_MS: Final = 60_000
 
 
+@dataclass(frozen=True, slots=True)
 class EncodedBatch:
-    """A batch whose records are encoded already, in the shape that aiokafka's sender asks for."""
+    """A batch's records as they are sent. `codec`: Kafka's number of the compression."""
 
-    def __init__(self, records: bytes, count: int, timestamp_ms: int) -> None:
-        self._records = records
-        self._count = count
-        self._timestamp_ms = timestamp_ms
-        self._buffer = b""
-
-    def record_count(self) -> int:
-        """Say how many records are in it."""
-        return self._count
-
-    def closed(self) -> bool:
-        """Nothing is added any more: no linger."""
-        return True
-
-    def close(self) -> None:
-        """Nothing to do: see `closed`."""
-
-    def _set_producer_state(self, producer_id: int, epoch: int, sequence: int) -> None:
-        """Finish the batch; called once, before its first attempt, so that a retry is the same."""
-        after = _AFTER_CRC.pack(
-            0, self._count - 1, self._timestamp_ms, self._timestamp_ms,
-            producer_id, epoch, sequence, self._count,
-        )  # fmt: skip
-        body = after + self._records
-        length = len(body) + _CRC.size + _BEFORE_CRC.size - _LENGTH_OFFSET
-        self._buffer = b"".join(
-            (_BEFORE_CRC.pack(0, length, -1, 2), _CRC.pack(calc_crc32c(body)), body)
-        )
-        self._records = b""
-
-    def _build(self) -> bytes:
-        return self._buffer
+    records: bytes
+    count: int
+    timestamp_ms: int
+    codec: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Outgoing:
+    """A batch on its way; `start` and `checked` are made when it is sent for the first time."""
+
+    batch: Batch
+    encoded: EncodedBatch
+    future: asyncio.Future[Delivery]
+    start: bytes = b""
+    checked: bytes = b""
+    give_up_at: float = 0.0
+
+
+_Key = tuple[str, int]
+
+
+@dataclass(slots=True)
 class Publisher:
-    """A started idempotent producer and the queues before it."""
+    """An idempotent producer and the queues before it.
 
-    def __init__(self, producer: AIOKafkaProducer, ack_timeout_seconds: float) -> None:
-        self._producer = producer
-        self._ack_timeout_seconds = ack_timeout_seconds
-        self._queues: dict[
-            tuple[str, int], deque[tuple[Batch, EncodedBatch, asyncio.Future[Delivery]]]
-        ]
-        self._queues = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._broken: ProducerBrokenError | None = None
+    Attributes:
+        client: aiokafka's, not started yet.
+        request_timeout_seconds: for the broker to answer one request.
+        ack_timeout_seconds: for a batch, retries included; then this publisher is done.
+        troubled: told of each error that is retried, and with None of the first success after.
+    """
+
+    client: AIOKafkaClient
+    request_timeout_seconds: float
+    ack_timeout_seconds: float
+    troubled: Callable[[BaseException | None], None] = lambda _error: None
+    _producer_id: int = -1
+    _producer_epoch: int = -1
+    _sequences: dict[_Key, int] = field(default_factory=dict)
+    _queues: dict[_Key, deque[_Outgoing]] = field(default_factory=dict)
+    _ready: list[_Outgoing] = field(default_factory=list)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _broken: ProducerBrokenError | None = None
+    _in_trouble: bool = False
+
+    async def start(self) -> None:
+        """Find the cluster and get a producer id.
+
+        Raises:
+            KafkaError, OSError, TimeoutError: no broker, or it refuses; `close` it all the same.
+        """
+        async with asyncio.timeout(self.request_timeout_seconds):
+            await self.client.bootstrap()
+            answer = await self.client.send(
+                self.client.get_random_node(),
+                InitProducerIdRequest(
+                    transactional_id=None, transaction_timeout_ms=_TRANSACTION_TIMEOUT_MS
+                ),
+            )
+        error = for_code(answer.error_code)
+        if error is not NoError:
+            raise error("no producer id")
+        self._producer_id, self._producer_epoch = answer.producer_id, answer.producer_epoch
 
     async def partition_count(self, topic: str) -> int:
-        """Return how many partitions a topic has."""
-        known = self._producer.client.cluster.partitions_for_topic(topic)
+        """Return how many partitions a topic has.
+
+        Raises:
+            UnknownTopicOrPartitionError: there is no such topic.
+            TopicAuthorizationFailedError: it may not be seen.
+        """
+        known = self.client.cluster.partitions_for_topic(topic)
         if known is None:
-            known = await self._producer.partitions_for(topic)
+            known = await self.client._wait_on_metadata(topic)  # noqa: SLF001 - as its producer
         return len(known)
 
     def hand_over(self, batch: Batch, encoded: EncodedBatch) -> asyncio.Future[Delivery]:
@@ -100,77 +135,153 @@ class Publisher:
         if self._broken is not None:
             future.set_exception(self._broken)
             return future
+        outgoing = _Outgoing(batch, encoded, future)
         key = (batch.topic, batch.partition)
         queue = self._queues.get(key)
-        if queue is not None:
-            queue.append((batch, encoded, future))
-            return future
-        self._queues[key] = deque([(batch, encoded, future)])
-        task = asyncio.create_task(self._send_queue(key))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if queue is None:
+            self._queues[key] = deque((outgoing,))
+            self._send_soon(outgoing)
+        else:
+            queue.append(outgoing)
         return future
 
-    async def _send_queue(self, key: tuple[str, int]) -> None:
-        """Send a partition's batches one after the other until there are no more."""
-        queue = self._queues[key]
-        while queue and self._broken is None:
-            batch, encoded, future = queue[0]
-            try:
-                offset = await self._send(batch, encoded)
-            except ProducerBrokenError as error:
-                self._break(error)
-                return
-            queue.popleft()
-            if not future.done():
-                future.set_result(Delivery(batch.topic, batch.partition, offset, batch.outbox_ids))
-        del self._queues[key]
+    def _send_soon(self, outgoing: _Outgoing) -> None:
+        """Send it with whatever else is ready in this turn of the loop, in one request a broker."""
+        if self._broken is not None:
+            return
+        if not self._ready:
+            asyncio.get_running_loop().call_soon(self._send_ready)
+        self._ready.append(outgoing)
 
-    async def _send(self, batch: Batch, encoded: EncodedBatch) -> int | None:
+    def _send_ready(self) -> None:
+        ready, self._ready = self._ready, []
+        by_leader: dict[int, list[_Outgoing]] = {}
+        for outgoing in ready:
+            place = TopicPartition(outgoing.batch.topic, outgoing.batch.partition)
+            leader = self.client.cluster.leader_for_partition(place)
+            if leader is None or leader < 0:
+                self._retry(outgoing, UnknownTopicOrPartitionError(f"{place} has no leader"))
+            else:
+                by_leader.setdefault(leader, []).append(outgoing)
+        for leader, group in by_leader.items():
+            task = asyncio.create_task(self._produce(leader, group))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _produce(self, leader: int, group: list[_Outgoing]) -> None:
+        if self._broken is not None:
+            return
+        topics: dict[str, list[tuple[int, bytes, bytes]]] = {}
+        for one in group:
+            self._finish(one)
+            topics.setdefault(one.batch.topic, []).append(
+                (one.batch.partition, one.start, one.checked)
+            )
+        body = wire.produce_body(topics, int(self.request_timeout_seconds * 1000))
         try:
-            async with asyncio.timeout(self._ack_timeout_seconds):
-                acknowledged = await self._producer.send_batch(
-                    encoded, batch.topic, partition=batch.partition
+            answers: wire.Answers = await self.client.send(leader, wire.ProduceRequest(body))
+        except (KafkaError, OSError, TimeoutError) as error:
+            for one in group:
+                self._retry(one, error)
+            return
+        except ValueError as error:
+            self._break(ProducerBrokenError(str(error)))
+            return
+        for one in group:
+            self._answered(one, *answers.get((one.batch.topic, one.batch.partition), (-1, -1)))
+
+    def _finish(self, outgoing: _Outgoing) -> None:
+        """Number the batch and close it, once."""
+        if outgoing.start:
+            return
+        batch, encoded = outgoing.batch, outgoing.encoded
+        sequence = self._sequences.get((batch.topic, batch.partition), 0)
+        outgoing.checked = wire.checked_part(
+            encoded.records,
+            encoded.count,
+            encoded.timestamp_ms,
+            encoded.codec,
+            (self._producer_id, self._producer_epoch, sequence),
+        )
+        outgoing.start = wire.batch_start(outgoing.checked, calc_crc32c(outgoing.checked))
+        outgoing.give_up_at = time.monotonic() + self.ack_timeout_seconds
+
+    def _answered(self, outgoing: _Outgoing, code: int, offset: int) -> None:
+        error = for_code(code)
+        if error is NoError or error is DuplicateSequenceNumber:
+            self._acknowledged(outgoing, offset if error is NoError and offset >= 0 else None)
+        elif error in _TOO_LARGE:
+            batch = outgoing.batch
+            ids = tuple(batch.outbox_ids)
+            self._break(RecordRefusedError(batch.topic, ids, batch.size_bytes))
+        elif error.retriable:
+            self._retry(outgoing, error())
+        else:
+            where = f"{outgoing.batch.topic}-{outgoing.batch.partition}"
+            self._break(ProducerBrokenError(f"{where}: {error.__name__}: {error.description}"))
+
+    def _acknowledged(self, outgoing: _Outgoing, offset: int | None) -> None:
+        batch = outgoing.batch
+        key = (batch.topic, batch.partition)
+        after = self._sequences.get(key, 0) + outgoing.encoded.count
+        # Java's int arithmetic: after the largest comes 0.
+        self._sequences[key] = after - _LARGEST_SEQUENCE - 1 if after > _LARGEST_SEQUENCE else after
+        queue = self._queues[key]
+        queue.popleft()
+        if queue:
+            self._send_soon(queue[0])
+        else:
+            del self._queues[key]
+        if not outgoing.future.done():
+            outgoing.future.set_result(
+                Delivery(batch.topic, batch.partition, offset, batch.outbox_ids)
+            )
+        if self._in_trouble:
+            self._in_trouble = False
+            self.troubled(None)
+
+    def _retry(self, outgoing: _Outgoing, error: BaseException) -> None:
+        """Send the same bytes again a little later, unless that went on for too long."""
+        if self._broken is not None:
+            return
+        batch = outgoing.batch
+        now = time.monotonic()
+        if outgoing.give_up_at and now > outgoing.give_up_at:
+            self._break(
+                ProducerBrokenError(
+                    f"no acknowledgement from {batch.topic}-{batch.partition} within"
+                    f" {self.ack_timeout_seconds:g} s; the last error: {error!r}"
                 )
-                metadata = await acknowledged
-        except _TOO_LARGE as error:
-            raise RecordRefusedError(
-                batch.topic, tuple(batch.outbox_ids), batch.size_bytes
-            ) from error
-        except TimeoutError as error:
-            raise ProducerBrokenError(
-                f"no acknowledgement from {batch.topic}-{batch.partition}"
-                f" within {self._ack_timeout_seconds:g} s"
-            ) from error
-        except (KafkaError, OSError, AssertionError) as error:
-            raise ProducerBrokenError(f"{batch.topic}-{batch.partition}: {error!r}") from error
-        # -1: the broker knew the batch (a retry) and no longer knows where it put it.
-        return metadata.offset if metadata.offset >= 0 else None
+            )
+            return
+        outgoing.give_up_at = outgoing.give_up_at or now + self.ack_timeout_seconds
+        self._in_trouble = True
+        self.troubled(error)
+        self.client.force_metadata_update()
+        asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._send_soon, outgoing)
 
     def _break(self, error: ProducerBrokenError) -> None:
+        if self._broken is not None:
+            return
         self._broken = error
-        for queue in self._queues.values():
-            for _batch, _encoded, future in queue:
-                if not future.done():
-                    future.set_exception(error)
+        for outgoing in _all(self._queues.values()):
+            if not outgoing.future.done():
+                outgoing.future.set_exception(error)
         self._queues.clear()
+        self._ready.clear()
 
     async def close(self, deadline_seconds: float) -> None:
-        """Stop within the deadline; what has no acknowledgement by then has none."""
+        """Stop; what has no acknowledgement by now has none. Its connections close in time."""
         self._break(ProducerBrokenError("the producer is being closed"))
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await stop_producer(self._producer, deadline_seconds)
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                await self.client.close()
+        except (TimeoutError, KafkaError, OSError) as error:
+            _LOG.debug("client_not_closed", error=repr(error))
 
 
-async def stop_producer(producer: Any, deadline_seconds: float) -> None:
-    """Stop an aiokafka producer; with the broker down its own `stop()` may take 20 s and more."""
-    try:
-        async with asyncio.timeout(deadline_seconds):
-            await producer.stop()
-    except (TimeoutError, KafkaError, OSError):
-        sender = producer._sender.sender_task  # noqa: SLF001 - nothing public ends it
-        if sender is not None:
-            sender.cancel()
-        await producer.client.close()
+def _all(queues: Iterable[Iterable[_Outgoing]]) -> Iterable[Any]:
+    return [outgoing for queue in queues for outgoing in queue]

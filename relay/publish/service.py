@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import asyncpg
 import structlog
-from aiokafka import AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from relay.publish.batch import Limit
@@ -33,7 +33,7 @@ from relay.publish.lease import WRITER_NAME, Lease, Taken, holder
 from relay.publish.options import PublishOptions
 from relay.publish.parking import parked_orders
 from relay.publish.pipeline import Pipeline, Progress
-from relay.publish.publisher import Publisher, stop_producer
+from relay.publish.publisher import Publisher
 from relay.publish.record import RecordEncoder
 from relay.publish.server import ServerState, refuse_two_servers, server_state
 from relay.publish.spans import SendSpans
@@ -203,10 +203,9 @@ class RelayService:
 
     async def _active(self, lease: Lease, taken: Taken, connections: _Connections) -> bool:
         """Publish from the checkpoint; False: the producer broke, begin again at the checkpoint."""
-        producer = await self._producer(lease)
-        if producer is None:
+        publisher = await self._publisher(lease)
+        if publisher is None:
             return True
-        publisher = Publisher(producer, self.options.request_timeout_seconds + 1)
         try:
             pipeline = await self._pipeline(lease, taken, connections, publisher)
             self.state, self.waiting_for = "active", None
@@ -260,32 +259,36 @@ class RelayService:
             self.test_point,
         )
 
-    async def _producer(self, lease: Lease) -> AIOKafkaProducer | None:
+    async def _publisher(self, lease: Lease) -> Publisher | None:
         """Start a producer, for as long as it takes; None: asked to stop meanwhile."""
         backoff, attempt = Backoff(0.1, 5.0), 0
+        timeout_seconds = self.options.request_timeout_seconds
         while not self.stop.is_set():
-            compression = self.options.compression
-            producer = AIOKafkaProducer(
+            client = AIOKafkaClient(
                 **self.kafka.client_options("relay"),
-                acks="all",
-                enable_idempotence=True,
-                linger_ms=0,
-                compression_type=None if compression == "none" else compression,
-                request_timeout_ms=int(self.options.request_timeout_seconds * 1000),
+                request_timeout_ms=int(timeout_seconds * 1000),
             )
+            publisher = Publisher(client, timeout_seconds, 2 * timeout_seconds, self._troubled)
             try:
-                async with asyncio.timeout(self.options.request_timeout_seconds):
-                    await producer.start()
+                await publisher.start()
             except (KafkaError, OSError, TimeoutError) as error:
                 self._lost("broker", error)
-                await stop_producer(producer, 1.0)
+                await publisher.close(_CLOSE_SECONDS)
                 await self._pause(backoff.delay_seconds(attempt))
                 await lease.renew()
                 attempt += 1
             else:
                 self._back("broker")
-                return producer
+                return publisher
         return None
+
+    def _troubled(self, error: BaseException | None) -> None:
+        """Note that the broker does not take a batch, or that it does again."""
+        if error is None:
+            self._back("broker")
+            self.state, self.waiting_for = "active", None
+        else:
+            self._lost("broker", error)
 
 
 async def run_relay(  # noqa: PLR0917 - the contract with whoever wires it
