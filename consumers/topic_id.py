@@ -9,6 +9,7 @@ version is spelled out here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, ClassVar
 from uuid import UUID
@@ -105,33 +106,84 @@ class _MetadataRequestV10(RequestStruct):  # type: ignore[misc]
 class _MetadataRequest(Request[_MetadataRequestV10]):  # type: ignore[misc]
     API_KEY: ClassVar[int] = 3
 
-    def __init__(self, topics: Sequence[str]) -> None:
+    def __init__(self, topics: Sequence[str], *, with_operations: bool = False) -> None:
         self._topics = topics
+        self._with_operations = with_operations
 
     def build(self, request_struct_class: type[_MetadataRequestV10]) -> _MetadataRequestV10:
         asked: list[tuple[UUID, str, dict[int, bytes]]] = [
             (UUID(int=0), topic, {}) for topic in self._topics
         ]
         no = False
-        return request_struct_class(asked, no, no, no, {})
+        return request_struct_class(asked, no, no, self._with_operations, {})
 
 
-async def topic_ids(client: Any, topics: Sequence[str]) -> Mapping[str, str | None]:
-    """Ask any broker for the ids of these topics.
+@dataclass(frozen=True, slots=True)
+class TopicPartitionState:
+    """Who leads a partition, and how many brokers have all of it."""
+
+    partition: int
+    leader: int
+    replicas: int
+    in_sync: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicDescription:
+    """What a broker says of a topic.
+
+    Attributes:
+        error_code: Kafka's; 0: all is well, 3: there is none, 29: not permitted to see it.
+        operations: what whoever asks may do with it (Kafka's AclOperation codes).
+    """
+
+    topic: str
+    error_code: int
+    topic_id: str | None
+    partitions: tuple[TopicPartitionState, ...]
+    operations: frozenset[int]
+
+
+async def describe_topics(
+    client: Any, topics: Sequence[str], *, with_operations: bool = False
+) -> Mapping[str, TopicDescription]:
+    """Ask any broker for these topics.
 
     Args:
         client: a started `aiokafka.client.AIOKafkaClient`.
-        topics: their names; those that do not exist have None.
+        topics: their names.
+        with_operations: also what we may do with each.
+
+    Raises:
+        KafkaError: no broker answers, or it is older than 2.8 (IncompatibleBrokerVersion).
+    """
+    request = _MetadataRequest(topics, with_operations=with_operations)
+    answer = await client.send(client.get_random_node(), request)
+    return {row[1]: _description(row) for row in answer.topics}
+
+
+def _description(row: Any) -> TopicDescription:
+    error_code, topic, topic_id, _internal, partitions, operations, _tags = row
+    return TopicDescription(
+        topic,
+        error_code,
+        str(topic_id) if topic_id.int else None,
+        tuple(TopicPartitionState(p[1], p[2], len(p[4]), len(p[5])) for p in sorted(partitions)),
+        frozenset(bit for bit in range(32) if operations >> bit & 1)
+        if operations > 0
+        else frozenset(),
+    )
+
+
+async def topic_ids(client: Any, topics: Sequence[str]) -> Mapping[str, str | None]:
+    """Ask any broker for the ids of these topics; those that do not exist have None.
 
     Raises:
         KafkaError: no broker answers.
     """
     ids: dict[str, str | None] = dict.fromkeys(topics)
     try:
-        answer = await client.send(client.get_random_node(), _MetadataRequest(topics))
+        described = await describe_topics(client, topics)
     except (IncompatibleBrokerVersion, NotImplementedError):
         return ids
-    for error_code, topic, topic_id, *_ in answer.topics:
-        if not error_code and topic_id.int:
-            ids[topic] = str(topic_id)
-    return ids
+    return ids | {name: d.topic_id for name, d in described.items() if not d.error_code}
