@@ -76,9 +76,9 @@ def plan(
 ) -> PartitionPlan:
     """Return what to create (today and `days_ahead`, nearest first) and to drop (oldest first).
 
-    A partition is dropped when its last row is older than `keep_days` days: days are UTC. Making one
-    reads all of DEFAULT while orders wait: as long as that is large, only tomorrow's is made, so
-    that DEFAULT gets no more rows and can be emptied in peace.
+    A partition is dropped when its last row is older than `keep_days` days: days are UTC. Making
+    one reads all of DEFAULT while orders wait: as long as that is large, only tomorrow's is made,
+    so that DEFAULT gets no more rows and can be emptied in peace.
     """
     days = {day for name in names if (day := partition_day(name)) is not None}
     ahead = (1,) if default_is_large else range(days_ahead + 1)

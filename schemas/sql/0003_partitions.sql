@@ -22,8 +22,25 @@ BEGIN
     RETURN moved;
 END $$;
 
+-- Whether DEFAULT has grown so large (the relay was away for weeks) that reading it takes longer than
+-- an order may wait: about 60,000 rows.
+CREATE FUNCTION relay.default_is_large() RETURNS boolean LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT pg_relation_size('relay.outbox_default') > 32 * 1024 * 1024 $$;
+
+-- Whether today's orders go to a partition of their own, and not to DEFAULT.
+CREATE FUNCTION relay.today_has_partition() RETURNS boolean LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT to_regclass('relay.outbox_p' || to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYYMMDD'))
+           IS NOT NULL
+$$;
+
 -- Makes a day's partition; returns how many rows it took over from DEFAULT, NULL: it was there.
--- ATTACH locks DEFAULT (and scans it), not the other partitions: an order's INSERT goes on.
+-- ATTACH reads all of DEFAULT and locks it, and an INSERT that was routed to DEFAULT, and waits for it,
+-- then fails: its row no longer belongs there (seen: four of four writers). So the parent is locked
+-- first: whoever waits there has not been routed yet. Only when DEFAULT is large, and quiet because
+-- the day is over and today has its partition, is the parent left unlocked: no order waits then.
 CREATE FUNCTION relay.create_partition(day date)
 RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -34,12 +51,14 @@ DECLARE
     name    text := 'outbox_p' || to_char(day, 'YYYYMMDD');
     from_at timestamptz := day::timestamptz;
     to_at   timestamptz := (day + 1)::timestamptz;
+    quiet   boolean := to_at < clock_timestamp() - interval '5 minutes'
+                       AND relay.today_has_partition();
     moved   bigint;
 BEGIN
     IF to_regclass('relay.' || name) IS NOT NULL THEN
         RETURN NULL;
     END IF;
-    -- One maintainer at a time; what ATTACH takes on the parent anyway, and before DEFAULT's lock.
+    -- One maintainer at a time.
     LOCK TABLE ONLY relay.outbox IN SHARE UPDATE EXCLUSIVE MODE;
     IF to_regclass('relay.' || name) IS NOT NULL THEN
         RETURN NULL;
@@ -49,10 +68,10 @@ BEGIN
                         INCLUDING INDEXES INCLUDING STORAGE INCLUDING STATISTICS,
                         CONSTRAINT its_day CHECK (created_at >= %L AND created_at < %L))',
                    name, from_at, to_at);
+    -- What is there already, before orders have to wait; then what came meanwhile.
     moved := relay.move_out_of_default(name, from_at, to_at);
-    IF moved > 0 THEN
-        -- The rows that came meanwhile, while nobody can add another.
-        LOCK TABLE ONLY relay.outbox_default IN ACCESS EXCLUSIVE MODE;
+    IF NOT (quiet AND relay.default_is_large()) THEN
+        LOCK TABLE ONLY relay.outbox IN ACCESS EXCLUSIVE MODE;
         moved := moved + relay.move_out_of_default(name, from_at, to_at);
     END IF;
     EXECUTE format('ALTER TABLE relay.outbox ATTACH PARTITION relay.%I FOR VALUES FROM (%L) TO (%L)',
@@ -61,8 +80,9 @@ BEGIN
     RETURN moved;
 END $$;
 
--- Empties the oldest day of DEFAULT into a partition of its own; says which, NULL: DEFAULT is empty.
--- One day a call, so that its locks end with it: call it until the day is NULL.
+-- Empties the oldest day of DEFAULT into a partition of its own; says which, NULL: there is nothing to
+-- do. One day a call, so that its locks end with it: call it until the day is NULL. A large DEFAULT is
+-- left alone while orders still go there: until the next day, whose partition was made ahead.
 CREATE PROCEDURE relay.empty_default(INOUT emptied_day date DEFAULT NULL,
                                      INOUT moved bigint DEFAULT 0)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -71,6 +91,9 @@ SET timezone = 'UTC'
 AS $$
 BEGIN
     SELECT min(created_at)::date INTO emptied_day FROM relay.outbox_default;
+    IF relay.default_is_large() AND NOT relay.today_has_partition() THEN
+        emptied_day := NULL;
+    END IF;
     moved := CASE WHEN emptied_day IS NULL THEN 0 ELSE relay.create_partition(emptied_day) END;
 END $$;
 
@@ -130,10 +153,10 @@ SET timezone = 'UTC'
 SET lock_timeout = '50ms'
 AS $$
 DECLARE
-    target  regclass := to_regclass(format('relay.%I', partition_name));
-    from_at timestamptz;
-    to_at   timestamptz;
-    ids     int8range;
+    target    regclass := to_regclass(format('relay.%I', partition_name));
+    starts_at timestamptz;
+    ends_at   timestamptz;
+    ids       int8range;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'relay.drop_partition needs READ COMMITTED: it rechecks under a lock';
@@ -143,9 +166,9 @@ BEGIN
     ) THEN
         RETURN 'not_a_partition';
     END IF;
-    from_at := to_date(right(partition_name, 8), 'YYYYMMDD')::timestamptz;
-    to_at := (from_at::date + 1)::timestamptz;
-    IF to_at > clock_timestamp() THEN
+    starts_at := to_date(right(partition_name, 8), 'YYYYMMDD')::timestamptz;
+    ends_at := (starts_at::date + 1)::timestamptz;
+    IF ends_at > clock_timestamp() THEN
         RETURN 'not_over';
     END IF;
     IF NOT relay.is_handed_over(partition_name) THEN
@@ -163,7 +186,7 @@ BEGIN
        INTO ids;
     INSERT INTO relay.dropped_partition
                 (partition_name, from_at, to_at, id_range, row_count, kept_count)
-         VALUES (drop_partition.partition_name, drop_partition.from_at, drop_partition.to_at, ids,
+         VALUES (drop_partition.partition_name, starts_at, ends_at, ids,
                  coalesce(counted_rows, 0),
                  (SELECT count(*) FROM relay.kept WHERE ids @> id))
     ON CONFLICT ON CONSTRAINT dropped_partition_pkey DO UPDATE
@@ -176,10 +199,12 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION relay.move_out_of_default(text, timestamptz, timestamptz),
+                       relay.default_is_large(), relay.today_has_partition(),
                        relay.create_partition(date), relay.is_handed_over(text),
                        relay.keep_rows(text), relay.drop_partition(text, bigint) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE relay.empty_default(date, bigint) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION relay.create_partition(date), relay.is_handed_over(text),
+GRANT EXECUTE ON FUNCTION relay.default_is_large(),
+                          relay.create_partition(date), relay.is_handed_over(text),
                           relay.drop_partition(text, bigint)
     TO relay_publisher;
 GRANT EXECUTE ON PROCEDURE relay.empty_default(date, bigint) TO relay_publisher;
