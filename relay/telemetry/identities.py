@@ -31,6 +31,7 @@ _HEADER_CHARACTERS: Final = b"0123456789abcdef-"
 _MAYBE_ZERO_ID: Final = b"-" + b"0" * 16
 # Below this many events the operations on a whole page cost more than they save.
 _SMALL_PAGE: Final = 3
+_SMALL_ROOTS: Final = 12
 
 # A header's dashes become the tag and length of parent_span_id, and seven bytes follow it, so that
 # `00-T-P-01` is [00][22 08][T 16][22 08][P 8][22 08][01][7]: everything in its place but the
@@ -151,7 +152,7 @@ class Identities:
         """Begin the traces of events without a context."""
         ids = b"".join(event_ids)
         count = len(event_ids)
-        if count < _SMALL_PAGE or 0 < self.sampler.ratio < 1 or bytes(8) in ids:
+        if count < _SMALL_ROOTS or 0 < self.sampler.ratio < 1 or bytes(8) in ids:
             return _columns(map(self._root, event_ids))
         sampled = self.sampler.ratio >= 1
         identities: list[bytes | None] = [None] * count
