@@ -1,0 +1,84 @@
+"""Verify: `relay check`: configuration, permissions, schema, topics, and what changed since."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import click
+
+from relay.cli.errors import Found
+from relay.diagnose.check.result import State, as_rows
+from relay.diagnose.check.run import CheckReport, run_check
+from relay.runtime.settings import load_settings
+
+_MARKS = {State.OK: "ok", State.UNKNOWN: "??", State.WARNING: "!!", State.FAILED: "NO"}
+_WORST_FIRST = (State.FAILED, State.UNKNOWN, State.WARNING, State.OK)
+
+
+@click.command("check", short_help="Configuration, permissions, schema, topics, ACLs.")
+@click.option("--all", "show_all", is_flag=True, help="Also the checks that are fine.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def command(globals_: dict[str, object], show_all: bool, as_json: bool) -> None:
+    """Check all that a wrong configuration can break; say what to do, and what changed.
+
+    It writes nothing but its own outcome. Exit code 3: something failed, or could not be told.
+    """
+    config = globals_.get("config")
+    settings = load_settings(config if isinstance(config, str) else None)
+    report = asyncio.run(
+        run_check(
+            settings.database.dsn,
+            settings.kafka,
+            settings.flow,
+            outbox_days=settings.maintenance.outbox_days,
+            batch_bytes=settings.publish.batch_bytes,
+        )
+    )
+    if as_json or globals_.get("json"):
+        click.echo(json.dumps(_as_json(report), indent=2))
+    else:
+        click.echo("\n".join(_lines(report, show_all=show_all)))
+    if not report.healthy:
+        raise Found
+
+
+def _as_json(report: CheckReport) -> dict[str, object]:
+    return {
+        "healthy": report.healthy,
+        "checks": as_rows(report.results),
+        "changed": [{"name": c.name, "before": c.before, "now": c.now} for c in report.changed],
+        "last_healthy_at": report.healthy_at.isoformat() if report.healthy_at else None,
+        "not_stored": report.not_stored,
+    }
+
+
+def _lines(report: CheckReport, *, show_all: bool) -> list[str]:
+    lines = [_headline(report)]
+    for state in _WORST_FIRST:
+        for result in report.results:
+            if result.state is state and (show_all or state is not State.OK):
+                lines.append(f" {_MARKS[state]} {result.name}: {result.found}")
+                lines.extend([f"      {result.fix}"] if result.fix else [])
+    if report.changed and report.healthy_at:
+        lines.append(f"changed since the last healthy check, {report.healthy_at:%Y-%m-%d %H:%M}:")
+        lines.extend(f"  {c.name}: {c.before} -> {c.now}" for c in report.changed)
+    if report.not_stored:
+        lines.append(f"not stored: {report.not_stored}")
+    return lines
+
+
+def _headline(report: CheckReport) -> str:
+    counts = {state: sum(r.state is state for r in report.results) for state in State}
+    said = [
+        f"{counts[state]} {word}"
+        for state, word in (
+            (State.FAILED, "failed"),
+            (State.UNKNOWN, "unknown"),
+            (State.WARNING, "to look at"),
+            (State.OK, "fine"),
+        )
+        if counts[state]
+    ]
+    return f"{'HEALTHY' if report.healthy else 'NOT HEALTHY'}: {', '.join(said)}"

@@ -1,0 +1,239 @@
+"""Hops 2 to 5: what of Kafka's state would hold up, lose or reorder an order.
+
+Invariant: pure. What may be done is judged for the principal of these settings, which is the
+services' own when they share them.
+
+Source of the operation codes: org.apache.kafka.common.acl.AclOperation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from consumers.topic_id import TopicDescription
+from relay.diagnose.check.kafka_facts import GroupFacts, KafkaFacts
+from relay.diagnose.check.result import Result, failed, ok, unknown, warning
+from relay.runtime.flow import Flow
+
+_READ, _WRITE, _DESCRIBE_CONFIGS = 3, 4, 10
+_UNKNOWN_TOPIC, _NOT_PERMITTED, _GROUP_NOT_PERMITTED = 3, 29, 30
+_DAY_MS: Final = 86_400_000
+_FOR_EVER: Final = -1
+
+
+def judge_kafka(
+    facts: KafkaFacts, flow: Flow, *, outbox_days: int, batch_bytes: int
+) -> list[Result]:
+    """Return every check of topics, groups and rights.
+
+    Args:
+        facts: what the broker said.
+        flow: which topics and groups matter.
+        outbox_days: how long events can be replayed from the outbox.
+        batch_bytes: the largest batch that the relay sends.
+    """
+    results = [ok("kafka.brokers", str(facts.brokers))]
+    for topic, described in sorted(facts.topics.items()):
+        results.extend(_topic(topic, described, facts, flow))
+        config = facts.configs.get(topic)
+        if config is not None:
+            results.extend(_config(topic, described, config, facts.brokers, flow))
+            results.extend(_sizes(topic, config, flow, outbox_days, batch_bytes))
+        elif not described.error_code:
+            why = facts.refused.get(f"configs:{topic}", "not told")
+            results.append(
+                unknown(f"kafka.config:{topic}", why, _acl("DESCRIBE_CONFIGS", "topic", topic))
+            )
+    for group in (*flow.processor_groups, flow.confirm_group):
+        results.extend(_group(group, facts, flow))
+    return results
+
+
+def _acl(operation: str, kind: str, name: str) -> str:
+    return (
+        "kafka-acls.sh --bootstrap-server ... --add --allow-principal User:... "
+        f"--operation {operation} --{kind} {name}"
+    )
+
+
+def _topic(
+    topic: str, described: TopicDescription, facts: KafkaFacts, flow: Flow
+) -> Iterator[Result]:
+    name = f"kafka.topic:{topic}"
+    if described.error_code == _UNKNOWN_TOPIC:
+        copies = min(3, facts.brokers)
+        yield failed(
+            name,
+            "does not exist",
+            f"kafka-topics.sh --bootstrap-server ... --create --topic {topic} --partitions 6 "
+            f"--replication-factor {copies}",
+        )
+        return
+    if described.error_code == _NOT_PERMITTED:
+        yield failed(name, "not permitted to see it", _acl("DESCRIBE", "topic", topic))
+        return
+    if described.error_code:
+        yield unknown(name, f"Kafka error {described.error_code}", "see the broker's log")
+        return
+    # The count and the id are in the finding, so that a change of either is shown as one.
+    yield ok(name, f"{len(described.partitions)} partitions, id {described.topic_id}")
+    yield _leaders(topic, described)
+    yield from _operations(topic, described, flow)
+
+
+def _leaders(topic: str, described: TopicDescription) -> Result:
+    name = f"kafka.leaders:{topic}"
+    orphaned = [str(p.partition) for p in described.partitions if p.leader < 0]
+    if orphaned:
+        return failed(
+            name,
+            f"no leader for partition {', '.join(orphaned)}",
+            "bring the brokers back that hold its replicas",
+        )
+    behind = [str(p.partition) for p in described.partitions if p.in_sync < p.replicas]
+    if behind:
+        return warning(
+            name,
+            f"replicas out of sync for partition {', '.join(behind)}",
+            "see which broker is down or slow",
+        )
+    return ok(name, "every partition has one, and its replicas are in sync")
+
+
+def _operations(topic: str, described: TopicDescription, flow: Flow) -> Iterator[Result]:
+    if not described.operations:
+        return
+    needed = {"READ": _READ} if topic == flow.returns_topic else {"READ": _READ, "WRITE": _WRITE}
+    missing = [word for word, code in needed.items() if code not in described.operations]
+    name = f"kafka.rights:{topic}"
+    if missing:
+        hurt = (
+            "returns are not applied" if topic == flow.returns_topic else "events stay unpublished"
+        )
+        yield failed(
+            name,
+            f"no right to {' or '.join(missing)}: {hurt}, or cannot be read back",
+            _acl(missing[-1], "topic", topic),
+        )
+    else:
+        yield ok(name, f"may {' and '.join(needed)}")
+
+
+def _config(
+    topic: str, described: TopicDescription, config: Mapping[str, str], brokers: int, flow: Flow
+) -> Iterator[Result]:
+    policy = config.get("cleanup.policy", "delete")
+    if "compact" in policy:
+        what = "returns" if topic == flow.returns_topic else "events"
+        yield failed(
+            f"kafka.cleanup:{topic}",
+            f"{policy}: older {what} of an order are removed before they are read",
+            f"kafka-configs.sh --alter --topic {topic} --add-config cleanup.policy=delete",
+        )
+    else:
+        yield ok(f"kafka.cleanup:{topic}", policy)
+    copies = min((p.replicas for p in described.partitions), default=0)
+    wanted = int(config.get("min.insync.replicas", "1"))
+    yield _copies(topic, copies, wanted, brokers)
+    if config.get("unclean.leader.election.enable") == "true":
+        yield failed(
+            f"kafka.unclean_election:{topic}",
+            "enabled: acknowledged events can be lost when a leader fails",
+            f"kafka-configs.sh --alter --topic {topic} "
+            "--add-config unclean.leader.election.enable=false",
+        )
+
+
+def _copies(topic: str, copies: int, wanted: int, brokers: int) -> Result:
+    name = f"kafka.replicas:{topic}"
+    found = f"{copies} replicas, min.insync.replicas {wanted}"
+    if wanted > copies:
+        return failed(
+            name,
+            f"{found}: no write can be acknowledged",
+            "lower min.insync.replicas, or add replicas",
+        )
+    if brokers > 1 and (copies == 1 or wanted == 1):
+        return warning(
+            name,
+            f"{found}: one broker's disk can lose acknowledged events",
+            "3 replicas and min.insync.replicas=2",
+        )
+    if brokers > 1 and wanted == copies:
+        return warning(name, f"{found}: one broker down stops publishing", "one replica more")
+    return ok(name, found)
+
+
+def _sizes(
+    topic: str, config: Mapping[str, str], flow: Flow, outbox_days: int, batch_bytes: int
+) -> Iterator[Result]:
+    largest = int(config.get("max.message.bytes", "1048588"))
+    if topic != flow.returns_topic:
+        name = f"kafka.max_message_bytes:{topic}"
+        if largest < batch_bytes:
+            yield warning(
+                name,
+                f"{largest} is less than the relay's batches ({batch_bytes}): they are refused, "
+                "split and sent again",
+                f"RELAY_PUBLISH_BATCH_BYTES={largest * 9 // 10}, or raise max.message.bytes",
+            )
+        else:
+            yield ok(name, str(largest))
+    kept_ms = int(config.get("retention.ms", str(7 * _DAY_MS)))
+    name = f"kafka.retention:{topic}"
+    longest = max((r.deadline_seconds or 0) for r in flow.events.values())
+    if kept_ms == _FOR_EVER or kept_ms >= outbox_days * _DAY_MS:
+        yield ok(name, "at least as long as the outbox")
+    elif kept_ms < longest * 1000:
+        yield failed(
+            name,
+            f"{kept_ms / 1000:.0f} s: records are gone before their deadline ({longest:.0f} s)",
+            f"kafka-configs.sh --alter --topic {topic} --add-config retention.ms={7 * _DAY_MS}",
+        )
+    else:
+        yield warning(
+            name,
+            f"{kept_ms / _DAY_MS:.1f} days, the outbox {outbox_days}: older orders are diagnosed "
+            "without their records",
+            f"retention.ms={outbox_days * _DAY_MS} on {topic}, or RELAY_MAINTENANCE_OUTBOX_DAYS",
+        )
+
+
+def _group(group: str, facts: KafkaFacts, flow: Flow) -> Iterator[Result]:
+    name = f"kafka.group:{group}"
+    found = facts.groups.get(group)
+    if found is None or found.error_code == _GROUP_NOT_PERMITTED:
+        why = facts.refused.get(f"group:{group}", "not permitted to see it")
+        yield unknown(name, why, _acl("DESCRIBE", "group", group))
+        return
+    if group == flow.confirm_group:
+        yield from _own_group(name, group, found)
+        return
+    read = facts.offsets.get(group, frozenset())
+    unread = sorted(flow.topics - read)
+    if found.state in ("Dead", "") and not read:
+        yield failed(
+            name,
+            "no such group: the order processor never read",
+            "start the processor, or correct flow.orders.processor_groups",
+        )
+    elif unread and not found.members:
+        yield failed(
+            name, f"no members, and never read {', '.join(unread)}", "start the order processor"
+        )
+    elif not found.members:
+        yield failed(name, "no members: nobody processes events", "start the order processor")
+    else:
+        yield ok(name, f"has members [{found.members}, {found.state}]")
+
+
+def _own_group(name: str, group: str, found: GroupFacts) -> Iterator[Result]:
+    if found.operations and _READ not in found.operations:
+        yield failed(
+            name, "no right to READ: returns are not applied", _acl("READ", "group", group)
+        )
+    elif not found.members:
+        yield warning(name, "no members: returns wait", "relay confirm")
+    else:
+        yield ok(name, f"has members [{found.members}, {found.state}]")

@@ -1,0 +1,131 @@
+"""Hops 1 and 5: reads what a check needs to know of the orders' own table and its users.
+
+Invariant: reads the catalogs only. Identifiers come from the settings and are resolved by the
+server (`to_regclass`), never pasted into a statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+
+from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
+
+_TABLE: Final = """
+SELECT c.oid::regclass::text AS name, c.relrowsecurity AS row_security,
+       c.relforcerowsecurity AS forced,
+       (SELECT count(*)::int FROM pg_policy p WHERE p.polrelid = c.oid) AS policies,
+       EXISTS (SELECT FROM pg_index i JOIN pg_attribute a
+                 ON a.attrelid = c.oid AND a.attname = $2 AND i.indkey[0] = a.attnum
+                WHERE i.indrelid = c.oid AND i.indisunique AND i.indnkeyatts = 1 AND i.indisvalid
+              ) AS key_is_unique,
+       EXISTS (SELECT FROM pg_index i JOIN pg_attribute a
+                 ON a.attrelid = c.oid AND a.attname = $3 AND i.indkey[0] = a.attnum
+                WHERE i.indrelid = c.oid AND i.indisvalid) AS submitted_is_indexed
+  FROM pg_class c WHERE c.oid = to_regclass($1)
+"""
+
+_COLUMNS: Final = """
+SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type
+  FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped
+"""
+
+_CHECKS: Final = """
+SELECT conname::text AS name, pg_get_constraintdef(oid) AS definition
+  FROM pg_constraint WHERE conrelid = to_regclass($1) AND contype = 'c'
+"""
+
+_FUNCTION: Final = """
+SELECT count(*)::int FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname || '.' || p.proname = $1
+"""
+
+# What each user that a service came as may do; superusers may do everything.
+_CONFIRM_GRANTS: Final = """
+SELECT u.name AS username,
+       has_table_privilege(u.name, 'relay.inbox', 'INSERT')
+         AND has_table_privilege(u.name, 'relay.consumer_offset', 'INSERT, UPDATE') AS own_tables,
+       has_column_privilege(u.name, to_regclass($2), $3, 'UPDATE')
+         AND has_column_privilege(u.name, to_regclass($2), $4, 'SELECT') AS orders,
+       row_security_applies.value AS hidden
+  FROM unnest($1::text[]) AS u(name),
+       LATERAL (SELECT c.relrowsecurity
+                       AND NOT (SELECT rolsuper OR rolbypassrls
+                                  FROM pg_roles WHERE rolname = u.name)
+                       AND (c.relforcerowsecurity OR pg_get_userbyid(c.relowner) <> u.name) AS value
+                  FROM pg_class c WHERE c.oid = to_regclass($2)) AS row_security_applies
+"""
+
+_RELAY_GRANTS: Final = """
+SELECT u.name AS username,
+       has_table_privilege(u.name, 'relay.outbox', 'SELECT')
+         AND has_table_privilege(u.name, 'relay.checkpoint', 'UPDATE')
+         AND has_table_privilege(u.name, 'relay.lease', 'UPDATE')
+         AND has_table_privilege(u.name, 'relay.delivery_ledger', 'INSERT')
+         AND has_table_privilege(u.name, 'relay.quarantine', 'INSERT')
+         AND has_function_privilege(u.name, 'relay.create_partition(date)', 'EXECUTE') AS own_tables
+  FROM unnest($1::text[]) AS u(name)
+"""
+
+# The order service's own grants, by the role that deploy/roles.sql gives it.
+_WRITER_GRANTS: Final = """
+SELECT has_schema_privilege('relay_writer', 'relay', 'USAGE') AS schema,
+       has_column_privilege('relay_writer', 'relay.outbox', 'payload', 'INSERT') AS insert,
+       has_column_privilege('relay_writer', 'relay.outbox', 'txid', 'INSERT') AS forge
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class OrdersFacts:
+    """What was read; `table` is None where the flow names no table, or there is none."""
+
+    table: Mapping[str, Any] | None
+    columns: Mapping[str, str]
+    checks: Mapping[str, str]
+    functions: int | None
+    confirm_grants: tuple[Mapping[str, Any], ...]
+    relay_grants: tuple[Mapping[str, Any], ...]
+    writer_grants: Mapping[str, Any]
+
+
+async def gather_orders(
+    connection: asyncpg.Connection, flow: Flow, users: Mapping[str, tuple[str, ...]]
+) -> OrdersFacts:
+    """Read the facts; `users` are those that `relay` and `confirm` are connected as.
+
+    Raises:
+        asyncpg.PostgresError, OSError: the connection is lost, or the catalogs are not readable.
+    """
+    apply = flow.apply
+    relay_grants = await connection.fetch(_RELAY_GRANTS, list(users.get("relay", ())))
+    writer = await connection.fetchrow(_WRITER_GRANTS)
+    functions = None
+    if isinstance(apply, ApplyFunction):
+        functions = await connection.fetchval(_FUNCTION, apply.function)
+    table, columns, checks, grants = None, {}, {}, []
+    if isinstance(apply, ApplyColumns):
+        table = await connection.fetchrow(
+            _TABLE, apply.table, apply.key_column, apply.submitted_at_column
+        )
+        columns = {r["name"]: r["type"] for r in await connection.fetch(_COLUMNS, apply.table)}
+        checks = {r["name"]: r["definition"] for r in await connection.fetch(_CHECKS, apply.table)}
+        if {apply.status_column, apply.key_column} <= columns.keys():
+            grants = await connection.fetch(
+                _CONFIRM_GRANTS,
+                list(users.get("confirm", ())),
+                apply.table,
+                apply.status_column,
+                apply.key_column,
+            )
+    return OrdersFacts(
+        table=dict(table) if table else None,
+        columns=columns,
+        checks=checks,
+        functions=functions,
+        confirm_grants=tuple(map(dict, grants)),
+        relay_grants=tuple(map(dict, relay_grants)),
+        writer_grants=dict(writer or {}),
+    )

@@ -1,0 +1,175 @@
+"""Hops 1 and 5: whether returns can be applied to the orders that the settings name.
+
+Invariant: pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from relay.diagnose.check.orders_facts import OrdersFacts
+from relay.diagnose.check.result import Result, failed, ok, warning
+from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
+
+_TYPES = {"uuid": ("uuid",), "bigint": ("bigint", "integer"), "text": ("text", "character varying")}
+_LITERAL = re.compile(r"'((?:[^']|'')*)'")
+
+
+def judge_orders(facts: OrdersFacts, flow: Flow) -> list[Result]:
+    """Return every check of the orders' table, the SQL function, and the grants on both."""
+    results = [*_writer(facts), *_service_grants(facts)]
+    if isinstance(flow.apply, ApplyFunction):
+        results.append(_function(facts, flow.apply.function))
+    if isinstance(flow.apply, ApplyColumns):
+        results.extend(_columns_mode(facts, flow, flow.apply))
+    return results
+
+
+def _writer(facts: OrdersFacts) -> Iterator[Result]:
+    grants = facts.writer_grants
+    name = "place.grants:relay_writer"
+    if not (grants.get("schema") and grants.get("insert")):
+        yield failed(
+            name,
+            "may not insert into relay.outbox: every order would fail",
+            "relay migrate --verify names what is missing; then grant it as in 0002_roles.sql",
+        )
+    elif grants["forge"]:
+        yield warning(
+            name,
+            "may write txid: a wrong one hides an event for ever",
+            "REVOKE INSERT ON relay.outbox FROM relay_writer, then grant the columns as in "
+            "0002_roles.sql",
+        )
+    else:
+        yield ok(name, "may append, and no more")
+
+
+def _service_grants(facts: OrdersFacts) -> Iterator[Result]:
+    for row in facts.relay_grants:
+        name = f"publish.grants:{row['username']}"
+        if row["own_tables"]:
+            yield ok(name, "has what the relay needs")
+        else:
+            yield failed(
+                name,
+                "lacks rights on the relay's tables",
+                f"GRANT relay_publisher TO {row['username']}",
+            )
+    for row in facts.confirm_grants:
+        name = f"confirm.grants:{row['username']}"
+        if row["hidden"]:
+            yield failed(
+                name,
+                "row-level security applies: orders that a policy hides look unknown",
+                f"ALTER ROLE {row['username']} BYPASSRLS, or a policy that shows it every order",
+            )
+        elif row["own_tables"] and row["orders"]:
+            yield ok(name, "has what the confirmation consumer needs")
+        else:
+            lacking = "the orders' columns" if row["own_tables"] else "the relay's tables"
+            yield failed(
+                name,
+                f"lacks rights on {lacking}: returns are not applied",
+                f"GRANT relay_confirmer TO {row['username']}; and UPDATE of the status columns",
+            )
+
+
+def _function(facts: OrdersFacts, function: str) -> Result:
+    if facts.functions:
+        return ok("confirm.function", f"{function} exists")
+    return failed(
+        "confirm.function",
+        f"{function} does not exist",
+        "create it, or correct flow.orders.function",
+    )
+
+
+def _columns_mode(facts: OrdersFacts, flow: Flow, apply: ApplyColumns) -> Iterator[Result]:
+    table = facts.table
+    if table is None:
+        yield failed(
+            "orders.table",
+            f"{apply.table} does not exist, or is not visible to this user",
+            "correct flow.orders.columns.table, or grant USAGE on its schema",
+        )
+        return
+    yield ok("orders.table", f"{apply.table} exists")
+    yield from _named_columns(facts, apply)
+    if table["key_is_unique"]:
+        yield ok("orders.key", f"{apply.key_column} is unique")
+    else:
+        yield failed(
+            "orders.key",
+            f"{apply.key_column} has no unique index: each return would scan the table",
+            f"CREATE UNIQUE INDEX CONCURRENTLY ON {apply.table} ({apply.key_column})",
+        )
+    yield _overdue_index(apply, indexed=table["submitted_is_indexed"], flow=flow)
+    if table["row_security"]:
+        yield warning(
+            "orders.row_security",
+            f"enabled, {table['policies']} policies: some users see only a part of the orders",
+            "see confirm.grants of each user; the watchdog's user must see every order too",
+        )
+    else:
+        yield ok("orders.row_security", "not enabled")
+    yield from _statuses(facts, flow, apply)
+
+
+def _named_columns(facts: OrdersFacts, apply: ApplyColumns) -> Iterator[Result]:
+    named = {
+        "status_column": apply.status_column,
+        "submitted_at_column": apply.submitted_at_column,
+        "version_column": apply.version_column,
+        "returned_at_column": apply.returned_at_column,
+        "reason_column": apply.reason_column,
+        "key_column": apply.key_column,
+    }
+    missing = [f"{key} = {c}" for key, c in named.items() if c and c not in facts.columns]
+    if missing:
+        yield failed(
+            "orders.columns",
+            f"{apply.table} has no column for {', '.join(missing)}",
+            "correct [flow.orders.columns] in the settings",
+        )
+        return
+    yield ok("orders.columns", "all that the settings name are there")
+    is_type = facts.columns[apply.key_column].split("(")[0]
+    if is_type in _TYPES[apply.key_type]:
+        yield ok("orders.key_type", apply.key_type)
+    else:
+        yield failed(
+            "orders.key_type",
+            f"{apply.key_column} is {is_type}, and the settings say {apply.key_type}",
+            "correct flow.orders.columns.key_type",
+        )
+
+
+def _overdue_index(apply: ApplyColumns, *, indexed: bool, flow: Flow) -> Result:
+    if indexed:
+        return ok("orders.overdue_index", "there is one for unreturned orders")
+    waiting = ", ".join(f"'{s}'" for s in sorted(flow.status_ranks.keys() - flow.terminal_statuses))
+    return warning(
+        "orders.overdue_index",
+        "none: finding unreturned orders reads the whole table",
+        f"CREATE INDEX CONCURRENTLY ON {apply.table} ({apply.submitted_at_column}) "
+        f"WHERE {apply.status_column} IN ({waiting})",
+    )
+
+
+def _statuses(facts: OrdersFacts, flow: Flow, apply: ApplyColumns) -> Iterator[Result]:
+    """A CHECK that lists statuses must list every one that a return can set."""
+    for name, definition in facts.checks.items():
+        if apply.status_column not in definition:
+            continue
+        listed = {text.replace("''", "'") for text in _LITERAL.findall(definition)}
+        missing = sorted(flow.status_ranks.keys() - listed) if listed else []
+        if missing:
+            yield failed(
+                f"orders.statuses:{name}",
+                f"refuses {', '.join(missing)}: such returns can never be applied",
+                f"ALTER TABLE {apply.table} DROP CONSTRAINT {name}, and add it with every status",
+            )
+        else:
+            yield ok(f"orders.statuses:{name}", "allows every status of the flow")

@@ -1,0 +1,172 @@
+"""Every hop: runs every check, stores the outcome, and compares it with the last healthy one.
+
+Invariant: nothing is written but the outcome itself; a part that cannot be reached makes one failed
+result and the other parts go on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+import orjson
+from aiokafka.errors import KafkaError
+
+from relay.diagnose.check.database_facts import DatabaseFacts, gather_database
+from relay.diagnose.check.database_rules import judge_database
+from relay.diagnose.check.exporter import check_exporter
+from relay.diagnose.check.kafka_facts import gather_kafka
+from relay.diagnose.check.kafka_rules import judge_kafka
+from relay.diagnose.check.orders_facts import gather_orders
+from relay.diagnose.check.orders_rules import judge_orders
+from relay.diagnose.check.result import (
+    Change,
+    Result,
+    as_rows,
+    changes,
+    failed,
+    is_healthy,
+    ok,
+    unknown,
+)
+from relay.runtime.database import DatabaseError, connect
+from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
+from relay.runtime.migrations import MigrationError, require_schema
+
+APPLICATION_NAME: Final = "relay-check"
+
+_LAST_HEALTHY: Final = """
+SELECT run_at, results::text FROM relay.check_run WHERE healthy ORDER BY check_run_id DESC LIMIT 1
+"""
+_STORE: Final = "INSERT INTO relay.check_run (healthy, results) VALUES ($1, $2::text::jsonb)"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a run found.
+
+    Attributes:
+        changed: against the last healthy run, which was at `healthy_at`; None: there was none.
+        not_stored: why the outcome could not be kept; None: it was.
+    """
+
+    results: tuple[Result, ...]
+    changed: tuple[Change, ...]
+    healthy_at: datetime | None
+    not_stored: str | None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing failed and nothing is unknown."""
+        return is_healthy(self.results)
+
+
+async def run_check(
+    dsn: str | None,
+    kafka: KafkaConnection,
+    flow: Flow,
+    *,
+    outbox_days: int,
+    batch_bytes: int,
+    environment: Mapping[str, str] | None = None,
+) -> CheckReport:
+    """Check everything.
+
+    Args:
+        dsn: the database; None: libpq's variables say where.
+        kafka: the broker.
+        flow: names tables, topics and groups.
+        outbox_days: retention of the outbox.
+        batch_bytes: the largest batch that the relay sends.
+        environment: the `OTEL_*` variables; None: this process's own.
+    """
+    around = [
+        *await _kafka(kafka, flow, outbox_days, batch_bytes),
+        await check_exporter(os.environ if environment is None else environment),
+    ]
+    try:
+        connection = await connect(dsn, APPLICATION_NAME, command_timeout_seconds=15.0)
+    except DatabaseError as error:
+        down = failed(
+            "database.connection", str(error), "correct DATABASE_URL, or start the server"
+        )
+        return CheckReport((down, *around), (), None, "the database cannot be reached")
+    try:
+        results = (*await _database(connection, flow), *around)
+        return await _compared(connection, results)
+    finally:
+        await connection.close()
+
+
+async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
+    results = [ok("database.connection", "a primary answers")]
+    try:
+        await require_schema(connection)
+        results.append(ok("database.schema", "of this version"))
+    except (MigrationError, asyncpg.PostgresError) as error:
+        results.append(failed("database.schema", str(error), "relay migrate"))
+        return results
+    tables = ["relay.outbox"]
+    if isinstance(flow.apply, ApplyColumns):
+        tables.append(flow.apply.table)
+    facts = await gather_database(connection, tuple(tables))
+    results.extend(judge_database(facts))
+    try:
+        orders = await gather_orders(connection, flow, _users(facts))
+    except asyncpg.PostgresError as error:
+        as_operator = "run `relay check` as a member of relay_operator"
+        results.append(unknown("orders.table", str(error), as_operator))
+    else:
+        results.extend(judge_orders(orders, flow))
+    return results
+
+
+def _users(facts: DatabaseFacts) -> Mapping[str, tuple[str, ...]]:
+    """Tell which users the relay and the confirmation consumer are connected as."""
+    found: dict[str, set[str]] = {"relay": set(), "confirm": set()}
+    for row in facts.service_users or ():
+        kind = row["application"].removeprefix("relay-").split("-")[0].split(":")[0]
+        kind = {"run": "relay", "publish": "relay"}.get(kind, kind)
+        if kind in found:
+            found[kind].add(row["username"])
+    return {kind: tuple(sorted(users)) for kind, users in found.items()}
+
+
+async def _kafka(
+    kafka: KafkaConnection, flow: Flow, outbox_days: int, batch_bytes: int
+) -> Sequence[Result]:
+    try:
+        facts = await gather_kafka(kafka, flow)
+    except (KafkaError, KafkaSettingsError, OSError, TimeoutError) as error:
+        said = str(error) or type(error).__name__
+        return [
+            failed(
+                "kafka.connection",
+                f"{kafka.bootstrap_servers}: {said}",
+                "correct KAFKA_BOOTSTRAP_SERVERS and KAFKA_SECURITY_PROTOCOL, or start the broker",
+            )
+        ]
+    return [
+        ok("kafka.connection", f"{kafka.bootstrap_servers} answers"),
+        *judge_kafka(facts, flow, outbox_days=outbox_days, batch_bytes=batch_bytes),
+    ]
+
+
+async def _compared(connection: asyncpg.Connection, results: tuple[Result, ...]) -> CheckReport:
+    try:
+        last: Any = await connection.fetchrow(_LAST_HEALTHY)
+    except asyncpg.PostgresError as error:
+        return CheckReport(results, (), None, str(error))
+    changed = changes(orjson.loads(last["results"]), results) if last else ()
+    not_stored = None
+    try:
+        body = orjson.dumps(as_rows(results)).decode()
+        await connection.execute(_STORE, is_healthy(results), body)
+    except asyncpg.PostgresError as error:
+        not_stored = str(error)
+    return CheckReport(results, changed, last["run_at"] if last else None, not_stored)

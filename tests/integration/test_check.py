@@ -1,0 +1,242 @@
+"""`relay check` names each thing that a wrong configuration can break, and writes nothing else."""
+
+import json
+from dataclasses import replace
+from types import MappingProxyType
+
+import pytest
+
+from relay.diagnose.check.result import State
+from relay.diagnose.check.run import CheckReport, run_check
+from relay.runtime.flow import ApplyColumns, EventRoute, Flow
+from relay.runtime.kafka import KafkaConnection
+
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def flow(topics):
+    events = topics.create("orders.events", retention_ms=str(30 * DAY_MS))
+    returns = topics.create("orders.returns", retention_ms=str(30 * DAY_MS))
+    return Flow(
+        events=MappingProxyType({"order.placed": EventRoute(events, 900.0)}),
+        events_topic=events,
+        returns_topic=returns,
+        processor_groups=(f"processor-{topics.suffix}",),
+        confirm_group=f"confirm-{topics.suffix}",
+    )
+
+
+@pytest.fixture
+def check(database, kafka_bootstrap, flow):
+    async def run(flow=flow, environment=MappingProxyType({})) -> CheckReport:
+        return await run_check(
+            database,
+            KafkaConnection(kafka_bootstrap),
+            flow,
+            outbox_days=30,
+            batch_bytes=900_000,
+            environment=environment,
+        )
+
+    return run
+
+
+def states(report: CheckReport) -> dict[str, State]:
+    return {result.name: result.state for result in report.results}
+
+
+def found(report: CheckReport, name: str) -> str:
+    return next(result.found for result in report.results if result.name == name)
+
+
+async def test_a_fresh_installation_fails_only_for_the_missing_processor(check, flow):
+    report = await check()
+    bad = {n for n, s in states(report).items() if s in (State.FAILED, State.UNKNOWN)}
+    assert bad == {f"kafka.group:{flow.processor_groups[0]}"}
+
+
+@pytest.mark.parametrize(
+    ("harm", "name", "state"),
+    [
+        (
+            "ALTER TABLE relay.outbox ALTER COLUMN id SET CACHE 50",
+            "outbox.sequence_cache",
+            "failed",
+        ),
+        ("REVOKE INSERT (payload) ON relay.outbox FROM relay_writer", "outbox.append", "failed"),
+        (
+            "REVOKE INSERT (payload) ON relay.outbox FROM relay_writer",
+            "place.grants:relay_writer",
+            "failed",
+        ),
+        ("GRANT INSERT ON relay.outbox TO relay_writer", "place.grants:relay_writer", "warning"),
+        ("GRANT SELECT ON relay.inbox TO PUBLIC", "access.public", "failed"),
+        ("ALTER TABLE public.orders ENABLE ROW LEVEL SECURITY", "orders.row_security", "warning"),
+        ("DROP INDEX public.orders_unreturned", "orders.overdue_index", "warning"),
+        ("ALTER TABLE public.orders DROP CONSTRAINT orders_pkey", "orders.key", "failed"),
+        ("ALTER TABLE public.orders DROP COLUMN return_reason", "orders.columns", "failed"),
+        ("DROP TABLE public.orders", "orders.table", "failed"),
+        (
+            "UPDATE relay.checkpoint SET prev = '9000000000:9000000000:'",
+            "publish.checkpoint",
+            "failed",
+        ),
+        ("UPDATE relay.checkpoint SET system_identifier = 1", "publish.checkpoint", "failed"),
+        (
+            "ALTER TABLE public.orders DROP CONSTRAINT orders_status_check,"
+            " ADD CONSTRAINT few CHECK (status IN ('submitted', 'confirmed'))",
+            "orders.statuses:few",
+            "failed",
+        ),
+        (
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+            "CREATE TRIGGER t BEFORE INSERT ON public.orders FOR EACH ROW EXECUTE FUNCTION f();"
+            "ALTER TABLE public.orders DISABLE TRIGGER t",
+            "orders.trigger:orders.t",
+            "failed",
+        ),
+        (
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END';"
+            "CREATE TRIGGER t BEFORE INSERT ON relay.outbox FOR EACH ROW EXECUTE FUNCTION f()",
+            "outbox.append",
+            "failed",
+        ),
+        (
+            "ALTER TABLE public.orders ADD CONSTRAINT late CHECK (version > 0) NOT VALID",
+            "orders.constraint:orders.late",
+            "warning",
+        ),
+        (
+            "INSERT INTO relay.outbox"
+            " (aggregate_type, aggregate_id, event_type, payload, created_at)"
+            " VALUES ('order', '1', 'order.placed', '{}', '2001-01-01')",
+            "outbox.default_partition",
+            "warning",
+        ),
+        (
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off',"
+            " current_database()); END $$",
+            "place.synchronous_commit",
+            "failed",
+        ),
+    ],
+)
+async def test_what_is_wrong_in_the_database_is_named(check, pg, harm, name, state):
+    await pg.execute(harm)
+    report = await check()
+    assert states(report)[name] == state
+
+
+async def test_missing_partitions_are_named(check, pg):
+    for name in await pg.fetch(
+        "SELECT inhrelid::regclass::text AS name FROM pg_inherits"
+        " WHERE inhparent = 'relay.outbox'::regclass AND inhrelid::regclass::text ~ '_p[0-9]{8}$'"
+    ):
+        await pg.execute(f"DROP TABLE {name['name']}")
+    assert states(await check())["outbox.partitions"] == State.FAILED
+
+
+async def test_a_missing_schema_is_one_failure_with_its_command(
+    kafka_bootstrap, flow, empty_database
+):
+    report = await run_check(
+        empty_database, KafkaConnection(kafka_bootstrap), flow, outbox_days=30, batch_bytes=900_000
+    )
+    schema = next(r for r in report.results if r.name == "database.schema")
+    assert (schema.state, schema.fix) == (State.FAILED, "relay migrate")
+
+
+async def test_an_unreachable_database_or_broker_is_one_failure_each(flow):
+    report = await run_check(
+        "postgresql://nobody@127.0.0.1:1/none",
+        KafkaConnection("127.0.0.1:1"),
+        flow,
+        outbox_days=30,
+        batch_bytes=900_000,
+        environment={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
+    )
+    assert states(report) == {
+        "database.connection": State.FAILED,
+        "kafka.connection": State.FAILED,
+        "traces.exporter": State.WARNING,
+    }
+
+
+async def test_what_is_wrong_with_topics_is_named(check, flow, topics):
+    compacted = topics.create("compacted", cleanup_policy="compact")
+    short = topics.create("short", retention_ms="60000", max_message_bytes="2000")
+    events = MappingProxyType(
+        {"order.placed": EventRoute(short, 900.0), "order.other": EventRoute("no.such.topic")}
+    )
+    report = await check(replace(flow, events=events, returns_topic=compacted))
+    seen = states(report)
+    assert seen["kafka.topic:no.such.topic"] == State.FAILED
+    assert seen[f"kafka.cleanup:{compacted}"] == State.FAILED
+    assert seen[f"kafka.retention:{short}"] == State.FAILED
+    assert seen[f"kafka.max_message_bytes:{short}"] == State.WARNING
+    missing = next(r for r in report.results if r.name == "kafka.topic:no.such.topic")
+    assert "--create --topic no.such.topic" in missing.fix
+
+
+async def test_wrong_columns_and_key_type_are_named(check, flow):
+    columns = ApplyColumns(key_type="bigint", status_column="state")
+    seen = states(await check(replace(flow, apply=columns)))
+    assert seen["orders.columns"] == State.FAILED
+    seen = states(await check(replace(flow, apply=ApplyColumns(key_type="bigint"))))
+    assert seen["orders.key_type"] == State.FAILED
+
+
+async def test_changes_since_the_last_healthy_run_are_shown(check, pg, flow, topics):
+    # Healthy once: the group that has never read is somebody else's until then.
+    healthy = await check()
+    await pg.execute(
+        "UPDATE relay.check_run SET healthy = true"
+        " WHERE check_run_id = (SELECT max(check_run_id) FROM relay.check_run)"
+    )
+    await pg.execute("ALTER TABLE relay.outbox ALTER COLUMN id SET CACHE 20")
+    topics.delete(flow.returns_topic)
+    report = await check()
+    changed = {change.name: change for change in report.changed}
+    assert changed["outbox.sequence_cache"].before == "ok: 1"
+    assert changed[f"kafka.topic:{flow.returns_topic}"].now == "failed: does not exist"
+    assert healthy.changed == ()
+    assert "clock.database" not in changed
+
+
+async def test_it_writes_nothing_but_its_outcome(check, pg):
+    tables = await pg.fetch(
+        "SELECT c.oid::regclass::text AS name FROM pg_class c JOIN pg_namespace n"
+        " ON n.oid = c.relnamespace WHERE n.nspname IN ('relay', 'public') AND c.relkind = 'r'"
+        " AND c.relname <> 'check_run'"
+    )
+
+    async def contents():
+        return {
+            t["name"]: await pg.fetchval(
+                f"SELECT md5(coalesce(string_agg(x::text, ''), '')) FROM {t['name']} x"
+            )
+            for t in tables
+        }
+
+    before = await contents()
+    await check()
+    assert await contents() == before
+    assert await pg.fetchval("SELECT count(*) FROM relay.check_run") == 1
+
+
+def test_the_command_prints_json_and_exits_with_3_when_something_failed(
+    database, kafka_bootstrap, relay_command
+):
+    done = relay_command("check", "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert told["healthy"] is False
+    assert {"name", "state", "found", "fix"} == told["checks"][0].keys()
+
+
+def test_the_command_says_what_to_do(database, kafka_bootstrap, relay_command):
+    done = relay_command("check", env={"RELAY_FLOW_EVENTS_TOPIC": "no.such.topic"})
+    assert done.returncode == 3
+    assert done.stdout.startswith("NOT HEALTHY: ")
+    assert "--create --topic no.such.topic" in done.stdout
