@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relay.outbox import PlacedOrder
+from relay.sample.place import trace_id
 from relay.sample.serve_body import read_order
 from relay.sample.serve_problem import problem_of, refused
 from relay.sample.serve_store import OrderStore
@@ -121,14 +121,6 @@ class _OrderService:
     async def _ready(self) -> Response:
         await self.store.require_alive()
         return _json({"status": "ready"})
-
-
-def trace_id(placed: PlacedOrder) -> str | None:
-    """Return the trace that the order has, or will get from the relay; None when not known."""
-    context = traceparent.parse(placed.traceparent)
-    if context is None and placed.event_id is not None:
-        context = traceparent.of_event(placed.event_id.bytes, sampled=False)
-    return None if context is None else context.trace_id
 
 
 async def _answer(work: Awaitable[Response]) -> Response:
