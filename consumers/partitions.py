@@ -23,13 +23,33 @@ class Partition(NamedTuple):
 class Record(Protocol):
     """What is needed of a Kafka record; aiokafka's ConsumerRecord is one."""
 
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    @property
+    def topic(self) -> str:
+        """Where it stands."""
+
+    @property
+    def partition(self) -> int:
+        """Where it stands."""
+
+    @property
+    def offset(self) -> int:
+        """Where it stands."""
+
+    @property
+    def timestamp(self) -> int:
+        """Unix time in milliseconds, as the producer or the broker says."""
+
+    @property
+    def key(self) -> bytes | None:
+        """Its key."""
+
+    @property
+    def value(self) -> bytes | None:
+        """Its value."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """Its headers, in order; a name may come twice."""
 
 
 RecordT = TypeVar("RecordT", bound=Record)
