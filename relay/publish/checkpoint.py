@@ -64,23 +64,32 @@ WITH moved AS (
     INSERT INTO relay.delivery_ledger
            (shard, epoch, topic, partition, base_offset, record_count, outbox_ids, id_range)
     SELECT moved.shard, moved.epoch, b.topic, b.partition, b.base_offset,
-           b.last - b.first + 1, ($13::bigint[])[b.first:b.last],
-           int8range(($13::bigint[])[b.first], ($13::bigint[])[b.last], '[]')
+           b.last - b.first + 1, ids.of_all[b.first:b.last],
+           int8range(b.lowest, b.highest, '[]')
       FROM moved,
-           unnest($8::text[], $9::int[], $10::bigint[], $11::int[], $12::int[])
-        AS b(topic, partition, base_offset, first, last)
+           (SELECT $15::text::bigint[] AS of_all) AS ids,
+           unnest($8::text[], $9::int[], $10::bigint[], $11::int[], $12::int[], $13::bigint[],
+                  $14::bigint[])
+        AS b(topic, partition, base_offset, first, last, lowest, highest)
+), released AS (
+    UPDATE relay.quarantine AS q
+       SET state = 'released', resolved_at = clock_timestamp()
+      FROM moved
+     WHERE q.kind = 'event' AND q.outbox_id = ANY ($23::bigint[])
+       AND q.state = 'release_requested'
 ), parked AS (
     INSERT INTO relay.quarantine AS q
            (kind, reason, detail, aggregate_id, event_id, outbox_id, topic, traceparent)
     SELECT 'event', p.reason, p.detail, p.aggregate_id, p.event_id, p.outbox_id, p.topic,
            p.traceparent
       FROM moved,
-           unnest($14::text[], $15::text[], $16::text[], $17::text[], $18::bigint[], $19::text[],
-                  $20::text[])
+           unnest($16::text[], $17::text[], $18::text[], $19::text[], $20::bigint[], $21::text[],
+                  $22::text[])
         AS p(reason, detail, aggregate_id, event_id, outbox_id, topic, traceparent)
-    -- Read again after a crash that came before the checkpoint.
+    -- It was released, and could not be sent again.
     ON CONFLICT (outbox_id) WHERE kind = 'event'
-    DO UPDATE SET last_seen_at = clock_timestamp(), seen_count = q.seen_count + 1
+    DO UPDATE SET state = 'held', reason = excluded.reason, detail = excluded.detail,
+                  last_seen_at = clock_timestamp(), seen_count = q.seen_count + 1
 )
 SELECT count(*) FROM moved
 """
@@ -95,7 +104,11 @@ class CheckpointWriter:
     _statement: asyncpg.prepared_stmt.PreparedStatement | None = field(default=None, init=False)
 
     async def advance(
-        self, position: Position, deliveries: Sequence[Delivery], parked: Sequence[Parked]
+        self,
+        position: Position,
+        deliveries: Sequence[Delivery],
+        parked: Sequence[Parked],
+        released: Sequence[int] = (),
     ) -> None:
         """Record that everything up to `position` was acknowledged or parked.
 
@@ -106,7 +119,9 @@ class CheckpointWriter:
         if self._statement is None:
             self._statement = await self.connection.prepare(ADVANCE)
         now = self.checkpoint
-        hint_id = max((d.outbox_ids[-1] for d in deliveries), default=now.hint_id)
+        lowest = [min(delivery.outbox_ids) for delivery in deliveries]
+        highest = [max(delivery.outbox_ids) for delivery in deliveries]
+        hint_id = max(highest, default=now.hint_id)
         moved = await self._statement.fetchval(
             now.shard,
             now.epoch,
@@ -115,8 +130,9 @@ class CheckpointWriter:
             None if position.cur is None else str(position.cur),
             position.last_id,
             max(hint_id, now.hint_id),
-            *_ledger_columns(deliveries),
+            *_ledger_columns(deliveries, lowest, highest),
             *_parked_columns(parked),
+            released,
         )
         if moved != 1:
             raise CheckpointConflictError(
@@ -128,10 +144,12 @@ class CheckpointWriter:
         )
 
 
-def _ledger_columns(deliveries: Sequence[Delivery]) -> tuple[list[object], ...]:
-    firsts: list[object] = []
-    lasts: list[object] = []
-    outbox_ids: list[object] = []
+def _ledger_columns(
+    deliveries: Sequence[Delivery], lowest: list[int], highest: list[int]
+) -> tuple[object, ...]:
+    firsts: list[int] = []
+    lasts: list[int] = []
+    outbox_ids: list[int] = []
     for delivery in deliveries:
         firsts.append(len(outbox_ids) + 1)
         outbox_ids.extend(delivery.outbox_ids)
@@ -142,7 +160,10 @@ def _ledger_columns(deliveries: Sequence[Delivery]) -> tuple[list[object], ...]:
         [delivery.base_offset for delivery in deliveries],
         firsts,
         lasts,
-        outbox_ids,
+        lowest,
+        highest,
+        # As text: asyncpg takes 0.4 us for each element of an array, this 0.07 us.
+        f"{{{repr(outbox_ids)[1:-1]}}}",
     )
 
 

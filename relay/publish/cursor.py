@@ -13,6 +13,7 @@ window holds does not depend on when it is read: the outbox is append-only, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import asyncpg
@@ -122,8 +123,17 @@ BOUNDS: Final = "SELECT min(id), max(id) FROM relay.outbox"
 # Across a gap in the ids (a sequence that was set forward) in one step.
 NEXT_ID: Final = "SELECT min(id) FROM relay.outbox WHERE id > $1"
 
+# Rows that left quarantine, wherever they are now.
+BY_ID: Final = f"""
+SELECT {_COLUMNS.format(inline="$2")} FROM relay.outbox WHERE id = ANY ($1::bigint[])
+UNION ALL
+SELECT {_COLUMNS.format(inline="$2")} FROM relay.kept WHERE id = ANY ($1::bigint[])
+"""  # noqa: S608 - the columns are a constant of this module
+
 LARGE_PAYLOADS: Final = """
 SELECT id, json_send(payload), json_send(headers) FROM relay.outbox WHERE id = ANY ($1::bigint[])
+UNION ALL
+SELECT id, json_send(payload), json_send(headers) FROM relay.kept WHERE id = ANY ($1::bigint[])
 """
 
 # A transaction id costs an index entry or more; so many are looked through in well under a second.
@@ -140,6 +150,7 @@ class OutboxCursor:
         *,
         page_rows: int,
         page_bytes: int,
+        largest_bytes: int,
         hint_id: int,
     ) -> None:
         self._connection = connection
@@ -147,8 +158,14 @@ class OutboxCursor:
         self._paging: Paging | None = None
         self._page_rows = page_rows
         self._page_bytes = page_bytes
+        self._largest_bytes = largest_bytes
         self._hint_id = hint_id
         self._statements: dict[str, Any] = {}
+
+    @property
+    def connection(self) -> asyncpg.Connection:
+        """The connection it reads on, for other small reads between two pages."""
+        return self._connection
 
     @property
     def position(self) -> Position:
@@ -172,12 +189,21 @@ class OutboxCursor:
                 return page
         return await self._page_of_large()
 
+    async def rows(self, outbox_ids: Sequence[int], after: Position) -> Page:
+        """Read rows by id, in the order given, up to a page's bytes; the position stays."""
+        records = await self._fetch(BY_ID, outbox_ids, self._inline_bytes)
+        places = {outbox_id: place for place, outbox_id in enumerate(outbox_ids)}
+        page = Page.of_records(sorted(records, key=lambda record: places[record[0]]), after)
+        page = page.first(cut_to_bytes(page.sizes, self._page_bytes))
+        await self._complete(page)
+        return page
+
     async def _small_window(self) -> Page | None:
         """Read a whole window at once; None: it is larger than a page, and is now open."""
         prev, limit = self._position.prev, self._page_rows + 1
         records = await self._fetch(WINDOW, prev.xmax, prev.xip, limit, self._inline_bytes)
         cur = Snapshot.parse(records[0][7])
-        page = Page.of_records(records[1:], Position(cur))
+        page = Page.of_records(sorted(records[1:], key=_id), Position(cur))
         if len(page.ids) < limit and page.payload_bytes <= self._page_bytes:
             await self._complete(page)
             return self._advance(page)
@@ -252,8 +278,8 @@ class OutboxCursor:
         return records
 
     async def _complete(self, page: Page) -> None:
-        """Read the payloads that were too large to come along."""
-        missing = page.without_payload()
+        """Read the payloads that were too large to come along, unless no topic takes them."""
+        missing = page.without_payload(self._largest_bytes)
         if missing:
             for outbox_id, payload, headers in await self._connection.fetch(
                 LARGE_PAYLOADS, missing
@@ -280,5 +306,4 @@ class OutboxCursor:
         return records
 
 
-def _id(record: Sequence[Any]) -> Any:
-    return record[0]
+_id: Final = itemgetter(0)

@@ -11,38 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from relay.publish.batch import Batch, Limit, batches
+from relay.publish.batch import Batch, batches
 from relay.publish.checkpoint import Parked
+from relay.publish.compression import Codec
 from relay.publish.page import Page
 from relay.publish.partitioner import Partitioner
 from relay.publish.publisher import EncodedBatch
 from relay.publish.record import RecordEncoder, record_sizes, records_of
+from relay.publish.sizing import Sizing
 from relay.runtime.flow import EventRoute
 from relay.telemetry.identities import Identities, TraceColumns
 
 NO_TOPIC: Final = "no_topic"
 TOO_LARGE: Final = "too_large"
 ORDER_PARKED: Final = "order_parked"
-
-
-@dataclass(slots=True)
-class Sizing:
-    """What topics take: known from the broker, or learned from its refusals."""
-
-    default: Limit
-    by_topic: dict[str, Limit] = field(default_factory=dict)
-    too_large: set[int] = field(default_factory=set)
-
-    def limit(self, topic: str) -> Limit:
-        """Return what a topic takes in one batch."""
-        return self.by_topic.get(topic, self.default)
-
-    def refused(self, topic: str, outbox_ids: Sequence[int], size_bytes: int) -> None:
-        """Learn from a refused batch: its only record is too large, or batches must be smaller."""
-        if len(outbox_ids) == 1:
-            self.too_large.add(outbox_ids[0])
-        else:
-            self.by_topic[topic] = self.limit(topic).halved(size_bytes, len(outbox_ids))
 
 
 @dataclass(slots=True)
@@ -62,6 +44,7 @@ class Dispatcher:
     encoder: RecordEncoder
     identities: Identities
     sizing: Sizing
+    codec: Codec
     parked_orders: set[bytes]
     partitioner: Partitioner = field(default_factory=Partitioner)
 
@@ -80,17 +63,18 @@ class Dispatcher:
         ready: list[tuple[Batch, EncodedBatch]] = []
         for topic, places in self._places_by_topic(page, held).items():
             keys = page.keys if len(places) == len(page.keys) else [page.keys[n] for n in places]
-            numbers = self.partitioner.partitions(keys, partition_counts[topic])
             for batch in batches(
                 topic=topic,
                 places=places,
-                partitions=numbers,
+                partitions=self.partitioner.partitions(keys, partition_counts[topic]),
                 sizes=sizes,
                 outbox_ids=page.ids,
                 limit=self.sizing.limit(topic),
             ):
-                records = records_of([tails[place] for place in batch.places])
-                ready.append((batch, EncodedBatch(records, len(batch.places), now_ms)))
+                records, codec = self.codec.compressed(
+                    records_of([tails[place] for place in batch.places])
+                )
+                ready.append((batch, EncodedBatch(records, len(batch.places), now_ms, codec)))
         return Prepared(ready, parked, trace)
 
     def _places_by_topic(self, page: Page, held: set[int]) -> dict[str, Sequence[int]]:
@@ -105,39 +89,45 @@ class Dispatcher:
 
     def _park(self, page: Page, sizes: Sequence[int]) -> tuple[list[Parked], set[int]]:
         """Return the rows that must wait, and their places."""
-        if not self._suspicious(page):
+        if not self._suspicious(page, sizes):
             return [], set()
         parked: list[Parked] = []
         held: set[int] = set()
         for place, key in enumerate(page.keys):
-            reason = ORDER_PARKED if key in self.parked_orders else self._reason(page, place)
+            reason = ORDER_PARKED if key in self.parked_orders else self._reason(page, place, sizes)
             if reason is None:
                 continue
             self.parked_orders.add(key)
             held.add(place)
-            parked.append(self._parked_row(page, place, reason, sizes[place]))
+            parked.append(self._parked_row(page, place, reason))
         return parked, held
 
-    def _suspicious(self, page: Page) -> bool:
+    def _suspicious(self, page: Page, sizes: Sequence[int]) -> bool:
         """Tell cheaply whether any row may have to wait."""
         return bool(
             not self.routes.keys() >= set(page.event_types)
             or (self.parked_orders and not self.parked_orders.isdisjoint(page.keys))
+            or None in page.payloads
             or (self.sizing.too_large and not self.sizing.too_large.isdisjoint(page.ids))
+            or any(self.sizing.refuses(topic, 0, max(sizes)) for topic in self.topics(page))
         )
 
-    def _reason(self, page: Page, place: int) -> str | None:
-        if page.event_types[place] not in self.routes:
+    def _reason(self, page: Page, place: int, sizes: Sequence[int]) -> str | None:
+        route = self.routes.get(page.event_types[place])
+        if route is None:
             return NO_TOPIC
-        return TOO_LARGE if page.ids[place] in self.sizing.too_large else None
+        if page.payloads[place] is None:
+            return TOO_LARGE
+        refused = self.sizing.refuses(route.topic, page.ids[place], sizes[place])
+        return TOO_LARGE if refused else None
 
-    def _parked_row(self, page: Page, place: int, reason: str, size_bytes: int) -> Parked:
+    def _parked_row(self, page: Page, place: int, reason: str) -> Parked:
         event_type = page.event_types[place]
         route = self.routes.get(event_type)
         topic = None if route is None else route.topic
         details = {
             NO_TOPIC: f"no topic is mapped to event type {event_type[:200]!r}",
-            TOO_LARGE: f"{size_bytes} bytes is more than {topic} takes",
+            TOO_LARGE: f"a payload of {page.sizes[place]} bytes is more than {topic} takes",
             ORDER_PARKED: "an earlier event of this order waits",
         }
         return Parked(

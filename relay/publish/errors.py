@@ -26,6 +26,10 @@ class ServersDifferError(PublishError):
     """Reader and writer connections reached different servers: name one host in DATABASE_URL."""
 
 
+class TopicWaitError(PublishError):
+    """A topic is missing or forbidden; the message is what the relay waits for."""
+
+
 class ProducerBrokenError(PublishError):
     """The producer must be thrown away: what it sent last has no known outcome."""
 
@@ -47,7 +51,3 @@ class RecordRefusedError(ProducerBrokenError):
         self.topic = topic
         self.outbox_ids = outbox_ids
         self.size_bytes = size_bytes
-
-
-class BrokerWaitError(PublishError):
-    """The broker is reachable and refuses for a reason that somebody must mend; it is retried."""

@@ -24,6 +24,7 @@ class PublishOptions:
         page_bytes: payload bytes read at a time, about.
         pages_in_flight: pages sent or being sent while the next one is read.
         batch_bytes: largest batch handed to a partition; a topic's own limit may be lower.
+        largest_record_bytes: a larger payload is parked without being read.
         poll_seconds: pause between two reads while rows flow.
         idle_poll_seconds: pause between two reads after a while without rows.
         lease_seconds: a relay that died is replaced after so long.
@@ -39,6 +40,7 @@ class PublishOptions:
     page_bytes: int = 4_000_000
     pages_in_flight: int = 3
     batch_bytes: int = 900_000
+    largest_record_bytes: int = 32_000_000
     poll_seconds: float = 0.002
     idle_poll_seconds: float = 0.02
     lease_seconds: float = 10.0
@@ -51,6 +53,7 @@ class PublishOptions:
             "page_bytes": self.page_bytes,
             "pages_in_flight": self.pages_in_flight,
             "batch_bytes": self.batch_bytes,
+            "largest_record_bytes": self.largest_record_bytes,
             "poll_seconds": self.poll_seconds,
             "idle_poll_seconds": self.idle_poll_seconds,
             "lease_seconds": self.lease_seconds,

@@ -1,6 +1,7 @@
 """Hop 2: a page of rows, as columns: what is done to all of them is done a column at a time.
 
-Invariant: pure; rows stand in the order of their ids, and every column has one value for each.
+Invariant: pure; rows stand in the order in which they are to be sent, and every column has one
+value for each.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from operator import itemgetter
 from typing import Any
 
 from relay.publish.window import Position
@@ -49,10 +49,10 @@ class Page:
 
     @classmethod
     def of_records(cls, records: Sequence[Sequence[Any]], after: Position) -> Page:
-        """Turn fetched rows into columns, in the order of ids."""
+        """Turn fetched rows into columns; they stand in the order in which they are to be sent."""
         if not records:
             return cls.empty(after)
-        columns = zip(*sorted(records, key=itemgetter(0)), strict=True)
+        columns = zip(*records, strict=True)
         ids, event_ids, keys, types, payloads, sizes, headers, parents, states, times = columns
         return cls(
             ids, event_ids, keys, types, list(payloads), sizes, list(headers), parents, states,
@@ -84,12 +84,14 @@ class Page:
             self.after,
         )
 
-    def without_payload(self) -> list[int]:
-        """Return the ids of the rows whose payload is still to be read."""
+    def without_payload(self, largest_bytes: int) -> list[int]:
+        """Return the ids of the rows whose payload is still to be read, unless it is larger."""
+        if None not in self.payloads:
+            return []
         return [
             outbox_id
-            for outbox_id, payload in zip(self.ids, self.payloads, strict=True)
-            if payload is None
+            for outbox_id, payload, size in zip(self.ids, self.payloads, self.sizes, strict=True)
+            if payload is None and size <= largest_bytes
         ]
 
     def set_payload(self, outbox_id: int, payload: bytes, headers: bytes | None) -> None:

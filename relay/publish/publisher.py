@@ -2,8 +2,8 @@
 
 Invariant: a partition's next batch is sent only after the broker acknowledged the one before it,
 and after a failure nothing that was queued leaves: this publisher is done, and whoever uses it
-starts again at the checkpoint with a new producer id. Records of one order are therefore never reordered
-among their first occurrences; a failure can only repeat some.
+starts again at the checkpoint with a new producer id. Records of one order are therefore never
+reordered among their first occurrences; a failure can only repeat some.
 
 A batch's retry is the same bytes with the same sequence, which the broker knows again. What may be
 retried is decided here and not by aiokafka's own producer: that one keeps queued batches it sends
@@ -22,11 +22,13 @@ from typing import Any, Final
 import structlog
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
     DuplicateSequenceNumber,
     KafkaError,
     MessageSizeTooLargeError,
     NoError,
     RecordListTooLargeError,
+    TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     for_code,
 )
@@ -37,10 +39,12 @@ from aiokafka.structs import TopicPartition
 from relay.publish import wire
 from relay.publish.batch import Batch
 from relay.publish.checkpoint import Delivery
-from relay.publish.errors import ProducerBrokenError, RecordRefusedError
+from relay.publish.errors import ProducerBrokenError, RecordRefusedError, TopicWaitError
 
 _LOG: Final = structlog.get_logger("relay.publish")
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
+# Refused before anything was written: whoever grants it finds the batch still here.
+_FORBIDDEN: Final = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 _RETRY_SECONDS: Final = 0.1
 _LARGEST_SEQUENCE: Final = 2**31 - 1
 _TRANSACTION_TIMEOUT_MS: Final = 60_000
@@ -113,18 +117,6 @@ class Publisher:
         if error is not NoError:
             raise error("no producer id")
         self._producer_id, self._producer_epoch = answer.producer_id, answer.producer_epoch
-
-    async def partition_count(self, topic: str) -> int:
-        """Return how many partitions a topic has.
-
-        Raises:
-            UnknownTopicOrPartitionError: there is no such topic.
-            TopicAuthorizationFailedError: it may not be seen.
-        """
-        known = self.client.cluster.partitions_for_topic(topic)
-        if known is None:
-            known = await self.client._wait_on_metadata(topic)  # noqa: SLF001 - as its producer
-        return len(known)
 
     def hand_over(self, batch: Batch, encoded: EncodedBatch) -> asyncio.Future[Delivery]:
         """Queue a batch behind its partition's others; the future ends with its acknowledgement.
@@ -216,6 +208,8 @@ class Publisher:
             self._break(RecordRefusedError(batch.topic, ids, batch.size_bytes))
         elif error.retriable:
             self._retry(outgoing, error())
+        elif error in _FORBIDDEN:
+            self._retry(outgoing, _forbidden(outgoing.batch.topic, error))
         else:
             where = f"{outgoing.batch.topic}-{outgoing.batch.partition}"
             self._break(ProducerBrokenError(f"{where}: {error.__name__}: {error.description}"))
@@ -281,6 +275,13 @@ class Publisher:
                 await self.client.close()
         except (TimeoutError, KafkaError, OSError) as error:
             _LOG.debug("client_not_closed", error=repr(error))
+
+
+def _forbidden(topic: str, error: type[KafkaError]) -> TopicWaitError:
+    what = f"Write on topic {topic}"
+    if error is ClusterAuthorizationFailedError:
+        what = "IdempotentWrite on the cluster"
+    return TopicWaitError(f"permission: grant {what} to the relay's user")
 
 
 def _all(queues: Iterable[Iterable[_Outgoing]]) -> Iterable[Any]:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
 from operator import add
 from struct import unpack
-from typing import Final, cast
+from typing import Final
 
 from relay.publish.page import Page
 
@@ -86,7 +86,8 @@ class RecordEncoder:
         """Encode each row's record from its key to its end; what stands before is its batch's."""
         keys = rows.keys
         key_sizes = list(map(_varint_of, map(len, keys)))
-        payloads = cast("Sequence[bytes]", rows.payloads)  # all are read by now
+        # One that was never read is too large to be sent, and is parked.
+        payloads = [payload or b"" for payload in rows.payloads]
         pieces = (
             key_sizes,
             keys,

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
+import structlog
 
 from relay.publish.errors import RestoredDatabaseError, ServersDifferError
 from relay.publish.window import Position
+
+_LOG: Final = structlog.get_logger("relay.publish")
 
 STATE: Final = """
 SELECT (SELECT system_identifier FROM pg_control_system()) AS system_identifier,
@@ -78,3 +81,22 @@ def refuse_restored(server: ServerState, system_identifier: int, position: Posit
             f"the checkpoint has read up to transaction {ahead}, this database has only come to"
             f" {server.next_txid} (restored?): {advice}"
         )
+
+
+_NOTE_TIMELINE: Final = """
+INSERT INTO relay.audit_log (action, subject, why, detail)
+VALUES ('timeline_changed', $1, 'the relay took over after a failover or a recovery',
+        jsonb_build_object('from', $2::text, 'to', $1::text))
+"""
+
+
+async def note_timeline(
+    connection: asyncpg.Connection, server: ServerState, before: str | None
+) -> None:
+    """Record that the cluster is on another timeline than at the last takeover.
+
+    An ordinary failover; to an asynchronous replica it may have lost rows that were published.
+    """
+    if before not in (None, server.timeline):
+        _LOG.warning("timeline_changed", before=before, now=server.timeline)
+        await connection.execute(_NOTE_TIMELINE, server.timeline, before)

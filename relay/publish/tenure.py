@@ -1,0 +1,219 @@
+"""Hop 2: what a relay does while it holds the lease: producer after producer, from the checkpoint.
+
+Invariant: every producer begins with the checkpoint as the database has it at that moment, under a
+new epoch, so that nothing of a failed run can still write. The lease is renewed throughout, also
+while the broker is away; a relay that cannot renew it in time ends its tenure by its own clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import asyncpg
+import structlog
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+
+from relay.publish.checkpoint import CheckpointWriter
+from relay.publish.compression import Codec
+from relay.publish.cursor import OutboxCursor
+from relay.publish.dispatch import Dispatcher
+from relay.publish.errors import LeaseLostError, ProducerBrokenError, RecordRefusedError
+from relay.publish.lease import Lease, Taken
+from relay.publish.options import PublishOptions
+from relay.publish.parking import parked_orders
+from relay.publish.pipeline import Pipeline, Progress
+from relay.publish.publisher import Publisher
+from relay.publish.record import RecordEncoder
+from relay.publish.server import ServerState
+from relay.publish.sizing import Sizing
+from relay.publish.spans import SendSpans
+from relay.publish.testpoints import TestPoint
+from relay.publish.topics import Topics
+from relay.runtime.backoff import Backoff
+from relay.runtime.flow import Flow
+from relay.runtime.kafka import KafkaConnection
+from relay.telemetry.tracing import Tracing
+
+_LOG: Final = structlog.get_logger("relay.publish")
+_CLOSE_SECONDS: Final = 5.0
+
+
+class Watcher(Protocol):
+    """Who is told how the tenure goes."""
+
+    def active(self, epoch: int) -> None:
+        """The broker is reached, and rows are being published."""
+
+    def waits(self, error: BaseException | None) -> None:
+        """The broker is away or refuses, and is asked again; None: no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a relay is to do, the same for all its tenures."""
+
+    kafka: KafkaConnection
+    flow: Flow
+    options: PublishOptions
+    tracing: Tracing
+    test_point: TestPoint
+    sizing: Sizing
+    progress: Progress
+
+
+@dataclass(slots=True)
+class Tenure:
+    """The time between taking the lease and losing it, or giving it back."""
+
+    work: Work
+    reader: asyncpg.Connection
+    writer: asyncpg.Connection
+    server: ServerState
+    lease: Lease
+    watcher: Watcher
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def run(self, taken: Taken, stop: asyncio.Event) -> None:
+        """Publish until asked to stop; the lease is then given back.
+
+        Raises:
+            LeaseLostError: another relay is active, or may be.
+            RestoredDatabaseError: going on would lose events.
+            asyncpg's errors, OSError: a connection is lost.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                renewing = group.create_task(self._renew())
+                await self._produce(taken, stop)
+                renewing.cancel()
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from errors
+        await self.lease.release()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self.lease.seconds / 4)
+            try:
+                async with asyncio.timeout(max(0.001, self.lease.left_seconds())), self._writing:
+                    await self.lease.renew()
+            except TimeoutError as error:
+                raise LeaseLostError("could not renew the lease in time") from error
+
+    async def _produce(self, taken: Taken, stop: asyncio.Event) -> None:
+        backoff, attempt = Backoff(0.05, 5.0), 0
+        while not stop.is_set():
+            published = self.work.progress.published
+            try:
+                await self._with_producer(taken, stop)
+            except ProducerBrokenError as error:
+                self._learn(error)
+            if stop.is_set():
+                return
+            attempt = 0 if self.work.progress.published > published else attempt + 1
+            await _pause(stop, backoff.delay_seconds(attempt))
+            async with self._writing:
+                again = await self.lease.take(self.server)
+            if again is None:
+                raise LeaseLostError("the lease is another relay's now")
+            taken = again
+            await self.work.test_point("producer_rebuilt")
+
+    def _learn(self, error: ProducerBrokenError) -> None:
+        _LOG.warning("producer_broken", error=str(error))
+        if isinstance(error, RecordRefusedError):
+            self.work.sizing.refused(error.topic, error.outbox_ids, error.size_bytes)
+        else:
+            self.watcher.waits(error)
+
+    async def _with_producer(self, taken: Taken, stop: asyncio.Event) -> None:
+        publisher = await self._start_publisher(stop)
+        if publisher is None:
+            return
+        try:
+            pipeline = await self._pipeline(taken, publisher)
+            self.watcher.active(self.lease.epoch)
+            await pipeline.run(stop)
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from errors
+        finally:
+            await publisher.close(_CLOSE_SECONDS)
+
+    async def _start_publisher(self, stop: asyncio.Event) -> Publisher | None:
+        """Start a producer, for as long as it takes; None: asked to stop meanwhile."""
+        backoff, attempt = Backoff(0.1, 5.0), 0
+        timeout_seconds = self.work.options.request_timeout_seconds
+        while not stop.is_set():
+            client = AIOKafkaClient(
+                **self.work.kafka.client_options("relay"),
+                request_timeout_ms=int(timeout_seconds * 1000),
+            )
+            publisher = Publisher(client, timeout_seconds, 2 * timeout_seconds, self.watcher.waits)
+            try:
+                await publisher.start()
+            except (KafkaError, OSError, TimeoutError) as error:
+                self.watcher.waits(error)
+                await publisher.close(_CLOSE_SECONDS)
+                await _pause(stop, backoff.delay_seconds(attempt))
+                attempt += 1
+            else:
+                return publisher
+        return None
+
+    async def _pipeline(self, taken: Taken, publisher: Publisher) -> Pipeline:
+        work, checkpoint = self.work, taken.checkpoint
+        options = work.options
+        cursor = OutboxCursor(
+            self.reader,
+            checkpoint.position,
+            page_rows=options.page_rows,
+            page_bytes=options.page_bytes,
+            largest_bytes=options.largest_record_bytes,
+            hint_id=checkpoint.hint_id,
+        )
+        source = options.source or f"/{work.flow.name}"
+        dispatcher = Dispatcher(
+            work.flow.events,
+            RecordEncoder(source, options.dataschemas, self.lease.epoch),
+            work.tracing.identities,
+            work.sizing,
+            Codec.named(options.compression),
+            await parked_orders(self.reader),
+        )
+        return Pipeline(
+            cursor=cursor,
+            dispatcher=dispatcher,
+            publisher=publisher,
+            topics=Topics(publisher.client),
+            writer=CheckpointWriter(self.writer, checkpoint),
+            writing=self._writing,
+            lease=self.lease,
+            options=options,
+            progress=work.progress,
+            spans=SendSpans(work.tracing, "relay"),
+            waits=self.watcher.waits,
+            test_point=work.test_point,
+        )
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error that counts: one that ends the tenure before one that ends a producer."""
+    flat = list(_flat(errors))
+    return next((error for error in flat if not isinstance(error, ProducerBrokenError)), flat[0])
+
+
+def _flat(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in errors.exceptions:
+        found += _flat(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return
