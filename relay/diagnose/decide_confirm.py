@@ -104,7 +104,7 @@ def _refused_cause(evidence: Evidence, refused: ReturnSeen) -> Cause:
         return Cause.RELEASE_PENDING
     cause = _REFUSED.get(refused.reason or "", Cause.APPLY_FAILED)
     order_is_there = evidence.order is not None and not isinstance(evidence.order, Missing)
-    names_it = refused.detail is not None and evidence.order_id in refused.detail
+    names_it = refused.names_order == evidence.order_id
     if cause is Cause.RETURN_UNKNOWN_ORDER and order_is_there and names_it:
         return Cause.ORDER_HIDDEN
     return cause

@@ -135,7 +135,7 @@ def decide_unprocessed(evidence: Evidence, delivery: Delivery) -> Finding:
             return Finding(Verdict.NOT_PROCESSED, groups.cause)
         return unknown(groups, Hop.PROCESS)
     named = [groups[name] for name in evidence.around.processor_groups if name in groups]
-    staffed = [group for group in named if group.members > 0]
+    staffed = [group for group in named if group.members is None or group.members > 0]
     if not staffed:
         return Finding(Verdict.NOT_PROCESSED, Cause.PROCESSOR_DOWN)
     return Finding(Verdict.NOT_PROCESSED, _staffed_cause(evidence, delivery, staffed))

@@ -18,8 +18,8 @@ CHECKPOINT_STILL_SECONDS = 10.0
 
 _HELD_REASONS = {
     "too_large": Cause.TOO_LARGE,
-    "no_topic_mapped": Cause.NO_TOPIC_MAPPED,
-    "parked_behind": Cause.PARKED_BEHIND,
+    "no_topic": Cause.NO_TOPIC_MAPPED,
+    "order_parked": Cause.PARKED_BEHIND,
     "refused_by_broker": Cause.REFUSED_BY_BROKER,
 }
 

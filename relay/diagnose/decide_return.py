@@ -9,13 +9,16 @@ from datetime import timedelta
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence import Crossing, Delivery, Evidence, Neighbours, Place, Scan
 from relay.diagnose.finding import Finding, unknown
+from relay.diagnose.history import LEFT_SOON_SECONDS
 from relay.diagnose.surroundings import Missing
 from relay.diagnose.verdicts import Hop, Verdict
 
 # From how many unanswered records in a row up to the newest one "the processor answers nothing".
 STOPPED_RUN = 5
-# How much of a jump the unanswered run must cover: a position is some seconds old.
+# How much of a jump must be unanswered: a position is some seconds old.
 SKIPPED_SHARE = 0.9
+# From how many records on a jump between two positions can't be a coincidence.
+JUMP_RUN = 5
 
 
 def decide_unanswered(evidence: Evidence, delivery: Delivery) -> Finding:
@@ -61,45 +64,48 @@ def _incomplete(evidence: Evidence, scan: Scan) -> Missing:
 
 def unanswered_cause(evidence: Evidence, delivery: Delivery, scan: Scan) -> Cause:
     """Choose among the ways in which a processor passes a record and does not answer."""
-    run = evidence.neighbours or _alone(delivery)
+    own = delivery.offset if delivery.offset is not None else -1
+    around = evidence.neighbours or Neighbours((own,))
     crossing = next(iter(evidence.crossing.values()), None)
     if crossing is not None:
-        if _jumped(crossing, run):
+        if _jumped(crossing, around, own):
             return Cause.OFFSETS_SKIPPED
-        if _died(crossing, run):
+        if _died(crossing, around, own):
             return Cause.PROCESSOR_CRASHED
-    if _stopped(run, scan, delivery):
+    if _stopped(around, own, scan, delivery):
         return Cause.RETURNS_STOPPED
     return Cause.RETURN_NEVER_SENT
 
 
-def _alone(delivery: Delivery) -> Neighbours:
-    offset = delivery.offset if delivery.offset is not None else -1
-    return Neighbours(offset, offset, 1, answered_before=True, answered_after=True)
+def _jumped(crossing: Crossing, around: Neighbours, own: int) -> bool:
+    """Tell whether the group left out what stood between two of its positions.
+
+    Either it had no members while the record waited, and what it came past was hardly answered; or
+    it had, and what is unanswered is exactly what lies between the two positions.
+    """
+    jump = range(crossing.before_offset, crossing.after_offset)
+    lost = sum(one in jump for one in around.unanswered)
+    answered = sum(one in jump for one in around.answered)
+    if crossing.unattended_from_at is not None:
+        first, _last = around.run(own)
+        # The group may have answered some more between its last position and its death.
+        return first <= crossing.before_offset or lost >= (lost + answered) * SKIPPED_SHARE
+    exact = around.run(own) == (crossing.before_offset, crossing.after_offset - 1)
+    return exact and lost >= JUMP_RUN and bool(around.answered)
 
 
-def _jumped(crossing: Crossing, run: Neighbours) -> bool:
-    """The group had no members while the record waited, and resumed past a run without answers."""
-    if crossing.unattended_from_at is None:
-        return False
-    if run.from_offset <= crossing.before_offset:
-        return True
-    # The first position after the resumption may lie past records that were answered again.
-    jump = crossing.after_offset - crossing.before_offset
-    inside = min(run.to_offset + 1, crossing.after_offset) - run.from_offset
-    return inside >= jump * SKIPPED_SHARE
-
-
-def _died(crossing: Crossing, run: Neighbours) -> bool:
-    """A member left just after the commit, and the run ends where the group stood then."""
+def _died(crossing: Crossing, around: Neighbours, own: int) -> bool:
+    """Tell whether a member left just after the commit, and the run ends where the group stood."""
     if crossing.left_offset is None or crossing.members_left_at is None:
         return False
-    soon = crossing.members_left_at - crossing.after_at <= timedelta(seconds=120)
-    return soon and run.to_offset < crossing.left_offset <= run.to_offset + 1
+    _first, last = around.run(own)
+    soon = crossing.members_left_at - crossing.after_at <= timedelta(seconds=LEFT_SOON_SECONDS)
+    return soon and last < crossing.left_offset <= last + 1
 
 
-def _stopped(run: Neighbours, scan: Scan, delivery: Delivery) -> bool:
-    if run.answered_after or run.count < STOPPED_RUN:
+def _stopped(around: Neighbours, own: int, scan: Scan, delivery: Delivery) -> bool:
+    """Tell whether nothing was answered any more, neither here nor on another partition."""
+    if any(one > own for one in around.answered) or len(around.unanswered) < STOPPED_RUN:
         return False
     newest = scan.newest_return_at
     return newest is None or newest < delivery.published_at

@@ -106,6 +106,7 @@ class ReturnSeen:
         terminal: None when the status cannot be read or is not known to the flow.
         handled_at: when the consumer applied, refused or set it aside.
         outcome: the inbox's word for what was done.
+        names_order: the order that it says it is for.
     """
 
     place: Place
@@ -117,6 +118,7 @@ class ReturnSeen:
     recorded_at: datetime | None = None
     handled_at: datetime | None = None
     outcome: str | None = None
+    names_order: str | None = None
     reason: str | None = None
     detail: str | None = None
     state: str | None = None
@@ -184,19 +186,22 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """The unbroken run of records without a return that this one stands in, on its partition.
+    """What the records around this one on its partition got, as far as it was looked at.
 
     Attributes:
-        from_offset: first of the run; `to_offset` is the last.
-        answered_before: an answered record was seen below the run.
-        answered_after: an answered record was seen above it.
+        unanswered: offsets of those without any return, in order; this one's own is among them.
+        answered: offsets of those with one, in order.
     """
 
-    from_offset: int
-    to_offset: int
-    count: int
-    answered_before: bool
-    answered_after: bool
+    unanswered: tuple[int, ...]
+    answered: tuple[int, ...] = ()
+
+    def run(self, offset: int) -> tuple[int, int]:
+        """Return first and last offset of the unanswered run that an offset stands in."""
+        below = max((one for one in self.answered if one < offset), default=-1)
+        above = min((one for one in self.answered if one > offset), default=None)
+        inside = [one for one in self.unanswered if one > below and (above is None or one < above)]
+        return min(inside, default=offset), max(inside, default=offset)
 
 
 @dataclass(frozen=True, slots=True)

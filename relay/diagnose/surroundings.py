@@ -123,6 +123,7 @@ class GroupSeen:
     """A processor's consumer group now.
 
     Attributes:
+        members: None when they cannot be told (a group of KIP-848's protocol).
         subscribed: topics its members ask for; None when it cannot be told.
         assigned: partitions its members have; None when it cannot be told.
         committed: committed offsets now; a partition without one is absent.
@@ -132,7 +133,7 @@ class GroupSeen:
     name: str
     exists: bool
     state: str = ""
-    members: int = 0
+    members: int | None = 0
     subscribed: frozenset[str] | None = None
     assigned: frozenset[Partition] | None = None
     committed: Mapping[Partition, int] = field(default_factory=lambda: MappingProxyType({}))

@@ -218,9 +218,7 @@ evidence = st.builds(
     ),
     crossing=st.dictionaries(st.just(GROUP), crossings),
     waiting=st.dictionaries(st.just(GROUP), st.builds(Waiting, times, offsets, st.just(1))),
-    neighbours=maybe(
-        st.builds(Neighbours, offsets, offsets, offsets, st.booleans(), st.booleans())
-    ),
+    neighbours=maybe(st.builds(Neighbours, some(offsets), some(offsets))),
     closed=maybe(st.builds(ClosedByHand, words, words, times)),
     twin=maybe(st.just("first")),
     other_types=st.sampled_from([(), ("order.changed",)]),

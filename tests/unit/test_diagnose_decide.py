@@ -213,7 +213,7 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     ),
     (Verdict.NOT_PUBLISHED, Cause.BROKER_UNREACHABLE): around(UNSENT, outages=(OUT,)),
     (Verdict.PARKED, Cause.TOO_LARGE): held(),
-    (Verdict.PARKED, Cause.NO_TOPIC_MAPPED): held(reason="no_topic_mapped"),
+    (Verdict.PARKED, Cause.NO_TOPIC_MAPPED): held(reason="no_topic"),
     (Verdict.PARKED, Cause.REFUSED_BY_BROKER): held(reason="refused_by_broker"),
     (Verdict.PARKED, Cause.PARKED_BEHIND): held(own=False),
     (Verdict.PARKED, Cause.RELEASE_PENDING): held(state="release_requested"),
@@ -246,7 +246,7 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     (Verdict.NO_RETURN, Cause.OFFSETS_SKIPPED): replace(
         LOST,
         crossing={GROUP: replace(CROSSED, unattended_from_at=ago(minutes=58))},
-        neighbours=Neighbours(118_402, 118_970, 569, True, True),
+        neighbours=Neighbours(tuple(range(118_850, 118_950))),
     ),
     (Verdict.NO_RETURN, Cause.PROCESSOR_CRASHED): replace(
         LOST,
@@ -255,12 +255,12 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
                 CROSSED, members_left_at=ago(minutes=1), left_offset=118_971, before_offset=118_880
             )
         },
-        neighbours=Neighbours(118_900, 118_970, 71, True, True),
+        neighbours=Neighbours(tuple(range(118_900, 118_971)), (118_899, 118_971)),
     ),
     (Verdict.NO_RETURN, Cause.RETURN_NEVER_SENT): LOST,
     (Verdict.NO_RETURN, Cause.RETURNS_STOPPED): replace(
         LOST,
-        neighbours=Neighbours(118_000, 119_399, 1400, True, False),
+        neighbours=Neighbours(tuple(range(118_850, 118_950))),
         scan=Scan(True, 0, 6, 6, None),
     ),
     (Verdict.NO_RETURN, Cause.ANSWERED_ELSEWHERE): replace(
@@ -304,7 +304,7 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     (Verdict.RETURN_QUARANTINED, Cause.RETURN_DISCARDED): refused(state="discarded"),
     (Verdict.RETURN_QUARANTINED, Cause.APPLY_FAILED): refused(reason="apply_failed"),
     (Verdict.RETURN_QUARANTINED, Cause.ORDER_HIDDEN): refused(
-        reason="unknown_order", detail="no order 0b9d"
+        reason="unknown_order", names_order="0b9d"
     ),
     (Verdict.RETURN_QUARANTINED, Cause.RELEASE_PENDING): refused(state="release_requested"),
     (Verdict.RETURN_SKIPPED, Cause.OFFSET_GAP): around(
@@ -371,7 +371,7 @@ def test_a_single_loss_after_an_orderly_restart_is_not_a_skipped_range() -> None
     case = replace(
         LOST,
         crossing={GROUP: crossing},
-        neighbours=Neighbours(OFFSET, OFFSET, 1, True, True),
+        neighbours=Neighbours((OFFSET,), (OFFSET - 2, OFFSET - 1, OFFSET + 1)),
     )
     assert named(case) == (Hop.RETURN, Verdict.NO_RETURN, Cause.RETURN_NEVER_SENT)
 
