@@ -33,10 +33,10 @@ _TIMES: Final = """
         WHERE aggregate_id = ANY ($2::text[]) AND new_status IN ('confirmed', 'rejected')
         ORDER BY aggregate_id, received_at
     )
-    SELECT greatest(0, extract(epoch FROM p.published_at - e.created_at))::float8,
-           greatest(0, extract(epoch FROM a.recorded_at - p.published_at))::float8,
-           greatest(0, extract(epoch FROM a.received_at - a.recorded_at))::float8,
-           greatest(0, extract(epoch FROM o.returned_at - o.submitted_at))::float8
+    SELECT extract(epoch FROM p.published_at - e.created_at)::float8,
+           extract(epoch FROM a.recorded_at - p.published_at)::float8,
+           extract(epoch FROM a.received_at - a.recorded_at)::float8,
+           extract(epoch FROM o.returned_at - o.submitted_at)::float8
     FROM public.orders o
     LEFT JOIN event e ON e.aggregate_id = o.order_id::text
     LEFT JOIN published p ON p.id = e.id
@@ -82,7 +82,7 @@ async def hop_times(
     """
     rows = await connection.fetch(_TIMES, [UUID(one) for one in order_ids], list(order_ids))
     found = {
-        hop: times_of([row[at] for row in rows if row[at] is not None])
+        hop: times_of([max(0.0, row[at]) for row in rows if row[at] is not None])
         for at, hop in enumerate(HOPS)
     }
     return {hop: times for hop, times in found.items() if times is not None}
