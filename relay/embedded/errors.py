@@ -14,7 +14,7 @@ class NoDiskSpaceError(EmbeddedError):
 
 
 class FolderError(EmbeddedError):
-    """A folder cannot be written to, or not be reached by the account that PostgreSQL needs."""
+    """A folder cannot be written to or reached by the account that PostgreSQL runs as."""
 
 
 class PortTakenError(EmbeddedError):

@@ -31,7 +31,13 @@ def server_account() -> tuple[int, int] | None:
     """Return whom PostgreSQL runs as: None is this user; it refuses to run as root."""
     if os.geteuid() != 0:
         return None
-    nobody = pwd.getpwnam("nobody")
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError as error:
+        raise FolderError(
+            "PostgreSQL does not run as root, and there is no user `nobody` to run it as: "
+            "start it as another user"
+        ) from error
     return nobody.pw_uid, nobody.pw_gid
 
 

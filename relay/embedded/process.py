@@ -192,13 +192,18 @@ def start(order: Order, *, owned: bool) -> ServerProcess:
         raise AssertionError("the guard was started with pipes")
     with guard.stdout, guard.stderr:
         pid = guard.stdout.readline().strip()
-        words = "" if pid else guard.stderr.read().strip()
-    if not (pid and owned):
+        # The last line of a traceback is what went wrong.
+        words = "" if pid else guard.stderr.read().strip().rpartition("\n")[2]
+    try:
+        server = psutil.Process(int(pid)) if pid else None
+    except psutil.NoSuchProcess:  # it has ended already
+        server, words = None, log_tail(order.log)
+    if server is None or not owned:
         guard.stdin.close()
         guard.wait()
-    if not pid:
+    if server is None:
         raise ServerDiedError(f"{order.command[0]} cannot be started: {words}")
-    return ServerProcess(psutil.Process(int(pid)), order, guard if owned else None)
+    return ServerProcess(server, order, guard if owned else None)
 
 
 def find(identity: Identity, order: Order) -> ServerProcess | None:
