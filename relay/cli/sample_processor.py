@@ -1,0 +1,203 @@
+"""Sample: `relay sample processor`: the sample order processor (hops 3-4), with its faults.
+
+Invariant: it is never joined to a real group: the installation must be a sample, or somebody states
+that this Kafka has no installation. What faults did to whom is printed at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from decimal import Decimal, DecimalException
+from pathlib import Path
+from typing import Any, Final, TypeVar, get_args
+
+import click
+import uvloop
+
+from consumers.faults import MEANING, Fault, FaultRule
+from consumers.processor import ProcessorReport, run_processor
+from consumers.processor_options import Corruption, CrashAt, FaultOptions, ProcessorOptions
+from relay.runtime.database import DatabaseError, connect
+from relay.runtime.process import instance_name, program_version
+from relay.runtime.settings import Settings, load_settings
+from relay.runtime.shutdown import stop_on_signals
+from relay.sample.installation import require_sample
+from relay.telemetry import logs
+from relay.telemetry.tracing import Tracing, configure
+
+_SERVICE: Final = "order-processor"
+_SPANS_DEADLINE_SECONDS: Final = 5.0
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def _amount(_ctx: click.Context, _param: click.Parameter, value: str) -> Decimal:
+    """Read a decimal number, not a float."""
+    try:
+        amount = Decimal(value)
+    except DecimalException:
+        amount = Decimal("NaN")
+    if not amount.is_finite():
+        raise click.BadParameter(f"{value!r} is not an amount")
+    return amount
+
+
+def _fault_options(command: CommandT) -> CommandT:
+    """Add four options for each fault: by name, by count, every n-th, by rate."""
+    for fault in reversed(Fault):
+        meaning = MEANING[fault]
+        for option in (
+            click.option(f"--{fault}-rate", type=click.FloatRange(0, 1), default=0.0, hidden=True),
+            click.option(f"--{fault}-every", type=click.IntRange(0), default=0, hidden=True),
+            click.option(f"--{fault}-count", type=click.IntRange(0), default=0, hidden=True),
+            click.option(f"--{fault}-order", multiple=True, metavar="ID", help=f"{meaning}."),
+        ):
+            command = option(command)
+    return command
+
+
+@click.command(
+    "processor",
+    epilog="Each fault also goes by --FAULT-count N (the first N events), --FAULT-every N (each "
+    "N-th) and --FAULT-rate R (a share from 0 to 1), for example --lose-count 3.",
+)
+@click.option("--group", help="Consumer group; by default the flow's first processor group.")
+@click.option(
+    "--reject-above",
+    metavar="AMOUNT",
+    callback=_amount,
+    default="10000",
+    show_default=True,
+    help="Reject orders with a larger total.",
+)
+@click.option("--processing-first", is_flag=True, help="Send `processing` before each answer.")
+@click.option(
+    "--without-database",
+    is_flag=True,
+    help="There is no installation to check: this Kafka is nobody's production.",
+)
+@_fault_options
+@click.option("--seed", type=int, help="Draws by rate repeat with it; random by default.")
+@click.option(
+    "--crash-at",
+    type=click.Choice(get_args(CrashAt)),
+    default="sent",
+    show_default=True,
+    help="Before the returns are sent, before the offset is committed, or after.",
+)
+@click.option(
+    "--corruption",
+    type=click.Choice(get_args(Corruption)),
+    default="any",
+    show_default=True,
+    help="How a corrupt return is broken.",
+)
+@click.option(
+    "--delay-seconds",
+    type=click.FloatRange(0),
+    default=5.0,
+    show_default=True,
+    help="How much later a delayed return leaves.",
+)
+@click.option("--faults-on-replays", is_flag=True, help="Replayed events suffer too.")
+@click.option(
+    "--journal",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of JSON lines: what was done to whom. Read first by a restart.",
+)
+@click.pass_context
+def processor(ctx: click.Context, /, without_database: bool, **given: Any) -> None:
+    """Answer orders: confirmed, or rejected above an amount; with faults on purpose.
+
+    At least once: an offset is committed after its returns are acknowledged. Without a fault
+    every order that expects a return gets one.
+    """
+    settings = load_settings(ctx.find_root().obj["config"])
+    options = _options(settings, given)
+    with _telemetry(settings) as tracing:
+        report = uvloop.run(_run(settings, options, tracing, check=not without_database))
+    _print(ctx, report)
+
+
+def _options(settings: Settings, given: Mapping[str, Any]) -> ProcessorOptions:
+    rules = {fault: _rule(fault, given) for fault in Fault}
+    seed = secrets.randbits(32) if given["seed"] is None else given["seed"]
+    return ProcessorOptions(
+        group=given["group"] or settings.flow.processor_groups[0],
+        reject_above=given["reject_above"],
+        processing_first=given["processing_first"],
+        faults=FaultOptions(
+            rules={fault: rule for fault, rule in rules.items() if rule != FaultRule()},
+            seed=seed,
+            crash_at=given["crash_at"],
+            corruption=given["corruption"],
+            delay_seconds=given["delay_seconds"],
+            on_replays=given["faults_on_replays"],
+            journal=given["journal"],
+        ),
+    )
+
+
+def _rule(fault: Fault, given: Mapping[str, Any]) -> FaultRule:
+    return FaultRule(
+        orders=frozenset(given[f"{fault}_order"]),
+        count=given[f"{fault}_count"],
+        every=given[f"{fault}_every"],
+        rate=given[f"{fault}_rate"],
+    )
+
+
+@contextmanager
+def _telemetry(settings: Settings) -> Iterator[Tracing]:
+    logs.configure(settings.log.level, settings.log.format, environment=os.environ)
+    tracing = configure(
+        _SERVICE, os.environ, version=program_version(), instance_id=instance_name()
+    )
+    try:
+        yield tracing
+    finally:
+        tracing.close(_SPANS_DEADLINE_SECONDS)
+
+
+async def _run(
+    settings: Settings, options: ProcessorOptions, tracing: Tracing, *, check: bool
+) -> ProcessorReport:
+    if check:
+        await _refuse_production(settings.database.dsn)
+    with stop_on_signals() as stop:
+        return await run_processor(settings.kafka, settings.flow, options, tracing, stop)
+
+
+class UncheckedInstallationError(Exception):
+    """Whether this is a sample installation cannot be known."""
+
+    hint = "name its DATABASE_URL, or state with --without-database that there is none"
+
+
+async def _refuse_production(dsn: str | None) -> None:
+    try:
+        connection = await connect(dsn, "relay sample processor")
+    except DatabaseError as error:
+        raise UncheckedInstallationError(
+            f"the sample processor would answer the orders of whatever uses this Kafka, and "
+            f"whether that is a sample cannot be known: {error}"
+        ) from error
+    try:
+        await require_sample(connection)
+    finally:
+        await connection.close()
+
+
+def _print(ctx: click.Context, report: ProcessorReport) -> None:
+    if ctx.find_root().obj["json"]:
+        click.echo(json.dumps(report.as_dict()))
+        return
+    faults = ", ".join(f"{number} {fault}" for fault, number in report.faults.items())
+    click.echo(
+        f"{report.processed} events processed, {report.returns} returns sent, "
+        f"{report.ignored} events passed over; faults: {faults or 'none'}"
+    )
