@@ -9,8 +9,8 @@ Nothing here raises for what a row holds.
 An *identity* is the part of an OTLP Span that says which one it is (trace_id, parent_span_id,
 span_id, trace_state), already encoded; None means: not recorded, no work to be done.
 
-A page of well-formed headers is checked and cut by a few operations on all of it at once, 0.36 us an
-event; event by event it is 2.4 us (benchmarks/tracing). Any doubt takes the slow path.
+A page of well-formed headers is checked and cut by a few operations on all of it at once, 0.36 us
+an event; event by event it is 2.4 us (benchmarks/tracing). Any doubt takes the slow path.
 """
 
 from __future__ import annotations
