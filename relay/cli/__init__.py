@@ -4,13 +4,15 @@ Invariant: `relay --help` imports no driver; a command that fails leaves one lin
 and an exit code (0 fine, 1 failure, 2 usage, 3 something was found), never a traceback.
 """
 
+import os
 import sys
+from collections.abc import Iterator
 from importlib import import_module, metadata
 from importlib.util import find_spec
 
 import click
 
-from relay.cli.errors import report
+from relay.cli.errors import FAILURE, FINE, INTERRUPTED, report
 
 # group -> command -> (module, what it does). Each module exports its click command as `command`; a
 # command appears once its module exists.
@@ -63,7 +65,7 @@ class Root(click.Group):
         for commands in _existing().values():
             if cmd_name in commands:
                 command: click.Command = import_module(commands[cmd_name][0]).command
-                return command
+                return with_globals(command)
         return None
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -81,6 +83,43 @@ def _existing() -> dict[str, dict[str, tuple[str, str]]]:
     return {group: commands for group, commands in found.items() if commands}
 
 
+def with_globals(command: click.Command) -> click.Command:
+    """Let the global options stand behind the command's name, too, as people write them."""
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            with_globals(inner)
+        return command
+    taken = {name for param in command.params for name in param.opts}
+    command.params.extend(option for option in _globals() if option.opts[0] not in taken)
+    return command
+
+
+def _globals() -> Iterator[click.Option]:
+    yield click.Option(
+        ["--json"],
+        is_flag=True,
+        expose_value=False,
+        callback=_want_json,
+        help="Data and errors as JSON.",
+    )
+    yield click.Option(
+        ["--config"],
+        metavar="FILE",
+        expose_value=False,
+        callback=_use_config,
+        help="Settings file.",
+    )
+
+
+def _want_json(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    ctx.find_root().obj["json"] |= wanted
+
+
+def _use_config(ctx: click.Context, _param: click.Parameter, config: str | None) -> None:
+    if config is not None:
+        ctx.find_root().obj["config"] = config
+
+
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted:
         click.echo(f"relay {metadata.version('outbox-relay')}")
@@ -90,7 +129,14 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", metavar="FILE", help="Settings file (else RELAY_CONFIG, ./relay.toml).")
 @click.option("--json", "as_json", is_flag=True, help="Data and errors as JSON.")
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def root(ctx: click.Context, config: str | None, as_json: bool) -> None:
     """Publishes an order service's outbox to Kafka, and finds where a return was lost."""
@@ -100,9 +146,13 @@ def root(ctx: click.Context, config: str | None, as_json: bool) -> None:
 def main() -> None:
     """Run the program; the entry point `relay`."""
     try:
-        code = root.main(standalone_mode=False)
+        code = root.main(prog_name="relay", standalone_mode=False)
     except click.exceptions.Abort:
-        code = 130
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has gone (`| head`): nothing is left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILURE
     except Exception as error:  # noqa: BLE001 - the edge: every error leaves as one line
         code = report(error, as_json="--json" in sys.argv[1:])
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code if isinstance(code, int) else FINE)

@@ -9,35 +9,63 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
-FAILURE, USAGE, FOUND = 1, 2, 3
+FINE, FAILURE, USAGE, FOUND, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class Found(Exception):  # noqa: N818 - not an error: exit code 3 says something was found
-    """Something was found (a lost order, a failed check): it was printed already; exit with 3."""
+    """Something was found (a lost order, a failed check); what, is printed already or said here."""
 
 
 def report(error: Exception, *, as_json: bool) -> int:
     """Print the error on stderr and return the exit code."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return USAGE
     if isinstance(error, Found):
+        if str(error):
+            _say(str(error))
         return FOUND
     if os.environ.get("RELAY_TRACEBACK"):
         traceback.print_exception(error)
-    code, hint = error_code(error), getattr(error, "hint", None)
-    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    details = getattr(error, "details", {})
-    if as_json:
-        body = {"code": code, "message": message, "details": details}
-        print(json.dumps(body, default=str), file=sys.stderr)  # noqa: T201
-    else:
-        lines = [f"error[{code}]: {message}"] + ([f"hint: {hint}"] if hint else [])
-        print("\n".join(lines), file=sys.stderr)  # noqa: T201
+    _say(json.dumps(as_data(error), default=str) if as_json else as_text(error))
     return USAGE if isinstance(error, click.UsageError) else FAILURE
+
+
+def as_data(error: Exception) -> dict[str, Any]:
+    """Return the error for a script."""
+    return {"code": error_code(error), "message": _message(error), "details": _details(error)}
+
+
+def as_text(error: Exception) -> str:
+    """Return the error for a person: what, and what to do next."""
+    lines = [f"error[{error_code(error)}]: {_message(error)}"]
+    hint = getattr(error, "hint", None)
+    if hint is None and isinstance(error, click.UsageError) and error.ctx is not None:
+        hint = f"`{error.ctx.command_path} --help` lists what there is"
+    return "\n".join(lines + ([f"hint: {hint}"] if hint else []))
 
 
 def error_code(error: Exception) -> str:
     """Return the error's code: its type's name in snake case, without `Error`."""
     name = type(error).__name__.removesuffix("Error") or "Error"
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    return str(error) or type(error).__name__
+
+
+def _details(error: Exception) -> Mapping[str, Any]:
+    found = getattr(error, "details", None)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201 - click.echo would need its context

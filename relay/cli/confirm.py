@@ -1,0 +1,41 @@
+"""Hop 5: `relay confirm`: the confirmation consumer, wired from the settings."""
+
+from __future__ import annotations
+
+import click
+
+from consumers.confirm import ConfirmService
+from consumers.options import ConfirmOptions, SessionOptions
+from relay.cli.service import Surroundings, serve
+from relay.runtime.settings import Settings, load_settings
+
+METRICS_PORT = 9465
+
+
+@click.command("confirm")
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """Apply the returns to the orders until told to stop (hop 5).
+
+    Several may run: they share the topic's partitions. SIGTERM drains and ends with 0.
+    """
+    settings = load_settings(ctx.find_root().obj["config"])
+    serve("confirm", settings, METRICS_PORT, _service)
+
+
+def _service(around: Surroundings) -> ConfirmService:
+    settings = around.settings
+    return ConfirmService(
+        settings.database.dsn,
+        settings.kafka,
+        settings.flow,
+        confirm_options(settings),
+        around.tracing,
+        around.stop,
+        around.metrics,
+    )
+
+
+def confirm_options(settings: Settings) -> ConfirmOptions:
+    """Return hop 5's options as the settings say."""
+    return ConfirmOptions(session=SessionOptions(**dict(settings.confirm)))

@@ -1,0 +1,47 @@
+"""Every hop: how commands print: data on stdout, JSON when asked for, colour for people only.
+
+Invariant: under --json stdout holds one JSON document and nothing else; without a terminal, or with
+NO_COLOR, no escape sequence is written.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from relay.runtime.settings import Settings
+
+
+def wants_json(ctx: click.Context) -> bool:
+    """Tell whether data is to be JSON."""
+    return bool(ctx.find_root().obj["json"])
+
+
+def settings_of(ctx: click.Context) -> Settings:
+    """Read the settings that the command line and the environment name.
+
+    Raises:
+        SettingsError: names what is wrong.
+    """
+    from relay.runtime.settings import load_settings  # noqa: PLC0415 - pydantic takes its time
+
+    return load_settings(ctx.find_root().obj["config"])
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(data, indent=2, default=str, ensure_ascii=False))
+
+
+def console() -> Console:
+    """Return rich's console for stdout: it looks at the terminal and at NO_COLOR itself."""
+    from rich.console import Console  # noqa: PLC0415 - nor is rich needed for JSON
+
+    width = None if sys.stdout.isatty() else 200
+    return Console(width=width, highlight=False, soft_wrap=not sys.stdout.isatty())

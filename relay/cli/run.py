@@ -1,0 +1,47 @@
+"""Hop 2: `relay run`: the relay, wired from the settings."""
+
+from __future__ import annotations
+
+import click
+
+from relay.cli.service import Surroundings, serve
+from relay.publish.maintenance import MaintenanceOptions
+from relay.publish.options import PublishOptions
+from relay.publish.service import RelayService
+from relay.runtime.settings import Settings, load_settings
+
+METRICS_PORT = 9464
+
+
+@click.command("run")
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """Publish the outbox to Kafka until told to stop (hop 2).
+
+    Several may run: one is active, the others stand by. SIGTERM drains and ends with 0.
+    """
+    settings = load_settings(ctx.find_root().obj["config"])
+    serve("relay", settings, METRICS_PORT, _service)
+
+
+def _service(around: Surroundings) -> RelayService:
+    settings = around.settings
+    return RelayService(
+        settings.database.dsn,
+        settings.kafka,
+        settings.flow,
+        publish_options(settings),
+        around.tracing,
+        around.stop,
+        upkeep=maintenance_options(settings),
+    )
+
+
+def publish_options(settings: Settings) -> PublishOptions:
+    """Return hop 2's options as the settings say."""
+    return PublishOptions(**dict(settings.publish))
+
+
+def maintenance_options(settings: Settings) -> MaintenanceOptions:
+    """Return the upkeep's options as the settings say."""
+    return MaintenanceOptions(**dict(settings.maintenance))

@@ -1,0 +1,116 @@
+"""Hops 2 and 5: what every service needs around it: logs, traces, metrics, health, signals.
+
+Invariant: settings are read and judged before anything is connected; SIGTERM drains and ends with
+0; the last spans are delivered, within seconds. A service that cannot work ends with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+import uvloop
+
+from relay.runtime.process import instance_name, program_version
+from relay.runtime.settings import Settings
+from relay.runtime.settings_model import MetricsSettings
+from relay.runtime.shutdown import stop_on_signals
+from relay.telemetry import logs
+from relay.telemetry.endpoint import Health, serving
+from relay.telemetry.metrics import Metrics
+from relay.telemetry.tracing import Tracing, configure
+
+SPANS_DEADLINE_SECONDS = 5.0
+
+_READY = ("active", "standby")
+
+
+class Service(Protocol):
+    """What a service shows of itself."""
+
+    state: str
+    waiting_for: str | None
+
+    def detail(self) -> Mapping[str, Any]:
+        """Return what it does, for people."""
+        ...
+
+    async def run(self) -> None:
+        """Work until told to stop."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a service is made with."""
+
+    settings: Settings
+    tracing: Tracing
+    metrics: Metrics
+    stop: asyncio.Event
+
+
+def serve(
+    kind: str, settings: Settings, default_port: int, build: Callable[[Surroundings], Service]
+) -> None:
+    """Run a service until it is told to stop.
+
+    Args:
+        kind: of the process: `relay`, `confirm`, ...; its traces' service name is `relay-KIND`.
+        settings: judged already.
+        default_port: of /metrics, /livez and /readyz.
+        build: makes the service.
+    """
+    logs.configure(settings.log.level, settings.log.format, environment=os.environ)
+    name = kind if kind.startswith("relay") else f"relay-{kind}"
+    tracing = configure(name, os.environ, version=program_version(), instance_id=instance_name())
+    metrics = Metrics(kind, program_version(), tracing.counts)
+    try:
+        uvloop.run(_serve(settings, tracing, metrics, default_port, build))
+    finally:
+        tracing.close(SPANS_DEADLINE_SECONDS)
+
+
+async def _serve(
+    settings: Settings,
+    tracing: Tracing,
+    metrics: Metrics,
+    default_port: int,
+    build: Callable[[Surroundings], Service],
+) -> None:
+    with stop_on_signals() as stop:
+        service = build(Surroundings(settings, tracing, metrics, stop))
+        async with _endpoint(settings.metrics, default_port, metrics, service):
+            await service.run()
+
+
+@asynccontextmanager
+async def _endpoint(
+    wanted: MetricsSettings, default_port: int, metrics: Metrics, service: Service
+) -> AsyncIterator[None]:
+    if not wanted.enabled:
+        yield
+        return
+    port = default_port if wanted.port is None else wanted.port
+    health = (lambda: alive(service), lambda: readiness(service))
+    async with serving(wanted.host, port, metrics.registry, *health) as found:
+        structlog.get_logger("relay").info("listening", host=wanted.host, port=found)
+        yield
+
+
+def alive(service: Service) -> Health:
+    """Answering at all is what counts: a process whose loop hangs does not."""
+    return Health(ok=True, checks={"state": service.state})
+
+
+def readiness(service: Service) -> Health:
+    """Ready: it does its work, or stands by for another that does."""
+    checks = {"state": service.state}
+    if service.waiting_for:
+        checks["waiting_for"] = service.waiting_for
+    return Health(service.state in _READY, checks)
