@@ -172,10 +172,13 @@ def _proven_backwards(hops: Sequence[Hop], *, overdue: bool) -> tuple[Hop, ...]:
 
 
 def _timed(hops: Sequence[Hop]) -> tuple[Hop, ...]:
-    """Add how long each hop took, where it and one before it have a time."""
+    """Add how long each hop took, where it and one before it have a time.
+
+    A proof is written a moment after the fact: a hop that seems to end before the last took nothing.
+    """
     timed = [hop for hop in hops if hop.at is not None]
     took = {
-        after.name: (after.at - before.at).total_seconds()
+        after.name: max(0.0, (after.at - before.at).total_seconds())
         for before, after in pairwise(timed)
         if before.at is not None and after.at is not None
     }

@@ -283,6 +283,10 @@ class TraceSettings(Section):
         description="of the trace viewer, e.g. http://localhost:16686; links are printed",
     )
 
+    def link(self, trace_id: str | None) -> str | None:
+        """Return where a trace can be looked at; None when that is not known."""
+        return f"{self.url.rstrip('/')}/trace/{trace_id}" if self.url and trace_id else None
+
 
 class WatchSettings(Section):
     """What is recorded for the diagnosis while all is well."""
