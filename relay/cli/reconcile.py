@@ -1,0 +1,109 @@
+"""Verify: `relay reconcile`: database against Kafka against status, row by row."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+from datetime import datetime
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from relay.cli.errors import Found
+from relay.diagnose.reconcile.findings import MEANINGS, NEXT, Difference
+from relay.diagnose.reconcile.run import Range, Reconciliation, reconcile
+from relay.runtime.settings import load_settings
+
+_SHOWN = 10
+
+
+@click.command("reconcile", short_help="Database against Kafka against status, row by row.")
+@click.option("--since", type=click.DateTime(), help="Rows and returns from then on (local time).")
+@click.option("--until", type=click.DateTime(), help="... and before then.")
+@click.option("--ids", metavar="FIRST-LAST", help="Rows of these outbox ids instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every finding.")
+@click.pass_obj
+def command(
+    globals_: dict[str, object],
+    since: datetime | None,
+    until: datetime | None,
+    ids: str | None,
+    as_json: bool,
+) -> None:
+    """Prove that every row has its record and every return its effect, or list those that do not.
+
+    Without a range: everything that is retained. Exit code 3: something was found, or not all
+    could be read.
+    """
+    config = globals_.get("config")
+    settings = load_settings(config if isinstance(config, str) else None)
+    within = _range(since, until, ids)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+        tasks: dict[str, object] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            task = tasks.setdefault(what, bar.add_task(what) if what not in tasks else None)
+            bar.update(task, completed=done, total=total)  # type: ignore[arg-type]
+
+        done = asyncio.run(
+            reconcile(settings.database.dsn, settings.kafka, settings.flow, within, progress=show)
+        )
+    if as_json or globals_.get("json"):
+        click.echo(json.dumps(_as_json(done), indent=2))
+    else:
+        click.echo("\n".join(_lines(done)))
+    if not done.proven:
+        raise Found
+
+
+def _range(since: datetime | None, until: datetime | None, ids: str | None) -> Range:
+    if ids is None:
+        return Range(since.astimezone() if since else None, until.astimezone() if until else None)
+    first, dash, last = ids.partition("-")
+    if since or until:
+        raise click.UsageError("--ids does not go with --since and --until")
+    try:
+        return Range(first_id=int(first), last_id=int(last if dash else first))
+    except ValueError:
+        raise click.UsageError(f"--ids {ids!r}: FIRST-LAST, two outbox ids") from None
+
+
+def _as_json(done: Reconciliation) -> dict[str, object]:
+    return {
+        "proven": done.proven,
+        "counts": done.tally.counts,
+        "found": dict(done.tally.found),
+        "findings": [asdict(finding) for finding in done.tally.findings],
+        "unread": [f"{topic}[{partition}]" for topic, partition in sorted(done.unread)],
+    }
+
+
+def _lines(done: Reconciliation) -> list[str]:
+    found = sum(done.tally.found.values())
+    if done.proven:
+        lines = ["PROVEN: every row has its record, every return its effect"]
+    elif found:
+        lines = [f"FOUND: {found} that do not fit"]
+    else:
+        lines = ["NOT PROVEN: not all could be read"]
+    lines += [f"  {number:>9,}  {what}" for what, number in done.tally.counts.items()]
+    for difference, number in done.tally.found.items():
+        lines += _group(done, difference, number)
+    if done.unread:
+        names = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(done.unread))
+        lines.append(f"not read to the end: {names}; run it again")
+    return lines
+
+
+def _group(done: Reconciliation, difference: Difference, number: int) -> list[str]:
+    lines = [f"{difference.value}: {number:,} {MEANINGS[difference]}"]
+    some = [f for f in done.tally.findings if f.difference is difference][:_SHOWN]
+    lines += [f"  {finding.subject or '-'}  {finding.where}  {finding.detail}" for finding in some]
+    if number > len(some):
+        lines.append(f"  ... and {number - len(some):,} more (--json)")
+    return [*lines, f"  next: {NEXT[difference]}"]

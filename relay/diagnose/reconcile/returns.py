@@ -1,0 +1,136 @@
+"""Hops 4 and 5: every return against what was decided on it, every status against its return.
+
+Invariant: a return is decided when the inbox knows its identity and content (by hop 5's own rule),
+or quarantine or the pending table hold its position. What the consumer has not come to yet waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+
+from consumers.catalog import orders_table
+from consumers.inbox import sort_out
+from consumers.partitions import Record
+from consumers.refusals import Refusal
+from consumers.returns import Return, ReturnReader
+from consumers.statements import OrdersTable
+from consumers.stored_record import StoredRecord
+from relay.diagnose.reconcile.findings import Difference, Finding, Tally
+from relay.diagnose.surroundings import Partition
+from relay.runtime.flow import ApplyColumns, Flow
+
+_PAGE_ORDERS: Final = 10_000
+
+_NEXT_OFFSETS: Final = """
+SELECT topic, partition, next_offset FROM relay.consumer_offset WHERE consumer_group = $1
+"""
+
+_HELD: Final = """
+SELECT record_offset FROM relay.quarantine
+ WHERE kind = 'return' AND consumer_group = $1 AND topic = $2 AND partition = $3
+   AND record_offset = ANY ($4::bigint[])
+UNION ALL
+SELECT record_offset FROM relay.pending_return
+ WHERE consumer_group = $1 AND topic = $2 AND partition = $3 AND record_offset = ANY ($4::bigint[])
+"""
+
+_GAPS: Final = """
+SELECT from_offset, to_offset, reason FROM relay.offset_gap
+ WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+"""
+
+
+@dataclass(slots=True)
+class ReturnsWalk:
+    """Compares records of the returns topic with the tables of hop 5."""
+
+    connection: asyncpg.Connection
+    flow: Flow
+    tally: Tally
+    next_offsets: Mapping[Partition, int]
+
+    async def compare(self, place: Partition, records: Sequence[Any]) -> None:
+        """Count or list each record."""
+        next_offset = self.next_offsets.get(place, 0)
+        passed = [record for record in records if record.offset < next_offset]
+        self.tally.count("returns waiting for the consumer", len(records) - len(passed))
+        undecided, decided = await self._sort(place, passed)
+        self.tally.count("returns decided on", decided)
+        if undecided:
+            await self._list(place, undecided)
+
+    async def _sort(
+        self, place: Partition, records: Sequence[Any]
+    ) -> tuple[list[tuple[Record, str | None]], int]:
+        """Return those that no table knows, with their orders, and how many are known."""
+        reader = ReturnReader(self.flow)
+        read = [
+            reader.read(StoredRecord(*place, r.offset, r.timestamp, r.key, r.value, r.headers))
+            for r in records
+        ]
+        returns = [one for one in read if isinstance(one, Return)]
+        refusals = [one for one in read if isinstance(one, Refusal)]
+        fresh = (await sort_out(self.connection, returns, None)).fresh if returns else []
+        doubtful: list[tuple[Record, str | None]] = [(o.record, o.order_id) for _, o in fresh]
+        doubtful += [(one.record, one.order_id) for one in refusals]
+        held = await self._held(place, [record.offset for record, _ in doubtful])
+        undecided = [one for one in doubtful if one[0].offset not in held]
+        return undecided, len(read) - len(undecided)
+
+    async def _held(self, place: Partition, offsets: Sequence[int]) -> set[int]:
+        if not offsets:
+            return set()
+        rows = await self.connection.fetch(_HELD, self.flow.confirm_group, *place, list(offsets))
+        return {row[0] for row in rows}
+
+    async def _list(self, place: Partition, undecided: Sequence[tuple[Record, str | None]]) -> None:
+        gaps = await self.connection.fetch(_GAPS, self.flow.confirm_group, *place)
+        for record, order_id in undecided:
+            within = [g["reason"] for g in gaps if g[0] <= record.offset < g[1]]
+            why = f"in a recorded gap: {within[0]}" if within else "no table knows it"
+            where = f"{place[0]}[{place[1]}]@{record.offset}"
+            self.tally.add(Finding(Difference.RETURN_WITHOUT_STATUS, order_id, where, why))
+
+
+async def next_offsets(connection: asyncpg.Connection, group: str) -> dict[Partition, int]:
+    """Return how far the confirmation consumer is, by the database."""
+    rows = await connection.fetch(_NEXT_OFFSETS, group)
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
+async def reconcile_statuses(
+    connection: asyncpg.Connection, flow: Flow, since: Any, until: Any, tally: Tally
+) -> None:
+    """List orders whose terminal status no return set, where the flow names their table."""
+    if not isinstance(flow.apply, ApplyColumns):
+        return
+    query = _statuses_query(await orders_table(connection, flow))
+    terminal = sorted(flow.terminal_statuses)
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        cursor = await connection.cursor(query, terminal, since, until)
+        while rows := await cursor.fetch(_PAGE_ORDERS):
+            for order_id, status, has_return in rows:
+                if has_return:
+                    tally.count("terminal statuses with their return")
+                else:
+                    finding = Finding(
+                        Difference.STATUS_WITHOUT_RETURN, order_id, flow.apply.table, status
+                    )
+                    tally.add(finding)
+
+
+def _statuses_query(table: OrdersTable) -> str:
+    return f"""
+        SELECT o.{table.key}::text, o.{table.status}::text,
+               EXISTS (SELECT FROM relay.inbox i
+                        WHERE i.aggregate_id = o.{table.key}::text
+                          AND i.new_status = o.{table.status}::text)
+          FROM {table.table} o
+         WHERE o.{table.status}::text = ANY ($1::text[])
+           AND ($2::timestamptz IS NULL OR o.{table.submitted_at} >= $2)
+           AND ($3::timestamptz IS NULL OR o.{table.submitted_at} < $3)
+    """  # noqa: S608 - identifiers from the catalog
