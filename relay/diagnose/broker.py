@@ -35,6 +35,13 @@ EARLIEST: Final = -2
 _CLOSE_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 0.1
 _TOPIC_RESOURCE: Final = 2
+_SETTINGS: Final = [
+    "retention.ms",
+    "cleanup.policy",
+    "max.message.bytes",
+    "min.insync.replicas",
+    "unclean.leader.election.enable",
+]
 _GROUP_COORDINATOR: Final = 0
 _READ_UNCOMMITTED, _READ_COMMITTED = 0, 1
 # Coordinator loading, not available, not this one: it moves; ask again.
@@ -124,8 +131,7 @@ class Broker:
 
     async def topic_settings(self, topics: Iterable[str]) -> dict[str, dict[str, str]]:
         """Return what each topic is set to; one that may not be asked about is absent."""
-        names = ["retention.ms", "cleanup.policy", "max.message.bytes", "min.insync.replicas"]
-        asked = [(_TOPIC_RESOURCE, topic, names) for topic in topics]
+        asked = [(_TOPIC_RESOURCE, topic, _SETTINGS) for topic in topics]
         if not asked:
             return {}
         answer = await self.send(DescribeConfigsRequest(asked))

@@ -9,15 +9,16 @@ Source of the operation codes: org.apache.kafka.common.acl.AclOperation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from consumers.topic_id import TopicDescription
-from relay.diagnose.check.kafka_facts import GroupFacts, KafkaFacts
+from relay.diagnose.check.kafka_facts import KafkaFacts
 from relay.diagnose.check.result import Result, failed, ok, unknown, warning
 from relay.runtime.flow import Flow
 
-_READ, _WRITE, _DESCRIBE_CONFIGS = 3, 4, 10
-_UNKNOWN_TOPIC, _NOT_PERMITTED, _GROUP_NOT_PERMITTED = 3, 29, 30
+_READ, _WRITE = 3, 4
+_UNKNOWN_TOPIC, _NOT_PERMITTED = 3, 29
 _DAY_MS: Final = 86_400_000
 _FOR_EVER: Final = -1
 
@@ -41,13 +42,12 @@ def judge_kafka(
             results.extend(_config(topic, described, config, facts.brokers, flow))
             results.extend(_sizes(topic, config, flow, outbox_days, batch_bytes))
         elif not described.error_code:
-            why = facts.refused.get(f"configs:{topic}", "not told")
-            results.append(
-                unknown(f"kafka.config:{topic}", why, _acl("DESCRIBE_CONFIGS", "topic", topic))
-            )
-    for group in (*flow.processor_groups, flow.confirm_group):
-        results.extend(_group(group, facts, flow))
-    return results
+            fix = _acl("DESCRIBE_CONFIGS", "topic", topic)
+            results.append(unknown(f"kafka.config:{topic}", "not permitted to see it", fix))
+    groups = (*flow.processor_groups, flow.confirm_group)
+    results.extend(_group(group, facts, flow) for group in groups)
+    here = f"--bootstrap-server {facts.bootstrap_servers}"
+    return [replace(r, fix=r.fix.replace("--bootstrap-server ...", here)) for r in results]
 
 
 def _acl(operation: str, kind: str, name: str) -> str:
@@ -129,7 +129,7 @@ def _config(
         yield failed(
             f"kafka.cleanup:{topic}",
             f"{policy}: older {what} of an order are removed before they are read",
-            f"kafka-configs.sh --alter --topic {topic} --add-config cleanup.policy=delete",
+            f"kafka-configs.sh --bootstrap-server ... --alter --topic {topic} --add-config cleanup.policy=delete",
         )
     else:
         yield ok(f"kafka.cleanup:{topic}", policy)
@@ -140,7 +140,7 @@ def _config(
         yield failed(
             f"kafka.unclean_election:{topic}",
             "enabled: acknowledged events can be lost when a leader fails",
-            f"kafka-configs.sh --alter --topic {topic} "
+            f"kafka-configs.sh --bootstrap-server ... --alter --topic {topic} "
             "--add-config unclean.leader.election.enable=false",
         )
 
@@ -189,7 +189,7 @@ def _sizes(
         yield failed(
             name,
             f"{kept_ms / 1000:.0f} s: records are gone before their deadline ({longest:.0f} s)",
-            f"kafka-configs.sh --alter --topic {topic} --add-config retention.ms={7 * _DAY_MS}",
+            f"kafka-configs.sh --bootstrap-server ... --alter --topic {topic} --add-config retention.ms={7 * _DAY_MS}",
         )
     else:
         yield warning(
@@ -200,40 +200,20 @@ def _sizes(
         )
 
 
-def _group(group: str, facts: KafkaFacts, flow: Flow) -> Iterator[Result]:
+def _group(group: str, facts: KafkaFacts, flow: Flow) -> Result:
     name = f"kafka.group:{group}"
     found = facts.groups.get(group)
-    if found is None or found.error_code == _GROUP_NOT_PERMITTED:
-        why = facts.refused.get(f"group:{group}", "not permitted to see it")
-        yield unknown(name, why, _acl("DESCRIBE", "group", group))
-        return
+    if found is None:
+        return unknown(name, facts.refused[group], _acl("DESCRIBE", "group", group))
+    if found.members != 0:
+        return ok(name, f"has members [{found.members}, {found.state}]")
     if group == flow.confirm_group:
-        yield from _own_group(name, group, found)
-        return
-    read = facts.offsets.get(group, frozenset())
-    unread = sorted(flow.topics - read)
-    if found.state in ("Dead", "") and not read:
-        yield failed(
+        return warning(name, "no members: returns wait", "relay confirm")
+    unread = sorted(flow.topics - facts.offsets[group])
+    if unread:
+        return failed(
             name,
-            "no such group: the order processor never read",
-            "start the processor, or correct flow.orders.processor_groups",
+            f"no members, and it never read {', '.join(unread)}",
+            "start the order processor, or correct flow.orders.processor_groups",
         )
-    elif unread and not found.members:
-        yield failed(
-            name, f"no members, and never read {', '.join(unread)}", "start the order processor"
-        )
-    elif not found.members:
-        yield failed(name, "no members: nobody processes events", "start the order processor")
-    else:
-        yield ok(name, f"has members [{found.members}, {found.state}]")
-
-
-def _own_group(name: str, group: str, found: GroupFacts) -> Iterator[Result]:
-    if found.operations and _READ not in found.operations:
-        yield failed(
-            name, "no right to READ: returns are not applied", _acl("READ", "group", group)
-        )
-    elif not found.members:
-        yield warning(name, "no members: returns wait", "relay confirm")
-    else:
-        yield ok(name, f"has members [{found.members}, {found.state}]")
+    return failed(name, "no members: nobody processes events", "start the order processor")
