@@ -19,6 +19,7 @@ from relay.runtime.flow import Flow
 
 _READ, _WRITE = 3, 4
 _UNKNOWN_TOPIC, _NOT_PERMITTED = 3, 29
+_CONFIGS: Final = "kafka-configs.sh --bootstrap-server ... --alter"
 _DAY_MS: Final = 86_400_000
 _FOR_EVER: Final = -1
 
@@ -129,7 +130,7 @@ def _config(
         yield failed(
             f"kafka.cleanup:{topic}",
             f"{policy}: older {what} of an order are removed before they are read",
-            f"kafka-configs.sh --bootstrap-server ... --alter --topic {topic} --add-config cleanup.policy=delete",
+            f"{_CONFIGS} --topic {topic} --add-config cleanup.policy=delete",
         )
     else:
         yield ok(f"kafka.cleanup:{topic}", policy)
@@ -140,7 +141,7 @@ def _config(
         yield failed(
             f"kafka.unclean_election:{topic}",
             "enabled: acknowledged events can be lost when a leader fails",
-            f"kafka-configs.sh --bootstrap-server ... --alter --topic {topic} "
+            f"{_CONFIGS} --topic {topic} "
             "--add-config unclean.leader.election.enable=false",
         )
 
@@ -189,7 +190,7 @@ def _sizes(
         yield failed(
             name,
             f"{kept_ms / 1000:.0f} s: records are gone before their deadline ({longest:.0f} s)",
-            f"kafka-configs.sh --bootstrap-server ... --alter --topic {topic} --add-config retention.ms={7 * _DAY_MS}",
+            f"{_CONFIGS} --topic {topic} --add-config retention.ms={7 * _DAY_MS}",
         )
     else:
         yield warning(
