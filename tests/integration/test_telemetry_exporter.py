@@ -20,6 +20,7 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -33,7 +34,8 @@ from relay.telemetry.exporter import SpanExporter
 from relay.telemetry.names import SpanKind
 from relay.telemetry.otlp import Origin, SpanBatch, SpanEncoder
 
-TLS = Path(__file__).parent / "telemetry_tls"
+AUTHORITY = trustme.CA()
+CERTIFICATE = AUTHORITY.issue_cert("127.0.0.1")
 QUICK = Backoff(first_seconds=0.01, cap_seconds=0.05)
 ENCODER = SpanEncoder(Origin({"service.name": "test"}), "send", SpanKind.CLIENT, {})
 
@@ -125,7 +127,7 @@ def collecting(port: int = 0, tls: bool = False) -> Iterator[Collector]:
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(TLS / "certificate.pem", TLS / "key.pem")
+        CERTIFICATE.configure_cert(context)
         server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -419,9 +421,16 @@ def test_nothing_runs_before_the_first_span(collector: Collector) -> None:
         assert exporter.close(0)
 
 
-def test_tls_with_the_given_certificate_and_not_without(collector: Collector) -> None:
+@pytest.fixture(scope="module")
+def authority_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tls") / "authority.pem"
+    AUTHORITY.cert_pem.write_to_path(path)
+    return path
+
+
+def test_tls_with_the_given_certificate_and_not_without(authority_file: Path) -> None:
     with collecting(tls=True) as secure:
-        trusting = ExportSettings(secure.url, ca_file=str(TLS / "certificate.pem"))
+        trusting = ExportSettings(secure.url, ca_file=str(authority_file))
         with exporting(trusting) as exporter:
             exporter.offer(batch(2))
             assert exporter.close(10)
@@ -460,6 +469,7 @@ class GrpcCollector:
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
 def grpc_collector(
     request: pytest.FixtureRequest,
+    authority_file: Path,
 ) -> Iterator[tuple[GrpcCollector, ExportSettings]]:
     collector = GrpcCollector()
     handler = grpc.method_handlers_generic_handler(
@@ -469,7 +479,8 @@ def grpc_collector(
     server = grpc.server(futures.ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers((handler,))
     if request.param:
-        pair = ((TLS / "key.pem").read_bytes(), (TLS / "certificate.pem").read_bytes())
+        chain = b"".join(blob.bytes() for blob in CERTIFICATE.cert_chain_pems)
+        pair = (CERTIFICATE.private_key_pem.bytes(), chain)
         port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
     else:
         port = server.add_insecure_port("127.0.0.1:0")
@@ -477,7 +488,7 @@ def grpc_collector(
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http{'s' if request.param else ''}://127.0.0.1:{port}",
         "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-        "OTEL_EXPORTER_OTLP_CERTIFICATE": str(TLS / "certificate.pem") if request.param else "",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": str(authority_file) if request.param else "",
         "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=blue",
         "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
     }
