@@ -49,6 +49,7 @@ _DATABASE_ERRORS: Final = (
     TimeoutError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # how it notices, between two statements, that it was cut off
     DatabaseUnreachableError,
     ServersDifferError,
 )

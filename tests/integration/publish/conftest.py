@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from relay.publish.options import PublishOptions
 from relay.publish.service import RelayService
@@ -180,9 +181,9 @@ class Lab:
             for order in orders
         ]
 
-    async def fill(self, count: int, orders: int = 50) -> None:
-        """Insert many events, `seq` rising in each order, one transaction for each hundred."""
-        for first in range(0, count, 100):
+    async def fill(self, count: int, *, start: int = 0, orders: int = 50) -> None:
+        """Insert events number `start` to `count`, `seq` rising in each order, by hundreds."""
+        for first in range(start, count, 100):
             await self.pg.execute(
                 "INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload)"
                 " SELECT 'order', 'order-' || n % $3, 'order.placed',"
@@ -259,3 +260,25 @@ async def lab(
     one = Lab(database, pg, topics.bootstrap_servers, topics.create(partitions=3), untraced)
     yield one
     await one.close()
+
+
+@pytest.fixture
+def kafka_topic() -> Callable[[str, str], None]:
+    """Make a topic on a broker of the test's own."""
+
+    def make(bootstrap_servers: str, topic: str) -> None:
+        admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+        admin.create_topics([NewTopic(topic, 3, 1)])[topic].result(20)
+
+    return make
+
+
+@pytest.fixture
+def grow_topic(kafka_bootstrap: str) -> Callable[[str, int], None]:
+    """Give a topic more partitions."""
+
+    def grow(topic: str, partitions: int) -> None:
+        admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
+        admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(20)
+
+    return grow

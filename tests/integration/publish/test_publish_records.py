@@ -118,7 +118,8 @@ async def test_the_ledger_knows_the_offset_of_every_event(lab: Any) -> None:
     async with lab.relaying(page_rows=400):
         await lab.until_published(2500)
     rows = await lab.pg.fetch(
-        "SELECT o.event_id::text AS event_id, l.partition, l.base_offset + p.place - 1 AS record_offset"
+        "SELECT o.event_id::text AS event_id, l.partition,"
+        "       l.base_offset + p.place - 1 AS record_offset"
         "  FROM relay.delivery_ledger l"
         " CROSS JOIN LATERAL unnest(l.outbox_ids) WITH ORDINALITY AS p(outbox_id, place)"
         "  JOIN relay.outbox o ON o.id = p.outbox_id"
@@ -153,7 +154,8 @@ async def test_times_that_rfc_3339_cannot_say_do_not_stop_the_relay(lab: Any) ->
         "0001-01-01 00:00:00Z",
     ):
         await lab.pg.execute(
-            "INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload, created_at)"
+            "INSERT INTO relay.outbox"
+            " (aggregate_type, aggregate_id, event_type, payload, created_at)"
             f" VALUES ('order', 'o', 'order.placed', '1', '{moment}')"
         )
     records = await publish(lab, 5)
