@@ -4,6 +4,7 @@ Invariant: `relay --help` imports no driver; a command that fails leaves one lin
 and an exit code (0 fine, 1 failure, 2 usage, 3 something was found), never a traceback.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -141,6 +142,8 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
 def root(ctx: click.Context, config: str | None, as_json: bool) -> None:
     """Publishes an order service's outbox to Kafka, and finds where a return was lost."""
     ctx.obj = {"config": config, "json": as_json}
+    # A library's warning is no part of a command's answer; services configure their own logs.
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 def main() -> None:

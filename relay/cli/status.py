@@ -1,0 +1,131 @@
+"""Find: `relay status`: each hop at a glance, who runs it, and what to run next."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from relay.cli.output import console, print_json, settings_of, wants_json
+from relay.diagnose.status.counts import ProcessSeen
+from relay.diagnose.status.hops import HopStatus, Status, is_alive
+from relay.diagnose.status.reading import read_status
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+@click.command("status")
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """Show each hop: what waits, since when, how fast it goes, and who does it.
+
+    It always answers: without the database, or without the broker, it shows what the other knows.
+    """
+    settings = settings_of(ctx)
+    status = asyncio.run(read_status(settings.database.dsn, settings.kafka, settings.flow))
+    if wants_json(ctx):
+        print_json(as_data(status))
+    else:
+        show(status)
+
+
+def as_data(status: Status) -> dict[str, Any]:
+    """Return the status for `--json`."""
+    return {
+        "healthy": status.healthy,
+        "hops": {hop.name: _hop_data(hop) for hop in status.hops},
+        "processes": [_process_data(process) for process in status.processes],
+        "overdue": None if status.overdue is None else dict(status.overdue),
+        "incidents_open": status.incidents,
+        "quarantine": None if status.held is None else dict(status.held),
+        "missing": list(status.missing),
+        "next": [status.next_command] if status.next_command else [],
+    }
+
+
+def _hop_data(hop: HopStatus) -> dict[str, Any]:
+    return {
+        "waiting": hop.waiting,
+        "waiting_exact": hop.exact,
+        "oldest_age_seconds": hop.oldest_age_seconds,
+        "rate_per_second": hop.rate_per_second,
+        "run_by": hop.run_by,
+        "note": hop.note or None,
+        "healthy": hop.healthy,
+    }
+
+
+def _process_data(process: ProcessSeen) -> dict[str, Any]:
+    return {
+        "kind": process.kind,
+        "instance": process.instance,
+        "version": process.version,
+        "alive": is_alive(process),
+        "active": process.active,
+        "started_at": process.started_at.isoformat(),
+        "heartbeat_age_seconds": round(process.heartbeat_age_seconds, 1),
+        "stopped_at": process.stopped_at.isoformat() if process.stopped_at else None,
+        "stop_reason": process.stop_reason,
+        "detail": dict(process.detail),
+    }
+
+
+def show(status: Status) -> None:
+    """Print the status for people."""
+    screen = console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, side in (("hop", "left"), ("waiting", "right"), ("oldest", "right")):
+        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("rate", justify="right", no_wrap=True)
+    table.add_column("run by")
+    for hop in status.hops:
+        table.add_row(*_cells(hop))
+    screen.print(table)
+    for line, style in _lines(status):
+        screen.print(Text(line, style=style))
+
+
+def _cells(hop: HopStatus) -> tuple[Text, ...]:
+    bad = "" if hop.healthy else "bold red"
+    waiting = "?" if hop.waiting is None else f"{hop.waiting:,}"
+    return (
+        Text(hop.name, style=bad or "bold"),
+        Text(("" if hop.exact else "~") + waiting, style="yellow" if hop.waiting else ""),
+        Text(duration(hop.oldest_age_seconds)),
+        Text("" if hop.rate_per_second is None else f"{hop.rate_per_second:,.1f}/s"),
+        Text(" - ".join(part for part in (hop.run_by, hop.note) if part), style=bad),
+    )
+
+
+def _lines(status: Status) -> list[tuple[str, str]]:
+    lines = []
+    if status.overdue:
+        by_hop = ", ".join(f"{count:,} at {hop}" for hop, count in status.overdue.items())
+        lines.append((f"overdue: {sum(status.overdue.values()):,} orders ({by_hop})", "bold red"))
+    if status.incidents:
+        lines.append((f"open incidents: {status.incidents}", "bold red"))
+    lines += [(f"not known: {text}", "yellow") for text in status.missing]
+    if status.next_command:
+        lines.append((f"next: {status.next_command}", "bold"))
+    elif status.healthy:
+        lines.append(("all is well", "green"))
+    return lines
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as people read them at night: 0.4 s, 12 s, 3 min, 2 h 5 min, 3 d 4 h."""
+    if seconds is None:
+        return "-"
+    whole = int(seconds)
+    if seconds < 10:  # noqa: PLR2004 - below that a decimal is worth reading
+        return f"{seconds:.1f} s"
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"

@@ -1,0 +1,315 @@
+"""All hops: counts in the database what waits, at a cost that does not grow with what is retained.
+
+Invariant: reads only, each part by itself: what cannot be read is Missing and the rest is told. No
+count goes further than COUNTED rows; beyond that the outbox is estimated by its ids, and open
+orders are said to be at least so many.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+
+from consumers.catalog import FlowTableError, orders_table
+from consumers.statements import OrdersTable
+from relay.diagnose.causes import Cause
+from relay.diagnose.reading import part
+from relay.diagnose.surroundings import Missing, Partition
+from relay.runtime.flow import ApplyColumns, Flow
+
+COUNTED: Final = 100_000
+NEWEST_ORDERS: Final = 500
+RATE_SECONDS: Final = 60
+STATEMENT_MILLISECONDS: Final = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits at a hop.
+
+    Attributes:
+        count: how many.
+        oldest_at: since when the oldest waits; None: nothing does, or it is not known.
+        exact: whether they were counted; else `count` is an estimate, or the least that it can be.
+    """
+
+    count: int
+    oldest_at: datetime | None = None
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSeen:
+    """One process record, as old as its heartbeat."""
+
+    kind: str
+    instance: str
+    version: str
+    started_at: datetime
+    heartbeat_age_seconds: float
+    stopped_at: datetime | None
+    stop_reason: str | None
+    detail: Mapping[str, Any]
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the database knows; each part may be Missing.
+
+    Attributes:
+        open_orders: not in a terminal status, since the installation is watched; None: the flow
+            does not say where orders stand.
+        without_event: of the newest open orders, those that have no outbox row.
+        held: quarantine's open rows by kind.
+        next_offsets: the confirmation consumer's, by partition of the returns topic.
+        rates: by hop, per second over the last minute.
+    """
+
+    now: datetime
+    kind: str | Missing
+    publish: Waiting | Missing
+    open_orders: Waiting | Missing | None
+    without_event: Waiting | Missing | None
+    pending: Waiting | Missing
+    held: Mapping[str, int] | Missing
+    next_offsets: Mapping[Partition, int] | Missing
+    overdue: Mapping[str, int] | Missing
+    incidents: int | Missing
+    rates: Mapping[str, float | None] | Missing
+    processes: tuple[ProcessSeen, ...] | Missing
+
+
+async def read_counts(connection: asyncpg.Connection, flow: Flow) -> Counts:
+    """Read everything in one snapshot.
+
+    Args:
+        connection: used by nobody else meanwhile.
+        flow: says where orders stand and which topics and groups count.
+    """
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute(f"SET LOCAL statement_timeout = {STATEMENT_MILLISECONDS}")
+        # Planned for the values at hand: a generic plan knows neither partitions nor statuses.
+        await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+        await connection.execute("SET LOCAL jit = off")
+        return await _read(connection, flow)
+
+
+async def _read(connection: asyncpg.Connection, flow: Flow) -> Counts:
+    async def read(what: str, how: Any, *args: Any) -> Any:
+        return await part(connection, what, lambda: how(connection, *args))
+
+    return Counts(
+        now=await connection.fetchval("SELECT clock_timestamp()"),
+        kind=await read("the installation", _kind),
+        publish=await read("the rows to publish", _publish),
+        open_orders=await read("the open orders", _open_orders, flow),
+        without_event=await read("the orders without event", _without_event, flow),
+        pending=await read("the returns of locked orders", _pending, flow.confirm_group),
+        held=await read("quarantine", _held),
+        next_offsets=await read("the consumer's offsets", _next_offsets, flow),
+        overdue=await read("the overdue orders", _overdue),
+        incidents=await read("the incidents", _incidents),
+        rates=await read("the rates", _rates),
+        processes=await read("the processes", _processes),
+    )
+
+
+async def _kind(connection: asyncpg.Connection) -> str:
+    kind: str | None = await connection.fetchval("SELECT kind FROM relay.installation")
+    return kind or "not migrated"
+
+
+# Between windows: what was not visible at the checkpoint. Inside one: what comes after last_id.
+_UNPUBLISHED: Final = """
+WITH point AS MATERIALIZED (SELECT prev, cur, last_id FROM relay.checkpoint WHERE shard = 0),
+rows AS (
+    (SELECT id, created_at FROM relay.outbox
+      WHERE (SELECT cur FROM point) IS NULL
+        AND txid >= (SELECT pg_snapshot_xmax(prev) FROM point)
+      ORDER BY txid LIMIT $1)
+    UNION ALL
+    (SELECT o.id, o.created_at FROM point, pg_snapshot_xip(point.prev) AS x
+      CROSS JOIN LATERAL (SELECT id, created_at FROM relay.outbox WHERE txid = x OFFSET 0) o
+      WHERE point.cur IS NULL LIMIT $1)
+    UNION ALL
+    (SELECT id, created_at FROM relay.outbox
+      WHERE id > (SELECT last_id FROM point)
+        AND NOT pg_visible_in_snapshot(txid, (SELECT prev FROM point))
+      ORDER BY id LIMIT $1)
+)
+SELECT count(*), min(created_at) AS oldest_at, min(id) AS first_id FROM rows
+"""
+_LAST_ID: Final = "SELECT max(id) FROM relay.outbox"
+
+
+async def _publish(connection: asyncpg.Connection) -> Waiting:
+    row = await connection.fetchrow(_UNPUBLISHED, COUNTED)
+    if row["count"] < COUNTED:
+        return Waiting(row["count"], row["oldest_at"])
+    last = await connection.fetchval(_LAST_ID)
+    return Waiting(max(COUNTED, last - row["first_id"] + 1), row["oldest_at"], exact=False)
+
+
+def _open_query(table: OrdersTable) -> str:
+    # The cast is on the parameter: on the column it would cost the index.
+    return f"""
+        SELECT count(*), min(submitted_at) AS oldest_at FROM (
+            SELECT {table.submitted_at}::timestamptz AS submitted_at FROM {table.table}
+             WHERE {table.status} = ANY ($1::text[]::{table.status_type}[])
+               AND {table.submitted_at} >= (SELECT watched_since FROM relay.installation)
+             ORDER BY {table.submitted_at} LIMIT $2) AS open
+    """  # noqa: S608 - identifiers from the catalog
+
+
+async def _table(connection: asyncpg.Connection, flow: Flow) -> OrdersTable | Missing | None:
+    if not isinstance(flow.apply, ApplyColumns):
+        return None
+    try:
+        return await orders_table(connection, flow)
+    except FlowTableError as error:
+        how = "correct the flow's columns in the settings, or run `relay migrate`"
+        return Missing("the orders", Cause.PERMISSION_DENIED, str(error), how)
+
+
+def _open_statuses(flow: Flow) -> list[str]:
+    return [status for status in flow.status_ranks if status not in flow.terminal_statuses]
+
+
+async def _open_orders(connection: asyncpg.Connection, flow: Flow) -> Waiting | Missing | None:
+    table = await _table(connection, flow)
+    if not isinstance(table, OrdersTable):
+        return table
+    row = await connection.fetchrow(_open_query(table), _open_statuses(flow), COUNTED)
+    return Waiting(row["count"], row["oldest_at"], exact=row["count"] < COUNTED)
+
+
+def _without_event_query(table: OrdersTable) -> str:
+    return f"""
+        SELECT count(*), min(submitted_at) AS oldest_at FROM (
+            SELECT {table.key}::text AS key, {table.submitted_at}::timestamptz AS submitted_at
+              FROM {table.table}
+             WHERE {table.status} = ANY ($1::text[]::{table.status_type}[])
+               AND {table.submitted_at} >= (SELECT watched_since FROM relay.installation)
+             ORDER BY {table.submitted_at} DESC LIMIT $2) AS newest
+         WHERE NOT EXISTS (SELECT FROM relay.outbox WHERE aggregate_id = newest.key)
+           AND NOT EXISTS (SELECT FROM relay.kept WHERE aggregate_id = newest.key)
+    """  # noqa: S608 - identifiers from the catalog
+
+
+async def _without_event(connection: asyncpg.Connection, flow: Flow) -> Waiting | Missing | None:
+    table = await _table(connection, flow)
+    if not isinstance(table, OrdersTable):
+        return table
+    query = _without_event_query(table)
+    row = await connection.fetchrow(query, _open_statuses(flow), NEWEST_ORDERS)
+    return Waiting(row["count"], row["oldest_at"])
+
+
+_PENDING: Final = """
+SELECT count(*), min(recorded_at) AS oldest_at
+  FROM (SELECT recorded_at FROM relay.pending_return WHERE consumer_group = $1 LIMIT $2) AS p
+"""
+
+
+async def _pending(connection: asyncpg.Connection, group: str) -> Waiting:
+    row = await connection.fetchrow(_PENDING, group, COUNTED)
+    return Waiting(row["count"], row["oldest_at"], exact=row["count"] < COUNTED)
+
+
+_HELD: Final = """
+SELECT kind, count(*) FROM relay.quarantine_summary
+ WHERE state IN ('held', 'release_requested') GROUP BY kind
+"""
+
+
+async def _held(connection: asyncpg.Connection) -> dict[str, int]:
+    return {row["kind"]: row["count"] for row in await connection.fetch(_HELD)}
+
+
+_NEXT_OFFSETS: Final = """
+SELECT topic, partition, next_offset FROM relay.consumer_offset
+ WHERE consumer_group = $1 AND topic = $2
+"""
+
+
+async def _next_offsets(connection: asyncpg.Connection, flow: Flow) -> dict[Partition, int]:
+    rows = await connection.fetch(_NEXT_OFFSETS, flow.confirm_group, flow.returns_topic)
+    return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+
+
+_OVERDUE: Final = "SELECT hop, count(*) FROM relay.overdue WHERE closed_at IS NULL GROUP BY hop"
+_INCIDENTS: Final = "SELECT count(*) FROM relay.incident WHERE closed_at IS NULL"
+
+
+async def _overdue(connection: asyncpg.Connection) -> dict[str, int]:
+    return {row["hop"]: row["count"] for row in await connection.fetch(_OVERDUE)}
+
+
+async def _incidents(connection: asyncpg.Connection) -> int:
+    count: int = await connection.fetchval(_INCIDENTS)
+    return count
+
+
+# The newest rows, from the end: by id the outbox, by time (BRIN) the ledger and the inbox.
+_RATES: Final = """
+WITH newest AS (
+    SELECT created_at FROM relay.outbox ORDER BY id DESC LIMIT $2
+), ledger AS (
+    SELECT record_count FROM relay.delivery_ledger
+     WHERE published_at > clock_timestamp() - make_interval(secs => $1) LIMIT $2
+), inbox AS (
+    SELECT FROM relay.inbox
+     WHERE received_at > clock_timestamp() - make_interval(secs => $1) LIMIT $2
+)
+SELECT (SELECT CASE WHEN count(*) = $2
+                    THEN count(*) / extract(epoch FROM greatest(max(created_at) - min(created_at),
+                                                                interval '1 ms'))
+                    ELSE count(*) / $1 END
+          FROM newest WHERE created_at > clock_timestamp() - make_interval(secs => $1)) AS place,
+       (SELECT coalesce(sum(record_count), 0) / $1 FROM ledger) AS publish,
+       (SELECT count(*) / $1 FROM inbox) AS confirm
+"""
+_RATE_ROWS: Final = 20_000
+
+
+async def _rates(connection: asyncpg.Connection) -> dict[str, float | None]:
+    row = await connection.fetchrow(_RATES, float(RATE_SECONDS), _RATE_ROWS)
+    return {hop: None if rate is None else round(float(rate), 2) for hop, rate in row.items()}
+
+
+# Those that live, that went silent within a day, or that stopped within ten minutes.
+_PROCESSES: Final = """
+SELECT p.*, extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS age,
+       EXISTS (SELECT FROM relay.lease l
+                WHERE l.owner = p.process_id::text AND l.expires_at > clock_timestamp()
+                  AND l.released_at IS NULL) AS holds_lease
+  FROM relay.process_record p
+ WHERE (stopped_at IS NULL AND heartbeat_at > clock_timestamp() - interval '1 day')
+    OR stopped_at > clock_timestamp() - interval '10 minutes'
+ ORDER BY stopped_at NULLS FIRST, heartbeat_at DESC LIMIT 100
+"""
+
+
+async def _processes(connection: asyncpg.Connection) -> tuple[ProcessSeen, ...]:
+    rows = await connection.fetch(_PROCESSES)
+    return tuple(_process(row) for row in rows)
+
+
+def _process(row: asyncpg.Record) -> ProcessSeen:
+    return ProcessSeen(
+        kind=row["kind"],
+        instance=row["instance"],
+        version=row["version"],
+        started_at=row["started_at"],
+        heartbeat_age_seconds=row["age"],
+        stopped_at=row["stopped_at"],
+        stop_reason=row["stop_reason"],
+        detail=json.loads(row["detail"]),
+        active=row["holds_lease"],
+    )

@@ -1,0 +1,122 @@
+"""Hops 3 to 5: asks the broker how far the processor's groups and our consumer are behind the logs.
+
+Invariant: reads only. The age of what waits is the time of the first record not passed, read from
+the log itself. A topic or a group that is not there is told as such, not as "nothing waits".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from relay.diagnose.broker import EARLIEST, LATEST, Broker, GroupMembers, connected
+from relay.diagnose.log_reader import fetch, seen
+from relay.diagnose.reading import BROKER_FAILURES, broker_missing
+from relay.diagnose.surroundings import Missing, Partition
+from relay.runtime.flow import Flow
+from relay.runtime.kafka import KafkaConnection
+
+_CLIENT_ID: Final = "relay-status"
+_SECONDS: Final = 8.0
+_REQUEST_SECONDS: Final = 3.0
+_FETCH_ROUNDS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far somebody is behind the ends of logs.
+
+    Attributes:
+        count: records not passed.
+        oldest_at: the time of the first of them, as its record says.
+        missing_topics: those that do not exist.
+    """
+
+    count: int
+    oldest_at: datetime | None = None
+    missing_topics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lags:
+    """What the broker knows; each part may be Missing.
+
+    Attributes:
+        groups: who is in the processor's groups, and in ours.
+    """
+
+    process: Lag | Missing
+    confirm: Lag | Missing
+    groups: Mapping[str, GroupMembers] = field(default_factory=dict)
+
+
+async def read_lags(
+    kafka: KafkaConnection, flow: Flow, next_offsets: Mapping[Partition, int] | None
+) -> Lags:
+    """Ask the broker.
+
+    Args:
+        kafka: how to reach it.
+        flow: names topics and groups.
+        next_offsets: the database's word on our consumer; None: it is not known, and the group's
+            committed offsets (which follow it) stand in.
+    """
+    try:
+        async with (
+            asyncio.timeout(_SECONDS),
+            connected(kafka, _CLIENT_ID, request_seconds=_REQUEST_SECONDS) as broker,
+        ):
+            return await _read(broker, flow, next_offsets)
+    except BROKER_FAILURES as error:
+        missing = broker_missing("the broker", error)
+        return Lags(missing, missing)
+
+
+async def _read(broker: Broker, flow: Flow, next_offsets: Mapping[Partition, int] | None) -> Lags:
+    groups = {
+        name: await broker.members(name) for name in (*flow.processor_groups, flow.confirm_group)
+    }
+    process = await _processed(broker, flow)
+    passed = next_offsets
+    if passed is None:
+        passed = await broker.committed(flow.confirm_group)
+    confirm = await _lag(broker, [flow.returns_topic], passed)
+    return Lags(process, confirm, groups)
+
+
+async def _processed(broker: Broker, flow: Flow) -> Lag:
+    """Tell how far the slowest of the processor's groups is behind."""
+    lags = [
+        await _lag(broker, sorted(flow.topics), await broker.committed(group))
+        for group in flow.processor_groups
+    ]
+    return max(lags, key=lambda lag: lag.count, default=Lag(0))
+
+
+async def _lag(broker: Broker, topics: list[str], passed: Mapping[Partition, int]) -> Lag:
+    missing = tuple(topic for topic in topics if not broker.partitions(topic))
+    partitions = [one for topic in topics for one in broker.partitions(topic)]
+    starts = await broker.offsets(partitions, EARLIEST)
+    ends = await broker.offsets(partitions, LATEST)
+    behind = {
+        one: max(passed.get(one, 0), starts.get(one, 0))
+        for one, end in ends.items()
+        if end > max(passed.get(one, 0), starts.get(one, 0))
+    }
+    count = sum(ends[one] - offset for one, offset in behind.items())
+    return Lag(count, await _oldest(broker, behind), missing)
+
+
+async def _oldest(broker: Broker, behind: Mapping[Partition, int]) -> datetime | None:
+    """Read the first record of each partition; transaction markers alone have no time."""
+    left, times = dict(behind), []
+    for _ in range(_FETCH_ROUNDS):
+        if not left:
+            break
+        for one, fetched in (await fetch(broker, left, bytes_each=1, committed=False)).items():
+            del left[one]
+            times += [seen(one, record).recorded_at for record in fetched.records[:1]]
+    return min(times, default=None)

@@ -1,0 +1,51 @@
+"""All hops: asks database and broker how things stand, and has it decided.
+
+Invariant: it always answers: with either of them away it tells what the other one knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+import asyncpg
+
+from relay.diagnose.reading import DATABASE_FAILURES, database_missing
+from relay.diagnose.status.counts import Counts, read_counts
+from relay.diagnose.status.hops import Status, decide
+from relay.diagnose.status.lags import read_lags
+from relay.diagnose.surroundings import Missing
+from relay.runtime.database import connect
+from relay.runtime.flow import Flow
+from relay.runtime.kafka import KafkaConnection
+
+_APPLICATION_NAME: Final = "relay-status"
+_CONNECT_SECONDS: Final = 5.0
+_SECONDS: Final = 20.0
+
+
+async def read_status(dsn: str | None, kafka: KafkaConnection, flow: Flow) -> Status:
+    """Read how every hop stands."""
+    counts = await _counts(dsn, flow)
+    offsets = None if isinstance(counts, Missing) else counts.next_offsets
+    lags = await read_lags(kafka, flow, None if isinstance(offsets, Missing) else offsets)
+    now = datetime.now(UTC) if isinstance(counts, Missing) else counts.now
+    return decide(counts, lags, flow, now)
+
+
+async def _counts(dsn: str | None, flow: Flow) -> Counts | Missing:
+    connection: asyncpg.Connection | None = None
+    try:
+        async with asyncio.timeout(_SECONDS):
+            connection = await connect(
+                dsn, _APPLICATION_NAME, require_primary=False, timeout_seconds=_CONNECT_SECONDS
+            )
+            return await read_counts(connection, flow)
+    except DATABASE_FAILURES as error:
+        return database_missing("the database", error)
+    finally:
+        if connection is not None:
+            with suppress(*DATABASE_FAILURES):
+                await connection.close(timeout=1)
