@@ -138,6 +138,8 @@ class Scan:
     Attributes:
         unread_lost: why records that nobody had read are gone from it (a cause), when recorded.
         newest_return_at: time of the newest return of any order that was read.
+        vouched: some were not read because the consumer had handled them: inbox and quarantine
+            would have them.
     """
 
     complete: bool
@@ -146,6 +148,7 @@ class Scan:
     partitions: int
     newest_return_at: datetime | None = None
     unread_lost: Cause | None = None
+    vouched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class AroundRows:
     checkpoint: CheckpointSeen | Missing | None
     lease: LeaseSeen | Missing | None
     consumer: ConsumerSeen | Missing
-    ledger_from_at: datetime | Missing | None
+    ledger_from_at: datetime | Missing | None = None
     disabled_triggers: tuple[str, ...] = ()
     shrinks: Mapping[str, tuple[Shrink, ...]] = field(default_factory=dict)
 
@@ -78,7 +78,6 @@ async def read_around(
         checkpoint=await part(con, "the checkpoint", lambda: _checkpoint(con)),
         lease=await part(con, "the lease", lambda: _lease(con)),
         consumer=await part(con, "the consumer's offsets", lambda: _consumer(con, flow)),
-        ledger_from_at=await part(con, "the ledger", lambda: _ledger_from_at(con)),
         disabled_triggers=_value(await part(con, "triggers", lambda: _triggers(con, flow))) or (),
         shrinks=_value(await part(con, "positions", lambda: _shrinks(con, flow, start))) or {},
     )
@@ -206,14 +205,12 @@ async def _consumer(connection: asyncpg.Connection, flow: Flow) -> ConsumerSeen:
     )
 
 
-# The primary key's first row is the oldest, but for joined ones, which keep their first one's time.
-_LEDGER_FROM: Final = """
-SELECT min(published_at)
-  FROM (SELECT published_at FROM relay.delivery_ledger ORDER BY ledger_id LIMIT 1000) AS oldest
-"""
+# Reads the whole ledger: asked only where a row is past the checkpoint and not in it.
+_LEDGER_FROM: Final = "SELECT min(published_at) FROM relay.delivery_ledger"
 
 
-async def _ledger_from_at(connection: asyncpg.Connection) -> datetime | None:
+async def read_ledger_from_at(connection: asyncpg.Connection) -> datetime | None:
+    """Return when the oldest event that the ledger still knows was published."""
     oldest: datetime | None = await connection.fetchval(_LEDGER_FROM)
     return oldest
 

@@ -7,7 +7,8 @@ READ transaction; every statement is answered by an index for each id, whatever 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -373,3 +374,36 @@ def _day_of(days: Iterable[asyncpg.Record], at: datetime | None) -> str | None:
         return None
     covering = (day["partition_name"] for day in days if day["from_at"] <= at < day["to_at"])
     return next(covering, None)
+
+
+async def reread(
+    connection: asyncpg.Connection, flow: Flow, ids: Sequence[str], rows: Rows
+) -> Rows:
+    """Read the orders and their returns again: they may have arrived since."""
+    orders = await part(connection, "the order's row", lambda: read_orders(connection, flow, ids))
+    returns = await part(
+        connection, "inbox and quarantine", lambda: _returns(connection, flow, ids)
+    )
+    return replace(rows, orders=_newer(rows.orders, orders), returns=_newer(rows.returns, returns))
+
+
+def _newer(
+    old: Mapping[str, V] | Missing, new: Mapping[str, V] | Missing
+) -> Mapping[str, V] | Missing:
+    if isinstance(old, Missing) or isinstance(new, Missing):
+        return new
+    return {**old, **new}
+
+
+_ANSWERED: Final = """
+SELECT aggregate_id FROM relay.inbox WHERE aggregate_id = ANY ($1::text[])
+ UNION
+SELECT aggregate_id FROM relay.quarantine_summary
+ WHERE kind = 'return' AND aggregate_id = ANY ($1::text[])
+"""
+
+
+async def read_answered(connection: asyncpg.Connection, ids: Collection[str]) -> frozenset[str]:
+    """Return those orders of which any return was ever handled."""
+    stored = [one for one in ids if "\0" not in one]
+    return frozenset(row["aggregate_id"] for row in await connection.fetch(_ANSWERED, stored))

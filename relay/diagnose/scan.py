@@ -7,7 +7,6 @@ and quarantine. What it cannot reach in time it says.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

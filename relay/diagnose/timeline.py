@@ -174,7 +174,7 @@ def _proven_backwards(hops: Sequence[Hop], *, overdue: bool) -> tuple[Hop, ...]:
 def _timed(hops: Sequence[Hop]) -> tuple[Hop, ...]:
     """Add how long each hop took, where it and one before it have a time.
 
-    A proof is written a moment after the fact: a hop that seems to end before the last took nothing.
+    A proof is written a moment after the fact: a hop that seems to end too early took nothing.
     """
     timed = [hop for hop in hops if hop.at is not None]
     took = {

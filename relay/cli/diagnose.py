@@ -1,0 +1,167 @@
+"""Find: `relay diagnose`: where an order was lost, why, the evidence, and what to do next.
+
+Invariant: it changes nothing; what cannot be reached is told as missing evidence. Exit code 3 when
+an order is lost, delayed or cannot be judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from relay.cli.diagnosis_text import first_command, many_orders, one_order, summary
+from relay.cli.errors import Found
+from relay.cli.output import print_json, settings_of, wants_json
+from relay.diagnose.diagnosis import Diagnosis
+from relay.diagnose.gather import GatherOptions
+from relay.diagnose.gather_logs import LogReading
+from relay.diagnose.lookup import order_of_submission, orders_of_events
+from relay.diagnose.session import Session, UnreachableError, session
+from relay.diagnose.surroundings import Missing
+from relay.diagnose.verdicts import found_something
+from relay.runtime.settings import Settings
+
+TRIAGE_ORDERS = 10_000
+
+
+class SinceType(click.ParamType[datetime]):
+    """A time (`2026-03-01`, `2026-03-01T00:30`), or how long ago (`90m`, `24h`, `7d`)."""
+
+    name = "time"
+    _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # noqa: RUF012 - a constant
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """Read it; a time without a zone is this machine's."""
+        if isinstance(value, datetime):
+            return value
+        ago = re.fullmatch(r"(\d+)([smhd])", value)
+        if ago is not None:
+            seconds = int(ago[1]) * self._UNITS[ago[2]]
+            return datetime.now(UTC) - timedelta(seconds=seconds)
+        try:
+            return datetime.fromisoformat(value).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is neither a time nor like 90m, 24h, 7d", param, ctx)
+
+
+SINCE = SinceType()
+
+
+@click.command("diagnose")
+@click.argument("orders", nargs=-1)
+@click.option("--event", "events", multiple=True, metavar="ID", help="The order of an event.")
+@click.option("--customer", metavar="ID", help="With --key: the order of a submission.")
+@click.option("--key", metavar="KEY", help="The idempotency key of a submission.")
+@click.option("--since", type=SINCE, help="Judge orders placed from then on: a time, 24h, 7d.")
+@click.option(
+    "--scan-seconds", type=click.FloatRange(min=0), default=15.0, help="To read returns for."
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    orders: tuple[str, ...],
+    events: tuple[str, ...],
+    customer: str | None,
+    key: str | None,
+    since: datetime | None,
+    scan_seconds: float,
+) -> None:
+    """Say where orders were lost: hop, verdict, cause, evidence, and the next command.
+
+    Without ORDERS: all orders that are overdue, and one command to run next. `-` reads order ids
+    from stdin, one a line.
+    """
+    if (customer is None) != (key is None):
+        raise click.UsageError("--customer and --key go together")
+    settings = settings_of(ctx)
+    options = GatherOptions(since, LogReading(scan_seconds=scan_seconds))
+    asked = _Asked(_ids(orders), events, (customer, key) if customer and key else None, since)
+    found = asyncio.run(_diagnose(settings, options, asked))
+    _print(ctx, settings, found, everything=asked.nothing)
+    if any(found_something(one.verdict) for one in found):
+        raise Found("something is lost, delayed, or cannot be judged")
+
+
+class _Asked:
+    """What the command line asks about."""
+
+    def __init__(
+        self,
+        orders: Sequence[str],
+        events: Sequence[str],
+        submission: tuple[str, str] | None,
+        since: datetime | None,
+    ) -> None:
+        self.orders = orders
+        self.events = events
+        self.submission = submission
+        self.since = since
+
+    @property
+    def nothing(self) -> bool:
+        """Nothing in particular: triage."""
+        return not self.orders and not self.events and self.submission is None
+
+
+def _ids(orders: Sequence[str]) -> list[str]:
+    ids = [one for one in orders if one != "-"]
+    if "-" in orders:
+        ids += [line.strip() for line in sys.stdin if line.strip()]
+        if not ids:
+            raise click.UsageError("stdin holds no order id")
+    return ids
+
+
+async def _diagnose(settings: Settings, options: GatherOptions, asked: _Asked) -> list[Diagnosis]:
+    dsn, kafka, flow = settings.database.dsn, settings.kafka, settings.flow
+    async with session(dsn, kafka, flow, options) as opened:
+        if asked.nothing:
+            overdue = await opened.open_orders(asked.since, TRIAGE_ORDERS)
+            return await opened.diagnose([one.order_id for one in overdue])
+        orders, of_events = await _looked_up(opened, asked)
+        return await opened.diagnose([*orders, *of_events], of_events)
+
+
+async def _looked_up(opened: Session, asked: _Asked) -> tuple[list[str], dict[str, str]]:
+    orders = list(asked.orders)
+    if not asked.events and asked.submission is None:
+        return orders, {}
+    con = opened.connection
+    if isinstance(con, Missing):
+        raise UnreachableError(f"{con.detail}: order ids can still be given")
+    of_events = await orders_of_events(con, asked.events) if asked.events else {}
+    if asked.submission is not None:
+        customer, key = asked.submission
+        known = await order_of_submission(con, opened.flow, customer, key)
+        orders.append(known or f"{customer}/{key}")
+    return orders, of_events
+
+
+def _print(
+    ctx: click.Context, settings: Settings, found: Sequence[Diagnosis], *, everything: bool
+) -> None:
+    now_at = datetime.now(UTC)
+    if wants_json(ctx):
+        print_json({"orders": [one.as_json(settings.trace.url) for one in found]})
+        return
+    if everything:
+        lines = summary(found, now_at) if found else ["no order is overdue: nothing is lost"]
+        following = first_command(found)
+        lines += [f" next  {following}"] if following else []
+    elif len(found) == 1:
+        lines = one_order(found[0], now_at)
+        link = settings.trace.link(found[0].trace_id)
+        lines += [f" trace {link}"] if link else []
+    else:
+        lines = many_orders(found, now_at)
+        following = first_command(found)
+        lines += [f" next  {following}"] if following else []
+    click.echo("\n".join(lines))

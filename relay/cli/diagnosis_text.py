@@ -1,0 +1,111 @@
+"""Find: how a diagnosis is printed: the answer first, then the evidence, then the next command.
+
+Invariant: at most a screen, whatever was found; no escape sequence without a terminal or with
+NO_COLOR.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+
+import click
+
+from relay.diagnose.diagnosis import Diagnosis, HopLine, Mark
+from relay.diagnose.explain import headline
+from relay.diagnose.explain_hops import span
+from relay.diagnose.verdicts import Fate, found_something
+
+SCREEN_LINES = 20
+
+_COLOURS = {Mark.OK: "green", Mark.NO: "red", Mark.UNSURE: "yellow", Mark.NOT_REACHED: None}
+_FATES = {Fate.LOST: "red", Fate.DELAYED: "yellow", Fate.UNKNOWN: "yellow", Fate.FINE: "green"}
+
+
+def one_order(found: Diagnosis, now_at: datetime, orders: int | None = None) -> list[str]:
+    """Return the lines for one order.
+
+    Args:
+        found: the diagnosis.
+        now_at: to say how long something takes still.
+        orders: how many orders its incident has.
+    """
+    count = "" if orders is None else f" ({orders:,} orders)"
+    lines = [click.style(headline(found, now_at) + count, fg=_FATES[found.fate], bold=True)]
+    lines += [_hop_line(line) for line in found.lines]
+    lines.append(f" why   {found.meaning}")
+    if found.missing is not None:
+        lines.append(f" miss  {found.missing}")
+    if found.fix:
+        lines.append(f" fix   {found.fix}")
+    if found.mend_sql is not None:
+        lines.append(f" mend  {found.mend_sql}")
+    if found.next:
+        lines.append(f" next  {found.next[0]}")
+        lines += [f"       {command}" for command in found.next[1:]]
+    lines.append(f" docs  {found.page}")
+    return lines
+
+
+def _hop_line(line: HopLine) -> str:
+    time = "" if line.at is None else f"{line.at.astimezone():%H:%M:%S.%f}"[:12]
+    mark = click.style(f"{line.mark.value:<2}", fg=_COLOURS[line.mark])
+    return f" {mark} {line.hop.number} {line.hop.value:<8} {time:<12}  {line.text}".rstrip()
+
+
+def many_orders(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:
+    """Return the lines for many orders: what they come to, then the orders."""
+    lines = summary(found, now_at)
+    room = max(5, SCREEN_LINES - len(lines))
+    interesting = [one for one in found if found_something(one.verdict)] or list(found)
+    shown = interesting[:room]
+    lines.append("")
+    lines += [f" {one.order_id}  {headline(one, now_at)}" for one in shown]
+    if len(interesting) > len(shown):
+        lines.append(f" ... and {len(interesting) - len(shown):,} more (--json prints them all)")
+    return lines
+
+
+def summary(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:
+    """Return what many orders come to: by hop, verdict and cause, the gravest first."""
+    bad = [one for one in found if found_something(one.verdict)]
+    lost = sum(one.fate is Fate.LOST for one in bad)
+    delayed = sum(one.fate is Fate.DELAYED for one in bad)
+    unknown = len(bad) - lost - delayed
+    parts = [f"{lost:,} lost", f"{delayed:,} delayed", f"{unknown:,} unknown"]
+    fate = Fate.LOST if lost else Fate.DELAYED if delayed else Fate.UNKNOWN if bad else Fate.FINE
+    told = ", ".join(parts) if bad else "nothing is wrong"
+    lines = [click.style(f"{len(found):,} orders: {told}", fg=_FATES[fate], bold=True)]
+    groups = Counter(_kind(one) for one in bad)
+    for kind, count in groups.most_common(SCREEN_LINES // 2):
+        lines.append(_group_line(kind, count, bad, now_at))
+    return lines
+
+
+Kind = tuple[int, str, str, str]
+
+
+def _kind(one: Diagnosis) -> Kind:
+    number = 0 if one.hop is None else one.hop.number
+    name = "-" if one.hop is None else one.hop.value
+    return number, name, one.verdict.value, one.cause.value
+
+
+def _group_line(kind: Kind, count: int, bad: Sequence[Diagnosis], now_at: datetime) -> str:
+    number, name, verdict, cause = kind
+    placed = [one.placed_at for one in bad if _kind(one) == kind and one.placed_at is not None]
+    age = f"oldest {span((now_at - min(placed)).total_seconds())}" if placed else ""
+    hop = f"{number} {name}" if number else "-"
+    return f" {count:>7,}  {hop:<10} {verdict} / {cause}  {age}".rstrip()
+
+
+def first_command(found: Sequence[Diagnosis]) -> str | None:
+    """Return the one command to run next: for the largest of the gravest kinds."""
+    bad = [one for one in found if found_something(one.verdict) and one.next]
+    if not bad:
+        return None
+    lost = [one for one in bad if one.fate is Fate.LOST] or bad
+    kind, _count = Counter(_kind(one) for one in lost).most_common(1)[0]
+    chosen = next(one for one in lost if _kind(one) == kind)
+    return chosen.next[0]

@@ -1,0 +1,112 @@
+"""All hops: diagnoses orders: opens the connections, gathers, decides, tells; the package's entry.
+
+Invariant: a database or a broker that cannot be reached is evidence that is missing, not an error;
+only what is asked for wrongly is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import asyncpg
+
+from relay.diagnose.diagnosis import Diagnosis
+from relay.diagnose.explain import diagnose, with_mend
+from relay.diagnose.gather import Gatherer, GatherOptions
+from relay.diagnose.lookup import canonical
+from relay.diagnose.mend import mend_template
+from relay.diagnose.overdue import Open, find_open
+from relay.diagnose.reading import DATABASE_FAILURES, database_missing
+from relay.diagnose.surroundings import Missing
+from relay.diagnose.verdicts import Verdict
+from relay.runtime.database import connect
+from relay.runtime.flow import Flow
+from relay.runtime.kafka import KafkaConnection
+
+APPLICATION = "relay-diagnose"
+STATEMENT_SECONDS = 30.0
+# One gathering holds the evidence of so many orders in memory.
+PAGE_ORDERS = 10_000
+
+
+@dataclass(slots=True)
+class Session:
+    """A connection to the database (or why there is none), and how to reach the broker."""
+
+    connection: asyncpg.Connection | Missing
+    kafka: KafkaConnection
+    flow: Flow
+    options: GatherOptions = field(default_factory=GatherOptions)
+
+    async def diagnose(
+        self, order_ids: Sequence[str], events: Mapping[str, str] | None = None
+    ) -> list[Diagnosis]:
+        """Diagnose these orders, each once, in their order.
+
+        Args:
+            order_ids: as people write them.
+            events: order id -> event id, where a certain event is asked about.
+        """
+        ids = list(dict.fromkeys(canonical(self.flow, order_ids)))
+        gatherer = Gatherer(self.connection, self.kafka, self.flow, self.options)
+        found: list[Diagnosis] = []
+        for start in range(0, len(ids), PAGE_ORDERS):
+            page = await gatherer.gather(ids[start : start + PAGE_ORDERS], events)
+            found += [diagnose(one) for one in page]
+        return await self._with_mend(found)
+
+    async def _with_mend(self, found: list[Diagnosis]) -> list[Diagnosis]:
+        bypassed = any(one.verdict is Verdict.NO_OUTBOX_ROW for one in found)
+        if not bypassed or isinstance(self.connection, Missing):
+            return found
+        mend = await mend_template(self.connection, self.flow)
+        return [with_mend(one, mend) for one in found]
+
+    async def open_orders(
+        self, since: datetime | None = None, at_most: int = 100_000
+    ) -> list[Open]:
+        """Return the orders past their deadline, oldest first.
+
+        Raises:
+            asyncpg.PostgresError, FlowTableError: they cannot be read.
+        """
+        con = self.connection
+        if isinstance(con, Missing):
+            raise UnreachableError(f"{con.detail} (hint: {con.how_to_get})")
+        return await find_open(con, self.flow, since=since, at_most=at_most)
+
+
+class UnreachableError(Exception):
+    """The database cannot be reached, and without it no orders can be found."""
+
+
+@asynccontextmanager
+async def session(
+    dsn: str | None,
+    kafka: KafkaConnection,
+    flow: Flow,
+    options: GatherOptions | None = None,
+    *,
+    statement_seconds: float = STATEMENT_SECONDS,
+) -> AsyncIterator[Session]:
+    """Open a session; it never fails: what cannot be reached is Missing."""
+    connection: asyncpg.Connection | Missing
+    try:
+        connection = await connect(
+            dsn,
+            APPLICATION,
+            require_primary=False,
+            command_timeout_seconds=statement_seconds,
+            # Ids come as arrays: a generic plan would not know how many they are.
+            server_settings={"plan_cache_mode": "force_custom_plan", "jit": "off"},
+        )
+    except DATABASE_FAILURES as error:
+        connection = database_missing("the database", error)
+    try:
+        yield Session(connection, kafka, flow, options or GatherOptions())
+    finally:
+        if not isinstance(connection, Missing):
+            connection.terminate()
