@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,13 +21,14 @@ from relay.runtime.settings import Settings
 from relay.runtime.settings_model import MetricsSettings
 from relay.runtime.shutdown import stop_on_signals
 from relay.telemetry import logs
-from relay.telemetry.endpoint import Health, serving
+from relay.telemetry.endpoint import EndpointError, Health, serving
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing, configure
 
 SPANS_DEADLINE_SECONDS = 5.0
 
 _READY = ("active", "standby")
+_LOG = structlog.get_logger("relay")
 
 
 class Service(Protocol):
@@ -96,10 +97,21 @@ async def _endpoint(
     if not wanted.enabled:
         yield
         return
-    port = default_port if wanted.port is None else wanted.port
     health = (lambda: alive(service), lambda: readiness(service))
-    async with serving(wanted.host, port, metrics.registry, *health) as found:
-        structlog.get_logger("relay").info("listening", host=wanted.host, port=found)
+    async with AsyncExitStack() as stack:
+        port = default_port if wanted.port is None else wanted.port
+        try:
+            found = await stack.enter_async_context(
+                serving(wanted.host, port, metrics.registry, *health)
+            )
+        except EndpointError:
+            if wanted.port is not None:
+                raise
+            # Nobody asked for that port: a second relay on this machine, a standby, takes another.
+            found = await stack.enter_async_context(
+                serving(wanted.host, 0, metrics.registry, *health)
+            )
+        _LOG.info("listening", host=wanted.host, port=found)
         yield
 
 

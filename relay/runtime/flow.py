@@ -12,6 +12,10 @@ from typing import Literal
 KeyType = Literal["uuid", "bigint", "text"]
 
 
+PROBE_EVENT = "relay.probe"
+"""Event type and aggregate type of the canaries that `relay probe` sends; no order has it."""
+
+
 class FlowError(ValueError):
     """The flow's settings contradict each other; the message names them."""
 
@@ -86,6 +90,7 @@ class Flow:
     Attributes:
         status_ranks: a status only moves to a higher rank.
         terminal_statuses: final ones: an order is returned when one of them was applied.
+        probe_topic: where canaries go: of their own, unless the processor answers them.
         status_aliases: the processor's own words for statuses of `status_ranks`.
     """
 
@@ -101,6 +106,7 @@ class Flow:
     terminal_statuses: frozenset[str] = frozenset({"confirmed", "rejected"})
     status_aliases: Mapping[str, str] = field(default_factory=dict)
     apply: Apply = SAMPLE_APPLY
+    probe_topic: str = "relay.probe"
 
     def __post_init__(self) -> None:
         problem = _contradiction(self)
@@ -111,6 +117,11 @@ class Flow:
     def topics(self) -> frozenset[str]:
         """Every topic that this flow's events are published to."""
         return frozenset(route.topic for route in self.events.values())
+
+    @property
+    def routes(self) -> Mapping[str, EventRoute]:
+        """Where the relay publishes each event type, canaries included."""
+        return {**self.events, PROBE_EVENT: EventRoute(self.probe_topic)}
 
     def deadline_seconds(self, event_type: str) -> float | None:
         """Return when the return of such an event is overdue; None: it expects none."""

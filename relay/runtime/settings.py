@@ -110,7 +110,10 @@ def load_settings(
 
 def _problems(error: ValidationError, environ: Mapping[str, Any]) -> str:
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{shown_name(e['loc'], environ)}: {e['msg']}" for e in found)
+    said = (e["msg"].removeprefix("Value error, ") for e in found)
+    return "; ".join(
+        f"{shown_name(e['loc'], environ)}: {text}" for e, text in zip(found, said, strict=True)
+    )
 
 
 def _refuse_contradictions(settings: Settings) -> None:

@@ -5,7 +5,7 @@ Passwords are secrets: they are in no repr and in no error.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -14,7 +14,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SecretStr,
-    field_validator,
+    model_validator,
 )
 
 from relay.runtime.flow import (
@@ -143,6 +143,7 @@ class FlowSettings(Section):
     function: str | None = Field(
         default=None, description="for function: schema.name of a SQL function"
     )
+    probe_topic: str = Field(default="relay.probe", description="where `relay probe` sends to")
 
     def flow(self, name: str) -> Flow:
         """Return the flow; raises FlowError where settings contradict."""
@@ -163,6 +164,7 @@ class FlowSettings(Section):
             status_aliases=dict(self.status_aliases),
             terminal_statuses=frozenset(s for s, r in self.status_ranks.items() if r == highest),
             apply=self._apply(),
+            probe_topic=self.probe_topic,
         )
 
     def _apply(self) -> Apply:
@@ -228,6 +230,12 @@ class ConfirmSettings(Section):
         default=10.0, description="seconds without an answer until the consumer is made anew"
     )
 
+    @model_validator(mode="after")
+    def _drains_within_the_session(self) -> Self:
+        if self.drain_seconds >= self.session_timeout_seconds:
+            raise ValueError("drain_seconds must be less than session_timeout_seconds")
+        return self
+
 
 class MaintenanceSettings(Section):
     """What the relay makes ahead and clears away."""
@@ -246,12 +254,11 @@ class MaintenanceSettings(Section):
         default=180, description="days process and outage records are kept"
     )
 
-    @field_validator("ledger_days")
-    @classmethod
-    def _ledger_outlives_outbox(cls, value: int, info: Any) -> int:
-        if value < info.data.get("outbox_days", 0):
-            raise ValueError("must not be less than outbox_days: a row without its proof")
-        return value
+    @model_validator(mode="after")
+    def _ledger_outlives_outbox(self) -> Self:
+        if self.ledger_days < self.outbox_days:
+            raise ValueError("ledger_days must not be less than outbox_days: rows without proof")
+        return self
 
 
 class LogSettings(Section):
@@ -291,7 +298,4 @@ class TraceSettings(Section):
 class WatchSettings(Section):
     """What is recorded for the diagnosis while all is well."""
 
-    heartbeat_seconds: PositiveFloat = Field(
-        default=5.0, description="seconds between process records"
-    )
     position_seconds: PositiveFloat = Field(default=10.0, description="seconds between positions")

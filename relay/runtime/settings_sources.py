@@ -201,10 +201,11 @@ def _refuse_others(table: Mapping[str, Any], known: set[str], prefix: str) -> No
 def shown_name(place: tuple[int | str, ...], environ: Mapping[str, Any]) -> str:
     """Return what the user wrote: the variable when the environment has it, else the file's key."""
     keys = [str(key) for key in place]
+    depth = 3 if keys[0] == "flow" else 2
     inside: Any = environ
-    for key in keys:
+    for key in keys[:depth]:
         inside = inside.get(key) if isinstance(inside, Mapping) else None
-    if inside is None:
+    if inside is None or len(keys) < depth:
         return ".".join(keys)
-    table, key = keys[0], keys[-1]
-    return _PREFIXES.get(table, f"RELAY_{table.upper()}_") + key.upper()
+    variable = _PREFIXES.get(keys[0], f"RELAY_{keys[0].upper()}_") + keys[depth - 1].upper()
+    return ".".join((variable, *keys[depth:]))
