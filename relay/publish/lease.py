@@ -17,7 +17,7 @@ import asyncpg
 
 from relay.publish.checkpoint import Checkpoint, position_of
 from relay.publish.errors import LeaseLostError
-from relay.publish.server import ServerState, refuse_restored
+from relay.publish.server import refuse_restored, server_state
 
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
 
@@ -89,7 +89,7 @@ class Lease:
     epoch: int = field(default=0, init=False)
     _valid_until: float = field(default=0.0, init=False)
 
-    async def take(self, server: ServerState) -> Taken | None:
+    async def take(self) -> Taken | None:
         """Take the lease and read the checkpoint; None: another relay holds it.
 
         Raises:
@@ -105,7 +105,7 @@ class Lease:
                 )
                 if epoch is None:
                     return None
-                taken = await self._read_checkpoint(epoch, server)
+                taken = await self._read_checkpoint(epoch)
         except asyncpg.LockNotAvailableError:
             await self.connection.execute(END_STALE, DUTY, self.shard, WRITER_NAME)
             raise
@@ -113,16 +113,19 @@ class Lease:
         self._valid_until = asked + self.seconds
         return taken
 
-    async def _read_checkpoint(self, epoch: int, server: ServerState) -> Taken:
+    async def _read_checkpoint(self, epoch: int) -> Taken:
+        server = await server_state(self.connection)
         row = await self.connection.fetchrow(
             READ_CHECKPOINT, self.shard, epoch, server.system_identifier, server.timeline
         )
         if row is None:
             raise LeaseLostError(f"shard {self.shard} has no checkpoint: run `relay migrate`")
         position = position_of(row["prev"], row["cur"], row["last_id"])
+        # Asked again, now that nobody can move the checkpoint on: its transactions are not ahead.
+        server = await server_state(self.connection)
         refuse_restored(server, row["system_identifier"], position)
         checkpoint = Checkpoint(self.shard, epoch, row["seq"], position, row["high_id"])
-        return Taken(checkpoint, row["old_timeline"])
+        return Taken(checkpoint, server.timeline, row["old_timeline"])
 
     async def renew(self) -> None:
         """Hold it for another while.
@@ -149,6 +152,7 @@ class Taken:
     """What a takeover found. `old_timeline`: the one at the last takeover, None: the first."""
 
     checkpoint: Checkpoint
+    timeline: str
     old_timeline: str | None
 
 

@@ -90,13 +90,11 @@ VALUES ('timeline_changed', $1, 'the relay took over after a failover or a recov
 """
 
 
-async def note_timeline(
-    connection: asyncpg.Connection, server: ServerState, before: str | None
-) -> None:
+async def note_timeline(connection: asyncpg.Connection, timeline: str, before: str | None) -> None:
     """Record that the cluster is on another timeline than at the last takeover.
 
     An ordinary failover; to an asynchronous replica it may have lost rows that were published.
     """
-    if before not in (None, server.timeline):
-        _LOG.warning("timeline_changed", before=before, now=server.timeline)
-        await connection.execute(_NOTE_TIMELINE, server.timeline, before)
+    if before not in (None, timeline):
+        _LOG.warning("timeline_changed", before=before, now=timeline)
+        await connection.execute(_NOTE_TIMELINE, timeline, before)

@@ -159,16 +159,15 @@ class RelayService:
             writer = await connect(self.dsn, WRITER_NAME, server_settings=_WRITER_SETTINGS)
             stack.callback(writer.terminate)
             await require_schema(writer)
-            server = await server_state(writer)
-            refuse_two_servers(await server_state(reader), server)
+            refuse_two_servers(await server_state(reader), await server_state(writer))
             self._back("database")
             self._connected_once = True
             owner = str(self.process.process_id)
             lease = Lease(writer, self.options.shard, owner, self.options.lease_seconds)
-            tenure = Tenure(self._work, reader, writer, server, lease, self)
+            tenure = Tenure(self._work, reader, writer, lease, self)
             taken = await self._wait_for_lease(tenure)
             if taken is not None:
-                await note_timeline(writer, server, taken.old_timeline)
+                await note_timeline(writer, taken.timeline, taken.old_timeline)
                 upkeep = asyncio.create_task(keep_up(self.dsn, self.upkeep))
                 stack.push_async_callback(_cancelled, upkeep)
                 await tenure.run(taken, self.stop)
@@ -177,7 +176,7 @@ class RelayService:
         told = False
         while not self.stop.is_set():
             try:
-                taken = await tenure.lease.take(tenure.server)
+                taken = await tenure.lease.take()
             except asyncpg.LockNotAvailableError:
                 taken = None
             if taken is not None:

@@ -27,7 +27,6 @@ from relay.publish.parking import parked_orders
 from relay.publish.pipeline import Pipeline, Progress
 from relay.publish.publisher import Publisher
 from relay.publish.record import RecordEncoder
-from relay.publish.server import ServerState
 from relay.publish.sizing import Sizing
 from relay.publish.spans import SendSpans
 from relay.publish.testpoints import TestPoint
@@ -71,7 +70,6 @@ class Tenure:
     work: Work
     reader: asyncpg.Connection
     writer: asyncpg.Connection
-    server: ServerState
     lease: Lease
     watcher: Watcher
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -115,7 +113,7 @@ class Tenure:
             attempt = 0 if self.work.progress.published > published else attempt + 1
             await _pause(stop, backoff.delay_seconds(attempt))
             async with self._writing:
-                again = await self.lease.take(self.server)
+                again = await self.lease.take()
             if again is None:
                 raise LeaseLostError("the lease is another relay's now")
             taken = again
@@ -175,7 +173,7 @@ class Tenure:
         )
         source = options.source or f"/{work.flow.name}"
         dispatcher = Dispatcher(
-            work.flow.events,
+            work.flow.routes,
             RecordEncoder(source, options.dataschemas, self.lease.epoch),
             work.tracing.identities,
             work.sizing,
