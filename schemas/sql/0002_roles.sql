@@ -124,5 +124,7 @@ GRANT UPDATE (txid) ON relay.outbox, relay.kept TO relay_operator;
 GRANT UPDATE ON relay.checkpoint TO relay_operator;
 GRANT UPDATE (state, resolved_at, resolved_by, resolved_why) ON relay.quarantine
     TO relay_operator;
+GRANT INSERT (aggregate_type, aggregate_id, event_type, payload) ON relay.outbox
+    TO relay_operator;  -- canaries
 GRANT INSERT ON relay.delivery_ledger, relay.check_run TO relay_operator;
 GRANT INSERT, UPDATE ON relay.probe_run, relay.replay_job TO relay_operator;

@@ -20,7 +20,7 @@ ABSENT, WAITING, HANDED_OVER, PARKED, PROVEN, EXPIRED = range(6)
 _PAGE: Final = """
 SELECT o.id, uuid_send(o.event_id), pg_visible_in_snapshot(o.txid, c.prev)
   FROM relay.checkpoint c, relay.outbox o
- WHERE c.shard = 0 AND o.id > $1 AND o.id <= $2
+ WHERE c.shard = 0 AND o.id > $1 AND o.id <= $2 AND o.event_type <> 'relay.probe'
    AND ($3::timestamptz IS NULL OR o.created_at >= $3)
    AND ($4::timestamptz IS NULL OR o.created_at < $4)
  ORDER BY o.id LIMIT $5
