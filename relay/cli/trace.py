@@ -3,76 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-from typing import Any
+from datetime import UTC, datetime
 
 import click
 
 from relay.cli.errors import Found
-from relay.cli.timeline_text import shown, styled
-from relay.diagnose.timeline import EventTimeline, Timeline
-from relay.diagnose.timeline_hops import Hop
-from relay.diagnose.timeline_reading import read_timelines
-from relay.runtime.settings import load_settings
-from relay.runtime.settings_model import TraceSettings
+from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.timeline_text import timeline_lines
+from relay.diagnose.session import session
+from relay.diagnose.timeline import Timeline, timeline
+from relay.diagnose.verdicts import Verdict, found_something
+from relay.runtime.settings import Settings
 
 
 @click.command("trace")
 @click.argument("order")
 @click.pass_context
 def command(ctx: click.Context, order: str) -> None:
-    """Show an order's way hop by hop, with its proofs, and the gap in it.
+    """Show an order's way hop by hop: when, how long, by what proof; and the gap in it.
 
-    Exit code 3: there is no such order, or its return is overdue.
+    Exit code 3: there is no such order, or its return is overdue. RELAY_TRACE_URL, the trace
+    viewer's address, makes a link of the trace id.
     """
-    settings = load_settings(ctx.find_root().obj["config"])
-    (timeline,) = asyncio.run(
-        read_timelines(settings.database.dsn, settings.kafka, settings.flow, [order])
-    )
-    if ctx.find_root().obj["json"]:
-        click.echo(json.dumps(as_data(timeline, settings.trace), default=str))
+    settings = settings_of(ctx)
+    told = asyncio.run(_read(settings, order))
+    if wants_json(ctx):
+        print_json(told.as_json(settings.trace.url))
     else:
-        lines = shown(timeline, settings.trace)
-        click.echo("\n".join(styled(line, color=sys.stdout.isatty()) for line in lines))
-    if not timeline.exists:
-        raise Found(f"there is no order {order}: neither its row nor an event of it")
-    if timeline.overdue:
-        raise Found(f"order {order} is overdue: `relay diagnose {order}` says why")
+        click.echo("\n".join(timeline_lines(told, datetime.now(UTC), settings.trace.url)))
+    if told.diagnosis.verdict is Verdict.NO_SUCH_ORDER:
+        raise Found("there is no such order")
+    if found_something(told.diagnosis.verdict):
+        raise Found(f"the order has not come back: relay diagnose {told.diagnosis.order_id}")
 
 
-def as_data(timeline: Timeline, viewer: TraceSettings) -> dict[str, Any]:
-    """Return the timeline for `--json`."""
-    return {
-        "order_id": timeline.order_id,
-        "exists": timeline.exists,
-        "status": timeline.status,
-        "returned": timeline.returned,
-        "overdue": timeline.overdue,
-        "events": [_event_data(event, viewer) for event in timeline.events],
-    }
-
-
-def _event_data(event: EventTimeline, viewer: TraceSettings) -> dict[str, Any]:
-    trace_id = event.context.trace_id if event.context else None
-    return {
-        "event_id": event.event_id,
-        "event_type": event.event_type,
-        "returned": event.returned,
-        "deadline_at": event.deadline_at,
-        "gap": event.gap.name if event.gap else None,
-        "trace_id": trace_id,
-        "trace_url": viewer.link(trace_id),
-        "sampled": event.context.sampled if event.context else None,
-        "hops": [_hop_data(hop) for hop in event.hops],
-    }
-
-
-def _hop_data(hop: Hop) -> dict[str, Any]:
-    return {
-        "hop": hop.name,
-        "state": hop.state,
-        "at": hop.at,
-        "took_seconds": hop.took_seconds,
-        "evidence": list(hop.found),
-    }
+async def _read(settings: Settings, order: str) -> Timeline:
+    async with session(settings.database.dsn, settings.kafka, settings.flow) as opened:
+        (found,) = await opened.diagnose([order])
+        return timeline(found)

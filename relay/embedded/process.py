@@ -78,6 +78,11 @@ class ServerProcess:
         """Return whether the server lives."""
         return _lives(self._process)
 
+    @property
+    def exit_code(self) -> int | None:
+        """Return how an owned server ended; None while it runs, or when nobody can know."""
+        return None if self._guard is None else self._guard.poll()
+
     def stop(self) -> None:
         """Ask the server to end, wait, kill it if it does not. Does nothing if it has ended."""
         family = self._family()

@@ -1,0 +1,91 @@
+"""Setup: `relay demo`: the whole loop, from servers that did not exist to orders that came back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from relay.cli.demo_screen import Screen
+from relay.cli.demo_text import as_json, lines
+from relay.cli.errors import FAILURE, INTERRUPTED
+from relay.cli.output import print_json, wants_json
+from relay.runtime.shutdown import stop_on_signals
+from relay.sample.demo import run_demo
+from relay.sample.demo_result import DemoOptions, DemoResult, DemoStoppedError
+
+_OTLP_PORT = 4318
+
+
+@click.command("demo")
+@click.option("--orders", default=500, show_default=True, type=click.IntRange(1, 100_000))
+@click.option("--rate", default=50.0, show_default=True, type=click.FloatRange(1), help="A second.")
+@click.option(
+    "--lose",
+    default=3,
+    show_default=True,
+    type=click.IntRange(0, 25),
+    help="Orders that the order processor loses on purpose.",
+)
+@click.option(
+    "--timeout",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Seconds for the returns after the last order.",
+)
+@click.option("--jaeger-url", metavar="URL", help="Of a Jaeger's page: spans go there, links too.")
+@click.pass_context
+def command(ctx: click.Context, /, jaeger_url: str | None, timeout: float, **given: Any) -> None:
+    """Place orders over HTTP and see their returns come back, hop by hop.
+
+    On a PostgreSQL and a Kafka of its own, gone afterwards; DATABASE_URL and
+    KAFKA_BOOTSTRAP_SERVERS, when set, are used instead. Some orders are lost on purpose, and
+    found by the evidence. Exit code 0: every order it expected back came back.
+    """
+    environment = _environment(os.environ, jaeger_url)
+    options = DemoOptions(timeout_seconds=timeout, **given)
+    try:
+        result = asyncio.run(_run(options, environment))
+    except DemoStoppedError as error:
+        click.echo(str(error), err=True)
+        ctx.exit(INTERRUPTED)
+    trace_url = environment.get("RELAY_TRACE_URL")
+    if wants_json(ctx):
+        print_json(as_json(result, trace_url))
+    else:
+        click.echo("\n".join(lines(result, trace_url)))
+    _conclude(ctx, result)
+
+
+async def _run(options: DemoOptions, environment: Mapping[str, str]) -> DemoResult:
+    screen = Screen(options.orders)
+    with stop_on_signals() as stop:
+        try:
+            return await run_demo(options, environment, screen, stop)
+        finally:
+            screen.close()
+
+
+def _environment(given: Mapping[str, str], jaeger_url: str | None) -> dict[str, str]:
+    """Send spans to the Jaeger that was named, else where `OTEL_*` says, else nowhere."""
+    environment = dict(given)
+    if jaeger_url is not None:
+        environment["RELAY_TRACE_URL"] = jaeger_url
+        host = urlsplit(jaeger_url).hostname or "localhost"
+        environment.setdefault("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{host}:{_OTLP_PORT}")
+    if not any(name.startswith("OTEL_EXPORTER_OTLP") for name in environment):
+        environment.setdefault("OTEL_TRACES_EXPORTER", "none")
+    return environment
+
+
+def _conclude(ctx: click.Context, result: DemoResult) -> None:
+    if not result.problems:
+        click.echo("\nevery order that was expected back came back", err=True)
+        return
+    click.echo(f"\n{result.logs}\n\nFAILED: {'; '.join(result.problems)}", err=True)
+    ctx.exit(FAILURE)

@@ -1,0 +1,100 @@
+"""Setup: the summary of `relay demo`, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from relay.cli.timeline_text import timeline_lines
+from relay.diagnose.explain import headline
+from relay.sample.demo_result import DemoResult
+from relay.sample.load_report import Times
+from relay.sample.place import TERMINAL
+
+_MEANING: Final = {
+    "place": "HTTP request to answer, committed",
+    "publish": "outbox row to record on orders.events",
+    "process": "record to the processor's decision",
+    "return": "decision to record on orders.returns",
+    "confirm": "return to the order's new status",
+    "row to status": "publish to confirm: how long the order waited",
+}
+_IN_A_LINE: Final = 6
+
+
+def lines(result: DemoResult, trace_url: str | None) -> Iterator[str]:
+    """Write the summary, line by line."""
+    now_at = datetime.now(UTC)
+    outcomes = ", ".join(
+        f"{number} {status}" for status, number in result.statuses.items() if status in TERMINAL
+    )
+    yield ""
+    yield f"placed    {result.placed} orders over HTTP in {result.place_seconds:.1f} s"
+    yield (
+        f"returned  {result.returned} of the {result.expected} that were expected"
+        f"{f': {outcomes}' if outcomes else ''}"
+    )
+    if result.lost:
+        yield (
+            f"lost      {len(result.lost)} on purpose, by the order processor; "
+            f"{len(result.found)} of them found by the evidence alone"
+        )
+    yield ""
+    yield from _times(result)
+    if result.example is not None:
+        yield "\nOne that came back, as `relay trace` shows it:"
+        yield from timeline_lines(result.example, now_at, trace_url)
+    yield from _missing(result, now_at, trace_url)
+
+
+def _times(result: DemoResult) -> Iterator[str]:
+    yield f"{'hop':<14}{'orders':>7}{'p50':>11}{'p99':>11}   from and to"
+    for name, times in result.hops.items():
+        yield (
+            f"{name:<14}{times.count:>7}{_ms(times.p50_seconds):>11}{_ms(times.p99_seconds):>11}"
+            f"   {_MEANING[name]}"
+        )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"
+
+
+def _missing(result: DemoResult, now_at: datetime, trace_url: str | None) -> Iterator[str]:
+    """Show one order that was lost on purpose, and one that was not, whole; the others in a line."""
+    on_purpose = [one for one in result.missing if one.diagnosis.order_id in result.lost]
+    for title, told in (
+        ("One that was lost on purpose", on_purpose),
+        ("One that did not come back, and should have", result.unexpected_told),
+    ):
+        if not told:
+            continue
+        yield f"\n{title}:"
+        yield from timeline_lines(told[0], now_at, trace_url)
+        for one in told[1:_IN_A_LINE]:
+            yield f"order {one.diagnosis.order_id}  {headline(one.diagnosis, now_at)}"
+
+
+def as_json(result: DemoResult, trace_url: str | None) -> dict[str, Any]:
+    """Return the summary for `--json`."""
+    return {
+        "ok": not result.problems,
+        "problems": result.problems,
+        "placed": result.placed,
+        "place_seconds": result.place_seconds,
+        "failed": dict(result.failed),
+        "expected": result.expected,
+        "returned": result.returned,
+        "statuses": dict(result.statuses),
+        "lost_on_purpose": sorted(result.lost),
+        "lost_and_found": sorted(result.found),
+        "hops": {name: _times_data(times) for name, times in result.hops.items()},
+        "example": None if result.example is None else result.example.as_json(trace_url),
+        "missing": [one.as_json(trace_url) for one in result.missing],
+    }
+
+
+def _times_data(times: Times) -> dict[str, Any]:
+    return asdict(times)

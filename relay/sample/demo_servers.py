@@ -1,0 +1,155 @@
+"""Hops 1 to 5 of the demo: PostgreSQL and Kafka to run it on, migrated, with topics.
+
+Invariant: servers of its own are gone when the block is left, also when it is left while they
+start. Those that the environment names are used as they are, never stopped, and refused when
+somebody else's relay is at work there: it would publish the demo's orders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
+
+from relay.embedded import Cluster
+from relay.runtime.database import connect
+from relay.runtime.flow import Flow
+from relay.runtime.kafka import KafkaConnection
+from relay.runtime.migrations import migrate
+from relay.runtime.settings import Settings, load_settings
+from relay.sample.demo_result import DemoFailedError
+from relay.sample.installation import require_sample
+
+PARTITIONS: Final = 3
+
+# Settings of the demo's services; what else the user has set is for other programs.
+_OURS: Final = ("RELAY_", "DATABASE_URL", "KAFKA_", "PG")
+_KEPT: Final = ("RELAY_TRACE_URL", "RELAY_TRACEBACK")
+
+_ANOTHER_RELAY: Final = """
+SELECT owner FROM relay.lease
+ WHERE duty = 'relay' AND owner IS NOT NULL AND released_at IS NULL
+   AND expires_at > clock_timestamp()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Where everything is.
+
+    Attributes:
+        environment: for the services: the servers, and `OTEL_*` as it was given.
+        logs: of the servers of its own.
+    """
+
+    settings: Settings
+    environment: Mapping[str, str]
+    versions: str
+    logs: tuple[Path, ...]
+
+
+@asynccontextmanager
+async def servers(
+    given: Mapping[str, str], deadline_seconds: float, tell: Callable[[str], None]
+) -> AsyncIterator[Servers]:
+    """Start what is not given, and prepare it.
+
+    Args:
+        given: `os.environ`; DATABASE_URL and KAFKA_* name servers to use.
+        deadline_seconds: after which an order without its return is overdue.
+        tell: is told what takes a while.
+
+    Raises:
+        EmbeddedError: a server cannot be started.
+        DatabaseError, MigrationError, NotSampleError: the given database cannot be used.
+        DemoFailedError: another relay is at work on it, or the topics cannot be made.
+    """
+    cluster = Cluster(
+        database_url=given.get("DATABASE_URL"),
+        kafka_bootstrap_servers=given.get("KAFKA_BOOTSTRAP_SERVERS"),
+        report=tell,
+    )
+    async with _running(cluster):
+        events = {"order.placed": {"deadline_seconds": deadline_seconds}}
+        environment = {**_environment(given, cluster), "RELAY_FLOW_EVENTS": json.dumps(events)}
+        settings = load_settings(os.devnull, environment)
+        version = await _prepare_database(settings)
+        await _make_topics(settings.kafka, settings.flow)
+        logs = [server.log for server in (cluster.postgres, cluster.kafka) if server is not None]
+        yield Servers(settings, environment, version, tuple(logs))
+
+
+@asynccontextmanager
+async def _running(cluster: Cluster) -> AsyncIterator[None]:
+    """Enter and leave the cluster's block in threads; a start that was begun is waited for."""
+    start = asyncio.ensure_future(asyncio.to_thread(cluster.__enter__))
+    try:
+        await asyncio.shield(start)
+        yield
+    finally:
+        with suppress(Exception):  # raised above already, where somebody still listened
+            await start
+        if start.exception() is None:
+            await asyncio.to_thread(cluster.__exit__, None, None, None)
+
+
+def _environment(given: Mapping[str, str], cluster: Cluster) -> dict[str, str]:
+    """Return the services' environment: the servers, and nothing of the user's other settings."""
+    kept = {
+        name: text for name, text in given.items() if not name.startswith(_OURS) or name in _KEPT
+    }
+    if cluster.kafka is None:
+        kept |= {name: text for name, text in given.items() if name.startswith("KAFKA_")}
+    return {
+        **kept,
+        "DATABASE_URL": cluster.database_url,
+        "KAFKA_BOOTSTRAP_SERVERS": cluster.kafka_bootstrap_servers,
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+async def _prepare_database(settings: Settings) -> str:
+    """Migrate, and return the server's version.
+
+    Raises:
+        DemoFailedError: another relay is at work there.
+    """
+    dsn = settings.database.dsn
+    await migrate(dsn, sample=True)
+    connection = await connect(dsn, "relay demo")
+    try:
+        await require_sample(connection)
+        other = await connection.fetchval(_ANOTHER_RELAY)
+        if other is not None:
+            raise DemoFailedError(
+                f"a relay ({other}) is at work on this database and would publish the demo's "
+                "orders: stop it, or unset DATABASE_URL"
+            )
+        version: str = await connection.fetchval("SHOW server_version")
+        return version
+    finally:
+        await connection.close()
+
+
+async def _make_topics(kafka: KafkaConnection, flow: Flow) -> None:
+    """Make both topics; those that exist already are used as they are."""
+    admin = AIOKafkaAdminClient(**kafka.client_options("relay-demo"))
+    try:
+        await admin.start()
+        names = (flow.events_topic, flow.returns_topic)
+        new = [NewTopic(name, num_partitions=PARTITIONS, replication_factor=1) for name in names]
+        answer = await admin.create_topics(new)
+    finally:
+        await admin.close()
+    for name, code, *reason in answer.topic_errors:
+        error = for_code(code)
+        if error not in (NoError, TopicAlreadyExistsError):
+            raise DemoFailedError(f"topic {name} cannot be made: {error.__name__} {reason}")
