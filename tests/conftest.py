@@ -36,6 +36,9 @@ from relay.runtime.migrations import migrate
 KAFKA_FIXTURES = {"kafka_bootstrap", "topics", "private_kafka"}
 # A broker that was killed may register again only after its session: 9 s by default.
 QUICKLY_BACK = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
+# Making and dropping a database scans the buffers and waits for the disk. Nothing here outlives
+# the run, and the tests that kill a PostgreSQL have their own, which waits for its disk.
+FOR_MANY_CLONES = {"fsync": "off", "shared_buffers": "64MB"}
 RELAY = Path(sys.executable).with_name("relay")
 
 
@@ -66,7 +69,9 @@ def postgres_url() -> Iterator[str]:
     """A PostgreSQL for the whole run; the user may create databases and roles."""
     given = os.environ.get("TEST_DATABASE_URL")
     # Kafka is started by its own fixture, so that a test without it does not wait for it.
-    with Cluster(database_url=given, kafka_bootstrap_servers="unused") as cluster:
+    with Cluster(
+        database_url=given, kafka_bootstrap_servers="unused", postgres_settings=FOR_MANY_CLONES
+    ) as cluster:
         yield cluster.database_url
 
 
