@@ -12,7 +12,7 @@ from typing import Protocol
 
 import asyncpg
 
-from consumers.fold import Folded, Step, refusal
+from consumers.fold import Step, refusal
 from consumers.refusals import Reason, Refusal
 from consumers.returns import Return
 
@@ -32,11 +32,6 @@ class Decided:
     refused: list[Refusal] = field(default_factory=list)
     locked: list[Return] = field(default_factory=list)
     submitted: dict[str, float | None] = field(default_factory=dict)
-
-    def add(self, folded: Folded) -> None:
-        """Add what the returns of one order came to."""
-        self.steps += folded.steps
-        self.refused += folded.refused
 
 
 class Applier(Protocol):

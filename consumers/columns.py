@@ -7,13 +7,14 @@ locked, and those of all other orders go on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
 
 from consumers.applying import Decided, Identified, by_order, unknown_order
-from consumers.fold import Folded, Outcome, Statuses, Step, fold
+from consumers.fold import Change, Outcome, Statuses, Step, fold
+from consumers.packing import packed, packed_nullable, packed_numbers
 from consumers.statements import ColumnStatements, OrdersTable, column_statements
 
 
@@ -43,18 +44,18 @@ class ColumnsApplier:
         Raises:
             StatusNotWrittenError: the table did not take a status.
         """
-        groups, decided, changed = by_order(returns), Decided(), []
-        locked = await connection.fetch(self._statements.lock, list(groups))
+        groups, decided = by_order(returns), Decided()
+        changes: dict[str, Change] = {}
+        locked = await connection.fetch(self._statements.lock, packed(groups))
         for order_id, status, submitted in locked:
-            folded = fold(self.statuses, status, groups[order_id])
-            decided.add(folded)
             decided.submitted[order_id] = submitted
-            if folded.changes:
-                changed.append((order_id, status, folded))
+            change = fold(self.statuses, status, groups[order_id], decided.steps, decided.refused)
+            if change is not None:
+                changes[order_id] = change
         missing = groups.keys() - decided.submitted.keys()
         if missing:
             await self._sort_missing(connection, groups, missing, decided)
-        await self._write(connection, changed)
+        await self._write(connection, changes)
         await self._write_history(connection, decided.steps)
         return decided
 
@@ -66,7 +67,7 @@ class ColumnsApplier:
         decided: Decided,
     ) -> None:
         """Tell orders that are locked from those that are not there."""
-        rows = await connection.fetch(self._statements.exist, sorted(missing))
+        rows = await connection.fetch(self._statements.exist, packed(missing))
         locked = {row["order_id"] for row in rows}
         for order_id, found in groups.items():
             if order_id in locked:
@@ -74,24 +75,24 @@ class ColumnsApplier:
             elif order_id in missing:
                 decided.refused += unknown_order(found, self.orders.table)
 
-    async def _write(
-        self, connection: asyncpg.Connection, changed: Sequence[tuple[str, str, Folded]]
-    ) -> None:
-        if not changed:
+    async def _write(self, connection: asyncpg.Connection, changes: Mapping[str, Change]) -> None:
+        if not changes:
             return
+        terminal, rows = self.statuses.terminal, changes.values()
         done = await connection.execute(
             self._statements.update,
-            [order_id for order_id, _, _ in changed],
-            [old for _, old, _ in changed],
-            [folded.status for _, _, folded in changed],
-            [folded.changes for _, _, folded in changed],
-            [folded.status in self.statuses.terminal for _, _, folded in changed],
-            [folded.reason for _, _, folded in changed],
+            packed(changes),
+            packed([row.old_status for row in rows]),
+            packed([row.new_status for row in rows]),
+            packed_numbers([row.changes for row in rows]),
+            packed(["t" if row.new_status in terminal else "f" for row in rows]),
+            packed_nullable([row.reason for row in rows]),
         )
-        if int(done.rpartition(" ")[2]) != len(changed):
+        count = int(done.rpartition(" ")[2])
+        if count != len(changes):
             raise StatusNotWrittenError(
-                f"{self.orders.table} took {done.rpartition(' ')[2]} of {len(changed)} statuses: "
-                "look at its triggers and rules"
+                f"{self.orders.table} took {count} of {len(changes)} statuses: look at its "
+                "triggers and rules"
             )
 
     async def _write_history(self, connection: asyncpg.Connection, steps: Sequence[Step]) -> None:
@@ -100,9 +101,9 @@ class ColumnsApplier:
             return
         await connection.execute(
             self._statements.history,
-            [step.returned.order_id for step in changes],
-            [step.old_status for step in changes],
-            [step.new_status for step in changes],
-            [step.returned.reason for step in changes],
-            [step.identity for step in changes],
+            packed([step.returned.order_id for step in changes]),
+            packed_nullable([step.old_status for step in changes]),
+            packed([step.new_status for step in changes]),
+            packed_nullable([step.returned.reason for step in changes]),
+            packed([step.identity for step in changes]),
         )

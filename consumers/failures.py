@@ -12,7 +12,7 @@ from typing import Final
 import asyncpg
 
 from consumers.catalog import FlowTableError
-from consumers.inbox import InboxRaceError
+from consumers.inbox import is_copy
 from relay.runtime.database import DatabaseError, DatabaseRefusedError, is_connection_loss
 
 
@@ -32,7 +32,6 @@ class Failure(Enum):
 
 
 _RETRY: Final = (
-    InboxRaceError,
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.QueryCanceledError,
@@ -67,7 +66,7 @@ def classify(error: Exception) -> Failure:
         return Failure.BLOCKED
     if isinstance(error, DatabaseError | OSError) or is_connection_loss(error):
         return Failure.AWAY
-    if isinstance(error, _RETRY):
+    if isinstance(error, _RETRY) or (isinstance(error, asyncpg.PostgresError) and is_copy(error)):
         return Failure.RETRY
     if isinstance(error, asyncpg.LockNotAvailableError):
         return Failure.LOCKED

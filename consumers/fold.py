@@ -8,8 +8,9 @@ as if the returns had been applied one by one, in this order.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from consumers.refusals import Reason, Refusal
 from consumers.returns import Return
@@ -26,8 +27,7 @@ class Outcome(StrEnum):
     """As applied, in a flow whose orders are not written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One return, decided.
 
     Attributes:
@@ -58,45 +58,51 @@ class Statuses:
     change: Outcome = Outcome.APPLIED
 
 
-@dataclass(slots=True)
-class Folded:
-    """What the returns of one order come to.
+class Change(NamedTuple):
+    """What an order's row is to become.
 
     Attributes:
-        status: the order's status after them.
-        changes: how many steps changed it.
-        reason: of the last step that changed it.
+        changes: how many steps changed the status.
+        reason: of the last of them.
     """
 
-    status: str
-    changes: int = 0
-    reason: str | None = None
-    steps: list[Step] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
+    old_status: str
+    new_status: str
+    changes: int
+    reason: str | None
 
 
-def fold(statuses: Statuses, current: str, returns: Iterable[tuple[str, Return]]) -> Folded:
+def fold(
+    statuses: Statuses,
+    current: str,
+    returns: Iterable[tuple[str, Return]],
+    steps: list[Step],
+    refused: list[Refusal],
+) -> Change | None:
     """Decide the returns of one order, in the order they came.
 
     Args:
         statuses: of the flow.
         current: the order's status now, its row locked.
         returns: with the identity that each goes by.
+        steps: gets one for each return that is not refused.
+        refused: gets the others.
+
+    Returns:
+        What the order's row is to become; None: it stays as it is.
     """
-    folded = Folded(current)
+    ranks, status, count, reason = statuses.ranks, current, 0, None
     for identity, returned in returns:
-        old = folded.status
-        problem = _conflict(statuses, old, returned.status)
+        said = returned.status
+        problem = _conflict(statuses, status, said)
         if problem is not None:
-            folded.refused.append(refusal(returned, identity, Reason.CONFLICT, problem))
-        elif statuses.ranks[returned.status] > statuses.ranks[old]:
-            folded.status, folded.reason = returned.status, returned.reason
-            folded.changes += 1
-            step = Step(identity, returned, statuses.change, old, returned.status)
-            folded.steps.append(step)
+            refused.append(refusal(returned, identity, Reason.CONFLICT, problem))
+        elif ranks[said] > ranks[status]:
+            steps.append(Step(identity, returned, statuses.change, status, said))
+            status, count, reason = said, count + 1, returned.reason
         else:
-            folded.steps.append(Step(identity, returned, Outcome.NO_CHANGE, old, old))
-    return folded
+            steps.append(Step(identity, returned, Outcome.NO_CHANGE, status, status))
+    return Change(current, status, count, reason) if count else None
 
 
 def _conflict(statuses: Statuses, old: str, said: str) -> str | None:

@@ -64,5 +64,5 @@ class FunctionApplier:
             if row[0] is None:
                 decided.refused += unknown_order([one], f"the flow's function {self.function}")
             else:
-                decided.add(fold(self.statuses, row[0], [one]))
+                fold(self.statuses, row[0], [one], decided.steps, decided.refused)
         return decided

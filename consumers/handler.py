@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from consumers.partitions import Gap, LogBounds, Partition, Record, Start
 
@@ -37,8 +37,14 @@ class Part:
     topic_id: str | None
 
 
-class Handler(Protocol):
-    """Whoever keeps the books and does the work; what it raises ends the session."""
+WorkT = TypeVar("WorkT")
+
+
+class Handler(Protocol[WorkT]):
+    """Whoever keeps the books and does the work; what it raises ends the session.
+
+    Only `read` may be called while another call is under way.
+    """
 
     async def positions(
         self, logs: Mapping[Partition, LogBounds], *, truncated: bool
@@ -52,7 +58,10 @@ class Handler(Protocol):
     async def other_log(self, partition: Partition, log_bounds: LogBounds) -> None:
         """Note that the last record handled is not in this log, which starts anew."""
 
-    async def handle(self, parts: Sequence[Part]) -> None:
+    async def read(self, parts: Sequence[Part]) -> WorkT:
+        """Make ready what a poll brought; it may never be handled."""
+
+    async def handle(self, work: WorkT) -> None:
         """Handle what a poll brought, offsets included, once and for all."""
 
     async def idle(self, owned: Collection[Partition]) -> float:

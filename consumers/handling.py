@@ -24,7 +24,7 @@ from consumers.partitions import Gap, LogBounds, Partition, Record, Start
 from consumers.pending import Pending, count_pending
 from consumers.quarantine import release_requested
 from consumers.refusals import Reason, Refusal
-from consumers.transaction import Confirmation, Done
+from consumers.transaction import Batch, Confirmation, Done
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +104,11 @@ class Returns:
         if gap is not None:
             self.listener.gap(partition, gap)
 
-    async def handle(self, parts: Sequence[Part]) -> None:
+    async def read(self, parts: Sequence[Part]) -> Batch:
+        """Read a poll's records, while the database works on those before."""
+        return await self.confirmation.read(parts)
+
+    async def handle(self, work: Batch) -> None:
         """Handle what a poll brought: as a whole or, if the database refuses that, by halves.
 
         Raises:
@@ -112,7 +116,7 @@ class Returns:
             DatabaseBlockedError: the database refuses everything.
             OSError, asyncpg.PostgresError, asyncpg.InterfaceError: the connection is gone.
         """
-        todo = [list(parts)]
+        todo = [work]
         while todo:
             batch = todo.pop()
             started_ns = time.time_ns()
@@ -122,11 +126,11 @@ class Returns:
                 )
                 self.streak.refused = 0
             except _OneByOneError as found:
-                if count_records(batch) > 1:
-                    first, second = halves(batch)
-                    todo += [second, first]
+                if count_records(batch.parts) > 1:
+                    first, second = halves(batch.parts)
+                    todo += [await self.read(second), await self.read(first)]
                     continue
-                done = await self._single(batch[0], found)
+                done = await self._single(batch.parts[0], found)
             await self.listener.done(done, started_ns)
             self._any_pending = self._any_pending or bool(done.waiting)
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from consumers.broker import Broker, BrokerError, StalledError
-from consumers.handler import Handler, PartitionLostError
+from consumers.handler import Handler, PartitionLostError, WorkT
 from consumers.options import SessionOptions
 from consumers.partitions import DiscontinuityError
 from consumers.session import Session
@@ -45,7 +45,7 @@ class Loop:
     options: SessionOptions
     watch: BrokerWatch
 
-    async def run(self, handler: Handler, stop: asyncio.Event) -> None:
+    async def run(self, handler: Handler[WorkT], stop: asyncio.Event) -> None:
         """Consume until `stop` is set; errors of the handler's own are passed on."""
         broker, failures, stall_seconds = Broker(stop), 0, self.options.stall_seconds
         while not stop.is_set():
@@ -69,13 +69,13 @@ class Loop:
             if not stop.is_set():
                 await broker.pause(self.options.backoff.delay_seconds(failures))
 
-    async def _watched(self, session: Session) -> None:
+    async def _watched(self, session: Session[WorkT]) -> None:
         back = asyncio.create_task(self._tell_when_back(session))
         try:
             await session.run()
         finally:
             back.cancel()
 
-    async def _tell_when_back(self, session: Session) -> None:
+    async def _tell_when_back(self, session: Session[WorkT]) -> None:
         await session.alive.wait()
         self.watch.broker_back()

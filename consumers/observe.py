@@ -45,7 +45,7 @@ class Observer:
         reached = await self._reached(connection, list(groups))
         for order_id, found in groups.items():
             current = reached.get(order_id, self.initial_status)
-            decided.add(fold(self.statuses, current, found))
+            fold(self.statuses, current, found, decided.steps, decided.refused)
         return decided
 
     async def _reached(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
+from consumers.packing import storable
 from relay.runtime.flow import KeyType
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -37,7 +38,7 @@ def _bigint(text: str) -> str | None:
 
 
 def _text(text: str) -> str | None:
-    if not text or "\0" in text:
+    if not storable(text):
         return None
     try:
         return text if len(text.encode()) <= _TEXT_BYTES else None

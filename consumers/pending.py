@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from consumers.packing import packed
 from consumers.partitions import Partition
 from consumers.returns import Return
 from consumers.stored_record import StoredRecord, read_stored, recorded_ms, stored_headers
 
 _WAITING = """
 SELECT DISTINCT aggregate_id FROM relay.pending_return
- WHERE consumer_group = $1 AND aggregate_id = ANY ($2::text[])
+ WHERE consumer_group = $1 AND aggregate_id = ANY (string_to_array($2, E'\\x1f'))
 """
 
 _PUT = """
@@ -64,7 +65,7 @@ SELECT count(*) FROM (
     SELECT FROM relay.pending_return
      WHERE consumer_group = $1 AND topic = $2 AND partition = ANY ($3::int[])
      LIMIT 100000
-) AS some
+) AS waiting
 """
 
 
@@ -81,7 +82,7 @@ async def waiting_orders(
     connection: asyncpg.Connection, group: str, returns: Sequence[Return]
 ) -> set[str]:
     """Return the orders of these returns that have one waiting already."""
-    order_ids = [one.order_id for one in returns]
+    order_ids = packed({one.order_id for one in returns})
     rows = await connection.fetch(_WAITING, group, order_ids)
     return {row["aggregate_id"] for row in rows}
 

@@ -7,26 +7,27 @@ owes a key or an `order_id`, a `status`, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from consumers.order_key import canonical_key
+from consumers.packing import NULL, SEPARATOR
 from consumers.partitions import Record
 from consumers.refusals import Reason, Refusal
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow import ApplyColumns, Flow, KeyType
 
 MAX_RETURN_BYTES: Final = 1024 * 1024
-_IDENTITY_CHARACTERS: Final = 512
+_IDENTITY_BYTES: Final = 512
 _REASON_CHARACTERS: Final = 2000
 _SHOWN_CHARACTERS: Final = 100
+_UNSTORABLE: Final = dict.fromkeys(map(ord, ("\0", SEPARATOR, NULL)), "\N{REPLACEMENT CHARACTER}")
 
 
-@dataclass(frozen=True, slots=True)
-class Return:
+class Return(NamedTuple):
     """A return that can be applied, if its order is there and its status still may.
 
     Attributes:
@@ -69,41 +70,42 @@ class ReturnReader:
 
     flow: Flow
     max_bytes: int = MAX_RETURN_BYTES
+    _statuses: Mapping[str, str] = field(init=False)
+    _key_type: KeyType = field(init=False)
+    _canonical: Callable[[str], str | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        apply = self.flow.apply
+        key_type: KeyType = apply.key_type if isinstance(apply, ApplyColumns) else "text"
+        ranked = {status: status for status in self.flow.status_ranks}
+        object.__setattr__(self, "_key_type", key_type)
+        object.__setattr__(self, "_canonical", canonical_key(key_type))
+        object.__setattr__(self, "_statuses", ranked | dict(self.flow.status_aliases))
 
     def read(self, record: Record) -> Return | Refusal:
         """Read one record."""
         headers = dict(record.headers)
-        traceparent = _header(headers, "traceparent")
-        own_identity = _identity(headers)
         order_id = None
         try:
             value = self._value(record)
             order_id = self._order_id(value, headers, record)
             word = _word(value)
         except _Malformed as wrong:
-            return Refusal(
-                record,
-                Reason.MALFORMED,
-                str(wrong),
-                order_id or self._guessed_order_id(headers, record),
-                own_identity,
-                traceparent,
-            )
-        status = self.flow.status_aliases.get(word, word)
-        if status not in self.flow.status_ranks:
-            detail = f"status {_shown(word)}: none of {', '.join(self.flow.status_ranks)}"
-            return Refusal(
-                record, Reason.UNKNOWN_STATUS, detail, order_id, own_identity, traceparent
-            )
+            order_id = order_id or self._guessed_order_id(headers, record)
+            return _refused(record, headers, Reason.MALFORMED, str(wrong), order_id)
+        status = self._statuses.get(word)
+        if status is None:
+            detail = f"status {_shown(word)}: none of {', '.join(self._statuses)}"
+            return _refused(record, headers, Reason.UNKNOWN_STATUS, detail, order_id)
         return Return(
             record,
             order_id,
             status,
             _reason(value.get("reason")),
-            own_identity,
+            _identity(headers),
             content_hash(record),
             _header(headers, "ce_causationid"),
-            traceparent,
+            _header(headers, "traceparent"),
             headers.get("tracestate"),
         )
 
@@ -133,7 +135,7 @@ class ReturnReader:
             said = str(said)
         if said is None or said == "":
             raise _Malformed("neither an order_id nor a key")
-        order_id = canonical_key(self._key_type)(said) if isinstance(said, str) else None
+        order_id = self._canonical(said) if isinstance(said, str) else None
         if order_id is None:
             raise _Malformed(f"{_shown(said)} is no order id of type {self._key_type}")
         return order_id
@@ -141,18 +143,24 @@ class ReturnReader:
     def _guessed_order_id(self, headers: Mapping[str, bytes | None], record: Record) -> str | None:
         """Say whose return it may be, so that diagnosis finds bytes that nobody can read."""
         said = _header(headers, "ce_subject") or _utf8(record.key)
-        return canonical_key(self._key_type)(said) if said else None
+        return self._canonical(said) if said else None
 
-    @property
-    def _key_type(self) -> Any:
-        return self.flow.apply.key_type if isinstance(self.flow.apply, ApplyColumns) else "text"
+
+def _refused(
+    record: Record,
+    headers: Mapping[str, bytes | None],
+    reason: Reason,
+    detail: str,
+    order_id: str | None,
+) -> Refusal:
+    traceparent = _header(headers, "traceparent")
+    return Refusal(record, reason, detail, order_id, _identity(headers), traceparent)
 
 
 def content_hash(record: Record) -> bytes:
     """Return 16 bytes that tell one return's content from another's."""
-    digest = blake2b(record.value or b"", digest_size=16)
-    digest.update(b"\0" + (record.key or b""))
-    return digest.digest()
+    # A JSON value has no null byte, so a key cannot run into it.
+    return blake2b(b"%b\0%b" % (record.value or b"", record.key or b""), digest_size=16).digest()
 
 
 def _word(value: Mapping[str, Any]) -> str:
@@ -173,10 +181,11 @@ def _identity(headers: Mapping[str, bytes | None]) -> str | None:
 
 def _header(headers: Mapping[str, bytes | None], name: str) -> str | None:
     """Return a header's text; None when it is missing, or cannot be stored and indexed."""
-    text = _utf8(headers.get(name))
-    if not text or len(text) > _IDENTITY_CHARACTERS or "\0" in text:
+    value = headers.get(name)
+    if not value or len(value) > _IDENTITY_BYTES:
         return None
-    return text
+    text = _utf8(value)
+    return text if text is not None and text.isprintable() else None
 
 
 def _utf8(value: bytes | None) -> str | None:
@@ -190,7 +199,7 @@ def _utf8(value: bytes | None) -> str | None:
 
 def _reason(said: Any) -> str | None:
     """Keep the reason readable and storable; it decides nothing, so it refuses nothing."""
-    if said is None:
+    if said is None or said == "":
         return None
     if isinstance(said, str):
         text = said
@@ -199,7 +208,7 @@ def _reason(said: Any) -> str | None:
             text = orjson.dumps(said).decode()
         except orjson.JSONEncodeError:  # written out, 254 levels are the limit
             text = repr(said)
-    return text[:_REASON_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text[:_REASON_CHARACTERS].translate(_UNSTORABLE)
 
 
 def _shown(said: Any) -> str:

@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -22,13 +22,12 @@ from aiokafka.structs import TopicPartition
 
 from consumers.broker import Broker, BrokerError, StalledError, StoppedError
 from consumers.fetch_watch import FetchWatch
-from consumers.handler import Handler, Part
+from consumers.handler import Handler, Part, WorkT
 from consumers.kafka_commit import KafkaCommit
 from consumers.leaving import leave
 from consumers.options import SessionOptions
 from consumers.partitions import (
     LogBehindError,
-    LogBounds,
     OtherLogError,
     Partition,
     Record,
@@ -37,17 +36,19 @@ from consumers.partitions import (
     holes,
 )
 from consumers.rebalances import Rebalances
-from consumers.topic_id import topic_ids
+from consumers.topic_log import TopicLog
 from relay.runtime.kafka import KafkaConnection
 
 log = structlog.get_logger(__name__)
 
 _ASK_AGAIN_SECONDS = 0.5
 _NEVER = -1
+# How soon a batch that is done is noticed while no records come.
+_IN_HAND_POLL_SECONDS = 0.02
 
 
 @dataclass(slots=True)
-class Session:
+class Session(Generic[WorkT]):
     """One consumer, from joining the group to leaving it.
 
     Attributes:
@@ -59,20 +60,20 @@ class Session:
     topic: str
     group: str
     options: SessionOptions
-    handler: Handler
+    handler: Handler[WorkT]
     broker: Broker
     stall_seconds: float
     alive: asyncio.Event = field(default_factory=asyncio.Event)
     _consumer: Any = field(init=False)
     _commit: KafkaCommit = field(init=False)
+    _log: TopicLog = field(init=False)
     _rebalances: Rebalances = field(init=False)
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
     _fetches: FetchWatch = field(default_factory=FetchWatch)
     _sought: int = _NEVER
     _starts: dict[Partition, Start] = field(default_factory=dict)
-    _topic_id: str | None = None
-    _checked_at: float = 0.0
-    _idle_due_seconds: float = 0.0
+    _idle_due_at: float = 0.0
+    _in_hand: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
         self._drained.set()
@@ -80,6 +81,13 @@ class Session:
         self._consumer = AIOKafkaConsumer(**self._consumer_options())
         self._consumer.subscribe(topics=[self.topic], listener=self._rebalances)
         self._commit = KafkaCommit(self._consumer, self.options.commit_seconds)
+        self._log = TopicLog(
+            self._consumer,
+            self.broker,
+            self.topic,
+            self.options.request_seconds,
+            self.options.topic_check_seconds,
+        )
 
     def _consumer_options(self) -> dict[str, Any]:
         options = self.options
@@ -111,25 +119,42 @@ class Session:
             log.info("joined the group", group=self.group, topic=self.topic)
             while not self.broker.stop.is_set():
                 await self._step()
-            await self._commit.finish(self.options.stop_seconds)
         except StoppedError:
-            await self._commit.finish(self.options.stop_seconds)
+            pass  # as if the loop had ended by itself
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        """Let the batch in hand be finished, whatever ended the session, and leave the group."""
+        try:
+            await self._settle()
+            if self.broker.stop.is_set():
+                await self._commit.finish(self.options.stop_seconds)
         finally:
             await leave(self._consumer, self.options.stop_seconds)
 
     async def _step(self) -> None:
-        """Seek if need be, poll once, handle what came."""
+        """Seek if need be, poll once, and hand over what came."""
         if not await self._is_sought():
             return
-        await self._look_for_another_topic()
+        if await self._log.is_another():
+            self._sought = _NEVER
+            return
         generation = self._rebalances.generation
         polled = await self._poll()
-        if self._sought != generation or generation != self._rebalances.generation:
-            return  # in vain: whoever owns these partitions now starts from the books
-        if polled:
-            await self._handle(polled, generation)
-        self._idle_due_seconds = await self.handler.idle(self._starts.keys())
+        if self._stands(generation) and polled:
+            await self._hand_over(polled, generation)
+        if self._in_hand is not None and (self._in_hand.done() or not polled):
+            await self._settle()
+        if self._stands(generation) and time.monotonic() >= self._idle_due_at:
+            await self._settle()
+            wait_seconds = await self.handler.idle(self._starts.keys())
+            self._idle_due_at = time.monotonic() + wait_seconds
         self._commit.tick()
+
+    def _stands(self, generation: int) -> bool:
+        """Tell whether the partitions are still ours, and sought; else what was polled is void."""
+        return self._sought == generation == self._rebalances.generation
 
     async def _is_sought(self) -> bool:
         """Seek every assigned partition to where the books say; False when that was in vain."""
@@ -137,6 +162,7 @@ class Session:
             raise BrokerError(f"a rebalance failed: {self._rebalances.error!r}")
         if self._sought == self._rebalances.generation:
             return True
+        await self._settle()
         self._commit.forget()
         assigned = await self.broker.ask(self._rebalances.wait(), self.options.start_seconds)
         generation = self._rebalances.generation
@@ -156,44 +182,19 @@ class Session:
         while generation == self._rebalances.generation:
             truncated = time.monotonic() >= deadline
             try:
-                return await self.handler.positions(await self._logs(assigned), truncated=truncated)
+                return await self.handler.positions(
+                    await self._log.bounds(assigned), truncated=truncated
+                )
             except LogBehindError as error:
                 log.warning("waiting for the log to come back", error=str(error))
                 await self.broker.pause(_ASK_AGAIN_SECONDS)
         return None
 
-    async def _logs(self, partitions: Collection[Partition]) -> Mapping[Partition, LogBounds]:
-        """Ask where these partitions' logs start and end; the broker's answer proves it alive."""
-        tps = [TopicPartition(*partition) for partition in partitions]
-        seconds = self.options.request_seconds
-        self._topic_id = await self._asked_topic_id()
-        if not tps:
-            return {}
-        # The end first: a start that moved past it meanwhile is then no contradiction.
-        ends = await self.broker.ask(self._consumer.end_offsets(tps), seconds)
-        starts = await self.broker.ask(self._consumer.beginning_offsets(tps), seconds)
-        return {
-            Partition(*tp): LogBounds(starts[tp], max(starts[tp], ends[tp]), self._topic_id)
-            for tp in tps
-        }
-
-    async def _look_for_another_topic(self) -> None:
-        """Ask now and then whether the topic was deleted and made anew under our feet."""
-        if time.monotonic() - self._checked_at < self.options.topic_check_seconds:
-            return
-        known, asked = self._topic_id, await self._asked_topic_id()
-        if None not in (known, asked) and known != asked:
-            log.warning("the topic was made anew", topic=self.topic, was=known, now=asked)
-            self._sought = _NEVER
-
-    async def _asked_topic_id(self) -> str | None:
-        self._checked_at = time.monotonic()
-        client = self._consumer._client  # noqa: SLF001 - one connection instead of two
-        ids = await self.broker.ask(topic_ids(client, [self.topic]), self.options.request_seconds)
-        return ids[self.topic]
-
     async def _poll(self) -> Mapping[Partition, Sequence[Record]]:
-        seconds = min(self.options.poll_seconds, self._idle_due_seconds or 1.0)
+        due_seconds = max(0.0, self._idle_due_at - time.monotonic())
+        seconds = min(self.options.poll_seconds, due_seconds)
+        if self._in_hand is not None:
+            seconds = min(seconds, _IN_HAND_POLL_SECONDS)
         poll = self._consumer.getmany(
             timeout_ms=int(seconds * 1000), max_records=self.options.batch_records
         )
@@ -226,22 +227,40 @@ class Session:
         if seconds < self.options.poll_seconds:
             self.alive.set()
 
-    async def _handle(self, polled: Mapping[Partition, Sequence[Record]], generation: int) -> None:
+    async def _hand_over(
+        self, polled: Mapping[Partition, Sequence[Record]], generation: int
+    ) -> None:
+        """Read what came while the batch before is in the database, then hand it over."""
         parts = []
         for partition, records in polled.items():
             part = await self._part(partition, records)
             if part is not None:
                 parts.append(part)
-        if not parts or self._sought != generation or generation != self._rebalances.generation:
+        if not parts or not self._stands(generation):
             return
+        work = await self.handler.read(parts)
+        await self._settle()
+        if not self._stands(generation):
+            return
+        for part in parts:
+            # Where the next records must go on; a batch that fails takes the session with it.
+            self._starts[part.partition] = Start(part.next_offset)
         self._drained.clear()
+        self._in_hand = asyncio.create_task(self._handle(work, parts))
+
+    async def _handle(self, work: WorkT, parts: Sequence[Part]) -> None:
         try:
-            await self.handler.handle(parts)
+            await self.handler.handle(work)
+            for part in parts:
+                self._commit.handled(part.partition, part.next_offset)
         finally:
             self._drained.set()
-        for part in parts:
-            self._starts[part.partition] = Start(part.next_offset)
-            self._commit.handled(part.partition, part.next_offset)
+
+    async def _settle(self) -> None:
+        """Wait for the batch in hand; raise what it failed with."""
+        in_hand, self._in_hand = self._in_hand, None
+        if in_hand is not None:
+            await in_hand
 
     async def _part(self, partition: Partition, records: Sequence[Record]) -> Part | None:
         start = self._starts[partition]
@@ -249,7 +268,8 @@ class Session:
             fresh = continuing(partition, start, records)
         except OtherLogError as error:
             log.warning("the log is another one", error=str(error))
-            logs = await self._logs([partition])
+            await self._settle()
+            logs = await self._log.bounds([partition])
             await self.handler.other_log(partition, logs[partition])
             self._sought = _NEVER
             return None
@@ -264,7 +284,7 @@ class Session:
             return None
         next_offset = max(fresh[-1].offset + 1, position)
         gap = holes(start, fresh, next_offset)
-        return Part(partition, start.offset, fresh, next_offset, gap, self._topic_id)
+        return Part(partition, start.offset, fresh, next_offset, gap, self._log.topic_id)
 
 
 def _shown(starts: Mapping[Partition, Start]) -> dict[str, int]:

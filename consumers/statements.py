@@ -48,6 +48,12 @@ def column_statements(orders: OrdersTable) -> ColumnStatements:
     return ColumnStatements(_lock(orders), _exist(orders), _update(orders), _history(orders))
 
 
+def _columns(count: int) -> str:
+    # See consumers.packing.
+    columns = (f"string_to_array(${n}, E'\\x1f', E'\\x1e')" for n in range(1, count + 1))
+    return ", ".join(columns)
+
+
 def _lock(orders: OrdersTable) -> str:
     # NO KEY: a child row that somebody inserts (FOR KEY SHARE) is no reason to skip its order.
     # ORDER BY: all who lock several orders take them in one order.
@@ -55,7 +61,7 @@ def _lock(orders: OrdersTable) -> str:
         SELECT o.{orders.key}::text AS order_id, o.{orders.status}::text AS status,
                extract(epoch FROM o.{orders.submitted_at})::float8 AS submitted
           FROM {orders.table} o
-         WHERE o.{orders.key} = ANY ($1::text[]::{orders.key_type}[])
+         WHERE o.{orders.key} = ANY (string_to_array($1, E'\\x1f')::{orders.key_type}[])
          ORDER BY o.{orders.key}
            FOR NO KEY UPDATE OF o SKIP LOCKED
     """  # noqa: S608 - identifiers from the catalog
@@ -65,30 +71,33 @@ def _exist(orders: OrdersTable) -> str:
     return f"""
         SELECT o.{orders.key}::text AS order_id
           FROM {orders.table} o
-         WHERE o.{orders.key} = ANY ($1::text[]::{orders.key_type}[])
+         WHERE o.{orders.key} = ANY (string_to_array($1, E'\\x1f')::{orders.key_type}[])
     """  # noqa: S608 - identifiers from the catalog
 
 
 def _update(orders: OrdersTable) -> str:
     # The status guard can only miss when a trigger or a rule changed the row under our lock.
+    # "= ANY" besides the join: by the join alone the planner reads the whole table to hash it
+    # (140 ms for 2,000 of 100,000 rows, against 25).
     changes = [f"{orders.status} = u.new_status::{orders.status_type}"]
     if orders.version is not None:
-        changes.append(f"{orders.version} = o.{orders.version} + u.changes")
+        changes.append(f"{orders.version} = o.{orders.version} + u.changes::int")
     if orders.returned_at is not None:
         changes.append(
             f"{orders.returned_at} = "
-            f"CASE WHEN u.terminal THEN clock_timestamp() ELSE o.{orders.returned_at} END"
+            f"CASE WHEN u.terminal::bool THEN clock_timestamp() ELSE o.{orders.returned_at} END"
         )
     if orders.reason is not None:
         changes.append(
-            f"{orders.reason} = CASE WHEN u.terminal THEN u.reason ELSE o.{orders.reason} END"
+            f"{orders.reason} = CASE WHEN u.terminal::bool THEN u.reason ELSE o.{orders.reason} END"
         )
     return f"""
         UPDATE {orders.table} o
            SET {", ".join(changes)}
-          FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bool[], $6::text[])
+          FROM unnest({_columns(6)})
                AS u (order_id, old_status, new_status, changes, terminal, reason)
-         WHERE o.{orders.key} = u.order_id::{orders.key_type}
+         WHERE o.{orders.key} = ANY (string_to_array($1, E'\\x1f')::{orders.key_type}[])
+           AND o.{orders.key} = u.order_id::{orders.key_type}
            AND o.{orders.status}::text = u.old_status
     """  # noqa: S608 - identifiers from the catalog
 
@@ -100,6 +109,6 @@ def _history(orders: OrdersTable) -> str | None:
         INSERT INTO {orders.history} (order_id, old_status, new_status, reason, event_id)
         SELECT h.order_id::{orders.history_key_type}, h.old_status, h.new_status, h.reason,
                h.event_id
-          FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+          FROM unnest({_columns(5)})
                AS h (order_id, old_status, new_status, reason, event_id)
     """  # noqa: S608 - identifiers from the catalog

@@ -7,8 +7,10 @@ lock. Whatever fails, nothing of the batch is written, and it is handled again f
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import asyncpg
 
@@ -16,7 +18,8 @@ from consumers.applying import Applier, Decided, Identified
 from consumers.books import Books
 from consumers.fold import Step
 from consumers.handler import Part
-from consumers.inbox import sort_out, write_inbox
+from consumers.identity import tell_apart
+from consumers.inbox import look_up, write_inbox
 from consumers.partitions import Partition, Record
 from consumers.pending import (
     Pending,
@@ -29,6 +32,10 @@ from consumers.pending import (
 from consumers.quarantine import write_quarantine
 from consumers.refusals import Refusal
 from consumers.returns import Return, ReturnReader
+
+_CAUTIOUS_BATCHES: Final = 50
+# A statement's answer waits at most so long for the next one to leave: 1-2 ms.
+_READ_AT_ONCE: Final = 200
 
 
 @dataclass(slots=True)
@@ -55,24 +62,79 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """What a poll brought, read."""
+
+    parts: Sequence[Part]
+    readable: Sequence[Return]
+    refused: Sequence[Refusal]
+
+
+class _DoubtError(Exception):
+    """A return would be refused, or is in the inbox: look copies up before deciding."""
+
+
+@dataclass(slots=True)
+class Caution:
+    """Whether copies are looked up first: after one was met, for the next batches."""
+
+    batches: int = 0
+
+    def met_copy(self) -> None:
+        """Look copies up in the next batches."""
+        self.batches = _CAUTIOUS_BATCHES
+
+    def next(self) -> bool:
+        """Say whether the next batch looks copies up."""
+        if self.batches:
+            self.batches -= 1
+            return True
+        return False
+
+
+@dataclass(frozen=True, slots=True)
 class Confirmation:
-    """Applies returns of one flow on one connection."""
+    """Applies returns of one flow."""
 
     reader: ReturnReader
     applier: Applier
     books: Books
+    caution: Caution = field(default_factory=Caution)
 
-    async def batch(self, connection: asyncpg.Connection, parts: Sequence[Part]) -> Done:
+    async def read(self, parts: Sequence[Part]) -> Batch:
+        """Read the records of a poll, leaving the event loop to others now and then."""
+        records = [record for part in parts for record in part.records]
+        readable: list[Return] = []
+        refused: list[Refusal] = []
+        for first in range(0, len(records), _READ_AT_ONCE):
+            some, wrong = self._read(records[first : first + _READ_AT_ONCE])
+            readable += some
+            refused += wrong
+            await asyncio.sleep(0)
+        return Batch(parts, readable, refused)
+
+    async def batch(self, connection: asyncpg.Connection, batch: Batch) -> Done:
         """Handle what a poll brought.
 
         Raises:
             PartitionLostError: another consumer moved an offset.
-            InboxRaceError: another consumer handles a copy right now; try again.
         """
-        readable, refused = self._read(record for part in parts for record in part.records)
+        careful = self.caution.next()
+        if not careful:
+            try:
+                return await self._batch(connection, batch, careful=False)
+            except (_DoubtError, asyncpg.UniqueViolationError):
+                self.caution.met_copy()
+        done = await self._batch(connection, batch, careful=True)
+        if done.copies:
+            self.caution.met_copy()
+        return done
+
+    async def _batch(self, connection: asyncpg.Connection, batch: Batch, *, careful: bool) -> Done:
+        parts = batch.parts
         async with connection.transaction():
             await self.books.advance(connection, parts)
-            done = await self._decide(connection, readable, refused, parts[0].topic_id)
+            done = await self._decide(connection, batch, parts[0].topic_id, careful=careful)
             await put_pending(connection, self.books.group, done.waiting)
         self.books.advanced(parts)
         return done
@@ -111,12 +173,11 @@ class Confirmation:
 
         Raises:
             PartitionLostError: another consumer moved an offset.
-            InboxRaceError: another consumer handles a copy right now; try again.
         """
-        readable, refused = self._read(one.record for one in due)
+        batch = Batch((), *self._read(one.record for one in due))
         async with connection.transaction():
             await self.books.hold(connection, owned)
-            done = await self._decide(connection, readable, refused, None, waited=True)
+            done = await self._decide(connection, batch, None, careful=True, waited=True)
             still = {id(one.record) for one in done.waiting}
             decided = [one.pending_id for one in due if id(one.record) not in still]
             await drop_pending(connection, decided)
@@ -157,32 +218,37 @@ class Confirmation:
     async def _decide(
         self,
         connection: asyncpg.Connection,
-        readable: Sequence[Return],
-        refused: Sequence[Refusal],
+        batch: Batch,
         topic_id: str | None,
         *,
+        careful: bool,
         waited: bool = False,
     ) -> Done:
-        done = Done(refused=list(refused))
-        if readable:
-            ready = list(readable) if waited else await self._in_turn(connection, readable, done)
-            found = await sort_out(connection, ready, topic_id)
+        done = Done(refused=list(batch.refused))
+        if batch.readable:
+            ready = batch.readable if waited else await self._in_turn(connection, batch, done)
+            if careful:
+                found = await look_up(connection, ready, topic_id)
+            else:
+                found = tell_apart(ready, {}, topic_id)
             done.copies = found.copies
             await self._apply(connection, found.fresh, done)
+            if not careful and len(done.refused) > len(batch.refused):
+                raise _DoubtError
         group, topic = self.books.group, self.books.topic
         await write_inbox(connection, group, done.steps)
         await write_quarantine(connection, group, topic, done.refused)
         return done
 
     async def _in_turn(
-        self, connection: asyncpg.Connection, readable: Sequence[Return], done: Done
-    ) -> list[Return]:
+        self, connection: asyncpg.Connection, batch: Batch, done: Done
+    ) -> Sequence[Return]:
         """Set aside returns whose order has one waiting already: they must not overtake it."""
-        waiting = await waiting_orders(connection, self.books.group, readable)
+        waiting = await waiting_orders(connection, self.books.group, batch.readable)
         if not waiting:
-            return list(readable)
-        done.waiting = [one for one in readable if one.order_id in waiting]
-        return [one for one in readable if one.order_id not in waiting]
+            return batch.readable
+        done.waiting = [one for one in batch.readable if one.order_id in waiting]
+        return [one for one in batch.readable if one.order_id not in waiting]
 
     async def _apply(
         self, connection: asyncpg.Connection, fresh: Sequence[Identified], done: Done

@@ -1,0 +1,193 @@
+"""A place to confirm returns in: orders in PostgreSQL, returns on Kafka, consumers in this process."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import asyncpg
+import pytest
+from confluent_kafka import Producer
+
+from consumers.confirm import ConfirmService
+from consumers.options import ConfirmOptions, SessionOptions
+from relay.runtime.backoff import Backoff
+from relay.runtime.flow import Flow
+from relay.runtime.kafka import KafkaConnection
+from relay.telemetry.metrics import Metrics
+from relay.telemetry.tracing import Tracing, configure
+
+WAIT_SECONDS = 40
+QUICK = SessionOptions(
+    poll_seconds=0.2,
+    commit_seconds=0.1,
+    session_timeout_seconds=6.0,
+    drain_seconds=2.0,
+    stall_seconds=4.0,
+    topic_check_seconds=0.5,
+    truncated_seconds=1.0,
+    stop_seconds=3.0,
+    backoff=Backoff(0.05, 0.5),
+)
+OPTIONS = ConfirmOptions(session=QUICK, blocked_backoff=Backoff(0.05, 0.5))
+
+
+@dataclass
+class Running:
+    """One consumer."""
+
+    service: ConfirmService
+    stop_event: asyncio.Event
+    task: "asyncio.Task[None]"
+
+    async def stop(self) -> None:
+        """Ask it to stop, as SIGTERM does, and see that it ends well."""
+        self.stop_event.set()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await self.task
+
+
+@dataclass
+class Lab:
+    """Orders, returns and consumers of one test."""
+
+    dsn: str
+    pg: asyncpg.Connection
+    bootstrap_servers: str
+    topic: str
+    tracing: Tracing
+    running: list[Running] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.flow = Flow(returns_topic=self.topic, confirm_group=f"confirm-{uuid.uuid4().hex[:8]}")
+        self._producer = Producer(
+            {"bootstrap.servers": self.bootstrap_servers, "acks": "all", "linger.ms": 5}
+        )
+
+    async def place(self, count: int = 1) -> list[str]:
+        """Insert orders as the order service does; returns their ids."""
+        ids = [str(uuid.uuid4()) for _ in range(count)]
+        await self.pg.execute(
+            "INSERT INTO public.orders (order_id, customer_id, items, total, currency) "
+            "SELECT i, 'c', '[]', 1, 'EUR' FROM unnest($1::uuid[]) i",
+            ids,
+        )
+        return ids
+
+    def send(
+        self,
+        order_id: str | None,
+        status: object = "confirmed",
+        *,
+        value: bytes | None = None,
+        headers: dict[str, bytes] | None = None,
+        partition: int | None = None,
+        topic: str | None = None,
+        **more: Any,
+    ) -> None:
+        """Hand one return to the producer; `sent` waits for the broker."""
+        body = {"order_id": order_id, "status": status, **more}
+        place = {} if partition is None else {"partition": partition}
+        self._producer.produce(
+            topic or self.topic,
+            key=order_id,
+            value=json.dumps(body).encode() if value is None else value,
+            headers=list((headers or {}).items()),
+            **place,
+        )
+        self._producer.poll(0)
+
+    def raw(self, key: bytes | None, value: bytes | None, **more: Any) -> None:
+        """Hand over any bytes."""
+        self._producer.produce(self.topic, key=key, value=value, **more)
+
+    def sent(self) -> None:
+        """Wait until the broker has everything."""
+        assert self._producer.flush(30) == 0
+
+    def start(
+        self,
+        options: ConfirmOptions = OPTIONS,
+        *,
+        flow: Flow | None = None,
+        dsn: str | None = None,
+        **more: Any,
+    ) -> Running:
+        """Start a consumer in this process."""
+        stop = asyncio.Event()
+        service = ConfirmService(
+            dsn or self.dsn,
+            KafkaConnection(more.pop("bootstrap_servers", self.bootstrap_servers)),
+            flow or self.flow,
+            options,
+            self.tracing,
+            stop,
+            Metrics("confirm", "0", self.tracing.counts),
+            **more,
+        )
+        running = Running(service, stop, asyncio.create_task(service.run()))
+        self.running.append(running)
+        return running
+
+    def session(self, **changes: Any) -> ConfirmOptions:
+        """Quick options with some changes."""
+        return replace(OPTIONS, session=replace(QUICK, **changes))
+
+    async def until(self, fact: Callable[[], Awaitable[Any]], seconds: float = WAIT_SECONDS) -> Any:
+        """Wait for a fact; a consumer that died says why."""
+        async with asyncio.timeout(seconds):
+            while True:
+                found = await fact()
+                if found:
+                    return found
+                for one in self.running:
+                    if one.task.done() and not one.stop_event.is_set():
+                        await one.task
+                await asyncio.sleep(0.02)
+
+    async def until_sql(self, sql: str, *values: Any, seconds: float = WAIT_SECONDS) -> Any:
+        """Wait until a query returns something true."""
+        return await self.until(lambda: self.pg.fetchval(sql, *values), seconds)
+
+    async def until_handled(self, count: int, seconds: float = WAIT_SECONDS) -> None:
+        """Wait until the offsets have passed so many records."""
+        await self.until_sql(
+            "SELECT sum(next_offset) >= $2 FROM relay.consumer_offset WHERE consumer_group = $1",
+            self.flow.confirm_group,
+            count,
+            seconds=seconds,
+        )
+
+    async def statuses(self, ids: Sequence[str]) -> list[str]:
+        """Return the orders' statuses, in the order asked for."""
+        rows = await self.pg.fetch(
+            "SELECT order_id::text, status FROM public.orders WHERE order_id = ANY ($1::uuid[])",
+            ids,
+        )
+        found = dict(rows)
+        return [found[one] for one in ids]
+
+    async def column(self, sql: str, *values: Any) -> list[Any]:
+        """Return the first column of a query."""
+        return [row[0] for row in await self.pg.fetch(sql, *values)]
+
+
+@pytest.fixture
+async def lab(
+    database: str, pg: asyncpg.Connection, topics: Any, kafka_bootstrap: str
+) -> AsyncIterator[Lab]:
+    """A place to confirm returns in; its consumers are stopped afterwards."""
+    tracing = configure(
+        "relay-confirm",
+        {"OTEL_TRACES_EXPORTER": "none"},
+        version="0",
+        instance_id="test",
+        install=False,
+    )
+    made = Lab(database, pg, kafka_bootstrap, topics.create("orders.returns", 3), tracing)
+    yield made
+    for one in made.running:
+        if not one.task.done():
+            await one.stop()
