@@ -10,6 +10,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -65,45 +66,33 @@ SINCE = SinceType()
     "--scan-seconds", type=click.FloatRange(min=0), default=15.0, help="To read returns for."
 )
 @click.pass_context
-def command(
-    ctx: click.Context,
-    orders: tuple[str, ...],
-    events: tuple[str, ...],
-    customer: str | None,
-    key: str | None,
-    since: datetime | None,
-    scan_seconds: float,
-) -> None:
+def command(ctx: click.Context, /, **given: Any) -> None:
     """Say where orders were lost: hop, verdict, cause, evidence, and the next command.
 
     Without ORDERS: all orders that are overdue, and one command to run next. `-` reads order ids
     from stdin, one a line.
     """
+    customer, key, since = given["customer"], given["key"], given["since"]
     if (customer is None) != (key is None):
         raise click.UsageError("--customer and --key go together")
     settings = settings_of(ctx)
-    options = GatherOptions(since, LogReading(scan_seconds=scan_seconds))
-    asked = _Asked(_ids(orders), events, (customer, key) if customer and key else None, since)
+    options = GatherOptions(since, LogReading(scan_seconds=given["scan_seconds"]))
+    submission = None if customer is None else (customer, key)
+    asked = _Asked(_ids(given["orders"]), given["events"], submission, since)
     found = asyncio.run(_diagnose(settings, options, asked))
     _print(ctx, settings, found, everything=asked.nothing)
     if any(found_something(one.verdict) for one in found):
         raise Found("something is lost, delayed, or cannot be judged")
 
 
+@dataclass(frozen=True, slots=True)
 class _Asked:
     """What the command line asks about."""
 
-    def __init__(
-        self,
-        orders: Sequence[str],
-        events: Sequence[str],
-        submission: tuple[str, str] | None,
-        since: datetime | None,
-    ) -> None:
-        self.orders = orders
-        self.events = events
-        self.submission = submission
-        self.since = since
+    orders: Sequence[str]
+    events: Sequence[str]
+    submission: tuple[str, str] | None
+    since: datetime | None
 
     @property
     def nothing(self) -> bool:

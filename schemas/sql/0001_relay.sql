@@ -308,7 +308,10 @@ CREATE TABLE relay.overdue (
     incident_id  bigint,
     evidence     jsonb       NOT NULL DEFAULT '[]',
     opened_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    diagnosed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     reported_at  timestamptz,                          -- its `return overdue` span was exported
+    reported_as  text,                                 -- the verdict in that span
+    traceparent  text,                                 -- of the event
     closed_at    timestamptz,
     closed_as    text,                                 -- returned | closed
     closed_by    text,
@@ -316,7 +319,8 @@ CREATE TABLE relay.overdue (
 );
 CREATE INDEX overdue_aggregate ON relay.overdue (aggregate_id);
 CREATE INDEX overdue_open ON relay.overdue (placed_at) WHERE closed_at IS NULL;
-CREATE INDEX overdue_incident ON relay.overdue (incident_id);
+CREATE INDEX overdue_incident ON relay.overdue (incident_id, placed_at);
+CREATE INDEX overdue_stale ON relay.overdue (diagnosed_at) WHERE closed_at IS NULL;
 
 CREATE TABLE relay.incident (
     incident_id bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,

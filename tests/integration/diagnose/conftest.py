@@ -1,0 +1,203 @@
+"""The whole loop with real processes, and losses made as a fault would make them."""
+
+import asyncio
+import json
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from relay.outbox import Item, NewOrder, place_order
+
+DEADLINE_SECONDS = 2.0
+TEA = NewOrder("c-1", [Item("tea", 1, "9.95")], "EUR")
+
+
+@dataclass
+class Wiring:
+    """One test's own loop: database, topics, groups, and the processes that it starts."""
+
+    pg: asyncpg.Connection
+    bootstrap: str
+    topics: Any
+    start_process: Callable[..., Any]
+    run_command: Callable[..., Any]
+    eventually: Callable[..., Awaitable[Any]]
+    deadline_seconds: float = DEADLINE_SECONDS
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.events = self.topics.create("orders.events", 3)
+        self.returns = self.topics.create("orders.returns", 3)
+        self.group = f"order-processor-{self.topics.suffix}"
+        self.confirm_group = f"order-confirmation-{self.topics.suffix}"
+        due = {"order.placed": {"deadline_seconds": self.deadline_seconds}}
+        self.environment |= {
+            "RELAY_FLOW_EVENTS_TOPIC": self.events,
+            "RELAY_FLOW_RETURNS_TOPIC": self.returns,
+            "RELAY_FLOW_PROCESSOR_GROUPS": self.group,
+            "RELAY_FLOW_CONFIRM_GROUP": self.confirm_group,
+            "RELAY_FLOW_EVENTS": json.dumps(due),
+            "RELAY_METRICS_ENABLED": "false",
+        }
+
+    # --- processes
+
+    def start(self, *arguments: str, **env: str) -> Any:
+        return self.start_process(*arguments, env=self.environment | env)
+
+    def relay(self, **env: str) -> Any:
+        return self.start("run", **env)
+
+    def consumer(self, **env: str) -> Any:
+        return self.start("confirm", **env)
+
+    def processor(self, *arguments: str, **env: str) -> Any:
+        return self.start("sample", "processor", *arguments, **env)
+
+    def pause(self, process: Any) -> None:
+        process.send_signal(signal.SIGSTOP)
+
+    # --- orders
+
+    async def place(self, count: int = 1) -> list[str]:
+        placed = []
+        for _ in range(count):
+            async with self.pg.transaction():
+                order = await place_order(self.pg, TEA)
+            placed.append(str(order.order_id))
+        return placed
+
+    async def statuses(self, orders: Sequence[str]) -> list[str]:
+        rows = await self.pg.fetch(
+            "SELECT order_id::text, status FROM orders WHERE order_id = ANY ($1::uuid[])", orders
+        )
+        found = dict(rows)
+        return [found[one] for one in orders]
+
+    async def until_returned(self, orders: Sequence[str], within_seconds: float = 40) -> None:
+        async def returned() -> bool:
+            return set(await self.statuses(orders)) <= {"confirmed", "rejected"}
+
+        await self.eventually(returned, within_seconds)
+
+    async def until_published(self, orders: Sequence[str], within_seconds: float = 40) -> None:
+        async def published() -> bool:
+            count = await self.pg.fetchval(
+                """SELECT count(*) FROM relay.outbox o JOIN relay.delivery_ledger l
+                     ON l.id_range @> o.id AND o.id = ANY (l.outbox_ids)
+                    WHERE o.aggregate_id = ANY ($1::text[])""",
+                orders,
+            )
+            return bool(count >= len(orders))
+
+        await self.eventually(published, within_seconds)
+
+    async def until_overdue(self, orders: Sequence[str]) -> None:
+        async def overdue() -> bool:
+            return bool(
+                await self.pg.fetchval(
+                    """SELECT bool_and(submitted_at < clock_timestamp() - make_interval(secs => $2))
+                         FROM orders WHERE order_id = ANY ($1::uuid[])""",
+                    orders,
+                    self.deadline_seconds + 0.2,
+                )
+            )
+
+        await self.eventually(overdue, self.deadline_seconds + 15)
+
+    async def until_passed(self, group: str, topic: str, within_seconds: float = 40) -> None:
+        """Wait until a group has committed up to the end of every partition that has records."""
+
+        def passed() -> bool:
+            committed = self.committed(group, topic)
+            return all(
+                committed.get(number, 0) >= end for number, end in self.ends(topic).items() if end
+            )
+
+        await self.eventually(lambda: asyncio.to_thread(passed), within_seconds)
+
+    def ends(self, topic: str) -> dict[int, int]:
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "look"})
+        try:
+            numbers = consumer.list_topics(topic, 10).topics[topic].partitions
+            return {
+                number: consumer.get_watermark_offsets(TopicPartition(topic, number), 10)[1]
+                for number in numbers
+            }
+        finally:
+            consumer.close()
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group})
+        try:
+            numbers = consumer.list_topics(topic, 10).topics[topic].partitions
+            asked = [TopicPartition(topic, number) for number in numbers]
+            found = consumer.committed(asked, 10)
+            return {one.partition: one.offset for one in found if one.offset >= 0}
+        finally:
+            consumer.close()
+
+    async def until_group_is_empty(self, group: str, within_seconds: float = 40) -> None:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+
+        def empty() -> bool:
+            described = admin.describe_consumer_groups([group])[group].result(10)
+            return not described.members
+
+        await self.eventually(lambda: asyncio.to_thread(empty), within_seconds)
+
+    def skip_to_end(self, group: str, topic: str) -> None:
+        """What `kafka-consumer-groups --reset-offsets --to-latest` does."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group})
+        try:
+            wanted = [
+                TopicPartition(topic, number, end) for number, end in self.ends(topic).items()
+            ]
+            consumer.commit(offsets=wanted, asynchronous=False)
+        finally:
+            consumer.close()
+
+    def send(self, topic: str, key: str | None, value: bytes, **headers: str) -> None:
+        producer = Producer({"bootstrap.servers": self.bootstrap})
+        producer.produce(
+            topic,
+            key=key,
+            value=value,
+            headers=[(name, text.encode()) for name, text in headers.items()],
+        )
+        assert producer.flush(15) == 0
+
+    # --- diagnosis
+
+    def command(self, *arguments: str, **env: str) -> Any:
+        return self.run_command(*arguments, env=self.environment | env)
+
+    def diagnose(self, orders: Sequence[str], *arguments: str, **env: str) -> list[dict[str, Any]]:
+        done = self.command("diagnose", "--json", *arguments, *orders, **env)
+        assert done.returncode in (0, 3), done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)["orders"]
+        return found
+
+    def named(self, orders: Sequence[str], **env: str) -> list[tuple[str | None, str, str]]:
+        found = self.diagnose(orders, **env)
+        assert [one["order_id"] for one in found] == list(orders)
+        return [(one["hop"], one["verdict"], one["cause"]) for one in found]
+
+
+@pytest.fixture
+def wiring(
+    pg: asyncpg.Connection,
+    kafka_bootstrap: str,
+    topics: Any,
+    relay_process: Callable[..., Any],
+    relay_command: Callable[..., Any],
+    eventually: Callable[..., Awaitable[Any]],
+) -> Iterator[Wiring]:
+    """The test's own loop."""
+    yield Wiring(pg, kafka_bootstrap, topics, relay_process, relay_command, eventually)
