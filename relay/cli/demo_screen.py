@@ -41,6 +41,7 @@ class Screen:
     _live: Live | None = None
     _told_at: float = 0.0
     _told: Counts | None = None
+    _last: tuple[Counts, float] | None = None
 
     def tell(self, text: str) -> None:
         """Say one thing that happened."""
@@ -49,6 +50,7 @@ class Screen:
 
     def show(self, counts: Counts, seconds: float) -> None:
         """Show how far the orders are."""
+        self._last = counts, seconds
         if self._console.is_terminal and os.environ.get("TERM") != "dumb":
             self._draw(counts)
         elif time.monotonic() >= self._next_at(counts):
@@ -64,6 +66,9 @@ class Screen:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        elif self._last is not None and self._last[0] != self._told:
+            click.echo(_line(*self._last), err=True)
+        self._last = None
 
     def _draw(self, counts: Counts) -> None:
         if self._live is None:

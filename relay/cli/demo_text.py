@@ -19,7 +19,7 @@ _MEANING: Final = {
     "process": "record to the processor's decision",
     "return": "decision to record on orders.returns",
     "confirm": "return to the order's new status",
-    "row to status": "publish to confirm: how long the order waited",
+    "hops 2 to 5": "committed order to its new status",
 }
 _IN_A_LINE: Final = 6
 
@@ -63,7 +63,7 @@ def _ms(seconds: float) -> str:
 
 
 def _missing(result: DemoResult, now_at: datetime, trace_url: str | None) -> Iterator[str]:
-    """Show one order that was lost on purpose, and one that was not, whole; the others in a line."""
+    """Show an order lost on purpose, and one lost otherwise, whole; some others in a line."""
     on_purpose = [one for one in result.missing if one.diagnosis.order_id in result.lost]
     for title, told in (
         ("One that was lost on purpose", on_purpose),

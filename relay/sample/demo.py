@@ -21,6 +21,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import orjson
 
+from relay.diagnose.broker import connected
 from relay.diagnose.session import session
 from relay.diagnose.timeline import Timeline, timeline
 from relay.embedded.folders import run_folder
@@ -153,8 +154,11 @@ async def _running(stage: _Stage) -> AsyncIterator[dict[str, int | None]]:
 async def _orders_and_returns(stage: _Stage, connection: asyncpg.Connection) -> DemoResult:
     settings = stage.ground.settings
     load = Load(LoadPlan(stage.options.orders, stage.options.rate, run=f"demo-{uuid4().hex[:8]}"))
-    async with HopCounter(connection, settings.kafka, settings.flow) as counter:
+    async with connected(settings.kafka, "relay-demo") as broker:
+        counter = HopCounter(connection, broker, settings.flow)
+        await counter.begin()
         await _watch(stage, load, counter)
+        times = await hop_times(connection, broker, settings.flow, load.order_ids)
     lost = await asyncio.to_thread(_lost, stage.journal)
     unreturned = await _overdue(stage, connection, load)
     example = next((one for one in reversed(load.order_ids) if one not in set(unreturned)), None)
@@ -162,7 +166,6 @@ async def _orders_and_returns(stage: _Stage, connection: asyncpg.Connection) -> 
     told = sorted(unreturned, key=lost.__contains__, reverse=True)[:_TOLD_AT_MOST]
     timelines = await _timelines(stage, told)
     placing = times_of(load.place_seconds)
-    times = await hop_times(connection, settings.kafka, settings.flow, load.order_ids)
     return DemoResult(
         placed=len(load.order_ids),
         place_seconds=load.seconds,

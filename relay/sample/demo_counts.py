@@ -6,21 +6,13 @@ hold older orders can be used.
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from dataclasses import astuple, dataclass
-from typing import Final, Self
+from typing import Final
 
 import asyncpg
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 
+from relay.diagnose.broker import LATEST, Broker
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
-
-_CLIENT_ID: Final = "relay-demo"
-_STOP_SECONDS: Final = 3.0
 
 # Each hop's own proof: the order, the ledger, the inbox. Hops 3 and 4 leave theirs on the broker.
 _ROWS: Final = """
@@ -46,46 +38,33 @@ class Counts:
         return Counts(*(now - then for now, then in zip(astuple(self), astuple(earlier))))  # noqa: B905
 
 
+@dataclass(slots=True)
 class HopCounter:
-    """Looks at all hops; an async context."""
+    """Looks at all hops. `connection` is used by nobody else meanwhile."""
 
-    def __init__(self, connection: asyncpg.Connection, kafka: KafkaConnection, flow: Flow) -> None:
-        self._connection = connection
-        self._flow = flow
-        options = kafka.client_options(_CLIENT_ID)
-        self._consumer = AIOKafkaConsumer(**options, group_id=None, enable_auto_commit=False)
-        self._admin = AIOKafkaAdminClient(**options)
-        self._before = Counts()
+    connection: asyncpg.Connection
+    broker: Broker
+    flow: Flow
+    _before: Counts = Counts()
 
-    async def __aenter__(self) -> Self:
-        await self._consumer.start()
-        await self._admin.start()
+    async def begin(self) -> None:
+        """Count from here on."""
         self._before = await self._look()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        with suppress(TimeoutError, KafkaError):
-            await asyncio.wait_for(self._consumer.stop(), _STOP_SECONDS)
-        with suppress(TimeoutError, KafkaError):
-            await asyncio.wait_for(self._admin.close(), _STOP_SECONDS)
 
     async def counts(self) -> Counts:
-        """Return how many orders passed each hop since this context was entered."""
+        """Return how many orders passed each hop since `begin`.
+
+        Raises:
+            KafkaError, asyncpg.PostgresError: a server does not answer.
+        """
         return (await self._look()).since(self._before)
 
     async def _look(self) -> Counts:
-        row = await self._connection.fetchrow(_ROWS, self._flow.events_topic)
-        return Counts(row[0], row[1], await self._committed(), await self._returns(), row[2])
-
-    async def _committed(self) -> int:
-        group = self._flow.processor_groups[0]
-        found = await self._admin.list_consumer_group_offsets(group)
-        topic = self._flow.events_topic
-        return sum(max(0, one.offset) for tp, one in found.items() if tp.topic == topic)
-
-    async def _returns(self) -> int:
-        topic = self._flow.returns_topic
-        await self._consumer.topics()
-        numbers = self._consumer.partitions_for_topic(topic) or set()
-        parts = [TopicPartition(topic, number) for number in numbers]
-        return sum((await self._consumer.end_offsets(parts)).values()) if parts else 0
+        flow = self.flow
+        row = await self.connection.fetchrow(_ROWS, flow.events_topic)
+        committed = await self.broker.committed(flow.processor_groups[0])
+        processed = sum(at for (topic, _), at in committed.items() if topic == flow.events_topic)
+        await self.broker.refresh()
+        parts = self.broker.partitions(flow.returns_topic)
+        returned = sum((await self.broker.offsets(parts, LATEST)).values())
+        return Counts(row[0], row[1], processed, returned, row[2])

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import asyncpg
 import orjson
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 
+from relay.diagnose.broker import LATEST, Broker
+from relay.diagnose.log_reader import RangeReader
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
 from relay.sample.load_report import Times, times_of
 
-_STOP_SECONDS: Final = 3.0
+_READ_SECONDS: Final = 30.0
 
 _ROWS: Final = """
 SELECT event.aggregate_id, event.created_at, inbox.received_at
@@ -43,7 +41,7 @@ class _Record:
 
 
 async def hop_times(
-    connection: asyncpg.Connection, kafka: KafkaConnection, flow: Flow, order_ids: Sequence[str]
+    connection: asyncpg.Connection, broker: Broker, flow: Flow, order_ids: Sequence[str]
 ) -> Mapping[str, Times]:
     """Return each hop's times, over the orders that passed it.
 
@@ -53,10 +51,10 @@ async def hop_times(
     """
     rows = await connection.fetch(_ROWS, list(order_ids))
     since = min((row["created_at"] for row in rows), default=datetime.now(UTC))
-    events = await _records(kafka, flow.events_topic, since)
-    returns = await _records(kafka, flow.returns_topic, since)
+    events = await _records(broker, flow.events_topic, since)
+    returns = await _records(broker, flow.returns_topic, since)
     seconds: dict[str, list[float]] = {name: [] for name in ("publish", "process", "return")}
-    seconds |= {"confirm": [], "row to status": []}
+    seconds |= {"confirm": [], "hops 2 to 5": []}
     for row in rows:
         event, answer = events.get(row["aggregate_id"]), returns.get(row["aggregate_id"])
         decided_at = answer.decided_at if answer else None
@@ -66,7 +64,7 @@ async def hop_times(
         _add(seconds["process"], sent_at, decided_at)
         _add(seconds["return"], decided_at, answered_at)
         _add(seconds["confirm"], answered_at, row["received_at"])
-        _add(seconds["row to status"], row["created_at"], row["received_at"])
+        _add(seconds["hops 2 to 5"], row["created_at"], row["received_at"])
     found = {name: times_of(times) for name, times in seconds.items()}
     return {name: times for name, times in found.items() if times is not None}
 
@@ -76,35 +74,18 @@ def _add(times: list[float], begun: datetime | None, ended: datetime | None) -> 
         times.append(max(0.0, (ended - begun).total_seconds()))
 
 
-async def _records(kafka: KafkaConnection, topic: str, since: datetime) -> dict[str, _Record]:
+async def _records(broker: Broker, topic: str, since: datetime) -> dict[str, _Record]:
     """Read a topic from `since` to its end as it is now: the first record of each key."""
-    consumer = AIOKafkaConsumer(
-        **kafka.client_options("relay-demo"), group_id=None, enable_auto_commit=False
-    )
-    try:
-        await consumer.start()
-        await consumer.topics()
-        parts = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic) or ()]
-        return await _read(consumer, parts, since)
-    finally:
-        with suppress(TimeoutError, KafkaError):
-            await asyncio.wait_for(consumer.stop(), _STOP_SECONDS)
-
-
-async def _read(
-    consumer: AIOKafkaConsumer, parts: Sequence[TopicPartition], since: datetime
-) -> dict[str, _Record]:
-    consumer.assign(parts)
-    ends = await consumer.end_offsets(parts)
-    starts = await consumer.offsets_for_times(dict.fromkeys(parts, int(since.timestamp() * 1000)))
-    for tp in parts:
-        consumer.seek(tp, starts[tp].offset if starts.get(tp) else ends[tp])
+    parts = broker.partitions(topic)
+    ends = await broker.offsets(parts, LATEST)
+    starts = await broker.offsets(parts, int(since.timestamp() * 1000))
+    reader = RangeReader(broker, {part: (starts[part], ends[part]) for part in starts})
+    deadline = asyncio.get_running_loop().time() + _READ_SECONDS
     found: dict[str, _Record] = {}
-    while [tp for tp in parts if await consumer.position(tp) < ends[tp]]:
-        for records in (await consumer.getmany(timeout_ms=200)).values():
-            for one in records:
-                if one.key is not None:
-                    found.setdefault(one.key.decode("utf-8", "replace"), _record(one))
+    async for _part, records in reader.rounds(deadline):
+        for one in records:
+            if one.key is not None:
+                found.setdefault(one.key.decode("utf-8", "replace"), _record(one))
     return found
 
 
