@@ -22,13 +22,8 @@ from relay.runtime.migrations import (
     read_kind,
     script,
 )
-from relay.runtime.schema_facts import (
-    differences,
-    load_expected,
-    read_facts,
-    server_major,
-    snapshot,
-)
+from relay.runtime.schema_facts import differences, load_expected, read_facts, server_major
+from relay.runtime.schema_snapshot import make_snapshot
 
 
 @click.command("migrate")
@@ -93,7 +88,7 @@ async def _script(dsn: str | None, *, relay_only: bool) -> str:
 async def _snapshot(dsn: str | None) -> str:
     connection = await connect(dsn, APPLICATION_NAME)
     try:
-        return snapshot(await read_facts(connection), server_major(connection))
+        return (await make_snapshot(connection)).as_json()
     finally:
         await connection.close()
 
@@ -131,9 +126,8 @@ async def schema_differences(connection: asyncpg.Connection) -> list[str]:
     todo = pending(load(kind == "sample"), await read_applied(connection))
     expected = load_expected()
     found = differences(
-        expected["facts"],
+        expected.facts(sample=kind == "sample"),
         await read_facts(connection),
-        sample=kind == "sample",
-        same_major=server_major(connection) == expected["server_major"],
+        same_major=server_major(connection) == expected.server_major,
     )
     return [f"not applied: {m.name}" for m in todo] + [str(difference) for difference in found]

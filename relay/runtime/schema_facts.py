@@ -9,14 +9,15 @@ differs between PostgreSQL's versions is not compared across them.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import asyncpg
 
 from relay.runtime.resources import sql_folder
 
 EXPECTED_FILE = "expected.json"
+
+_WHOLE = ("relation ", "function ")
 
 Facts = Mapping[str, str]
 """What is there -> how it is: "column relay.outbox.id" -> "bigint not null ..."."""
@@ -132,31 +133,50 @@ def server_major(connection: asyncpg.Connection) -> int:
     return int(connection.get_server_version().major)
 
 
-def snapshot(facts: Facts, major: int) -> str:
-    """Return the committed file's text."""
-    return (
-        json.dumps({"server_major": major, "facts": dict(sorted(facts.items()))}, indent=1) + "\n"
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the migrations make: without the sample's, and what those add or change."""
+
+    server_major: int
+    production: Facts
+    sample: Facts
+
+    def facts(self, *, sample: bool) -> Facts:
+        """Return the facts of one kind of installation."""
+        return {**self.production, **self.sample} if sample else self.production
+
+    def as_json(self) -> str:
+        """Return the committed file's text."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+
+def load_expected() -> Expected:
+    """Return what is committed."""
+    return Expected(**json.loads((sql_folder() / EXPECTED_FILE).read_text("utf-8")))
+
+
+def differences(expected: Facts, found: Facts, *, same_major: bool) -> tuple[Difference, ...]:
+    """Compare; a table or function that is missing, or not ours, is one difference with all in it.
+
+    The sample's tables count only where they are expected: elsewhere such names are somebody's own.
+    """
+    sample = any(what.startswith("relation public.") for what in expected)
+    names = sorted(
+        what
+        for what in {*expected, *found}
+        if (sample or " public.order" not in what) and (same_major or not what.startswith("view "))
     )
-
-
-def load_expected() -> dict[str, Any]:
-    """Return the committed snapshot: `server_major` and `facts`."""
-    loaded: dict[str, Any] = json.loads((sql_folder() / EXPECTED_FILE).read_text("utf-8"))
-    return loaded
-
-
-def differences(
-    expected: Facts, found: Facts, *, sample: bool, same_major: bool
-) -> tuple[Difference, ...]:
-    """Compare; without the sample's tables where they do not belong to us."""
-
-    def counts(what: str) -> bool:
-        ours = sample or " public.order" not in what
-        return ours and (same_major or not what.startswith("view "))
-
-    names = sorted(name for name in {*expected, *found} if counts(name))
-    return tuple(
+    differing = [
         Difference(name, expected.get(name), found.get(name))
         for name in names
         if expected.get(name) != found.get(name)
-    )
+    ]
+    whole = [
+        d.what for d in differing if d.what.startswith(_WHOLE) and None in (d.expected, d.found)
+    ]
+    parts = tuple(what.partition(" ")[2] for what in whole)
+    return tuple(d for d in differing if d.what in whole or not _belongs(d.what, parts))
+
+
+def _belongs(what: str, relations: tuple[str, ...]) -> bool:
+    return any(re.search(rf" {re.escape(name)}(\W|_|$)", what) for name in relations)
