@@ -32,8 +32,10 @@ format: setup  ## format the code and mend what the linter can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-lock:  ## lock the dependencies again (ARGS=--upgrade for newer versions); needs the network
+lock:  ## lock Python's and Kafka's files again (ARGS=--upgrade for newer ones); needs the network
 	@$(PYTHON) tools/lock.py $(ARGS)
+	@$(MAKE) --no-print-directory setup
+	@.venv/bin/python tools/lock_kafka.py
 
 jaeger:  ## build Jaeger from its Go module, once (needs Go)
 	@tools/build_jaeger.sh
