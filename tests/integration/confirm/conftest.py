@@ -1,4 +1,4 @@
-"""A place to confirm returns in: orders in PostgreSQL, returns on Kafka, consumers in this process."""
+"""A place to confirm returns in: orders in PostgreSQL, returns on Kafka, consumers in process."""
 
 import asyncio
 import json
@@ -6,9 +6,11 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 from confluent_kafka import Producer
 
 from consumers.confirm import ConfirmService
@@ -151,6 +153,12 @@ class Lab:
         """Wait until a query returns something true."""
         return await self.until(lambda: self.pg.fetchval(sql, *values), seconds)
 
+    async def until_confirmed(self, order_id: str) -> None:
+        """Wait until an order is confirmed."""
+        await self.until_sql(
+            "SELECT status = 'confirmed' FROM public.orders WHERE order_id = $1", order_id
+        )
+
     async def until_handled(self, count: int, seconds: float = WAIT_SECONDS) -> None:
         """Wait until the offsets have passed so many records."""
         await self.until_sql(
@@ -168,6 +176,31 @@ class Lab:
         )
         found = dict(rows)
         return [found[one] for one in ids]
+
+    async def offsets(self) -> dict[int, int]:
+        """Return how far each partition was handled, those at 0 left out."""
+        rows = await self.pg.fetch(
+            "SELECT partition, next_offset FROM relay.consumer_offset "
+            "WHERE consumer_group = $1 AND next_offset > 0",
+            self.flow.confirm_group,
+        )
+        return dict(rows)
+
+    async def committed(self) -> dict[int, int]:
+        """Return what the group has committed on Kafka."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap_servers)
+        await admin.start()
+        try:
+            found = await admin.list_consumer_group_offsets(self.flow.confirm_group)
+        finally:
+            await admin.close()
+        return {tp.partition: at.offset for tp, at in found.items() if at.offset > 0}
+
+    def dsn_as(self, user: str, password: str) -> str:
+        """Return the DSN for another role."""
+        parts = urlsplit(self.dsn)
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=f"{user}:{password}@{host}"))
 
     async def column(self, sql: str, *values: Any) -> list[Any]:
         """Return the first column of a query."""
