@@ -129,7 +129,12 @@ class ReturnSpans:
             return {}
         try:
             rows = await connection.fetch(_CONTEXTS, list(around), list(around.values()))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            OSError,
+        ) as error:
             log.info("returns stay outside their orders' traces", error=str(error))
             return {}
         return {row["order_id"]: self._context(row) for row in rows}

@@ -26,6 +26,7 @@ T = TypeVar("T")
 DATABASE_FAILURES: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     DatabaseError,
     OSError,
     TimeoutError,

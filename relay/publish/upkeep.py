@@ -15,7 +15,13 @@ from relay.publish.maintenance import MaintenanceOptions, run_once
 from relay.runtime.database import DatabaseError, connect
 
 _LOG: Final = structlog.get_logger("relay.publish")
-_FAILURES: Final = (DatabaseError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+_FAILURES: Final = (
+    DatabaseError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 
 
 async def keep_up(dsn: str | None, options: MaintenanceOptions) -> None:

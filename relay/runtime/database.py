@@ -92,6 +92,9 @@ _AWAY = (
     asyncpg.CrashShutdownError,
     asyncpg.PostgresConnectionError,
     asyncpg.ConnectionDoesNotExistError,
+    # What asyncpg raises when the server's last word came between two statements: after
+    # pg_terminate_backend on an idle connection, one time in five.
+    asyncpg.InternalClientError,
 )
 
 

@@ -20,7 +20,14 @@ from relay.runtime.shutdown import StopEvent
 HEARTBEAT_SECONDS = 5.0
 FAREWELL_SECONDS = 3.0
 _COMMAND_TIMEOUT_SECONDS = 5.0
-_FAILURES = (DatabaseError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_FAILURES = (
+    DatabaseError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 
 
 @dataclass(slots=True)
