@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 from opentelemetry.trace import NoOpTracer
 
+from relay.embedded import EmbeddedPostgres
 from relay.outbox import Item, NewOrder
 from relay.sample.load import Load, LoadPlan, make_load, wait_for_returns
 from relay.sample.load_report import hop_times, times_of
@@ -196,6 +197,27 @@ async def test_a_lost_answer_makes_no_second_order(database: str, pg: asyncpg.Co
     await make_load(load.plan, flaky, load, asyncio.Event())
     assert (len(set(load.order_ids)), load.repeated, sum(load.failed.values())) == (6, 6, 0)
     assert await pg.fetchval("SELECT count(*) FROM relay.outbox") == 6
+
+
+async def test_a_database_killed_under_load_loses_and_doubles_nothing(
+    private_postgres: EmbeddedPostgres, private_database: str, eventually: Eventually
+) -> None:
+    load = Load(LoadPlan(orders=150, rate=150, connections=4, attempts=60))
+    task = asyncio.create_task(
+        make_load(load.plan, lambda: direct(private_database, NoOpTracer()), load, asyncio.Event())
+    )
+    await eventually(lambda: len(load.order_ids) > 30)
+    private_postgres.kill()
+    before = len(load.order_ids)
+    private_postgres.start()
+    await task
+    assert before < 150
+    assert (len(set(load.order_ids)), sum(load.failed.values())) == (150, 0)
+    pg = await asyncpg.connect(private_database)
+    orders = {str(row[0]) for row in await pg.fetch("SELECT order_id FROM orders")}
+    events = [row[0] for row in await pg.fetch("SELECT aggregate_id FROM relay.outbox")]
+    await pg.close()
+    assert sorted(events) == sorted(orders) == sorted(load.order_ids)
 
 
 async def test_an_order_that_is_refused_is_counted_and_the_rest_goes_on(url: str) -> None:
