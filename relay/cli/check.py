@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import click
 
 from relay.cli.errors import Found
+from relay.cli.output import print_json, settings_of, wants_json
 from relay.diagnose.check.result import State, as_rows
 from relay.diagnose.check.run import CheckReport, run_check
-from relay.runtime.settings import load_settings
 
 _MARKS = {State.OK: "ok", State.UNKNOWN: "??", State.WARNING: "!!", State.FAILED: "NO"}
 _WORST_FIRST = (State.FAILED, State.UNKNOWN, State.WARNING, State.OK)
@@ -18,15 +17,13 @@ _WORST_FIRST = (State.FAILED, State.UNKNOWN, State.WARNING, State.OK)
 
 @click.command("check", short_help="Configuration, permissions, schema, topics, ACLs.")
 @click.option("--all", "show_all", is_flag=True, help="Also the checks that are fine.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_obj
-def command(globals_: dict[str, object], show_all: bool, as_json: bool) -> None:
+@click.pass_context
+def command(ctx: click.Context, show_all: bool) -> None:
     """Check all that a wrong configuration can break; say what to do, and what changed.
 
     It writes nothing but its own outcome. Exit code 3: something failed, or could not be told.
     """
-    config = globals_.get("config")
-    settings = load_settings(config if isinstance(config, str) else None)
+    settings = settings_of(ctx)
     report = asyncio.run(
         run_check(
             settings.database.dsn,
@@ -36,8 +33,8 @@ def command(globals_: dict[str, object], show_all: bool, as_json: bool) -> None:
             batch_bytes=settings.publish.batch_bytes,
         )
     )
-    if as_json or globals_.get("json"):
-        click.echo(json.dumps(_as_json(report), indent=2))
+    if wants_json(ctx):
+        print_json(_as_json(report))
     else:
         click.echo("\n".join(_lines(report, show_all=show_all)))
     if not report.healthy:

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from relay.cli.errors import Found
+from relay.cli.output import settings_of, wants_json
 from relay.diagnose.probe import Probe, create_probe_topic, run_probe
-from relay.runtime.settings import Settings, load_settings
+from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stop_on_signals
 
 
@@ -18,24 +19,20 @@ from relay.runtime.shutdown import stop_on_signals
 @click.option("--create-topic", is_flag=True, help="Make the canaries' topic if it is missing.")
 @click.option("--every", type=click.FloatRange(min=1), help="Seconds between canaries; else one.")
 @click.option("--within", default=10.0, show_default=True, help="Seconds for the relay to publish.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, a line each.")
-@click.pass_obj
+@click.pass_context
 def command(
-    globals_: dict[str, object],
+    ctx: click.Context,
     create_topic: bool,
     every: float | None,
     within: float,
-    as_json: bool,
 ) -> None:
     """Send an event of no order through the relay and read it back.
 
     Safe by default: it has a topic of its own, and no processor sees it. Exit code 3: it stopped,
     and the hop is named.
     """
-    config = globals_.get("config")
-    settings = load_settings(config if isinstance(config, str) else None)
-    shown = bool(as_json or globals_.get("json"))
-    if not asyncio.run(_probes(settings, create_topic, every, within, as_json=shown)):
+    settings, as_json = settings_of(ctx), wants_json(ctx)
+    if not asyncio.run(_probes(settings, create_topic, every, within, as_json=as_json)):
         raise Found
 
 

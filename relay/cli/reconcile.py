@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from dataclasses import asdict
 from datetime import datetime
@@ -13,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from relay.cli.errors import Found
+from relay.cli.output import print_json, settings_of, wants_json
 from relay.diagnose.reconcile.findings import MEANINGS, NEXT, Difference
 from relay.diagnose.reconcile.run import Range, Reconciliation, reconcile
-from relay.runtime.settings import load_settings
 
 _SHOWN = 10
 
@@ -24,22 +23,19 @@ _SHOWN = 10
 @click.option("--since", type=click.DateTime(), help="Rows and returns from then on (local time).")
 @click.option("--until", type=click.DateTime(), help="... and before then.")
 @click.option("--ids", metavar="FIRST-LAST", help="Rows of these outbox ids instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every finding.")
-@click.pass_obj
+@click.pass_context
 def command(
-    globals_: dict[str, object],
+    ctx: click.Context,
     since: datetime | None,
     until: datetime | None,
     ids: str | None,
-    as_json: bool,
 ) -> None:
     """Prove that every row has its record and every return its effect, or list those that do not.
 
     Without a range: everything that is retained. Exit code 3: something was found, or not all
     could be read.
     """
-    config = globals_.get("config")
-    settings = load_settings(config if isinstance(config, str) else None)
+    settings = settings_of(ctx)
     within = _range(since, until, ids)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -53,8 +49,8 @@ def command(
         done = asyncio.run(
             reconcile(settings.database.dsn, settings.kafka, settings.flow, within, progress=show)
         )
-    if as_json or globals_.get("json"):
-        click.echo(json.dumps(_as_json(done), indent=2))
+    if wants_json(ctx):
+        print_json(_as_json(done))
     else:
         click.echo("\n".join(_lines(done)))
     if not done.proven:
