@@ -53,7 +53,7 @@ UPDATE relay.consumer_offset
 
 _OWN = """
 UPDATE relay.consumer_offset
-   SET owner = $4, topic_id = coalesce($5, topic_id), updated_at = clock_timestamp()
+   SET owner = $4, updated_at = clock_timestamp()
  WHERE consumer_group = $1 AND topic = $2 AND partition = ANY ($3::int[])
 """
 
@@ -243,14 +243,10 @@ class Books:
             raise PartitionLostError(_lost([partition]))
         await self._note_gap(connection, partition, gap)
 
-    async def _own(
-        self, connection: asyncpg.Connection, logs: Mapping[Partition, LogBounds]
-    ) -> None:
-        if not logs:
-            return
-        numbers = [partition.partition for partition in logs]
-        topic_id = next(iter(logs.values())).topic_id
-        await connection.execute(_OWN, self.group, self.topic, numbers, self.owner, topic_id)
+    async def _own(self, connection: asyncpg.Connection, partitions: Collection[Partition]) -> None:
+        # The topic's id is written with the first batch: only then is it known to be the same log.
+        numbers = [partition.partition for partition in partitions]
+        await connection.execute(_OWN, self.group, self.topic, numbers, self.owner)
 
     async def _note_gap(
         self, connection: asyncpg.Connection, partition: Partition, gap: Gap

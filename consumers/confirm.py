@@ -121,6 +121,7 @@ class ConfirmService:
         self.state = "stopped"
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
+        self.process.detail = self.detail()
         await beat.farewell(reason)
 
     async def _connections(self) -> None:

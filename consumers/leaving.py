@@ -1,8 +1,9 @@
 """Hop 5: leaves a consumer group within a deadline.
 
-Invariant: afterwards nothing of the consumer runs any more. aiokafka's `stop()` can hang for 20 s
-and more with the broker away; cut short, it would leave the heartbeat running, and with it a dead
-member that keeps its partitions for as long as the process lives.
+Invariant: afterwards nothing of the consumer runs any more. With the broker away, aiokafka's
+`stop()` can hang for 20 s and more, or raise the CancelledError of its own fetch, which would look
+like ours; cut short, it leaves the heartbeat running, and with it a dead member that keeps its
+partitions for as long as the process lives.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ _FORCED_SECONDS = 2.0
 
 async def leave(consumer: Any, seconds: float) -> None:
     """Stop an `AIOKafkaConsumer`; after `seconds`, cut its connections and tasks."""
-    try:
-        async with asyncio.timeout(seconds):
-            await consumer.stop()
-    except (KafkaError, OSError, TimeoutError) as error:
-        log.info("leaving the group without a farewell", error=str(error) or "no answer")
-        await _cut(consumer)
+    stopping = asyncio.ensure_future(consumer.stop())
+    await asyncio.wait({stopping}, timeout=seconds)
+    if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
+        return
+    log.info("leaving the group without a farewell")
+    stopping.cancel()
+    await asyncio.gather(stopping, return_exceptions=True)
+    await _cut(consumer)
 
 
 async def _cut(consumer: Any) -> None:

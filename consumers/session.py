@@ -131,13 +131,14 @@ class Session(Generic[WorkT]):
             if self.broker.stop.is_set():
                 await self._commit.finish(self.options.stop_seconds)
         finally:
+            await self._log.close()
             await leave(self._consumer, self.options.stop_seconds)
 
     async def _step(self) -> None:
         """Seek if need be, poll once, and hand over what came."""
         if not await self._is_sought():
             return
-        if await self._log.is_another():
+        if self._log.is_another():
             self._sought = _NEVER
             return
         generation = self._rebalances.generation

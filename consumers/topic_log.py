@@ -6,6 +6,7 @@ and made anew is noticed within `check_seconds`, also in the middle of a session
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class TopicLog:
     check_seconds: float
     topic_id: str | None = None
     _checked_at: float = 0.0
+    _check: asyncio.Task[str | None] | None = None
 
     async def bounds(self, partitions: Collection[Partition]) -> Mapping[Partition, LogBounds]:
         """Ask for the topic's id, and for where these partitions start and end.
@@ -51,15 +53,30 @@ class TopicLog:
             for tp in tps
         }
 
-    async def is_another(self) -> bool:
-        """Ask, now and then, whether the topic was made anew since the bounds were asked."""
-        if time.monotonic() - self._checked_at < self.check_seconds:
+    def is_another(self) -> bool:
+        """Tell whether the topic was made anew since the bounds were asked.
+
+        Asked now and then, in the background: on a connection with a fetch of nothing under way
+        the answer takes half a second.
+        """
+        if self._check is None and time.monotonic() - self._checked_at >= self.check_seconds:
+            self._check = asyncio.create_task(self._ask_topic_id())
+        if self._check is None or not self._check.done():
             return False
-        asked = await self._ask_topic_id()
+        check, self._check = self._check, None
+        if check.exception() is not None:
+            return False  # the broker is away: fetches will say so
+        asked = check.result()
         if None in (self.topic_id, asked) or asked == self.topic_id:
             return False
         log.warning("the topic was made anew", topic=self.topic, was=self.topic_id, now=asked)
         return True
+
+    async def close(self) -> None:
+        """Drop a question under way."""
+        if self._check is not None:
+            self._check.cancel()
+            await asyncio.gather(self._check, return_exceptions=True)
 
     async def _ask_topic_id(self) -> str | None:
         self._checked_at = time.monotonic()

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from confluent_kafka import Producer
 
 from consumers.confirm import ConfirmService
@@ -132,6 +132,29 @@ class Lab:
         running = Running(service, stop, asyncio.create_task(service.run()))
         self.running.append(running)
         return running
+
+    async def elsewhere(self, dsn: str = "", bootstrap_servers: str = "") -> "Lab":
+        """Return a lab on other servers, with a topic of the same name."""
+        if bootstrap_servers:
+            admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+            await admin.start()
+            await admin.create_topics([NewTopic(self.topic, 3, 1)])
+            await admin.close()
+        other = Lab(
+            dsn or self.dsn,
+            self.pg,
+            bootstrap_servers or self.bootstrap_servers,
+            self.topic,
+            self.tracing,
+            self.running,
+        )
+        if dsn:
+            await other.connect()
+        return other
+
+    async def connect(self) -> None:
+        """Connect to the lab's own database."""
+        self.pg = await asyncpg.connect(self.dsn)
 
     def session(self, **changes: Any) -> ConfirmOptions:
         """Quick options with some changes."""
