@@ -21,10 +21,10 @@ from relay.sample.demo_counts import Counts
 
 _LINE_SECONDS: Final = 1.0
 _STILL_SECONDS: Final = 5.0
-_BAR_CELLS: Final = 40
+_BAR_CELLS: Final = 24
 # What each hop is, for someone who sees it for the first time.
 _HOPS: Final = (
-    ("place", "order and outbox row, one transaction"),
+    ("place", "order and outbox row, one commit"),
     ("publish", "the relay: orders.events"),
     ("process", "the order processor"),
     ("return", "orders.returns"),
@@ -78,6 +78,8 @@ class Screen:
 
     def _picture(self, counts: Counts) -> Table:
         table = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            table.add_column(no_wrap=True)
         for (name, what), done in zip(_HOPS, _numbers(counts), strict=True):
             bar = ProgressBar(total=self.orders, completed=done, width=_BAR_CELLS)
             number = Text(f"{done:>6,} / {self.orders:,}")
