@@ -49,7 +49,7 @@ class Heartbeat:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Beat until `stop` is set; the row then says that the process ended in good order."""
-        attempt, backoff = 0, Backoff(0.2, self.every_seconds)
+        attempt, backoff = 0, Backoff(min(0.2, self.every_seconds), self.every_seconds)
         while not stop.is_set():
             wait_seconds = self.every_seconds
             if await self._try_beat():
