@@ -13,7 +13,7 @@ from typing import Any, Final
 import asyncpg
 
 from consumers.catalog import orders_table
-from consumers.inbox import sort_out
+from consumers.inbox import look_up
 from consumers.partitions import Record
 from consumers.refusals import Refusal
 from consumers.returns import Return, ReturnReader
@@ -74,7 +74,7 @@ class ReturnsWalk:
         ]
         returns = [one for one in read if isinstance(one, Return)]
         refusals = [one for one in read if isinstance(one, Refusal)]
-        fresh = (await sort_out(self.connection, returns, None)).fresh if returns else []
+        fresh = (await look_up(self.connection, returns, None)).fresh if returns else []
         doubtful: list[tuple[Record, str | None]] = [(o.record, o.order_id) for _, o in fresh]
         doubtful += [(one.record, one.order_id) for one in refusals]
         held = await self._held(place, [record.offset for record, _ in doubtful])
