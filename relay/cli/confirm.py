@@ -7,6 +7,7 @@ import click
 from consumers.confirm import ConfirmService
 from consumers.options import ConfirmOptions, SessionOptions
 from relay.cli.service import Surroundings, serve
+from relay.cli.watchdog import watched
 from relay.runtime.settings import Settings, load_settings
 
 METRICS_PORT = 9465
@@ -20,7 +21,7 @@ def command(ctx: click.Context) -> None:
     Several may run: they share the topic's partitions. SIGTERM drains and ends with 0.
     """
     settings = load_settings(ctx.find_root().obj["config"])
-    serve("confirm", settings, METRICS_PORT, _service)
+    serve("confirm", settings, METRICS_PORT, watched(_service))
 
 
 def _service(around: Surroundings) -> ConfirmService:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from relay.cli.service import Surroundings, serve
+from relay.cli.watchdog import watched
 from relay.publish.maintenance import MaintenanceOptions
 from relay.publish.options import PublishOptions
 from relay.publish.service import RelayService
@@ -21,7 +22,7 @@ def command(ctx: click.Context) -> None:
     Several may run: one is active, the others stand by. SIGTERM drains and ends with 0.
     """
     settings = load_settings(ctx.find_root().obj["config"])
-    serve("relay", settings, METRICS_PORT, _service)
+    serve("relay", settings, METRICS_PORT, watched(_service))
 
 
 def _service(around: Surroundings) -> RelayService:
@@ -33,6 +34,7 @@ def _service(around: Surroundings) -> RelayService:
         publish_options(settings),
         around.tracing,
         around.stop,
+        metrics=around.metrics,
         upkeep=maintenance_options(settings),
     )
 

@@ -34,8 +34,15 @@ _LOG = structlog.get_logger("relay")
 class Service(Protocol):
     """What a service shows of itself."""
 
-    state: str
-    waiting_for: str | None
+    @property
+    def state(self) -> str:
+        """Return what it is doing, in a word."""
+        ...
+
+    @property
+    def waiting_for(self) -> str | None:
+        """Return what it cannot go on without."""
+        ...
 
     def detail(self) -> Mapping[str, Any]:
         """Return what it does, for people."""

@@ -56,6 +56,8 @@ class Diagnosis:
     due_at: datetime | None = None
     event_id: str | None = None
     event_type: str | None = None
+    outbox_id: int | None = None
+    traceparent: str | None = None
     trace_id: str | None = None
     incident_id: int | None = None
     delay: Delay | None = None

@@ -40,6 +40,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         due_at=due_at(evidence),
         event_id=event.event_id if event else None,
         event_type=event.event_type if event else None,
+        outbox_id=event.outbox_id if event else None,
+        traceparent=event.traceparent if event else None,
         trace_id=_trace_id(event),
         incident_id=evidence.incident_id,
         delay=_delay(evidence, finding),

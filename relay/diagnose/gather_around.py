@@ -72,8 +72,8 @@ async def read_around(
     return AroundRows(
         now_at=now_at,
         watched_since=_value(await part(con, "installation", lambda: _watched_since(con))),
-        relays=await part(con, "relay processes", lambda: _processes(con, "relay")),
-        consumers=await part(con, "consumer processes", lambda: _processes(con, "confirm")),
+        relays=await part(con, "relay processes", lambda: read_processes(con, "relay")),
+        consumers=await part(con, "consumer processes", lambda: read_processes(con, "confirm")),
         outages=await part(con, "outage records", lambda: _outages(con, start)),
         checkpoint=await part(con, "the checkpoint", lambda: _checkpoint(con)),
         lease=await part(con, "the lease", lambda: _lease(con)),
@@ -109,7 +109,8 @@ SELECT p.instance, p.started_at, p.heartbeat_at, p.stopped_at, p.stop_reason, p.
 """
 
 
-async def _processes(connection: asyncpg.Connection, kind: str) -> tuple[ProcessSeen, ...]:
+async def read_processes(connection: asyncpg.Connection, kind: str) -> tuple[ProcessSeen, ...]:
+    """Return the newest process records of a kind."""
     rows = await connection.fetch(_PROCESSES, kind, _PROCESSES_AT_MOST)
     return tuple(_process(row) for row in rows)
 

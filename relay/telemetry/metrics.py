@@ -23,6 +23,7 @@ from data, so the number of series is bounded. Nothing here raises in a hop.
 | relay_quarantine_rows | gauge | | rows in quarantine, open |
 | relay_overdue_orders | gauge | hop, verdict | orders past their deadline, not closed |
 | relay_incidents_open | gauge | | open incidents |
+| relay_incident_alerts_total | counter | event | incidents opened, grown tenfold, closed |
 | relay_dependency_up | gauge | dependency | 1 while database or broker answer |
 | relay_outage_seconds_total | counter | dependency | time without it |
 | relay_spans_exported_total | counter | | spans the collector took |
@@ -158,6 +159,7 @@ class Metrics:
             "overdue_orders", "orders past their deadline", "hop", "verdict"
         )
         self.incidents_open = self._gauge("incidents_open", "open incidents")
+        self.incident_alerts = self._counter("incident_alerts", "what happened to one", "event")
         self.dependency_up = self._gauge("dependency_up", "1 while it answers", "dependency")
         self.outage_seconds = self._counter("outage_seconds", "time without it", "dependency")
 

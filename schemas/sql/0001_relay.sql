@@ -311,6 +311,7 @@ CREATE TABLE relay.overdue (
     diagnosed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     reported_at  timestamptz,                          -- its `return overdue` span was exported
     reported_as  text,                                 -- the verdict in that span
+    outbox_id    bigint,                               -- of the event
     traceparent  text,                                 -- of the event
     closed_at    timestamptz,
     closed_as    text,                                 -- returned | closed

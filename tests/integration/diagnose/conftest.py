@@ -3,7 +3,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,6 +198,6 @@ def wiring(
     relay_process: Callable[..., Any],
     relay_command: Callable[..., Any],
     eventually: Callable[..., Awaitable[Any]],
-) -> Iterator[Wiring]:
+) -> Wiring:
     """The test's own loop."""
-    yield Wiring(pg, kafka_bootstrap, topics, relay_process, relay_command, eventually)
+    return Wiring(pg, kafka_bootstrap, topics, relay_process, relay_command, eventually)
