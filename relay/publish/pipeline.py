@@ -25,6 +25,7 @@ from relay.publish.cursor import OutboxCursor
 from relay.publish.dispatch import Dispatcher, Prepared
 from relay.publish.errors import LeaseLostError, TopicWaitError
 from relay.publish.lease import Lease
+from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
 from relay.publish.pacing import Pace
 from relay.publish.page import Page
@@ -85,6 +86,7 @@ class Pipeline:
     lease: Lease
     options: PublishOptions
     progress: Progress
+    meter: Meter
     spans: SendSpans
     waits: Callable[[BaseException | None], None]
     test_point: TestPoint
@@ -124,6 +126,7 @@ class Pipeline:
             await self._release(stop)
             page = await self.cursor.next_page()
             self.progress.reads += 1
+            self.meter.read(page.created_at)
             if page.ids:
                 await self._hand_over(page, stop)
             elif not self._underway:
@@ -189,13 +192,12 @@ class Pipeline:
         self, page: Page, prepared: Prepared, batch: Batch, encoded: EncodedBatch
     ) -> asyncio.Future[Delivery]:
         future = self.publisher.hand_over(batch, encoded)
-        if self.spans.tracing.identities.recording:
-            write = partial(self._write_spans, page, prepared, batch, time.time_ns())
-            future.add_done_callback(write)
+        tell = partial(self._tell, page, prepared, batch, time.time_ns())
+        future.add_done_callback(tell)
         future.add_done_callback(self._acknowledged)
         return future
 
-    def _write_spans(
+    def _tell(
         self,
         page: Page,
         prepared: Prepared,
@@ -205,12 +207,14 @@ class Pipeline:
     ) -> None:
         if future.cancelled() or future.exception() is not None:
             return
+        created_at = [page.created_at[place] for place in batch.places]
+        self.meter.acknowledged(batch.topic, created_at)
         self.spans.acknowledged(
             batch,
             base_offset=future.result().base_offset,
             identities=prepared.trace.identities,
             keys=page.keys,
-            created_at=page.created_at,
+            created_at=created_at,
             started_ns=started_ns,
         )
 
@@ -260,6 +264,7 @@ class Pipeline:
         self._changed.set()
         self.progress.pages += len(ready)
         self.progress.parked += len(parked)
+        self.meter.parked([row.reason for row in parked])
         self.progress.released += len(released)
         self.progress.published += sum(len(d.outbox_ids) for d in deliveries)
 

@@ -22,6 +22,7 @@ from relay.publish.cursor import READER_SETTINGS
 from relay.publish.errors import LeaseLostError, ServersDifferError, TopicWaitError
 from relay.publish.lease import WRITER_NAME, Lease, Taken, holder
 from relay.publish.maintenance import MaintenanceOptions
+from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
 from relay.publish.pipeline import Progress
 from relay.publish.server import note_timeline, refuse_two_servers, server_state
@@ -37,6 +38,7 @@ from relay.runtime.kafka import KafkaConnection
 from relay.runtime.migrations import require_schema
 from relay.runtime.outage import OutageLog, Resource
 from relay.runtime.process import ProcessRecord
+from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing
 
 _LOG: Final = structlog.get_logger("relay.publish")
@@ -71,6 +73,7 @@ class RelayService:
     tracing: Tracing
     stop: asyncio.Event
     test_point: TestPoint = nothing
+    metrics: Metrics | None = None
     upkeep: MaintenanceOptions = field(default_factory=MaintenanceOptions)
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("relay"))
     state: str = "starting"
@@ -78,17 +81,19 @@ class RelayService:
     epoch: int = 0
     progress: Progress = field(default_factory=Progress)
     outages: OutageLog = field(init=False)
+    _meter: Meter = field(init=False)
     _work: Work = field(init=False)
     _connected_once: bool = False
 
     def __post_init__(self) -> None:
         self.outages = OutageLog(self.process)
+        self._meter = Meter(self.metrics)
         sizing = Sizing(
             Limit(self.options.batch_bytes), compressed=self.options.compression != "none"
         )
         self._work = Work(
             self.kafka, self.flow, self.options, self.tracing, self.test_point, sizing,
-            self.progress,
+            self.progress, self._meter,
         )  # fmt: skip
 
     @property
@@ -170,7 +175,10 @@ class RelayService:
                 await note_timeline(writer, taken.timeline, taken.old_timeline)
                 upkeep = asyncio.create_task(keep_up(self.dsn, self.upkeep))
                 stack.push_async_callback(_cancelled, upkeep)
-                await tenure.run(taken, self.stop)
+                try:
+                    await tenure.run(taken, self.stop)
+                finally:
+                    self._meter.holds(self.options.shard, self.epoch, active=False)
 
     async def _wait_for_lease(self, tenure: Tenure) -> Taken | None:
         told = False
@@ -192,6 +200,7 @@ class RelayService:
         """The broker is reached, and rows are being published."""
         self._back("broker")
         self.state, self.waiting_for, self.epoch = "active", None, epoch
+        self._meter.holds(self.options.shard, epoch, active=True)
         _LOG.info("active", epoch=epoch, shard=self.options.shard)
 
     def waits(self, error: BaseException | None) -> None:
@@ -207,11 +216,13 @@ class RelayService:
 
     def _lost(self, resource: Resource, error: BaseException) -> None:
         self.state, self.waiting_for = "waiting", f"the {resource}: {str(error) or repr(error)}"
+        self._meter.away(resource)
         if self.outages.began(resource, error):
             _LOG.warning("waiting", waiting_for=self.waiting_for)
 
     def _back(self, resource: Resource) -> None:
         seconds = self.outages.ended(resource)
+        self._meter.back(resource, seconds)
         if seconds is not None:
             _LOG.info("back", resource=resource, away_seconds=round(seconds, 3))
 

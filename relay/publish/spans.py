@@ -45,14 +45,16 @@ class SendSpans:
             base_offset: of its first record; None: not known.
             identities: the page's, by place.
             keys: the page's, by place.
-            created_at: the page's, by place, as in `Page`.
+            created_at: the batch's, as in `Page`.
             started_ns: when it was handed over, Unix time.
         """
+        if not self.tracing.identities.recording:
+            return
         chosen = [identities[place] for place in batch.places]
         if not any(chosen):
             return
         started_us = started_ns // 1000 - _2000_IN_MICROSECONDS
-        created = microseconds([created_at[place] for place in batch.places])
+        created = microseconds(created_at)
         offsets = None if base_offset is None else range(base_offset, base_offset + len(chosen))
         self.tracing.export(
             self._encoder(batch.topic).encode(

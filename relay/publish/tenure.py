@@ -19,9 +19,11 @@ from aiokafka.errors import KafkaError
 from relay.publish.checkpoint import CheckpointWriter
 from relay.publish.compression import Codec
 from relay.publish.cursor import OutboxCursor
+from relay.publish.dataschemas import dataschemas
 from relay.publish.dispatch import Dispatcher
 from relay.publish.errors import LeaseLostError, ProducerBrokenError, RecordRefusedError
 from relay.publish.lease import Lease, Taken
+from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
 from relay.publish.parking import parked_orders
 from relay.publish.pipeline import Pipeline, Progress
@@ -61,6 +63,7 @@ class Work:
     test_point: TestPoint
     sizing: Sizing
     progress: Progress
+    meter: Meter
 
 
 @dataclass(slots=True)
@@ -121,6 +124,7 @@ class Tenure:
 
     def _learn(self, error: ProducerBrokenError) -> None:
         _LOG.warning("producer_broken", error=str(error))
+        self.work.meter.rebuilt()
         if isinstance(error, RecordRefusedError):
             self.work.sizing.refused(error.topic, error.outbox_ids, error.size_bytes)
         else:
@@ -174,7 +178,9 @@ class Tenure:
         source = options.source or f"/{work.flow.name}"
         dispatcher = Dispatcher(
             work.flow.routes,
-            RecordEncoder(source, options.dataschemas, self.lease.epoch),
+            RecordEncoder(
+                source, dataschemas(work.flow.events, options.dataschemas), self.lease.epoch
+            ),
             work.tracing.identities,
             work.sizing,
             Codec.named(options.compression),
@@ -190,6 +196,7 @@ class Tenure:
             lease=self.lease,
             options=options,
             progress=work.progress,
+            meter=work.meter,
             spans=SendSpans(work.tracing, "relay"),
             waits=self.watcher.waits,
             test_point=work.test_point,

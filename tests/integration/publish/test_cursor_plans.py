@@ -1,0 +1,230 @@
+"""The plans of the reads, guarded: what they touch must not grow with what is retained.
+
+Buffers are counted, not milliseconds: they are the same on every machine.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from relay.publish import cursor
+from relay.publish.cursor import READER_SETTINGS
+
+DAYS = 30
+ROWS_A_DAY = 2_000
+PARTITIONS = DAYS + 10  # and those that `relay migrate` made ahead
+# An index probe of a partition: root, perhaps a leaf, the row.
+PROBE = 4
+
+PARTITION = """
+DO $$
+BEGIN
+    FOR day IN 1..{days} LOOP
+        EXECUTE format('CREATE TABLE IF NOT EXISTS relay.past_%s PARTITION OF relay.outbox'
+                       ' FOR VALUES FROM (%L) TO (%L)', day,
+                       date_trunc('day', now(), 'UTC') - make_interval(days => day),
+                       date_trunc('day', now(), 'UTC') - make_interval(days => day - 1));
+    END LOOP;
+END $$
+"""
+FILL = """
+INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload, created_at)
+SELECT 'order', 'o-' || n, 'order.placed', '{}',
+       date_trunc('day', now(), 'UTC') - make_interval(days => 1 + n % $1) + interval '1 hour'
+  FROM generate_series(1, $2::int) n
+"""
+
+
+@pytest.fixture(params=["fresh", "stale"])
+async def outbox(
+    database: str, request: pytest.FixtureRequest
+) -> AsyncIterator[asyncpg.Connection]:
+    """A month of retained rows; the statistics know of them, or were taken when it was empty."""
+    connection = await asyncpg.connect(database)
+    await connection.execute(PARTITION.format(days=DAYS))
+    await connection.execute("ALTER TABLE relay.outbox_default SET (autovacuum_enabled = off)")
+    for (table,) in await connection.fetch(
+        "SELECT inhrelid::regclass::text FROM pg_inherits"
+        " WHERE inhparent = 'relay.outbox'::regclass"
+    ):
+        await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+    if request.param == "stale":
+        await connection.execute("ANALYZE relay.outbox")
+    # Many small transactions and a bulk one.
+    for _ in range(DAYS):
+        await connection.execute(FILL, DAYS, ROWS_A_DAY // 2)
+    await connection.execute(FILL, DAYS, DAYS * ROWS_A_DAY // 2)
+    if request.param == "fresh":
+        await connection.execute("ANALYZE relay.outbox")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(params=["force_generic_plan", "force_custom_plan", "auto"])
+async def reader(
+    outbox: asyncpg.Connection, database: str, request: pytest.FixtureRequest
+) -> AsyncIterator[asyncpg.Connection]:
+    settings = {**READER_SETTINGS, "plan_cache_mode": request.param}
+    connection = await asyncpg.connect(database, server_settings=settings)
+    yield connection
+    await connection.close()
+
+
+def literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, tuple):
+        return "'{" + ",".join(map(str, value)) + "}'"
+    return f"'{value}'"
+
+
+async def plan(
+    reader: asyncpg.Connection, sql: str, types: str, *arguments: Any, rounds: int = 7
+) -> dict[str, Any]:
+    """Execute as often as a plan may change, and return the last plan with what it touched."""
+    await reader.execute("DEALLOCATE ALL")
+    await reader.execute(f"PREPARE read({types}) AS {sql}")
+    call = f"EXECUTE read({', '.join(map(literal, arguments))})"
+    for _ in range(rounds):
+        text = await reader.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {call}")
+    return json.loads(text)[0]["Plan"]  # type: ignore[no-any-return]
+
+
+def nodes(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [found, *(node for child in found.get("Plans", ()) for node in nodes(child))]
+
+
+def buffers(found: dict[str, Any]) -> int:
+    return int(found["Shared Hit Blocks"] + found["Shared Read Blocks"])
+
+
+def assert_cheap(found: dict[str, Any], most_buffers: int) -> None:
+    kinds = {node["Node Type"] for node in nodes(found)}
+    assert not kinds & {"Seq Scan", "Bitmap Heap Scan", "Gather", "Gather Merge"}, kinds
+    assert buffers(found) <= most_buffers, (buffers(found), most_buffers)
+
+
+async def snapshot(connection: asyncpg.Connection) -> tuple[int, str]:
+    row = await connection.fetchrow(
+        "SELECT pg_snapshot_xmax(s)::text::bigint, s::text FROM pg_current_snapshot() s"
+    )
+    assert row is not None
+    return row[0], row[1]
+
+
+@pytest.mark.parametrize("in_progress", [0, 16, 200])
+@pytest.mark.parametrize("waiting", [0, 1, 40])
+async def test_a_poll_touches_the_waiting_rows_and_each_partition_once(
+    outbox: asyncpg.Connection, reader: asyncpg.Connection, in_progress: int, waiting: int
+) -> None:
+    xmax, _ = await snapshot(outbox)
+    # Transactions that were in progress and wrote nothing: the dearest kind.
+    xip = [
+        await outbox.fetchval("SELECT pg_current_xact_id()::text::bigint")
+        for _ in range(in_progress)
+    ]
+    xmax = max([xmax, *[number + 1 for number in xip]])
+    for _ in range(waiting):
+        await outbox.execute(FILL, 1, 1)
+    found = await plan(
+        reader, cursor.WINDOW, "xid8, xid8[], bigint, int", xmax, tuple(xip), 1601, 4096
+    )
+    assert found["Actual Rows"] == waiting + 1
+    probes = PARTITIONS * (1 + in_progress)
+    assert_cheap(found, PROBE * probes + 3 * waiting + 50)
+
+
+async def test_a_bulk_transaction_that_ended_costs_a_page(
+    outbox: asyncpg.Connection, reader: asyncpg.Connection
+) -> None:
+    xmax, _ = await snapshot(outbox)
+    bulk = await outbox.fetchval("SELECT max(txid)::text::bigint FROM relay.outbox")
+    found = await plan(reader, cursor.WINDOW, "xid8, xid8[], bigint, int", xmax, (bulk,), 101, 4096)
+    assert found["Actual Rows"] == 102
+    assert_cheap(found, PROBE * PARTITIONS * 2 + 6 * 102)
+
+
+async def test_a_bulk_transaction_still_in_progress_is_not_walked_through(
+    outbox: asyncpg.Connection, reader: asyncpg.Connection, database: str
+) -> None:
+    loader = await asyncpg.connect(database)
+    await loader.execute("BEGIN")
+    await loader.execute(FILL, 1, 20_000)
+    txid = await loader.fetchval("SELECT pg_current_xact_id()::text::bigint")
+    found = await plan(
+        reader, cursor.WINDOW, "xid8, xid8[], bigint, int", txid + 1, (txid,), 101, 4096
+    )
+    assert found["Actual Rows"] == 1
+    assert_cheap(found, PROBE * PARTITIONS + 50)
+    await loader.close()
+
+
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+async def test_a_page_of_a_large_window_costs_a_page(
+    outbox: asyncpg.Connection, reader: asyncpg.Connection, where: str
+) -> None:
+    """All that is retained is one window: 100 rows of it cost 100 rows."""
+    low, high = await outbox.fetchrow("SELECT min(id), max(id) FROM relay.outbox")  # type: ignore[misc]
+    start = {"first": low - 1, "middle": (low + high) // 2, "last": high - 100}[where]
+    _, now = await snapshot(outbox)
+    found = await plan(
+        reader, cursor.PAGE_OF_NEW, "bigint, bigint, xid8, text, bigint, int",
+        start, start + 32_768, 3, now, 100, 4096,
+    )  # fmt: skip
+    assert found["Actual Rows"] == 100
+    assert_cheap(found, PROBE * PARTITIONS + 6 * 100)
+
+
+async def test_the_first_page_behind_retained_rows_does_not_walk_them(
+    outbox: asyncpg.Connection, reader: asyncpg.Connection
+) -> None:
+    xmax, _ = await snapshot(outbox)
+    hint = await outbox.fetchval("SELECT max(id) FROM relay.outbox")
+    await outbox.execute(FILL, 1, 5_000)
+    _, now = await snapshot(outbox)
+    lowest = await plan(
+        reader, cursor.LOWEST_OF_NEW, "xid8, xid8, bigint", xmax, now.split(":")[1], hint
+    )
+    assert_cheap(lowest, PROBE * PARTITIONS + 60)  # the index entries of 5,000 rows, no row
+    page = await plan(
+        reader, cursor.PAGE_OF_NEW, "bigint, bigint, xid8, text, bigint, int",
+        hint, hint + 32_768, xmax, now, 100, 4096,
+    )  # fmt: skip
+    assert page["Actual Rows"] == 100
+    assert_cheap(page, PROBE * PARTITIONS + 6 * 100)
+
+
+async def test_rows_of_ended_transactions_are_found_by_transaction(
+    outbox: asyncpg.Connection, reader: asyncpg.Connection
+) -> None:
+    numbers = await outbox.fetch("SELECT DISTINCT txid::text::bigint FROM relay.outbox ORDER BY 1")
+    txids = tuple(row[0] for row in numbers[:16])
+    low, high = await outbox.fetchrow("SELECT min(id) - 1, max(id) FROM relay.outbox")  # type: ignore[misc]
+    found = await plan(
+        reader,
+        cursor.PAGE_OF_ENDED,
+        "bigint, bigint, xid8[], bigint, int",
+        low,
+        high,
+        txids,
+        10,
+        4096,
+    )
+    assert found["Actual Rows"] == 10
+    assert_cheap(found, PROBE * PARTITIONS * len(txids) + 10 * len(txids) * 4)
+    lowest = await plan(reader, cursor.LOWEST_OF_ENDED, "xid8[]", txids)
+    assert_cheap(lowest, PROBE * PARTITIONS * len(txids) + 4 * len(txids))
+
+
+async def test_the_bounds_are_two_probes_a_partition(
+    outbox: asyncpg.Connection, reader: asyncpg.Connection
+) -> None:
+    text = await reader.fetchval(
+        f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {cursor.BOUNDS}"
+    )
+    assert_cheap(json.loads(text)[0]["Plan"], PROBE * PARTITIONS * 2)
+    middle = await outbox.fetchval("SELECT (min(id) + max(id)) / 2 FROM relay.outbox")
+    assert_cheap(await plan(reader, cursor.NEXT_ID, "bigint", middle), PROBE * PARTITIONS)
