@@ -7,6 +7,7 @@ NO_COLOR, no escape sequence is written.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,15 @@ def print_json(data: Any) -> None:
 
 
 def console() -> Console:
-    """Return rich's console for stdout: it looks at the terminal and at NO_COLOR itself."""
+    """Return rich's console for stdout."""
     from rich.console import Console  # noqa: PLC0415 - nor is rich needed for JSON
 
-    width = None if sys.stdout.isatty() else 200
-    return Console(width=width, highlight=False, soft_wrap=not sys.stdout.isatty())
+    terminal = sys.stdout.isatty()
+    # rich's own NO_COLOR would leave bold, which is an escape sequence like any other.
+    plain = not terminal or bool(os.environ.get("NO_COLOR"))
+    return Console(
+        width=None if terminal else 200,
+        highlight=False,
+        soft_wrap=not terminal,
+        color_system=None if plain else "auto",
+    )
