@@ -7,8 +7,8 @@ closed stays closed. Each change is reported once, by the row that it changed.
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -29,7 +29,6 @@ from relay.diagnose.incidents import (
     grown_tenfold,
     ordinary_rate,
 )
-from relay.diagnose.verdicts import MEANINGS as VERDICTS
 from relay.diagnose.verdicts import Verdict
 
 # Cases older than that without an incident stay single losses.
@@ -247,94 +246,6 @@ async def _write(connection: asyncpg.Connection, state: _State) -> list[Incident
     if done and not state.closed:
         changes.append(IncidentChange("closed", state.incident_id, kind, state.orders))
     return changes
-
-
-@dataclass(frozen=True, slots=True)
-class IncidentSeen:
-    """An incident as people read it.
-
-    Attributes:
-        breakdown: how many of its orders are what: lost, delayed, unknown, late, closed.
-        story: what was recorded that explains it.
-    """
-
-    incident_id: int
-    kind: Kind
-    from_at: datetime
-    to_at: datetime
-    orders: int
-    opened_at: datetime
-    closed_at: datetime | None
-    closed_by: str | None
-    closed_why: str | None
-    breakdown: dict[str, int]
-    story: dict[str, Any]
-
-
-_LIST: Final = """
-SELECT * FROM relay.incident
- WHERE (closed_at IS NULL OR $1) AND ($2::timestamptz IS NULL OR to_at >= $2)
-   AND ($3::bigint IS NULL OR incident_id = $3)
- ORDER BY closed_at IS NULL DESC, from_at DESC LIMIT $4
-"""
-_BREAKDOWN: Final = """
-SELECT incident_id, closed_as, verdict, count(*) AS orders FROM relay.overdue
- WHERE incident_id = ANY ($1::bigint[])
- GROUP BY incident_id, closed_as, verdict
-"""
-
-
-async def list_incidents(
-    connection: asyncpg.Connection,
-    *,
-    closed: bool,
-    since: datetime | None = None,
-    incident_id: int | None = None,
-    at_most: int = 100,
-) -> list[IncidentSeen]:
-    """Return incidents, open ones first, the newest first.
-
-    Args:
-        connection: any role that may read them.
-        closed: the closed ones, too.
-        since: only those with an order placed since then.
-        incident_id: only this one.
-        at_most: how many.
-    """
-    rows = await connection.fetch(_LIST, closed, since, incident_id, at_most)
-    parts: defaultdict[int, list[asyncpg.Record]] = defaultdict(list)
-    for part in await connection.fetch(_BREAKDOWN, [row["incident_id"] for row in rows]):
-        parts[part["incident_id"]].append(part)
-    return [_seen(row, parts[row["incident_id"]]) for row in rows]
-
-
-def _seen(row: asyncpg.Record, parts: Sequence[asyncpg.Record]) -> IncidentSeen:
-    return IncidentSeen(
-        incident_id=row["incident_id"],
-        kind=(row["hop"], row["verdict"], row["cause"]),
-        from_at=row["from_at"],
-        to_at=row["to_at"],
-        orders=row["order_count"],
-        opened_at=row["opened_at"],
-        closed_at=row["closed_at"],
-        closed_by=row["closed_by"],
-        closed_why=row["closed_why"],
-        breakdown=_breakdown(parts),
-        story=json.loads(row["story"]),
-    )
-
-
-def _breakdown(parts: Sequence[asyncpg.Record]) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    for part in parts:
-        if part["closed_as"] == "returned":
-            name = "returned late"
-        elif part["closed_as"] == "closed":
-            name = "closed by hand"
-        else:
-            name = VERDICTS[Verdict(part["verdict"])].fate.value
-        found[name] += part["orders"]
-    return dict(found)
 
 
 _TELL: Final = "UPDATE relay.incident SET story = $2::jsonb WHERE incident_id = $1"

@@ -25,7 +25,8 @@ from relay.diagnose.gather import Gatherer, GatherOptions
 from relay.diagnose.gather_around import read_processes
 from relay.diagnose.gather_logs import LogReading
 from relay.diagnose.gather_rows import read_orders
-from relay.diagnose.incident_rows import IncidentChange, assign, list_incidents, write_story
+from relay.diagnose.incident_list import list_incidents
+from relay.diagnose.incident_rows import IncidentChange, assign, write_story
 from relay.diagnose.late import find_late, looked_until
 from relay.diagnose.overdue import find_open
 from relay.diagnose.overdue_spans import OverdueSpans, Report

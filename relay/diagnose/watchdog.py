@@ -204,6 +204,32 @@ async def _written(connection: asyncpg.Connection, rows: Any) -> None:
         raise WatchLostError(f"the database does not answer: {error}") from error
 
 
+async def watch_once(
+    dsn: str | None, kafka: KafkaConnection, flow: Flow, options: WatchOptions
+) -> RoundReport | None:
+    """Do one round now, without spans; None when another watchdog is active, or it cannot be done.
+
+    For commands that show what watchdogs record, where none may have run yet.
+    """
+    try:
+        leasing = await connect(dsn, LEASE_CONNECTION, command_timeout_seconds=30.0)
+    except DATABASE_FAILURES:
+        return None
+    try:
+        lease = WatchLease(leasing, f"once-{uuid4()}", options.lease_seconds * 4)
+        if not await lease.take():
+            return None
+        try:
+            return await Round(leasing, kafka, flow, options, None).run()
+        finally:
+            await lease.release()
+    except _ROUND_FAILURES as error:
+        _LOG.debug("not_watched_once", why=str(error))
+        return None
+    finally:
+        leasing.terminate()
+
+
 def _say(change: IncidentChange) -> None:
     hop, verdict, cause = change.kind
     told = _LOG.info if change.event == "closed" else _LOG.error

@@ -1,0 +1,157 @@
+"""Find: `relay incidents`: when, where and why returns were late or lost.
+
+Invariant: the story of each is what was recorded; single losses that are ordinary make none. Exit
+code 3 when one is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import datetime
+from typing import Any
+
+import click
+
+from relay.cli.diagnose import SINCE
+from relay.cli.errors import Found
+from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.watchdog import watch_options
+from relay.diagnose.causes import MEANINGS, Cause
+from relay.diagnose.incident_list import IncidentSeen, list_incidents, single_orders
+from relay.diagnose.session import UnreachableError, session
+from relay.diagnose.surroundings import Missing
+from relay.diagnose.verdicts import Hop, Verdict, page
+from relay.diagnose.watchdog import watch_once
+from relay.runtime.settings import Settings
+
+_SHOWN = 5
+_SAMPLE_ORDERS = 3
+
+
+class IncidentType(click.ParamType[int]):
+    """`I-17`, or 17."""
+
+    name = "I-N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number."""
+        found = re.fullmatch(r"(?:[Ii]-)?(\d{1,18})", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no incident: I-17", param, ctx)
+        return int(found[1])
+
+
+@click.command("incidents")
+@click.argument("incident", type=IncidentType(), required=False)
+@click.option("--all", "closed", is_flag=True, help="Closed ones, too.")
+@click.option("--since", type=SINCE, help="With orders placed since then: a time, 24h, 7d.")
+@click.pass_context
+def command(ctx: click.Context, incident: int | None, closed: bool, since: datetime | None) -> None:
+    """Show when, where and why returns were late or lost, the open incidents first.
+
+    With I-N: all that is known of one.
+    """
+    settings = settings_of(ctx)
+    everything = closed or incident is not None or since is not None
+    seen, single = asyncio.run(_read(settings, incident, everything, since))
+    if incident is not None and not seen:
+        raise click.UsageError(f"there is no incident I-{incident}")
+    if wants_json(ctx):
+        print_json({"incidents": [as_data(one) for one in seen], "single_orders": single})
+    else:
+        click.echo("\n".join(shown(seen, single, whole=incident is not None)))
+    if any(one.closed_at is None for one in seen):
+        raise Found("incidents are open")
+
+
+async def _read(
+    settings: Settings, incident: int | None, closed: bool, since: datetime | None
+) -> tuple[list[IncidentSeen], int]:
+    dsn, kafka, flow = settings.database.dsn, settings.kafka, settings.flow
+    # Where no watchdog runs, what is overdue now is recorded first, if this role may.
+    await watch_once(dsn, kafka, flow, watch_options(settings))
+    async with session(dsn, kafka, flow) as opened:
+        con = opened.connection
+        if isinstance(con, Missing):
+            raise UnreachableError(con.detail)
+        seen = await list_incidents(con, closed=closed, since=since, incident_id=incident)
+        return seen, await single_orders(con)
+
+
+def as_data(one: IncidentSeen) -> dict[str, Any]:
+    """Return the incident for --json."""
+    hop, verdict, cause = one.kind
+    return {
+        "incident": one.name,
+        "hop": None if hop == "-" else hop,
+        "verdict": verdict,
+        "cause": cause,
+        "from": one.from_at.isoformat(),
+        "to": one.to_at.isoformat(),
+        "orders": one.orders,
+        "breakdown": one.breakdown,
+        "story": one.story.get("text"),
+        "example_orders": list(one.examples),
+        "opened_at": one.opened_at.isoformat(),
+        "closed_at": None if one.closed_at is None else one.closed_at.isoformat(),
+        "closed_by": one.closed_by,
+        "closed_why": one.closed_why,
+        "fix": MEANINGS[Cause(cause)].fix,
+        "next": next_command(one),
+    }
+
+
+def shown(seen: list[IncidentSeen], single: int, *, whole: bool) -> list[str]:
+    """Return the lines for people: at most a screen."""
+    alone = f"{single:,} overdue orders belong to none: `relay unreturned`" if single else ""
+    if not seen:
+        calm = click.style("no incident is open", fg="green", bold=True)
+        return [calm, f" {alone}"] if alone else [calm]
+    lines: list[str] = []
+    for one in seen[:_SHOWN]:
+        lines += _one(one, whole=whole)
+    if len(seen) > _SHOWN:
+        lines.append(f" ... and {len(seen) - _SHOWN} more (--json, or relay incidents I-N)")
+    if alone and not whole:
+        lines.append(f" {alone}")
+    return lines
+
+
+def _one(one: IncidentSeen, *, whole: bool) -> list[str]:
+    hop, verdict, cause = one.kind
+    place = f"{Hop(hop).number} {hop}" if hop != "-" else "-"
+    when = f"{one.from_at.astimezone():%m-%d %H:%M} - {one.to_at.astimezone():%H:%M}"
+    state = "open" if one.closed_at is None else f"closed by {one.closed_by}"
+    colour = "red" if one.closed_at is None else None
+    head = f"{one.name}  {place}: {verdict} / {cause}   {when}   {_counts(one)}   {state}"
+    lines = [click.style(head, fg=colour, bold=True)]
+    lines.append(f"      {one.story.get('text') or MEANINGS[Cause(cause)].meaning}")
+    if whole:
+        lines += [f"      why   {MEANINGS[Cause(cause)].meaning}"]
+        lines += [f"      order {order}" for order in one.examples[:_SAMPLE_ORDERS]]
+        if one.closed_why:
+            lines.append(f"      closed {one.closed_why}")
+    fix = MEANINGS[Cause(cause)].fix
+    if fix and one.closed_at is None:
+        lines.append(f"      fix   {fix}")
+    if one.closed_at is None:
+        lines.append(f"      next  {next_command(one)}")
+    if whole:
+        lines.append(f"      docs  {page(Verdict(verdict))}")
+    return lines
+
+
+def _counts(one: IncidentSeen) -> str:
+    parts = [f"{count:,} {name}" for name, count in sorted(one.breakdown.items())]
+    return f"{one.orders:,} orders ({', '.join(parts)})" if parts else f"{one.orders:,} orders"
+
+
+def next_command(one: IncidentSeen) -> str:
+    """Return the command to run now."""
+    commands = MEANINGS[Cause(one.kind[2])].next
+    own = [command for command in commands if command != "relay incidents"] or list(commands)
+    first = own[0]
+    if first.startswith("relay replay"):
+        return f"relay replay --incident {one.name}"
+    return first.format(order=one.examples[0] if one.examples else "ORDER", twin="ORDER")

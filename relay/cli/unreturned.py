@@ -1,0 +1,106 @@
+"""Find: `relay unreturned`: the overdue orders, by hop, cause and age.
+
+Invariant: at most a screen for people; everything under --json; order ids alone under --ids, for
+pipes. Exit code 3 when there are any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from relay.cli.diagnose import SINCE
+from relay.cli.errors import Found
+from relay.cli.output import print_json, settings_of, wants_json
+from relay.diagnose.explain_hops import span
+from relay.diagnose.gather import GatherOptions
+from relay.diagnose.session import session
+from relay.diagnose.unreturned import (
+    NOT_LOOKED_AT,
+    QUICK,
+    Unreturned,
+    UnreturnedList,
+    list_unreturned,
+)
+from relay.diagnose.verdicts import HOPS, Fate
+from relay.runtime.settings import Settings
+
+_LINES = 15
+
+
+@click.command("unreturned")
+@click.option("--since", type=SINCE, help="Orders placed from then on: a time, 24h, 7d.")
+@click.option("--ids", is_flag=True, help="Order ids alone, one a line, for `relay diagnose -`.")
+@click.option("--hop", type=click.Choice([hop.value for hop in HOPS]), help="Only this hop's.")
+@click.option("--limit", type=click.IntRange(1), default=100_000, help="Orders at most.")
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> None:
+    """List the orders whose return is overdue, by hop and cause.
+
+    What the watchdog has diagnosed is shown as it recorded it. Exit code 3: there are some.
+    """
+    settings = settings_of(ctx)
+    found = asyncio.run(_read(settings, given["since"], given["limit"]))
+    if given["hop"] is not None:
+        found.orders = [one for one in found.orders if one.hop == given["hop"]]
+    if wants_json(ctx):
+        orders = [one.as_json(settings.trace.url) for one in found.orders]
+        print_json({"orders": orders, "by_hop": found.by_hop()})
+    elif given["ids"]:
+        click.echo("".join(f"{one.order_id}\n" for one in found.orders), nl=False)
+    else:
+        click.echo("\n".join(shown(found, datetime.now(UTC))))
+    if found.orders:
+        raise Found(f"{len(found.orders)} orders are overdue")
+
+
+async def _read(settings: Settings, since: datetime | None, at_most: int) -> UnreturnedList:
+    options = GatherOptions(since, QUICK)
+    async with session(settings.database.dsn, settings.kafka, settings.flow, options) as opened:
+        return await list_unreturned(opened, since, at_most)
+
+
+Kind = tuple[int, str, str, str]
+
+
+def shown(found: UnreturnedList, now_at: datetime) -> list[str]:
+    """Return the lines for people."""
+    if not found.orders:
+        return [click.style("no order is overdue", fg="green", bold=True)]
+    oldest = span((now_at - min(one.placed_at for one in found.orders)).total_seconds())
+    more = "more than " if found.cut else ""
+    head = f"{more}{len(found.orders):,} orders are overdue, the oldest for {oldest}"
+    lost = any(one.fate is Fate.LOST for one in found.orders)
+    lines = [click.style(head, fg="red" if lost else "yellow", bold=True)]
+    kinds = Counter(_kind(one) for one in found.orders)
+    for kind, count in sorted(kinds.items(), key=lambda one: (one[0][0], -one[1]))[:_LINES]:
+        lines.append(_kind_line(kind, count, found.orders, now_at))
+    if len(kinds) > _LINES:
+        lines.append(f" ... and {len(kinds) - _LINES} more kinds (--json)")
+    incidents = sorted({one.incident_id for one in found.orders if one.incident_id is not None})
+    lines.append(f" next  {_next(found.orders, incidents)}")
+    return lines
+
+
+def _kind(one: Unreturned) -> Kind:
+    number = next((hop.number for hop in HOPS if hop.value == one.hop), 0)
+    return number, one.hop or "-", one.verdict or NOT_LOOKED_AT, one.cause or "-"
+
+
+def _kind_line(kind: Kind, count: int, orders: Sequence[Unreturned], now_at: datetime) -> str:
+    number, hop, verdict, cause = kind
+    own = [one for one in orders if _kind(one) == kind]
+    age = span((now_at - min(one.placed_at for one in own)).total_seconds())
+    place = f"{number} {hop}" if number else "-"
+    return f" {count:>7,}  {place:<10} {verdict} / {cause}  oldest {age}"
+
+
+def _next(orders: Sequence[Unreturned], incidents: Sequence[int]) -> str:
+    if incidents:
+        return "relay incidents"
+    return f"relay diagnose {orders[0].order_id}" if len(orders) == 1 else "relay diagnose"
