@@ -1,13 +1,19 @@
 """Setup: `relay embedded up|down|env`: a PostgreSQL and a Kafka for development, no Docker."""
 
+import asyncio
 import json
 import shlex
 from pathlib import Path
 
 import click
 
+from relay.cli.output import settings_of
 from relay.embedded import persistent
 from relay.embedded.folders import lasting_folder
+from relay.runtime.kafka import KafkaConnection
+from relay.runtime.topics import make_topics
+
+_PARTITIONS = 6
 
 _FOLDER = click.option(
     "--dir",
@@ -42,12 +48,17 @@ def up(
 ) -> None:
     """Start both, wait until they answer, and print their settings; once up, only print.
 
-    Use them in this shell with: eval "$(relay embedded up)"
+    The flow's topics are made where they are missing. To use the servers in this shell:
+    eval "$(relay embedded up)"
     """
     folder = folder or lasting_folder()
     addresses = persistent.up(
         folder, postgres_port=postgres_port, kafka_port=kafka_port, report=_tell
     )
+    flow = settings_of(ctx).flow
+    topics = [*sorted(flow.topics), flow.returns_topic]
+    kafka = KafkaConnection(addresses.kafka_bootstrap_servers)
+    asyncio.run(make_topics(kafka, topics, partitions=_PARTITIONS))
     _tell(f"PostgreSQL and Kafka are up in {folder}; `relay embedded down` stops them")
     _print(addresses, as_json=as_json or bool(ctx.find_root().params.get("as_json")))
 

@@ -15,8 +15,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import asyncpg
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError
 
 from relay.diagnose.broker import Broker, connected
 from relay.diagnose.log_reader import fetch, seen
@@ -24,6 +23,7 @@ from relay.diagnose.verdicts import Hop
 from relay.runtime.database import connect
 from relay.runtime.flow import PROBE_EVENT, Flow
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.topics import make_topics
 
 APPLICATION_NAME: Final = "relay-probe"
 _LOOK_SECONDS: Final = 0.01
@@ -81,22 +81,10 @@ async def create_probe_topic(kafka: KafkaConnection, flow: Flow) -> bool:
     """Make the canaries' topic, kept for a day; tell whether it was missing.
 
     Raises:
-        KafkaError, OSError: the broker is away, or does not permit it.
+        TopicNotMadeError, KafkaError, OSError: the broker is away, or does not permit it.
     """
-    admin = AIOKafkaAdminClient(**kafka.client_options(APPLICATION_NAME))
-    try:
-        await admin.start()
-        copies = min(3, len((await admin.describe_cluster())["brokers"]))
-        topic = NewTopic(flow.probe_topic, 1, copies, topic_configs={"retention.ms": _DAY_MS})
-        answer = await admin.create_topics([topic])
-        error_code, *detail = answer.topic_errors[0][1:]
-        if error_code == TopicAlreadyExistsError.errno:
-            return False
-        if error_code:
-            raise for_code(error_code)(detail[0] if detail else flow.probe_topic)
-        return True
-    finally:
-        await admin.close()
+    configs = {"retention.ms": _DAY_MS}
+    return bool(await make_topics(kafka, [flow.probe_topic], partitions=1, configs=configs))
 
 
 async def run_probe(
@@ -128,9 +116,7 @@ async def run_probe(
     return probe
 
 
-async def _follow(
-    connection: asyncpg.Connection, broker: Broker, within_seconds: float
-) -> Probe:
+async def _follow(connection: asyncpg.Connection, broker: Broker, within_seconds: float) -> Probe:
     probe_id, loop = uuid4(), asyncio.get_running_loop()
     start = loop.time()
     try:

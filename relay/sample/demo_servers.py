@@ -1,8 +1,8 @@
 """Hops 1 to 5 of the demo: PostgreSQL and Kafka to run it on, migrated, with topics.
 
 Invariant: servers of its own are gone when the block is left, also when it is left while they
-start. Those that the environment names are used as they are, never stopped, and refused when
-somebody else's relay is at work there: it would publish the demo's orders.
+start. Those that the environment names are used as they are, never stopped: topics and groups there are the
+demo's own, and a database where somebody's relay is at work is refused: it would take the orders.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
+from aiokafka.admin import AIOKafkaAdminClient
 
 from relay.embedded import Cluster
 from relay.runtime.database import connect
-from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
 from relay.runtime.migrations import migrate
 from relay.runtime.settings import Settings, load_settings
+from relay.runtime.topics import make_topics
 from relay.sample.demo_result import DemoFailedError
 from relay.sample.installation import require_sample
 
@@ -70,7 +69,8 @@ async def servers(
     Raises:
         EmbeddedError: a server cannot be started.
         DatabaseError, MigrationError, NotSampleError: the given database cannot be used.
-        DemoFailedError: another relay is at work on it, or the topics cannot be made.
+        DemoFailedError: another relay is at work on it.
+        TopicNotMadeError: the topics cannot be made.
     """
     cluster = Cluster(
         database_url=given.get("DATABASE_URL"),
@@ -78,13 +78,12 @@ async def servers(
         report=tell,
     )
     async with _running(cluster):
-        events = {"order.placed": {"deadline_seconds": deadline_seconds}}
-        environment = {**_environment(given, cluster), "RELAY_FLOW_EVENTS": json.dumps(events)}
+        environment = _environment(given, cluster) | _flow(cluster, deadline_seconds)
         settings = load_settings(os.devnull, environment)
         version = await _prepare_database(settings)
-        await _make_topics(settings.kafka, settings.flow)
         logs = [server.log for server in (cluster.postgres, cluster.kafka) if server is not None]
-        yield Servers(settings, environment, version, tuple(logs))
+        async with _topics(settings, given=cluster.kafka is None):
+            yield Servers(settings, environment, version, tuple(logs))
 
 
 @asynccontextmanager
@@ -116,6 +115,41 @@ def _environment(given: Mapping[str, str], cluster: Cluster) -> dict[str, str]:
     }
 
 
+def _flow(cluster: Cluster, deadline_seconds: float) -> dict[str, str]:
+    """Return the flow's settings; on somebody's own broker, topics and groups that nobody has.
+
+    A sample processor in a real group, on a real topic, would confirm customers' orders.
+    """
+    events = {"order.placed": {"deadline_seconds": deadline_seconds}}
+    flow = {"RELAY_FLOW_EVENTS": json.dumps(events)}
+    if cluster.kafka is not None:
+        return flow
+    own = f"relay-demo-{uuid4().hex[:8]}"
+    return flow | {
+        "RELAY_FLOW_EVENTS_TOPIC": f"{own}.orders.events",
+        "RELAY_FLOW_RETURNS_TOPIC": f"{own}.orders.returns",
+        "RELAY_FLOW_PROCESSOR_GROUPS": f"{own}.order-processor",
+        "RELAY_FLOW_CONFIRM_GROUP": f"{own}.order-confirmation",
+    }
+
+
+@asynccontextmanager
+async def _topics(settings: Settings, *, given: bool) -> AsyncIterator[None]:
+    """Make both topics; on somebody's own broker they are removed afterwards."""
+    topics = [settings.flow.events_topic, settings.flow.returns_topic]
+    made = await make_topics(settings.kafka, topics, partitions=PARTITIONS)
+    try:
+        yield
+    finally:
+        if given and made:
+            admin = AIOKafkaAdminClient(**settings.kafka.client_options("relay-demo"))
+            try:
+                await admin.start()
+                await admin.delete_topics(made)
+            finally:
+                await admin.close()
+
+
 async def _prepare_database(settings: Settings) -> str:
     """Migrate, and return the server's version.
 
@@ -137,19 +171,3 @@ async def _prepare_database(settings: Settings) -> str:
         return version
     finally:
         await connection.close()
-
-
-async def _make_topics(kafka: KafkaConnection, flow: Flow) -> None:
-    """Make both topics; those that exist already are used as they are."""
-    admin = AIOKafkaAdminClient(**kafka.client_options("relay-demo"))
-    try:
-        await admin.start()
-        names = (flow.events_topic, flow.returns_topic)
-        new = [NewTopic(name, num_partitions=PARTITIONS, replication_factor=1) for name in names]
-        answer = await admin.create_topics(new)
-    finally:
-        await admin.close()
-    for name, code, *reason in answer.topic_errors:
-        error = for_code(code)
-        if error not in (NoError, TopicAlreadyExistsError):
-            raise DemoFailedError(f"topic {name} cannot be made: {error.__name__} {reason}")

@@ -13,7 +13,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, Literal, TextIO
 
 import structlog
@@ -36,6 +37,8 @@ _NAMED_PASSWORD: Final = re.compile(
 )
 _VALUE_CHARACTERS: Final = 8192
 _OUR_LOGGERS: Final = ("relay", "consumers")
+_REPEAT_SECONDS: Final = 30.0
+_REMEMBERED_LINES: Final = 1000
 
 
 def configure(
@@ -93,6 +96,7 @@ def _formatter(
 def _install(target: TextIO, formatter: logging.Formatter, level: str) -> None:
     handler = logging.StreamHandler(target)
     handler.setFormatter(formatter)
+    handler.addFilter(LibraryRepeats())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -101,6 +105,30 @@ def _install(target: TextIO, formatter: logging.Formatter, level: str) -> None:
     logging.captureWarnings(capture=True)
     for name in _OUR_LOGGERS:
         logging.getLogger(name).setLevel(level.upper())
+
+
+class LibraryRepeats(logging.Filter):
+    """Lets a library say the same thing once in a while: aiokafka does every 100 ms.
+
+    Our own lines all pass: they are written once a change.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said_at: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line passes."""
+        if record.name.partition(".")[0] in _OUR_LOGGERS:
+            return True
+        said, now = (record.name, str(record.msg)), self._clock()
+        if now - self._said_at.get(said, -_REPEAT_SECONDS) < _REPEAT_SECONDS:
+            return False
+        if len(self._said_at) > _REMEMBERED_LINES:
+            self._said_at.clear()
+        self._said_at[said] = now
+        return True
 
 
 def _with_trace_ids(

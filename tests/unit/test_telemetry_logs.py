@@ -187,3 +187,21 @@ def test_color_is_for_terminals_that_want_it(
     written = stream.getvalue()
     assert ("\x1b[" in written) is colored
     assert 'careful events=3 reason="too large" (relay.x)' in written
+
+
+def test_a_library_says_the_same_thing_once_in_a_while() -> None:
+    now = [0.0]
+    repeats = logs.LibraryRepeats(clock=lambda: now[0])
+
+    def passes(logger: str, message: str) -> bool:
+        return repeats.filter(logging.LogRecord(logger, 40, "", 1, message, (), None))
+
+    assert [passes("aiokafka.cluster", "Topic %s not found") for _ in range(3)] == [
+        True,
+        False,
+        False,
+    ]
+    assert passes("aiokafka.cluster", "something else")
+    assert all(passes("relay.publish", "waiting") for _ in range(3))
+    now[0] = 31.0
+    assert passes("aiokafka.cluster", "Topic %s not found")
