@@ -45,6 +45,12 @@ log = structlog.get_logger(__name__)
 
 CONNECTION_NAME: Final = "relay-confirm"
 _CLOSE_SECONDS: Final = 2.0
+
+# PostgreSQL 17 and newer. A client that is frozen between preparing a statement and executing it is
+# not "idle in transaction", but "active", and would keep its locks for as long as it is frozen.
+_LIMIT_TRANSACTIONS: Final = """
+SELECT set_config(name, $1, false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'
+"""
 _WAITED_OUT: Final = (
     DatabaseError,
     DatabaseBlockedError,
@@ -156,6 +162,7 @@ class ConfirmService:
             server_settings=self._server_settings(),
         )
         try:
+            await connection.execute(_LIMIT_TRANSACTIONS, str(int(self._longest_seconds * 1000)))
             await require_schema(connection)
             returns = await self._returns(connection)
             self._back("database")
@@ -165,6 +172,10 @@ class ConfirmService:
         finally:
             self.report.connection = None
             await _close(connection)
+
+    @property
+    def _longest_seconds(self) -> float:
+        return self.options.statement_seconds + self.options.frozen_seconds
 
     def _server_settings(self) -> dict[str, str]:
         frozen_ms = int(self.options.frozen_seconds * 1000)

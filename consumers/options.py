@@ -63,7 +63,8 @@ class ConfirmOptions:
         max_return_bytes: a larger return is refused unread.
         statement_seconds: a statement that takes longer counts as a lost connection.
         frozen_seconds: PostgreSQL ends the transaction of a consumer that stands still for so long,
-            so that a frozen one holds neither orders nor offsets.
+            so that a frozen one holds neither orders nor offsets. No transaction lasts longer than
+            this and `statement_seconds` together.
         blocked_backoff: while the database refuses everything.
     """
 
