@@ -41,6 +41,13 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
+def no_new_process() -> Iterator[None]:
+    before = psutil.Process().children()  # the guards of the servers that all tests share
+    yield
+    assert set(psutil.Process().children()) <= set(before)
+
+
+@pytest.fixture
 def taken_port() -> Iterator[int]:
     with socket.socket() as listener:
         listener.bind((LOOPBACK, free_port()))
@@ -197,6 +204,7 @@ def test_a_port_that_is_snatched_away_is_replaced(
         one.kill()
 
 
+@pytest.mark.usefixtures("no_new_process")
 @pytest.mark.parametrize(
     ("kind", "settings", "words"),
     [
@@ -212,15 +220,14 @@ def test_a_server_that_dies_at_start_says_why(
 ) -> None:
     with pytest.raises(ServerDiedError, match=words):
         kind(folder / "server", settings=settings).start()
-    assert psutil.Process().children() == []
 
 
+@pytest.mark.usefixtures("no_new_process")
 def test_a_server_that_does_not_answer_in_time_is_ended(folder: Path) -> None:
     kafka = EmbeddedKafka(folder / "kafka")
     kafka.start_within_seconds = 0.0
     with pytest.raises(ServerStuckError, match="does not answer"):
         kafka.start()
-    assert psutil.Process().children() == []
 
 
 @pytest.mark.parametrize("guards_too", [False, True])
@@ -261,15 +268,16 @@ def test_a_cluster_leaves_no_process_and_no_file() -> None:
     assert not folder.exists()
 
 
+@pytest.mark.usefixtures("no_new_process")
 def test_one_that_fails_takes_the_other_with_it() -> None:
     with (
         pytest.raises(ServerDiedError, match="shared_buffers"),
         Cluster(postgres_settings={"shared_buffers": "lots"}),
     ):
         pass
-    assert psutil.Process().children() == []
 
 
+@pytest.mark.usefixtures("no_new_process")
 def test_given_servers_are_used_and_not_started() -> None:
     with Cluster(database_url="postgresql://given", kafka_bootstrap_servers="given:1") as cluster:
         assert (cluster.database_url, cluster.kafka_bootstrap_servers) == (
@@ -277,4 +285,3 @@ def test_given_servers_are_used_and_not_started() -> None:
             "given:1",
         )
         assert (cluster.postgres, cluster.kafka) == (None, None)
-        assert psutil.Process().children() == []
