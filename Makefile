@@ -1,6 +1,6 @@
 # Needs nothing but Python 3.11+, make and the package registries. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock jaeger clean
+.PHONY: help setup demo test check format lock jaeger bench clean
 
 # The first Python that is new enough; `make setup PYTHON=/path/to/python3.11` chooses another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -39,6 +39,12 @@ lock:  ## lock Python's and Kafka's files again (ARGS=--upgrade for newer ones);
 
 jaeger:  ## build Jaeger from its Go module, once (needs Go)
 	@tools/build_jaeger.sh
+
+bench: setup  ## list the benchmarks; `make bench-NAME` runs one, `make bench-all` all
+	@.venv/bin/python -m benchmarks
+
+bench-%: setup
+	@.venv/bin/python -m benchmarks $* $(ARGS)
 
 clean:  ## remove what setup and the tools made in the checkout
 	rm -rf .venv .wheels .build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

@@ -11,13 +11,9 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from uuid import uuid4
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -26,6 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.version import __version__ as sdk_version
 from opentelemetry.trace import SpanKind as SdkSpanKind
 
+from benchmarks.collecting import collecting
 from relay.telemetry import names
 from relay.telemetry.identities import Identities
 from relay.telemetry.names import SpanKind
@@ -156,22 +153,10 @@ def report(name: str, rate: int, offered: int, exported: int, cpu: float) -> Non
     )
 
 
-@contextmanager
-def collector() -> Iterator[str]:
-    program = Path(__file__).with_name("collector.py")
-    process = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-    finally:
-        process.kill()
-        process.wait()
-
-
 def main() -> None:
     print(f"Python {platform.python_version()}, SDK {sdk_version}, {os.cpu_count()} CPUs\n")
     encoding(configure("benchmark", {}, version="0", instance_id="0", install=False))
-    with collector() as endpoint:
+    with collecting() as endpoint:
         for rate in RATES:
             exporting(endpoint, rate)
         for rate in (2_000, 10_000, 20_000):

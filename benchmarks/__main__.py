@@ -1,0 +1,76 @@
+"""Runs benchmarks: `python -m benchmarks NAME...`; without a name it lists them.
+
+Each prints a table and appends its measurements to `.build/benchmarks.jsonl`. They start a
+PostgreSQL and a Kafka of their own and need two quiet cores to mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from benchmarks import (
+    contended,
+    crash,
+    drain,
+    held,
+    idle,
+    latency,
+    limits,
+    partitions,
+    polls,
+    returns,
+    writers,
+)
+from benchmarks.report import say
+from benchmarks.servers import Servers, servers
+from benchmarks.settings import Settings
+from benchmarks.tracing import measure
+
+
+def tracing(_servers: Servers, _settings: Settings) -> None:
+    """What tracing costs an event: its context, its span, its export; beside the SDK."""
+    measure.main()
+
+
+WORKLOADS: dict[str, Callable[[Servers, Settings], None]] = {
+    "drain": drain.run,
+    "drain-behind": drain.run_behind,
+    "latency": latency.run,
+    "polls": polls.run,
+    "writers": writers.run,
+    "held": held.run,
+    "contended": contended.run,
+    "crash": crash.run,
+    "partitions": partitions.run,
+    "returns": returns.run,
+    "idle": idle.run,
+    "memory": idle.run_memory,
+    "tracing": tracing,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    default = Settings()
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*WORKLOADS, "all", []])
+    parser.add_argument("--runs", type=int, default=default.runs)
+    parser.add_argument("--rows", type=int, default=default.rows)
+    parser.add_argument("--retained", type=int, default=default.retained)
+    parser.add_argument("--seconds", type=int, default=default.seconds)
+    given = parser.parse_args()
+    if not given.names:
+        for name, run in WORKLOADS.items():
+            print(f"  {name:16} {(run.__doc__ or '').splitlines()[0]}")
+        return
+    names = list(WORKLOADS) if "all" in given.names else given.names
+    settings = Settings(given.runs, given.rows, given.retained, given.seconds)
+    with servers() as pair:
+        limits.warm_up(pair)
+        for name in names:
+            say(f"--- {name}")
+            WORKLOADS[name](pair, settings)
+
+
+if __name__ == "__main__":
+    main()

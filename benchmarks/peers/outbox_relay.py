@@ -1,0 +1,48 @@
+"""Makes `outbox-relay.toml`: this relay as one more system of the peers' harness.
+
+    .venv/bin/python -m benchmarks.peers.outbox_relay
+
+The harness makes a new database for every run from the `schema` in the file, so that one holds the
+whole schema of `relay migrate --relay-only`, with 31 daily partitions: 23 days back, today, and the
+seven that the relay itself keeps ahead. A test compares the file with schemas/sql.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relay.runtime.migrations import load, script
+
+PATH = Path(__file__).with_name("outbox-relay.toml")
+
+_PARTITIONS = """
+-- 31 partitions: those of migrate (today and seven days ahead), and 23 days back.
+SELECT relay.create_partition((clock_timestamp() AT TIME ZONE 'UTC')::date - back)
+  FROM generate_series(1, 23) AS back;
+"""
+
+_TOML = '''\
+# Made by benchmarks/peers/outbox_relay.py from schemas/sql: not to be edited by hand.
+# Start it with RELAY_BIN, the `relay` to measure (by default the one on the PATH).
+about = "outbox-relay: snapshot window, one batch in flight per partition, ledger, checkpoint"
+insert = """
+INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload, traceparent)
+SELECT 'order', r.agg, 'order.placed', bench_payload(r.i, r.agg, r.v)::json, bench_trace(r.i)
+  FROM r"""
+start = """
+export DATABASE_URL="$DSN" KAFKA_BOOTSTRAP_SERVERS="$BOOTSTRAP"
+export RELAY_FLOW_EVENTS_TOPIC="$TOPIC" RELAY_FLOW_APPLY=observe RELAY_METRICS_ENABLED=false
+exec "${RELAY_BIN:-relay}" run"""
+schema = """
+'''
+
+
+def text() -> str:
+    """Return what the file must say."""
+    whole = script(load(sample=False), "production").removeprefix("\\set ON_ERROR_STOP on\n")
+    schema = whole + _PARTITIONS
+    return _TOML + schema.replace("\\", "\\\\").replace('"""', '\\"""') + '"""\n'
+
+
+if __name__ == "__main__":
+    PATH.write_text(text(), encoding="utf-8")
