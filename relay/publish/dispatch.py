@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from relay.publish.batch import Batch, batches
 from relay.publish.checkpoint import Parked
 from relay.publish.compression import Codec
 from relay.publish.page import Page
-from relay.publish.partitioner import Partitioner
+from relay.publish.partitioner import partitions
 from relay.publish.publisher import EncodedBatch
 from relay.publish.record import RecordEncoder, record_sizes, records_of
 from relay.publish.sizing import Sizing
@@ -46,7 +46,6 @@ class Dispatcher:
     sizing: Sizing
     codec: Codec
     parked_orders: set[bytes]
-    partitioner: Partitioner = field(default_factory=Partitioner)
 
     def topics(self, page: Page) -> set[str]:
         """Return the topics that a page's rows go to."""
@@ -66,7 +65,7 @@ class Dispatcher:
             for batch in batches(
                 topic=topic,
                 places=places,
-                partitions=self.partitioner.partitions(keys, partition_counts[topic]),
+                partitions=partitions(keys, partition_counts[topic]),
                 sizes=sizes,
                 outbox_ids=page.ids,
                 limit=self.sizing.limit(topic),

@@ -22,6 +22,7 @@ from relay.publish.cursor import READER_SETTINGS
 from relay.publish.errors import LeaseLostError, ServersDifferError, TopicWaitError
 from relay.publish.lease import WRITER_NAME, Lease, Taken, holder
 from relay.publish.maintenance import MaintenanceOptions
+from relay.publish.memory import collect_rarely, keep_freed_memory
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
 from relay.publish.pipeline import Progress
@@ -120,6 +121,8 @@ class RelayService:
             SchemaVersionError, DatabaseRefusedError, KafkaSettingsError, CompressionMissingError:
                 the settings cannot work.
         """
+        keep_freed_memory()
+        collect_rarely()
         beat = Heartbeat(
             self.dsn, self.process, self.outages, detail=self.detail, noticed=_LOG.warning
         )
