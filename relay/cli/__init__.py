@@ -142,6 +142,8 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
 def root(ctx: click.Context, config: str | None, as_json: bool) -> None:
     """Publishes an order service's outbox to Kafka, and finds where a return was lost."""
     ctx.obj = {"config": config, "json": as_json}
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False  # click itself does not know the variable
     # A library's warning is no part of a command's answer; services configure their own logs.
     logging.getLogger().addHandler(logging.NullHandler())
 

@@ -1,8 +1,8 @@
 """Hops 1 to 5 of the demo: PostgreSQL and Kafka to run it on, migrated, with topics.
 
 Invariant: servers of its own are gone when the block is left, also when it is left while they
-start. Those that the environment names are used as they are, never stopped: topics and groups there are the
-demo's own, and a database where somebody's relay is at work is refused: it would take the orders.
+start. Those that the environment names are used as they are, never stopped: topics and groups are
+the demo's own there, and a database where a relay is at work is refused: it would take the orders.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Service:
             ServiceFailedError: it is not running.
         """
         if self._process is None or not self._process.is_running():
-            code = None if self._process is None else self._process.exit_code
+            code = self.stop()  # its guard tells, once it has reaped it
             raise ServiceFailedError(f"{self.name} ended by itself (exit code {code})")
 
     def said(self, key: str) -> Any | None:

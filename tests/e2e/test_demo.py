@@ -1,0 +1,159 @@
+"""`relay demo`, as someone new runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+import pytest
+from confluent_kafka.admin import AdminClient
+
+Eventually = Callable[..., Awaitable[Any]]
+
+SMALL = ("demo", "--orders", "60", "--rate", "30")
+
+
+def family(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def service(pid: int, *words: str) -> psutil.Process | None:
+    """The demo's child with these words on its command line; its guard has them in one."""
+    for child in family(pid):
+        try:
+            line = child.cmdline()
+        except psutil.Error:
+            continue
+        if all(word in line for word in words):
+            return child
+    return None
+
+
+def all_gone(started: list[psutil.Process]) -> bool:
+    return not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def kept_logs(stderr: str) -> dict[str, str]:
+    """The logs that a failed demo kept, by name; removed here."""
+    folder = Path(stderr.rpartition("all logs are kept in ")[2].split("\n")[0].strip())
+    try:
+        return {one.name: one.read_text("utf-8", "replace") for one in folder.iterdir()}
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_every_order_comes_back_but_those_lost_on_purpose(relay_command: Any) -> None:
+    """On servers of its own: no DATABASE_URL, no KAFKA_BOOTSTRAP_SERVERS."""
+    done = relay_command("--json", *SMALL, "--lose", "2", within_seconds=110)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["ok"], said["problems"]) == (True, [])
+    assert (said["placed"], said["expected"], said["returned"]) == (60, 58, 58)
+    assert said["statuses"]["submitted"] == 2
+    assert 18 <= said["statuses"]["rejected"] <= 20, "a third of them is dear"
+    assert len(said["lost_on_purpose"]) == 2
+    assert said["lost_and_found"] == said["lost_on_purpose"]
+    assert [one["verdict"] for one in said["missing"]] == ["no_return"] * 2
+    assert {name: one["count"] for name, one in said["hops"].items()} == {
+        "place": 60,
+        "publish": 60,
+        "process": 58,
+        "return": 58,
+        "confirm": 58,
+        "hops 2 to 5": 58,
+    }
+    assert said["example"]["verdict"] == "returned"
+    assert [hop["state"] for hop in said["example"]["hops"]] == ["ok"] * 5
+    for name in ("place", "publish", "process", "return", "confirm"):
+        assert f" {name} " in done.stderr, "live progress, hop by hop"
+
+
+async def test_given_servers_are_used_and_left_alone(
+    relay_command: Any, pg: asyncpg.Connection, kafka_bootstrap: str
+) -> None:
+    done = relay_command(*SMALL, "--lose", "0", within_seconds=110)
+    assert done.returncode == 0, done.stderr
+    assert await pg.fetchval("SELECT count(*) FROM orders WHERE returned_at IS NOT NULL") == 60
+    assert "returned  60 of the 60 that were expected" in done.stdout
+    assert "as `relay trace` shows it" in done.stdout
+    left = AdminClient({"bootstrap.servers": kafka_bootstrap}).list_topics(timeout=10).topics
+    assert not [topic for topic in left if topic == "orders.events" or "relay-demo" in topic]
+
+
+async def test_a_relay_that_is_at_work_there_is_not_joined(
+    relay_process: Any,
+    relay_command: Any,
+    database: str,
+    kafka_bootstrap: str,
+    pg: Any,
+    eventually: Eventually,
+    topics: Any,
+) -> None:
+    topic = topics.create("orders.events")
+    relay_process("run", env={"RELAY_FLOW_EVENTS_TOPIC": topic, "RELAY_METRICS_PORT": "0"})
+    await eventually(
+        lambda: pg.fetchval("SELECT owner FROM relay.lease WHERE duty = 'relay'"),
+        within_seconds=60,
+    )
+    refused = relay_command(*SMALL, within_seconds=60)
+    assert refused.returncode == 1
+    assert "is at work on this database" in refused.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_it_stops_when_told_to_and_leaves_nothing_running(
+    relay_process: Any, eventually: Eventually, number: signal.Signals
+) -> None:
+    demo = relay_process("demo", "--orders", "2000", "--rate", "20")
+    await eventually(lambda: " place " in demo.stderr, within_seconds=90)
+    started = family(demo.pid)
+    assert len(started) >= 6, "two servers and four services at least"
+    demo.send_signal(number)
+    assert demo.wait(60) == 130
+    assert "stopped before the end; nothing was left running" in demo.stderr
+    assert all_gone(started)
+
+
+async def test_even_a_killed_demo_leaves_nothing_running(
+    relay_process: Any, eventually: Eventually
+) -> None:
+    demo = relay_process("demo", "--orders", "2000", "--rate", "20")
+    await eventually(lambda: " place " in demo.stderr, within_seconds=90)
+    started = family(demo.pid)
+    demo.kill()
+    await eventually(lambda: all_gone(started), within_seconds=60)
+
+
+async def test_a_service_that_dies_is_named_and_its_log_is_kept(
+    relay_process: Any, eventually: Eventually, database: str, kafka_bootstrap: str
+) -> None:
+    demo = relay_process("demo", "--orders", "2000", "--rate", "20")
+    await eventually(lambda: " place " in demo.stderr, within_seconds=90)
+    relay = service(demo.pid, "run")
+    assert relay is not None
+    relay.kill()
+    assert demo.wait(60) == 1
+    assert "the relay ended by itself (exit code 137)" in demo.stderr
+    logs = kept_logs(demo.stderr)
+    assert set(logs) >= {"relay.log", "confirm.log", "order-service.log", "order-processor.log"}
+    assert '"active"' in logs["relay.log"]
+
+
+async def test_orders_that_do_not_come_back_are_a_failure(
+    relay_process: Any, eventually: Eventually, database: str, kafka_bootstrap: str
+) -> None:
+    demo = relay_process("demo", "--orders", "40", "--rate", "20", "--timeout", "5")
+    await eventually(lambda: " place " in demo.stderr, within_seconds=90)
+    confirm = service(demo.pid, "confirm")
+    assert confirm is not None
+    confirm.suspend()
+    assert demo.wait(100) == 1
+    assert "orders did not come back, not on purpose" in demo.stderr
+    assert "One that did not come back, and should have:" in demo.stdout
+    assert "confirm.log" in kept_logs(demo.stderr)
