@@ -163,7 +163,18 @@ class Topics:
         new = NewTopic(topic, partitions, replication_factor=1, config=settings)
         self._admin.create_topics([new])[topic].result(30)
         self._made.append(topic)
+        self._wait_for_leaders(topic, partitions)
         return topic
+
+    def _wait_for_leaders(self, topic: str, partitions: int) -> None:
+        """The answer comes before every broker knows the topic and its leaders."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            known = self._admin.list_topics(topic, timeout=10).topics[topic].partitions.values()
+            if len(known) == partitions and all(one.leader >= 0 for one in known):
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"{topic} has no leaders after 30 s")
 
     def delete(self, topic: str) -> None:
         """Remove a topic now, and wait until the broker says so."""
