@@ -1,0 +1,238 @@
+"""Upkeep beside the partitions: the ledger stays exact when its rows are joined; old rows go."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from relay.publish import maintenance
+from relay.publish.ledger_upkeep import merge_ledger
+from relay.publish.maintenance import MaintenanceOptions, run_once
+from relay.publish.retention import BATCH_ROWS, forget
+
+LEDGER = """
+INSERT INTO relay.delivery_ledger (shard, epoch, topic, partition, base_offset, record_count,
+                                   outbox_ids, id_range, replay_id, published_at)
+VALUES ($1, $2, $3, $4, $5, cardinality($6::bigint[]), $6,
+        int8range((SELECT min(i) FROM unnest($6::bigint[]) i),
+                  (SELECT max(i) FROM unnest($6::bigint[]) i), '[]'), $7, $8)
+"""
+# Every event's place, whatever the rows are.
+PLACES = """
+SELECT id, topic, partition, base_offset + place - 1 AS place, shard, epoch, replay_id
+  FROM relay.delivery_ledger, unnest(outbox_ids) WITH ORDINALITY AS ids (id, place)
+ ORDER BY id, topic, partition, place, epoch
+"""
+REPLAY = "01890a5d-ac96-774b-bcce-b302099a8057"
+
+
+async def merge(pg: asyncpg.Connection, **changes: Any) -> int:
+    options = {"after_seconds": 60, "span_seconds": 10, "most_ids": 100, "most_slices": 10_000}
+    return await merge_ledger(pg, **{**options, **changes})
+
+
+class Ledger:
+    """Writes rows as a relay would: offsets that go on, ids in some order, now and then a gap."""
+
+    def __init__(self, pg: asyncpg.Connection, seed: int) -> None:
+        self.pg, self.random = pg, random.Random(seed)
+        self.next_id, self.ends = 1, dict[tuple[str, int], int]()
+
+    async def write(self, rows: int) -> None:
+        at = await self.pg.fetchval("SELECT clock_timestamp() - interval '1 hour'")
+        for _ in range(rows):
+            at += timedelta(seconds=self.random.choice((0, 0.1, 1, 15)))
+            await self.pg.execute(LEDGER, *self._row(), at)
+
+    def _row(self) -> tuple[object, ...]:
+        draw = self.random
+        series = (draw.choice("ab"), draw.randrange(2))
+        count = draw.choice((1, 1, 2, 3, 120))
+        ids = list(range(self.next_id, self.next_id + count))
+        draw.shuffle(ids)
+        self.next_id += count
+        base = self.ends.get(series, 0) + draw.choice((0, 0, 0, 0, 5))
+        self.ends[series] = base + count
+        unknown = draw.random() < 0.1
+        replay = REPLAY if draw.random() < 0.1 else None
+        return (0, draw.choice((1, 1, 1, 2)), *series, None if unknown else base, ids, replay)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_joined_rows_say_the_same_of_every_event(pg: asyncpg.Connection, seed: int) -> None:
+    await Ledger(pg, seed).write(150)
+    before = await pg.fetch(PLACES)
+    rows = await pg.fetchval("SELECT count(*) FROM relay.delivery_ledger")
+
+    fewer = await merge(pg)
+
+    assert fewer > 0
+    assert await pg.fetchval("SELECT count(*) FROM relay.delivery_ledger") == rows - fewer
+    assert await pg.fetch(PLACES) == before
+    wrong = await pg.fetch(
+        """SELECT * FROM relay.delivery_ledger
+            WHERE id_range <> int8range((SELECT min(i) FROM unnest(outbox_ids) i),
+                                        (SELECT max(i) FROM unnest(outbox_ids) i), '[]')"""
+    )
+    assert wrong == []
+    assert await merge(pg) == 0
+
+
+async def at(pg: asyncpg.Connection, seconds_ago: float) -> Any:
+    return await pg.fetchval(
+        "SELECT date_trunc('second', now()) - $1::interval", timedelta(seconds=seconds_ago)
+    )
+
+
+async def contents(pg: asyncpg.Connection) -> list[tuple[int | None, list[int]]]:
+    rows = await pg.fetch(
+        "SELECT base_offset, outbox_ids FROM relay.delivery_ledger ORDER BY 1 NULLS LAST, 2"
+    )
+    return [(row["base_offset"], row["outbox_ids"]) for row in rows]
+
+
+async def test_neighbours_become_one_in_record_order(pg: asyncpg.Connection) -> None:
+    when = await at(pg, 3600)
+    for base, ids in ((7, [9, 8]), (5, [4, 6]), (9, [1])):
+        await pg.execute(LEDGER, 0, 1, "t", 0, base, ids, None, when)
+    assert await merge(pg) == 2
+    assert await contents(pg) == [(5, [4, 6, 9, 8, 1])]
+    row = await pg.fetchrow("SELECT * FROM relay.delivery_ledger")
+    assert (row["record_count"], row["published_at"]) == (5, when)
+    assert (row["id_range"].lower, row["id_range"].upper) == (1, 10)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"epoch": 2},
+        {"topic": "u"},
+        {"partition": 1},
+        {"base": 3},
+        {"base": None},
+        {"replay": REPLAY},
+        {"shard": 1},
+    ],
+)
+async def test_what_does_not_touch_stays_apart(
+    pg: asyncpg.Connection, other: dict[str, Any]
+) -> None:
+    when = await at(pg, 3600)
+    row = {"shard": 0, "epoch": 1, "topic": "t", "partition": 0, "base": 2, "replay": None, **other}
+    await pg.execute(LEDGER, 0, 1, "t", 0, 0, [1, 2], None, when)
+    await pg.execute(
+        LEDGER, row["shard"], row["epoch"], row["topic"], row["partition"], row["base"], [3],
+        row["replay"], when,
+    )  # fmt: skip
+    assert await merge(pg) == 0
+
+
+async def test_rows_far_apart_and_young_ones_stay(pg: asyncpg.Connection) -> None:
+    for base, ago in enumerate((3600, 3580, 30, 29)):
+        await pg.execute(LEDGER, 0, 1, "t", 0, base, [base + 1], None, await at(pg, ago))
+    assert await merge(pg) == 0
+    assert await merge(pg, after_seconds=10) == 1
+    assert await contents(pg) == [(0, [1]), (1, [2]), (2, [3, 4])]
+
+
+async def test_a_joined_row_does_not_grow_without_end(pg: asyncpg.Connection) -> None:
+    when = await at(pg, 3600)
+    for number in range(50):
+        ids = [2 * number + 1, 2 * number + 2]
+        await pg.execute(LEDGER, 0, 1, "t", 0, 2 * number, ids, None, when)
+    assert await merge(pg, most_ids=10) == 40
+    counts = await pg.fetch("SELECT record_count FROM relay.delivery_ledger")
+    assert {row["record_count"] for row in counts} == {10}
+
+
+async def test_a_run_goes_on_where_the_last_one_stopped(pg: asyncpg.Connection) -> None:
+    for minute in range(5):
+        for second in range(2):
+            when = await at(pg, 3600 - 60 * minute - second)
+            base = 2 * minute + 1 - second
+            await pg.execute(LEDGER, 0, 1, "t", 0, base, [base + 1], None, when)
+    assert await merge(pg, most_slices=2) == 2
+    done = await pg.fetchval("SELECT done_until FROM relay.maintenance WHERE duty = 'merge_ledger'")
+    assert done is not None
+    assert await merge(pg, most_slices=2) == 2
+    assert await merge(pg) == 1
+    assert await merge(pg) == 0
+
+
+@pytest.fixture
+async def second(database: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database)
+    yield connection
+    connection.terminate()
+
+
+async def test_one_maintains_at_a_time(pg: asyncpg.Connection, second: asyncpg.Connection) -> None:
+    assert await second.fetchval(maintenance._LOCK)
+    assert (await run_once(pg, MaintenanceOptions())).busy
+    await second.fetchval(maintenance._UNLOCK)
+    assert not (await run_once(pg, MaintenanceOptions())).busy
+    assert not (await run_once(second, MaintenanceOptions())).busy
+
+
+async def test_many_at_once_join_each_row_once(
+    pg: asyncpg.Connection, second: asyncpg.Connection
+) -> None:
+    await Ledger(pg, 1).write(150)
+    before = await pg.fetch(PLACES)
+    await asyncio.gather(*(run_once(c, MaintenanceOptions()) for c in (pg, second)))
+    assert await pg.fetch(PLACES) == before
+
+
+async def test_a_run_as_the_relay_s_role(pg: asyncpg.Connection) -> None:
+    await Ledger(pg, 1).write(20)
+    await pg.execute("SET ROLE relay_publisher")
+    report = await run_once(pg, MaintenanceOptions(days_ahead=9))
+    assert len(report.partitions.created) == 2
+    assert report.merged_rows > 0
+
+
+AGED = (
+    "INSERT INTO relay.position (topic, partition, taken_at) SELECT 't', 0, now() - $1::interval",
+    "INSERT INTO relay.process_record (process_id, kind, instance, version, heartbeat_at)"
+    " SELECT gen_random_uuid(), 'relay', 'i', '1', now() - $1::interval",
+    "INSERT INTO relay.outage_record (process_id, kind, resource, from_at, error)"
+    " SELECT gen_random_uuid(), 'relay', 'broker', now() - $1::interval, 'e'",
+    "INSERT INTO relay.inbox (event_id, aggregate_id, status, outcome, content_hash,"
+    " consumer_group, topic, partition, record_offset, recorded_at, received_at)"
+    " SELECT gen_random_uuid()::text, 'a', 's', 'applied', '', 'g', 't', 0, 0, now(),"
+    " now() - $1::interval",
+    "INSERT INTO relay.delivery_ledger (epoch, topic, partition, record_count, outbox_ids,"
+    " id_range, published_at) SELECT 1, 't', 0, 1, '{1}', '[1,1]', now() - $1::interval",
+)
+TABLES = ("position", "process_record", "outage_record", "inbox", "delivery_ledger")
+
+
+async def test_what_is_past_its_days_is_forgotten(pg: asyncpg.Connection) -> None:
+    for statement in AGED:
+        for days in (1, 9, 11):
+            await pg.execute(statement, timedelta(days=days))
+    deleted = await forget(pg, ledger_days=10, inbox_days=10, position_days=10, record_days=10)
+    assert deleted == dict.fromkeys(TABLES, 1)
+    for table in TABLES:
+        assert await pg.fetchval(f"SELECT count(*) FROM relay.{table}") == 2
+
+
+async def test_more_than_a_batch_goes_in_batches(pg: asyncpg.Connection) -> None:
+    rows = 2 * BATCH_ROWS + 1
+    statement = AGED[0] + f" FROM generate_series(1, {rows})"
+    await pg.execute(statement, timedelta(days=11))
+    deleted = await forget(pg, ledger_days=10, inbox_days=10, position_days=10, record_days=10)
+    assert deleted == {"position": rows}
+
+
+async def test_the_retention_runs_once_an_hour(pg: asyncpg.Connection) -> None:
+    options = MaintenanceOptions(position_days=10)
+    await run_once(pg, options)
+    await pg.execute(AGED[0], timedelta(days=11))
+    assert (await run_once(pg, options)).deleted_rows == {}
+    await pg.execute("UPDATE relay.maintenance SET ran_at = ran_at - interval '2 hours'")
+    assert (await run_once(pg, options)).deleted_rows == {"position": 1}
