@@ -14,7 +14,9 @@ import asyncpg
 
 DUTY = "merge_ledger"
 
-# The pages of BRIN make both ends cheap; neither reads the whole ledger.
+# Ids grow with time, but for joined rows, which are behind us.
+_FIRST = "SELECT published_at FROM relay.delivery_ledger ORDER BY ledger_id LIMIT 1"
+# Asked only where a slice was empty: it reads what it finds.
 _NEXT = """
 SELECT min(published_at) FROM relay.delivery_ledger WHERE published_at >= $1 AND published_at < $2
 """
@@ -58,15 +60,14 @@ WITH slice AS MATERIALIZED (
      GROUP BY joined_into, shard, epoch, topic, partition, replay_id
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM gone) - (SELECT count(*) FROM added)
+SELECT EXISTS (SELECT FROM slice) AS any_row,
+       (SELECT count(*) FROM gone) - (SELECT count(*) FROM added) AS fewer
 """
 
 _NOTE = """
 INSERT INTO relay.maintenance (duty, done_until) VALUES ($1, $2)
 ON CONFLICT (duty) DO UPDATE SET done_until = excluded.done_until, ran_at = clock_timestamp()
 """
-
-_LONG_AGO = timedelta(days=36500)
 
 
 async def merge_ledger(
@@ -86,19 +87,19 @@ async def merge_ledger(
         most_ids: a joined row holds about so many events.
         most_slices: how much is done in one run, after a long pause.
     """
-    now = await connection.fetchval(_NOW)
-    until = now - timedelta(seconds=after_seconds)
-    start: datetime = await connection.fetchval(_DONE_UNTIL, DUTY) or now - _LONG_AGO
+    until = await connection.fetchval(_NOW) - timedelta(seconds=after_seconds)
+    start: datetime | None = await connection.fetchval(_DONE_UNTIL, DUTY)
+    start = start or await connection.fetchval(_FIRST)
     fewer = 0
     for _ in range(most_slices):
-        first = await connection.fetchval(_NEXT, start, until)
-        if first is None:
-            start = max(start, until)
+        if start is None or start >= until:
             break
-        end = min(first + timedelta(seconds=span_seconds), until)
+        end = min(start + timedelta(seconds=span_seconds), until)
         async with connection.transaction():
-            fewer += await connection.fetchval(_MERGE, first, end, most_ids)
+            slice_ = await connection.fetchrow(_MERGE, start, end, most_ids)
+            if not slice_["any_row"]:
+                end = await connection.fetchval(_NEXT, end, until) or until
             await connection.execute(_NOTE, DUTY, end)
+        fewer += slice_["fewer"]
         start = end
-    await connection.execute(_NOTE, DUTY, start)
     return fewer
