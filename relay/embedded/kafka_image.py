@@ -10,7 +10,9 @@ Invariant: a folder with its final name is whole; without the class cache broker
 
 import contextlib
 import hashlib
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -130,16 +132,22 @@ def _record(folder: Path, image: Image) -> None:
     options.append(f"-Dlog4j2.configurationFile={work / 'log4j2.properties'}")
     command = image.command(options, "kafka.Kafka", str(settings))
     with (work / "log").open("wb") as log:
-        broker = subprocess.Popen(command, stdout=log, stderr=log, env=plain_environment())
+        broker = subprocess.Popen(
+            command, stdout=log, stderr=log, env=plain_environment(), start_new_session=True
+        )
     try:
         deadline = time.monotonic() + _RECORD_SECONDS
         while live_brokers(port) == 0 and broker.poll() is None and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         broker.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            broker.wait(_RECORD_SECONDS)
+        broker.wait(_RECORD_SECONDS)
+    except subprocess.TimeoutExpired:
+        (folder / "broker.aot").unlink(missing_ok=True)
     finally:
-        broker.kill()
+        # Java writes the cache in a second process, which must not go on writing what brokers map
+        # into their memory: they would die of SIGBUS.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(broker.pid, signal.SIGKILL)
         broker.wait()
     shutil.rmtree(work)
     for left in folder.glob("broker.aot.*"):  # the recording, of which the cache was made
