@@ -43,6 +43,7 @@ class LogFacts:
         scan: None when there was no need to look.
         elsewhere: returns on other topics, by order.
         answered: orders in the neighbourhood that have a return.
+        refused: what was quarantined from where returns were found, by partition and offset.
         home: the partition of the returns topic where an order's key belongs; None: unknown.
     """
 
@@ -50,12 +51,20 @@ class LogFacts:
     scan: ScanResult | Missing | None = None
     elsewhere: Mapping[str, list[ReturnRow]] = field(default_factory=dict)
     answered: frozenset[str] = frozenset()
+    refused: Mapping[tuple[int, int], ReturnRow] = field(default_factory=dict)
     positions: Series = field(default_factory=dict)
     home: Callable[[str], int | None] = lambda _order_id: None
 
     def found_orders(self) -> frozenset[str]:
         """Return the orders that have a return on the part of Kafka that was read."""
         return frozenset(self.scan.found) if isinstance(self.scan, ScanResult) else frozenset()
+
+    def found_positions(self) -> set[tuple[int, int]]:
+        """Return partition and offset of every return that was found on Kafka."""
+        if not isinstance(self.scan, ScanResult):
+            return set()
+        found = (row.seen for rows in self.scan.found.values() for row in rows)
+        return {(one.partition, one.offset) for one in found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +151,11 @@ class Joiner:
         rows = list(stored.get(order_id, []))
         for event in events:
             rows += self.rows.returns_by_trace.get(trace_id(event), [])
-        found = (
-            self.log.scan.found.get(order_id, []) if isinstance(self.log.scan, ScanResult) else []
-        )
-        rows += found
+        if isinstance(self.log.scan, ScanResult):
+            found = self.log.scan.found.get(order_id, [])
+            rows += [
+                self.log.refused.get((one.seen.partition, one.seen.offset), one) for one in found
+            ]
         rows += self.log.elsewhere.get(order_id, [])
         return _once_each(rows)
 

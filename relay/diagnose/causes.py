@@ -81,6 +81,7 @@ class Cause(StrEnum):
     OFFSET_GAP = "offset_gap"
     OFFSET_MOVED = "offset_moved"
     STATUS_OVERWRITTEN = "status_overwritten"
+    RETURN_MISNAMED = "return_misnamed"
     # More than one hop.
     PERMISSION_DENIED = "permission_denied"
     DATABASE_UNREACHABLE = "database_unreachable"
@@ -487,6 +488,13 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
         _V.RETURN_SKIPPED,
         "the consumer's offset was moved past the return, and no gap was recorded",
         "find who wrote relay.consumer_offset by hand, then replay the order",
+        _REPLAY,
+    ),
+    Cause.RETURN_MISNAMED: _row(
+        _V.RETURN_SKIPPED,
+        "its return names another order, and was applied to that one",
+        "mend the processor's order_id; set the other order right, then replay this one",
+        _TRACE,
         _REPLAY,
     ),
     Cause.STATUS_OVERWRITTEN: _row(

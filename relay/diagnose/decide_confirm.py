@@ -39,7 +39,7 @@ def decide_unconfirmed(evidence: Evidence, returns: tuple[ReturnSeen, ...]) -> F
     refused = [one for one in returns if one.place is Place.QUARANTINE and one.state != "released"]
     if refused:
         return Finding(Verdict.RETURN_QUARANTINED, _refused_cause(evidence, refused[-1]))
-    return Finding(Verdict.RETURN_SKIPPED, _skipped_cause(returns, consumer))
+    return Finding(Verdict.RETURN_SKIPPED, _skipped_cause(evidence, returns, consumer))
 
 
 def _still_coming(seen: ReturnSeen, consumer: ConsumerSeen) -> bool:
@@ -110,9 +110,13 @@ def _refused_cause(evidence: Evidence, refused: ReturnSeen) -> Cause:
     return cause
 
 
-def _skipped_cause(returns: tuple[ReturnSeen, ...], consumer: ConsumerSeen) -> Cause:
+def _skipped_cause(
+    evidence: Evidence, returns: tuple[ReturnSeen, ...], consumer: ConsumerSeen
+) -> Cause:
     if any(one.place is Place.INBOX for one in returns):
         return Cause.STATUS_OVERWRITTEN
+    if all(one.names_order not in (None, evidence.order_id) for one in returns):
+        return Cause.RETURN_MISNAMED
     for seen in returns:
         for gap in consumer.gaps:
             if gap.partition == seen.partition and gap.from_offset <= seen.offset < gap.to_offset:

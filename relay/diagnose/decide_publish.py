@@ -6,10 +6,17 @@ Invariant: the relay is blamed only for a row that its ledger does not know and 
 from datetime import timedelta
 
 from relay.diagnose.causes import Cause
-from relay.diagnose.duty import Standing, complaint, last_words, open_outage, standing
+from relay.diagnose.duty import (
+    Standing,
+    alive,
+    complaint,
+    last_words,
+    open_outage,
+    standing,
+)
 from relay.diagnose.evidence import Delivery, EventSeen, Evidence, Found, HeldEvent, ReadBack
 from relay.diagnose.finding import Finding, unknown
-from relay.diagnose.surroundings import CheckpointSeen, Missing, TopicSeen
+from relay.diagnose.surroundings import CheckpointSeen, Missing, Surroundings, TopicSeen
 from relay.diagnose.verdicts import Hop, Verdict
 
 RELAY = "relay"
@@ -101,8 +108,18 @@ def _living_relay_cause(evidence: Evidence, event: EventSeen) -> Cause:
             return outage
     if not _lease_held(evidence):
         return Cause.LEASE_STUCK
-    young = around.now_at - event.created_at < timedelta(seconds=CHECKPOINT_STILL_SECONDS)
+    grace = timedelta(seconds=CHECKPOINT_STILL_SECONDS)
+    young = around.now_at - event.created_at < grace or _just_started(around, grace)
     return Cause.RELAY_BEHIND if young or _checkpoint_moves(evidence) else Cause.RELAY_STUCK
+
+
+def _just_started(around: Surroundings, grace: timedelta) -> bool:
+    """Tell whether a relay came up a moment ago: it may not have had its first page yet."""
+    assert not isinstance(around.relays, Missing)
+    return any(
+        alive(one, around.now_at) and around.now_at - one.started_at < grace
+        for one in around.relays
+    )
 
 
 def _topic_absent(evidence: Evidence, topic: str | None) -> bool:

@@ -17,7 +17,7 @@ from relay.diagnose.verdicts import Hop, Verdict
 STOPPED_RUN = 5
 # How much of a jump must be unanswered: a position is some seconds old.
 SKIPPED_SHARE = 0.9
-# From how many records on a jump between two positions can't be a coincidence.
+# From how many unanswered records in a row, just where the group stood, it is no coincidence.
 JUMP_RUN = 5
 
 
@@ -86,11 +86,12 @@ def _jumped(crossing: Crossing, around: Neighbours, own: int) -> bool:
     jump = range(crossing.before_offset, crossing.after_offset)
     lost = sum(one in jump for one in around.unanswered)
     answered = sum(one in jump for one in around.answered)
+    first, last = around.run(own)
     if crossing.unattended_from_at is not None:
-        first, _last = around.run(own)
-        # The group may have answered some more between its last position and its death.
-        return first <= crossing.before_offset or lost >= (lost + answered) * SKIPPED_SHARE
-    exact = around.run(own) == (crossing.before_offset, crossing.after_offset - 1)
+        # The first position after the resumption may lie past records that were answered again.
+        from_the_start = first <= crossing.before_offset and last - first + 1 >= JUMP_RUN
+        return from_the_start or lost >= (lost + answered) * SKIPPED_SHARE
+    exact = (first, last) == (crossing.before_offset, crossing.after_offset - 1)
     return exact and lost >= JUMP_RUN and bool(around.answered)
 
 

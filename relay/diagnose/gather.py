@@ -22,7 +22,7 @@ from relay.diagnose.gather_around import (
     read_positions,
 )
 from relay.diagnose.gather_logs import LogReading, read_broker
-from relay.diagnose.gather_rows import read_answered, read_rows, reread
+from relay.diagnose.gather_rows import read_answered, read_refused_at, read_rows, reread
 from relay.diagnose.gather_topics import TopicFacts
 from relay.diagnose.reading import DATABASE_FAILURES, database_missing, part
 from relay.diagnose.rows import EventRow, Rows
@@ -129,8 +129,14 @@ class Gatherer:
             async with con.transaction(isolation="repeatable_read", readonly=True):
                 rows = await reread(con, self.flow, open_ids, rows)
                 answered = await part(con, "neighbours", lambda: read_answered(con, neighbours))
+                refused = await part(
+                    con,
+                    "the quarantine",
+                    lambda: read_refused_at(con, self.flow, log.found_positions()),
+                )
         except DATABASE_FAILURES:
             return rows, frozenset()
+        log.refused = {} if isinstance(refused, Missing) else refused
         on_kafka = log.found_orders()
         return rows, on_kafka if isinstance(answered, Missing) else answered | on_kafka
 

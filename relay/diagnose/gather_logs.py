@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from aiokafka.partitioner import murmur2
+
 from relay.diagnose.assemble import LogFacts
 from relay.diagnose.broker import Broker, connected
 from relay.diagnose.evidence import Delivery, Found
@@ -21,13 +23,13 @@ from relay.diagnose.reading import BROKER_FAILURES, broker_missing
 from relay.diagnose.rows import EventRow, Rows
 from relay.diagnose.scan import ScanResult, WantedReturns, scan_returns, search_elsewhere
 from relay.diagnose.surroundings import Missing, Partition, TopicSeen
-from relay.publish.partitioner import Partitioner
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 
 CLIENT_ID = "relay-diagnose"
 # How long to watch a group of which no positions are recorded, to see whether it moves.
 _WATCH_SECONDS = 1.0
+_POSITIVE = 0x7FFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +231,7 @@ def _published(ids: Sequence[str], rows: Rows) -> list[tuple[str, EventRow, Deli
 
 
 def _home(partitions: int) -> Callable[[str], int]:
-    partitioner = Partitioner()
-    return lambda order_id: partitioner.partitions([order_id.encode()], partitions)[0]
+    return lambda order_id: (murmur2(order_id.encode()) & _POSITIVE) % partitions
 
 
 def _now() -> float:

@@ -387,6 +387,34 @@ async def reread(
     return replace(rows, orders=_newer(rows.orders, orders), returns=_newer(rows.returns, returns))
 
 
+_REFUSED_AT: Final = """
+SELECT q.aggregate_id, q.topic, q.partition, q.record_offset, q.reason, q.detail, q.state,
+       q.first_seen_at, q.resolved_by, q.resolved_why, q.traceparent
+  FROM unnest($3::int[], $4::bigint[]) AS at (partition, record_offset)
+  JOIN relay.quarantine_summary AS q USING (partition, record_offset)
+ WHERE q.kind = 'return' AND q.consumer_group = $1 AND q.topic = $2
+"""
+
+
+async def read_refused_at(
+    connection: asyncpg.Connection, flow: Flow, positions: Collection[tuple[int, int]]
+) -> dict[tuple[int, int], ReturnRow]:
+    """Return what was quarantined from these partitions and offsets of the returns topic.
+
+    A return that names no order, or a wrong one, and carries no trace is found only by where it is.
+    """
+    if not positions:
+        return {}
+    rows = await connection.fetch(
+        _REFUSED_AT,
+        flow.confirm_group,
+        flow.returns_topic,
+        [partition for partition, _ in positions],
+        [offset for _, offset in positions],
+    )
+    return {(row["partition"], row["record_offset"]): _refused_row(row) for row in rows}
+
+
 def _newer(
     old: Mapping[str, V] | Missing, new: Mapping[str, V] | Missing
 ) -> Mapping[str, V] | Missing:

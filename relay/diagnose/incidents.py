@@ -55,6 +55,7 @@ SINGLE_ORDERS: Final = frozenset(
         Cause.RETURN_DISCARDED,
         Cause.APPLY_FAILED,
         Cause.STATUS_OVERWRITTEN,
+        Cause.RETURN_MISNAMED,
         Cause.PAST_RETENTION,
         Cause.SCAN_INCOMPLETE,
         Cause.OFFSET_UNKNOWN,

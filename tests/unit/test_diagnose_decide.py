@@ -314,6 +314,9 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
         ),
     ),
     (Verdict.RETURN_SKIPPED, Cause.OFFSET_MOVED): replace(LOST, returns=(TERMINAL,)),
+    (Verdict.RETURN_SKIPPED, Cause.RETURN_MISNAMED): replace(
+        LOST, returns=(replace(TERMINAL, names_order="another"),)
+    ),
     (Verdict.RETURN_SKIPPED, Cause.STATUS_OVERWRITTEN): replace(LOST, returns=(APPLIED,)),
     (Verdict.UNKNOWN, Cause.GROUP_UNKNOWN): around(
         LOST, groups={GROUP: GroupSeen(GROUP, False)}, other_groups=("billing",)

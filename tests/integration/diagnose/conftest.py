@@ -4,11 +4,13 @@ import asyncio
 import json
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
+from aiokafka.partitioner import murmur2
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
@@ -22,6 +24,7 @@ TEA = NewOrder("c-1", [Item("tea", 1, "9.95")], "EUR")
 class Wiring:
     """One test's own loop: database, topics, groups, and the processes that it starts."""
 
+    database: str
     pg: asyncpg.Connection
     bootstrap: str
     topics: Any
@@ -71,6 +74,19 @@ class Wiring:
             async with self.pg.transaction():
                 order = await place_order(self.pg, TEA)
             placed.append(str(order.order_id))
+        return placed
+
+    async def place_everywhere(self) -> list[str]:
+        """Place one order on each partition of the events topic."""
+        left, placed = {0, 1, 2}, []
+        while left:
+            order_id = uuid4()
+            partition = (murmur2(str(order_id).encode()) & 0x7FFFFFFF) % 3
+            if partition in left:
+                left.remove(partition)
+                async with self.pg.transaction():
+                    await place_order(self.pg, replace(TEA, order_id=order_id))
+                placed.append(str(order_id))
         return placed
 
     async def statuses(self, orders: Sequence[str]) -> list[str]:
@@ -192,6 +208,7 @@ class Wiring:
 
 @pytest.fixture
 def wiring(
+    database: str,
     pg: asyncpg.Connection,
     kafka_bootstrap: str,
     topics: Any,
@@ -200,4 +217,4 @@ def wiring(
     eventually: Callable[..., Awaitable[Any]],
 ) -> Wiring:
     """The test's own loop."""
-    return Wiring(pg, kafka_bootstrap, topics, relay_process, relay_command, eventually)
+    return Wiring(database, pg, kafka_bootstrap, topics, relay_process, relay_command, eventually)
