@@ -1,0 +1,160 @@
+"""`relay run` and `relay confirm` as processes: ready, metered, on record, drained by SIGTERM."""
+
+import json
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+Eventually = Callable[..., Awaitable[Any]]
+StartRelay = Callable[..., Any]
+
+INSERT = """
+INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload)
+SELECT 'order', n::text, 'order.placed', '{}' FROM generate_series(1, $1::int) n
+"""
+
+
+@pytest.fixture
+def environment(topics: Any) -> dict[str, str]:
+    return {
+        "RELAY_FLOW_EVENTS_TOPIC": topics.create("orders.events"),
+        "RELAY_FLOW_RETURNS_TOPIC": topics.create("orders.returns"),
+        "RELAY_FLOW_CONFIRM_GROUP": f"confirm.{topics.suffix}",
+        "RELAY_FLOW_PROCESSOR_GROUPS": f"processor.{topics.suffix}",
+        "RELAY_METRICS_PORT": "0",
+    }
+
+
+def port(process: Any) -> int | None:
+    """The port that the log says; every line of the log is JSON."""
+    for line in process.stderr.splitlines():
+        entry = json.loads(line)
+        if entry["message"] == "listening":
+            return int(entry["port"])
+    return None
+
+
+async def get(process: Any, path: str) -> httpx.Response:
+    async with httpx.AsyncClient() as client:
+        return await client.get(f"http://127.0.0.1:{port(process)}{path}")
+
+
+async def ready(process: Any) -> bool:
+    return port(process) is not None and (await get(process, "/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize(("command", "kind"), [("run", "relay"), ("confirm", "confirm")])
+async def test_a_service_from_start_to_sigterm(
+    pg: asyncpg.Connection,
+    relay_process: StartRelay,
+    eventually: Eventually,
+    environment: dict[str, str],
+    command: str,
+    kind: str,
+) -> None:
+    process = relay_process(command, env=environment)
+    await eventually(lambda: ready(process), 40)
+    assert (await get(process, "/livez")).status_code == 200
+    assert f'kind="{kind}"' in (await get(process, "/metrics")).text
+    row = await eventually(
+        lambda: pg.fetchrow("SELECT * FROM relay.process_record WHERE kind = $1", kind)
+    )
+    assert row["instance"].endswith(f":{process.pid}")
+
+    assert process.terminate() == 0
+    row = await pg.fetchrow("SELECT * FROM relay.process_record WHERE kind = $1", kind)
+    assert (row["stop_reason"], row["stopped_at"] is None) == ("SIGTERM", False)
+    assert "Traceback" not in process.stderr
+
+
+async def test_rows_are_published_and_counted(
+    pg: asyncpg.Connection,
+    relay_process: StartRelay,
+    eventually: Eventually,
+    environment: dict[str, str],
+) -> None:
+    await pg.execute(INSERT, 50)
+    process = relay_process("run", env=environment)
+    ledger = "SELECT sum(record_count) = 50 FROM relay.delivery_ledger"
+    await eventually(lambda: pg.fetchval(ledger), 40)
+    topic = environment["RELAY_FLOW_EVENTS_TOPIC"]
+
+    async def counted() -> bool:
+        text = (await get(process, "/metrics")).text
+        return f'relay_events_published_total{{topic="{topic}"}} 50.0' in text
+
+    await eventually(counted)
+
+
+async def test_a_relay_without_its_broker_is_alive_and_not_ready(
+    relay_process: StartRelay, eventually: Eventually, environment: dict[str, str], database: str
+) -> None:
+    env = {**environment, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    process = relay_process("run", env=env)
+
+    async def waits_for_it() -> bool:
+        if port(process) is None:
+            return False
+        answer = await get(process, "/readyz")
+        return answer.status_code == 503 and "broker" in answer.text
+
+    await eventually(waits_for_it, 40)
+    assert (await get(process, "/livez")).status_code == 200
+    assert process.terminate() == 0
+
+
+async def test_a_second_relay_stands_by_on_another_port(
+    pg: asyncpg.Connection,
+    relay_process: StartRelay,
+    eventually: Eventually,
+    environment: dict[str, str],
+) -> None:
+    env = {name: text for name, text in environment.items() if name != "RELAY_METRICS_PORT"}
+    processes = [relay_process("run", env=env) for _ in range(2)]
+    for process in processes:
+        await eventually(lambda process=process: ready(process), 40)
+    assert port(processes[0]) != port(processes[1])
+    states = {json.dumps((await get(p, "/readyz")).json()["checks"]["state"]) for p in processes}
+    assert states == {'"active"', '"standby"'}
+
+
+async def test_a_port_that_was_asked_for_and_is_taken_is_an_error(
+    relay_process: StartRelay, eventually: Eventually, environment: dict[str, str], database: str
+) -> None:
+    first = relay_process("run", env=environment)
+    await eventually(lambda: port(first), 40)
+    taken = {**environment, "RELAY_METRICS_PORT": str(port(first))}
+    second = relay_process("run", env=taken)
+    assert second.wait(40) == 1
+    assert "error[endpoint]" in second.stderr
+    assert "RELAY_METRICS_PORT" in second.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "confirm"])
+async def test_a_schema_that_is_not_there_is_an_error_at_start(
+    relay_process: StartRelay,
+    environment: dict[str, str],
+    command: str,
+    empty_database: str,
+) -> None:
+    process = relay_process(command, env={**environment, "DATABASE_URL": empty_database})
+    assert process.wait(40) == 1
+    assert "error[schema_version]" in process.stderr
+    assert "relay migrate" in process.stderr
+
+
+async def test_a_second_signal_ends_at_once(
+    relay_process: StartRelay, eventually: Eventually, environment: dict[str, str], database: str
+) -> None:
+    """The first one asks; whoever insists is obeyed."""
+    process = relay_process("run", env=environment)
+    await eventually(lambda: ready(process), 40)
+    process.send_signal(signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(20) in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
