@@ -180,7 +180,11 @@ class Publisher:
             self._break(ProducerBrokenError(str(error)))
             return
         for one in group:
-            self._answered(one, *answers.get((one.batch.topic, one.batch.partition), (-1, -1)))
+            answer = answers.get((one.batch.topic, one.batch.partition))
+            if answer is None:
+                self._retry(one, KafkaError("the broker's answer leaves the batch out"))
+            else:
+                self._answered(one, *answer)
 
     def _finish(self, outgoing: _Outgoing) -> None:
         """Number the batch and close it, once."""

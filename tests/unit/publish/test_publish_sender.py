@@ -1,0 +1,228 @@
+"""The sender's gate and what it makes of each answer; the broker is a script here.
+
+A real broker refuses on order only for size (see the integration tests); its other answers, and
+their timing, are made here.
+"""
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.structs import TopicPartition
+
+from relay.publish import publisher as publisher_module
+from relay.publish.batch import Batch
+from relay.publish.errors import ProducerBrokenError, RecordRefusedError
+from relay.publish.publisher import EncodedBatch, Publisher
+from relay.publish.record import records_of
+
+OK, NOT_LEADER, TOO_LARGE, FORBIDDEN, OUT_OF_ORDER, DUPLICATE = 0, 6, 10, 29, 45, 46
+
+
+class Cluster:
+    leader: int | None = 1
+
+    def leader_for_partition(self, _place: TopicPartition) -> int | None:
+        return self.leader
+
+
+class Broker:
+    """Answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster()
+        self.asked: list[tuple[bytes, asyncio.Future[Any]]] = []
+        self.refreshed = 0
+        self.news = asyncio.Event()
+
+    async def send(self, _node: int, request: Any) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.asked.append((request.encode(), future))
+        self.news.set()
+        return await future
+
+    def force_metadata_update(self) -> None:
+        self.refreshed += 1
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+
+    def answer(self, number: int, answers: dict[tuple[str, int], tuple[int, int]]) -> None:
+        self.asked[number][1].set_result(answers)
+
+    async def until_asked(self, times: int) -> None:
+        async with asyncio.timeout(5):
+            while len(self.asked) < times:
+                self.news.clear()
+                await self.news.wait()
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
+    monkeypatch.setattr(publisher_module, "_RETRY_SECONDS", 0.001)
+    return Broker()
+
+
+@pytest.fixture
+def troubles() -> list[BaseException | None]:
+    return []
+
+
+@pytest.fixture
+def publisher(broker: Broker, troubles: list[BaseException | None]) -> Publisher:
+    one = Publisher(broker, 1.0, 5.0, troubles.append)  # type: ignore[arg-type]
+    one._producer_id, one._producer_epoch = 7, 0
+    return one
+
+
+def hand_over(publisher: Publisher, *ids: int, partition: int = 0) -> "asyncio.Future[Any]":
+    batch = Batch("t", partition, range(len(ids)), list(ids), 100)
+    return publisher.hand_over(batch, EncodedBatch(records_of([b"x"] * len(ids)), len(ids), 1))
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_partitions_next_batch_waits_for_the_one_before(
+    publisher: Publisher, broker: Broker
+) -> None:
+    first, second = hand_over(publisher, 1, 2), hand_over(publisher, 3)
+    await broker.until_asked(1)
+    await settle()
+    assert len(broker.asked) == 1
+    broker.answer(0, {("t", 0): (OK, 40)})
+    assert (await first).base_offset == 40
+    await broker.until_asked(2)
+    broker.answer(1, {("t", 0): (OK, 42)})
+    delivery = await second
+    assert (delivery.base_offset, delivery.outbox_ids) == (42, [3])
+
+
+async def test_batches_of_several_partitions_leave_in_one_request(
+    publisher: Publisher, broker: Broker
+) -> None:
+    futures = [hand_over(publisher, number, partition=number) for number in range(4)]
+    await broker.until_asked(1)
+    await settle()
+    assert len(broker.asked) == 1
+    broker.answer(0, {("t", number): (OK, number) for number in range(4)})
+    assert [(await one).base_offset for one in futures] == [0, 1, 2, 3]
+
+
+async def test_a_retry_is_the_same_bytes(
+    publisher: Publisher, broker: Broker, troubles: list[BaseException | None]
+) -> None:
+    future = hand_over(publisher, 1)
+    await broker.until_asked(1)
+    broker.answer(0, {("t", 0): (NOT_LEADER, -1)})
+    await broker.until_asked(2)
+    broker.asked[1][1].set_exception(KafkaConnectionError("cut"))
+    await broker.until_asked(3)
+    broker.answer(2, {})  # an answer that leaves the partition out
+    await broker.until_asked(4)
+    assert len({body for body, _ in broker.asked}) == 1
+    broker.answer(3, {("t", 0): (OK, 5)})
+    assert (await future).base_offset == 5
+    assert broker.refreshed == 3
+    assert troubles[-1] is None
+    assert len(troubles) == 4
+
+
+async def test_a_partition_without_a_leader_burns_no_sequence(
+    publisher: Publisher, broker: Broker
+) -> None:
+    broker.cluster.leader = -1
+    future = hand_over(publisher, 1)
+    await settle()
+    assert not broker.asked
+    broker.cluster.leader = 1
+    await broker.until_asked(1)
+    assert broker.asked[0][0].count((0).to_bytes(4, "big")) > 0
+    broker.answer(0, {("t", 0): (OK, 0)})
+    await future
+    assert publisher._sequences == {("t", 0): 1}
+
+
+async def test_a_duplicate_is_a_success_without_an_offset(
+    publisher: Publisher, broker: Broker
+) -> None:
+    future = hand_over(publisher, 1)
+    await broker.until_asked(1)
+    broker.answer(0, {("t", 0): (DUPLICATE, -1)})
+    assert (await future).base_offset is None
+
+
+@pytest.mark.parametrize("code", [OUT_OF_ORDER, 47, 59, 87])
+async def test_after_a_failure_nothing_that_was_queued_leaves(
+    publisher: Publisher, broker: Broker, code: int
+) -> None:
+    first, queued = hand_over(publisher, 1), hand_over(publisher, 2)
+    other = hand_over(publisher, 3, partition=1)
+    queued_there = hand_over(publisher, 4, partition=1)
+    await broker.until_asked(1)
+    broker.answer(0, {("t", 0): (code, -1), ("t", 1): (OK, 9)})
+    for future in (first, queued, queued_there):
+        with pytest.raises(ProducerBrokenError):
+            await future
+    del other  # acknowledged or not: the page it belongs to is sent again
+    with pytest.raises(ProducerBrokenError):
+        await hand_over(publisher, 5)
+    await settle()
+    assert len(broker.asked) == 1
+
+
+async def test_a_refusal_for_size_names_the_rows(publisher: Publisher, broker: Broker) -> None:
+    future = hand_over(publisher, 11, 12)
+    await broker.until_asked(1)
+    broker.answer(0, {("t", 0): (TOO_LARGE, -1)})
+    with pytest.raises(RecordRefusedError, match=r"max\.message\.bytes") as raised:
+        await future
+    assert raised.value.outbox_ids == (11, 12)
+
+
+async def test_a_missing_permission_is_waited_for_and_named(
+    publisher: Publisher, broker: Broker, troubles: list[BaseException | None]
+) -> None:
+    future = hand_over(publisher, 1)
+    await broker.until_asked(1)
+    broker.answer(0, {("t", 0): (FORBIDDEN, -1)})
+    await broker.until_asked(2)
+    assert "grant Write on topic t" in str(troubles[0])
+    broker.answer(1, {("t", 0): (OK, 0)})
+    await future
+
+
+async def test_it_gives_up_in_time(
+    publisher: Publisher, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.ack_timeout_seconds = 0.0
+    future = hand_over(publisher, 1)
+    await broker.until_asked(1)
+    broker.answer(0, {("t", 0): (NOT_LEADER, -1)})
+    with pytest.raises(ProducerBrokenError, match="no acknowledgement from t-0"):
+        await future
+
+
+async def test_closed_while_a_batch_is_on_its_way(publisher: Publisher, broker: Broker) -> None:
+    future = hand_over(publisher, 1)
+    await broker.until_asked(1)
+    await publisher.close(1.0)
+    with pytest.raises(ProducerBrokenError):
+        await future
+
+
+@pytest.mark.parametrize(
+    ("before", "count", "after"), [(0, 5, 5), (2**31 - 2, 1, 2**31 - 1), (2**31 - 1, 1, 0)]
+)
+async def test_sequences_wrap_as_javas_do(
+    publisher: Publisher, broker: Broker, before: int, count: int, after: int
+) -> None:
+    publisher._sequences["t", 0] = before
+    future = hand_over(publisher, *range(count))
+    await broker.until_asked(1)
+    broker.answer(0, {("t", 0): (OK, 0)})
+    await future
+    assert publisher._sequences["t", 0] == after
