@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,11 +22,12 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from consumers.faults import Fault, FaultPlan
+from consumers.faults import FaultPlan
 from consumers.processor_delay import HeldBack
 from consumers.processor_journal import FaultJournal
 from consumers.processor_options import CrashAt, ProcessorOptions
 from consumers.processor_progress import ProgressWatch, StuckConsumerError
+from consumers.processor_report import ProcessorReport
 from consumers.processor_returns import Maker, Return
 from consumers.processor_sender import ReturnSender
 from consumers.processor_tracing import ProcessorTracing
@@ -44,34 +44,24 @@ _STOP_SECONDS: Final = 5.0
 _FETCH_BYTES: Final = 4 * 1024 * 1024
 
 
-@dataclass(slots=True)
-class ProcessorReport:
-    """What a processor did between its start and its end. `faults`: how many orders had each."""
-
-    processed: int = 0
-    ignored: int = 0
-    returns: int = 0
-    faults: Counter[Fault] = field(default_factory=Counter)
-
-    def as_dict(self) -> Mapping[str, object]:
-        """Give the report for `--json`."""
-        faults = {fault.value: number for fault, number in self.faults.items()}
-        return {
-            "processed": self.processed,
-            "ignored": self.ignored,
-            "returns": self.returns,
-            "faults": faults,
-        }
-
-
 async def run_processor(
     kafka: KafkaConnection,
     flow: Flow,
     options: ProcessorOptions,
     tracing: Tracing,
     stop: asyncio.Event,
+    *,
+    report: ProcessorReport | None = None,
 ) -> ProcessorReport:
     """Process until `stop` is set; then send what is held back, commit, and report.
+
+    Args:
+        kafka: the broker.
+        flow: names the topics and the events that expect a return.
+        options: how it decides, and what it does wrong on purpose.
+        tracing: of this process; not closed here.
+        stop: asks for the end.
+        report: is kept up to date, for whoever looks on; the same one is returned.
 
     Raises:
         OSError: the journal cannot be written.
@@ -87,9 +77,10 @@ async def run_processor(
         )
         spans = ProcessorTracing.of(tracing, flow, group=options.group, client_id=options.client_id)
         worker = Worker(options, plan, spans, answered)
-        processor = _Processor(kafka, flow, options, spans, worker, journal)
-        await processor.run(stop)
-        return processor.report
+        watched = report or ProcessorReport()
+        watched.faults = journal.counts
+        await _Processor(kafka, flow, options, spans, worker, journal, watched).run(stop)
+        return watched
 
 
 @dataclass(slots=True)
@@ -100,11 +91,8 @@ class _Processor:
     tracing: ProcessorTracing
     worker: Worker
     journal: FaultJournal
-    report: ProcessorReport = field(default_factory=ProcessorReport)
+    report: ProcessorReport
     _held: HeldBack = field(default_factory=HeldBack)
-
-    def __post_init__(self) -> None:
-        self.report.faults = self.journal.counts
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run session after session until `stop`."""
@@ -116,6 +104,7 @@ class _Processor:
             except (KafkaError, StuckConsumerError, TimeoutError, OSError) as error:
                 attempt = attempt + 1 if self.report.processed == done else 0
                 delay_seconds = self.options.backoff.delay_seconds(attempt)
+                self.report.waiting_for = "the broker"
                 log.warning(
                     "waiting for the broker",
                     broker=self.kafka.bootstrap_servers,
@@ -130,6 +119,7 @@ class _Processor:
         seconds = self.options.request_seconds
         sender = ReturnSender(client, self.flow.returns_topic, seconds)
         async with sender, self._consumer() as consumer:
+            self.report.waiting_for = None
             log.info("processing", group=self.options.group, topic=self.flow.events_topic)
             watch = ProgressWatch(consumer, self.options.idle_check_seconds)
             while not stop.is_set():

@@ -9,24 +9,29 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal, DecimalException
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
 import click
+import structlog
 import uvloop
 
 from consumers.faults import MEANING, Fault, FaultRule
-from consumers.processor import ProcessorReport, run_processor
+from consumers.processor import run_processor
+from consumers.processor_metrics import ProcessorCollector
 from consumers.processor_options import Corruption, CrashAt, FaultOptions, ProcessorOptions
+from consumers.processor_report import ProcessorReport
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.process import instance_name, program_version
 from relay.runtime.settings import Settings, load_settings
 from relay.runtime.shutdown import stop_on_signals
 from relay.sample.installation import require_sample
 from relay.telemetry import logs
+from relay.telemetry.endpoint import Health, serving
+from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing, configure
 
 _SERVICE: Final = "order-processor"
@@ -114,7 +119,8 @@ def processor(ctx: click.Context, /, without_database: bool, **given: Any) -> No
     """Answer orders: confirmed, or rejected above an amount; with faults on purpose.
 
     At least once: an offset is committed after its returns are acknowledged. Without a fault
-    every order that expects a return gets one.
+    every order that expects a return gets one. /metrics, /livez and /readyz are served where
+    RELAY_METRICS_PORT names a port.
     """
     settings = load_settings(ctx.find_root().obj["config"])
     options = _options(settings, given)
@@ -168,8 +174,35 @@ async def _run(
 ) -> ProcessorReport:
     if check:
         await _refuse_production(settings.database.dsn)
+    report = ProcessorReport()
     with stop_on_signals() as stop:
-        return await run_processor(settings.kafka, settings.flow, options, tracing, stop)
+        async with _endpoint(settings, tracing, report):
+            return await run_processor(
+                settings.kafka, settings.flow, options, tracing, stop, report=report
+            )
+
+
+@asynccontextmanager
+async def _endpoint(
+    settings: Settings, tracing: Tracing, report: ProcessorReport
+) -> AsyncIterator[None]:
+    """Serve /metrics, /livez and /readyz where a port is named: it stands in for the user's own."""
+    port = settings.metrics.port
+    if port is None or not settings.metrics.enabled:
+        yield
+        return
+    registry = Metrics("sample-processor", program_version(), tracing.counts).registry
+    registry.register(ProcessorCollector(report))
+
+    def live() -> Health:
+        return Health(ok=True)
+
+    def ready() -> Health:
+        return Health(report.waiting_for is None, {"waiting_for": report.waiting_for or "nothing"})
+
+    async with serving(settings.metrics.host, port, registry, live, ready) as found:
+        structlog.get_logger("relay").info("listening", host=settings.metrics.host, port=found)
+        yield
 
 
 class UncheckedInstallationError(Exception):

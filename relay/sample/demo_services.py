@@ -130,7 +130,7 @@ class Services:
         waits = (
             self._until(orders, lambda: orders.said("url")),
             self._until(relay, lambda: _is_ready(relay)),
-            self._until(processor, lambda: processor.said("topic")),
+            self._until(processor, lambda: _is_ready(processor)),
             self._until(confirm, lambda: _is_ready(confirm)),
         )
         try:

@@ -17,8 +17,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from consumers.faults import Fault, FaultRule
-from consumers.processor import ProcessorReport, run_processor
+from consumers.processor import run_processor
 from consumers.processor_options import FaultOptions, ProcessorOptions
+from consumers.processor_report import ProcessorReport
 from relay.embedded import EmbeddedKafka
 from relay.runtime.flow import EventRoute, Flow
 from relay.runtime.kafka import KafkaConnection

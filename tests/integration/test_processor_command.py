@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,27 @@ async def test_what_was_lost_is_told_and_written_down(
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     named = {(one["fault"], one["order_id"]) for one in lines if one["by"] == "order"}
     assert named == {("lose", orders[3]), ("duplicate", orders[4])}
+
+
+async def test_its_port_tells_how_it_is_and_what_it_did(
+    flow: Flow, database: str, relay_process: Any, eventually: Eventually
+) -> None:
+    flow.place(7)
+    environment = {**flow.environment, "RELAY_METRICS_PORT": "0"}
+    process = relay_process("sample", "processor", "--lose-count", "2", env=environment)
+    await eventually(lambda: flow.committed() == 7, within_seconds=60)
+    lines = [json.loads(line) for line in process.stderr.splitlines() if line.startswith("{")]
+    port = next(line["port"] for line in lines if line["message"] == "listening")
+
+    def asked(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    assert json.loads(await asyncio.to_thread(asked, "readyz"))["status"] == "ok"
+    metrics = await asyncio.to_thread(asked, "metrics")
+    assert "sample_processor_events_total 7.0" in metrics
+    assert "sample_processor_returns_total 5.0" in metrics
+    assert 'sample_processor_faults_total{fault="lose"} 2.0' in metrics
 
 
 async def test_a_production_installation_is_refused(
