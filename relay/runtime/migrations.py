@@ -204,8 +204,9 @@ async def _apply(connection: asyncpg.Connection, migration: Migration) -> bool:
 
 
 def _failure(migration: Migration, error: asyncpg.PostgresError) -> str:
-    said = ". ".join(part for part in (str(error), error.detail, error.hint) if part)
-    return f"{migration.name} was not applied: {said}"
+    # asyncpg's own text has line breaks: an error is one line.
+    said = (error.message, error.detail, error.hint)
+    return f"{migration.name} was not applied: " + "; ".join(part for part in said if part)
 
 
 _HAS_MIGRATIONS = "SELECT pg_catalog.to_regclass('relay.migration') IS NOT NULL"

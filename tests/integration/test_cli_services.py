@@ -2,16 +2,29 @@
 
 import json
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import asyncpg
 import httpx
+import psycopg
 import pytest
+from confluent_kafka import Producer
 
 Eventually = Callable[..., Awaitable[Any]]
 StartRelay = Callable[..., Any]
 
+ORDER = """
+WITH placed AS (
+    INSERT INTO public.orders (order_id, customer_id, items, total, currency)
+    VALUES (gen_random_uuid(), 'c', '[]', 1, 'EUR') RETURNING order_id
+), event AS (
+    INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload)
+    SELECT 'order', order_id::text, 'order.placed', '{}' FROM placed)
+SELECT order_id::text FROM placed
+"""
 INSERT = """
 INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload)
 SELECT 'order', n::text, 'order.placed', '{}' FROM generate_series(1, $1::int) n
@@ -88,6 +101,58 @@ async def test_rows_are_published_and_counted(
         return f'relay_events_published_total{{topic="{topic}"}} 50.0' in text
 
     await eventually(counted)
+
+
+@pytest.fixture
+def login(postgres_url: str, database: str) -> Iterator[Callable[[str], str]]:
+    """Make a login with one of our roles, and return its URL of the test's database."""
+    made: list[str] = []
+
+    def make(role: str) -> str:
+        name = f"login_{uuid4().hex[:12]}"
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'login' IN ROLE {role}")
+        made.append(name)
+        parts = urlsplit(database)
+        return urlunsplit(parts._replace(netloc=f"{name}:login@{parts.netloc.split('@')[-1]}"))
+
+    yield make
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        for name in made:
+            connection.execute(f"DROP ROLE {name}")
+
+
+async def test_each_service_needs_no_more_than_its_role(
+    pg: asyncpg.Connection,
+    relay_process: StartRelay,
+    eventually: Eventually,
+    environment: dict[str, str],
+    kafka_bootstrap: str,
+    login: Callable[[str], str],
+) -> None:
+    order = await pg.fetchval(ORDER)
+    urls = {"run": login("relay_publisher"), "confirm": login("relay_confirmer")}
+    services = {
+        name: relay_process(name, env={**environment, "DATABASE_URL": url})
+        for name, url in urls.items()
+    }
+    for process in services.values():
+        await eventually(lambda process=process: ready(process), 40)
+    ledger = "SELECT count(*) = 1 FROM relay.delivery_ledger"
+    await eventually(lambda: pg.fetchval(ledger), 30)
+    producer = Producer({"bootstrap.servers": kafka_bootstrap})
+    answer = {"order_id": order, "status": "confirmed", "reason": None}
+    producer.produce(environment["RELAY_FLOW_RETURNS_TOPIC"], json.dumps(answer), key=order)
+    producer.flush(20)
+    status = "SELECT status = 'confirmed' FROM public.orders"
+    await eventually(lambda: pg.fetchval(status), 30)
+    # Maintenance, heartbeats, positions and the watchdog have each had their first turn by then.
+    for table in ("process_record", "position", "maintenance", "inbox"):
+        count = f"SELECT count(*) > 0 FROM relay.{table}"
+        await eventually(lambda count=count: pg.fetchval(count), 30)
+    for process in services.values():
+        assert process.terminate() == 0
+        assert "permission denied" not in process.stderr
 
 
 async def test_a_relay_without_its_broker_is_alive_and_not_ready(

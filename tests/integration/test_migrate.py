@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from relay.cli.migrate import schema_differences
+from relay.embedded import EmbeddedPostgres
 from relay.runtime import migrations
 from relay.runtime.migrations import (
     EditedMigrationError,
@@ -309,32 +310,56 @@ def test_migrate_says_what_it_did(empty_database: str, relay_command: RelayComma
     assert second["kind"] == "sample"
 
 
-@pytest.fixture
-def plain_migrator(postgres_url: str, empty_database: str) -> str:
-    """The URL of the empty database for a user who owns it and may not create roles."""
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("DROP ROLE IF EXISTS plain_migrator")
-        connection.execute("CREATE ROLE plain_migrator LOGIN PASSWORD 'plain'")
-        database = urlsplit(empty_database).path.removeprefix("/")
-        connection.execute(f'ALTER DATABASE "{database}" OWNER TO plain_migrator')
-    parts = urlsplit(empty_database)
-    return urlunsplit(parts._replace(netloc=f"plain_migrator:plain@{parts.netloc.split('@')[-1]}"))
+ROLES_FILE = Path(__file__).parents[2] / "deploy" / "roles.sql"
 
 
-async def test_without_the_right_to_roles_the_file_for_the_superuser_is_named(
-    plain_migrator: str, postgres_url: str, empty_database: str
-) -> None:
-    """The roles are there (other databases of this cluster use them), membership is not."""
-    with pytest.raises(MigrationError, match=r"deploy/roles\.sql"):
-        await migrate(plain_migrator, sample=True)
-    # What deploy/roles.sql does, for a cluster where the roles exist.
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("GRANT relay_owner TO plain_migrator")
-    report = await migrate(plain_migrator, sample=True)
-    assert report.kind == "sample"
-    connection = await asyncpg.connect(plain_migrator)
+def owned_by(server: EmbeddedPostgres, user: str, powers: str = "") -> str:
+    """Make a database and a user who owns it, and return that user's URL."""
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {user} LOGIN PASSWORD 'plain' {powers}")
+        connection.execute(f"CREATE DATABASE {user} OWNER {user}")
+    parts = urlsplit(server.dsn(user))
+    return urlunsplit(parts._replace(netloc=f"{user}:plain@{parts.netloc.split('@')[-1]}"))
+
+
+def superuser_makes_roles(server: EmbeddedPostgres, migrator: str) -> None:
+    psql = (server._program("psql"), "-q", "-v", f"migrator={migrator}", "-f", ROLES_FILE)
+    subprocess.run([*psql, server.dsn()], check=True, timeout=30)
+
+
+async def test_a_migrator_who_may_not_create_roles(private_postgres: EmbeddedPostgres) -> None:
+    """On a cluster of its own: the roles are not there before a superuser makes them."""
+    url = owned_by(private_postgres, "plain")
+    with pytest.raises(MigrationError, match=r"relay_owner does not exist.*deploy/roles\.sql"):
+        await migrate(url, sample=True)
+    with psycopg.connect(private_postgres.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE relay_owner")
+    with pytest.raises(MigrationError, match=r"relay_writer does not exist"):
+        await migrate(url, sample=True)
+    for _ in range(2):  # it may be run again
+        superuser_makes_roles(private_postgres, "plain")
+    assert (await migrate(url, sample=True)).kind == "sample"
+    connection = await asyncpg.connect(url)
     try:
-        assert await connection.fetchval("SELECT session_user::text") == "plain_migrator"
-        assert await connection.fetchval("SELECT count(*) FROM relay.installation") == 1
+        assert await schema_differences(connection) == []
     finally:
         await connection.close()
+
+
+async def test_a_migrator_who_may_create_roles(private_postgres: EmbeddedPostgres) -> None:
+    """Since PostgreSQL 16 its own roles are not its to become: it has to grant them first."""
+    url = owned_by(private_postgres, "creator", "CREATEROLE")
+    assert (await migrate(url, sample=True)).kind == "sample"
+    connection = await asyncpg.connect(url)
+    try:
+        assert await schema_differences(connection) == []
+    finally:
+        await connection.close()
+
+
+async def test_a_migrator_who_is_no_member_of_the_owner(
+    private_postgres: EmbeddedPostgres,
+) -> None:
+    await migrate(private_postgres.dsn(), sample=True)
+    with pytest.raises(MigrationError, match=r"not a member of relay_owner.*deploy/roles\.sql"):
+        await migrate(owned_by(private_postgres, "outsider"), sample=True)
