@@ -98,6 +98,13 @@ SELECT ended.*
  ORDER BY id LIMIT $4
 """  # noqa: S608 - the columns are a constant of this module
 
+# Where the rows before a window end, about: the last of them by transaction.
+LAST_BEFORE: Final = """
+SELECT max(id) FROM (
+    SELECT id FROM relay.outbox WHERE txid < $1::xid8 ORDER BY txid DESC, id DESC LIMIT 1000
+) AS recent
+"""
+
 # The lowest id of a window's new transactions, if it is not above the hint $3. Ordered as the index
 # is, and fenced: planned as "the first by primary key" it would walk all the retained rows. Entries
 # above the hint are dismissed inside the index, 10 million in half a second.
@@ -253,15 +260,18 @@ class OutboxCursor:
 
     async def _floor(self, prev: Snapshot, cur: Snapshot, bottom: int) -> int:
         """Return an id with no row of a new transaction at or below it, and few retained above."""
-        if self._hint_id < bottom:
-            return bottom - 1
+        last_before = await self._connection.fetchval(LAST_BEFORE, prev.xmax)
+        # Either may be too low (it then costs time) or too high: what is found says which.
+        hint_id = max(self._hint_id, bottom - 1 if last_before is None else last_before)
+        if hint_id < bottom:
+            return hint_id
         lowest: int | None = None
         for first in range(prev.xmax, cur.xmax, _TXIDS_AT_A_TIME):
             beyond = min(first + _TXIDS_AT_A_TIME, cur.xmax)
-            found = await self._connection.fetchval(LOWEST_OF_NEW, first, beyond, self._hint_id)
+            found = await self._connection.fetchval(LOWEST_OF_NEW, first, beyond, hint_id)
             if found is not None:
                 lowest = found if lowest is None else min(lowest, found)
-        return self._hint_id if lowest is None else lowest - 1
+        return hint_id if lowest is None else lowest - 1
 
     async def _read(self, paging: Paging, limit: int) -> list[asyncpg.Record]:
         """Read up to `limit` rows of the window, in the order of their ids."""

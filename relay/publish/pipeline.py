@@ -31,7 +31,7 @@ from relay.publish.pacing import Pace
 from relay.publish.page import Page
 from relay.publish.parking import asked_for, leaving, still_parked
 from relay.publish.publisher import EncodedBatch, Publisher
-from relay.publish.spans import SendSpans
+from relay.publish.spans import SendSpans, SentBatch
 from relay.publish.testpoints import TestPoint
 from relay.publish.topics import Topics
 from relay.publish.window import Position
@@ -192,31 +192,15 @@ class Pipeline:
         self, page: Page, prepared: Prepared, batch: Batch, encoded: EncodedBatch
     ) -> asyncio.Future[Delivery]:
         future = self.publisher.hand_over(batch, encoded)
-        tell = partial(self._tell, page, prepared, batch, time.time_ns())
-        future.add_done_callback(tell)
+        future.add_done_callback(partial(self._tell, SentBatch.of(page, prepared.trace, batch)))
         future.add_done_callback(self._acknowledged)
         return future
 
-    def _tell(
-        self,
-        page: Page,
-        prepared: Prepared,
-        batch: Batch,
-        started_ns: int,
-        future: asyncio.Future[Delivery],
-    ) -> None:
+    def _tell(self, sent: SentBatch, future: asyncio.Future[Delivery]) -> None:
         if future.cancelled() or future.exception() is not None:
             return
-        created_at = [page.created_at[place] for place in batch.places]
-        self.meter.acknowledged(batch.topic, created_at)
-        self.spans.acknowledged(
-            batch,
-            base_offset=future.result().base_offset,
-            identities=prepared.trace.identities,
-            keys=page.keys,
-            created_at=created_at,
-            started_ns=started_ns,
-        )
+        self.meter.acknowledged(sent.topic, sent.created_at)
+        self.spans.acknowledged(sent, future.result().base_offset)
 
     def _acknowledged(self, future: asyncio.Future[Delivery]) -> None:
         error = None if future.cancelled() else future.exception()

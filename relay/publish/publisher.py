@@ -50,9 +50,13 @@ _LARGEST_SEQUENCE: Final = 2**31 - 1
 _TRANSACTION_TIMEOUT_MS: Final = 60_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EncodedBatch:
-    """A batch's records as they are sent. `codec`: Kafka's number of the compression."""
+    """A batch's records as they are sent; given away once they are part of a request.
+
+    Attributes:
+        codec: Kafka's number of the compression.
+    """
 
     records: bytes
     count: int
@@ -200,6 +204,7 @@ class Publisher:
             (self._producer_id, self._producer_epoch, sequence),
         )
         outgoing.start = wire.batch_start(outgoing.checked, calc_crc32c(outgoing.checked))
+        encoded.records = b""
         outgoing.give_up_at = time.monotonic() + self.ack_timeout_seconds
 
     def _answered(self, outgoing: _Outgoing, code: int, offset: int) -> None:

@@ -11,13 +11,45 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from relay.publish.batch import Batch
+from relay.publish.page import Page
 from relay.publish.record import microseconds
 from relay.telemetry import names
+from relay.telemetry.identities import TraceColumns
 from relay.telemetry.names import SpanKind
 from relay.telemetry.otlp import SpanEncoder
 from relay.telemetry.tracing import Tracing
 
 _2000_IN_MICROSECONDS: Final = 946_684_800_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class SentBatch:
+    """What is remembered of a batch until its acknowledgement: not its payloads.
+
+    Attributes:
+        created_at: as in `Page`.
+        started_ns: when it was handed over, Unix time.
+    """
+
+    topic: str
+    partition: int
+    keys: Sequence[bytes]
+    created_at: Sequence[bytes]
+    identities: Sequence[bytes | None]
+    started_ns: int
+
+    @classmethod
+    def of(cls, page: Page, trace: TraceColumns, batch: Batch) -> SentBatch:
+        """Note a batch that is handed over now."""
+        places = batch.places
+        return cls(
+            batch.topic,
+            batch.partition,
+            [page.keys[place] for place in places],
+            [page.created_at[place] for place in places],
+            [trace.identities[place] for place in places],
+            time.time_ns(),
+        )
 
 
 @dataclass(slots=True)
@@ -28,43 +60,22 @@ class SendSpans:
     client_id: str
     _encoders: dict[str, SpanEncoder] = field(default_factory=dict, init=False)
 
-    def acknowledged(
-        self,
-        batch: Batch,
-        *,
-        base_offset: int | None,
-        identities: Sequence[bytes | None],
-        keys: Sequence[bytes],
-        created_at: Sequence[bytes],
-        started_ns: int,
-    ) -> None:
-        """Write the batch's spans: from hand-over to acknowledgement.
-
-        Args:
-            batch: what was acknowledged.
-            base_offset: of its first record; None: not known.
-            identities: the page's, by place.
-            keys: the page's, by place.
-            created_at: the batch's, as in `Page`.
-            started_ns: when it was handed over, Unix time.
-        """
-        if not self.tracing.identities.recording:
+    def acknowledged(self, sent: SentBatch, base_offset: int | None) -> None:
+        """Write the batch's spans, from hand-over to now; `base_offset` None: not known."""
+        if not self.tracing.identities.recording or not any(sent.identities):
             return
-        chosen = [identities[place] for place in batch.places]
-        if not any(chosen):
-            return
-        started_us = started_ns // 1000 - _2000_IN_MICROSECONDS
-        created = microseconds(created_at)
-        offsets = None if base_offset is None else range(base_offset, base_offset + len(chosen))
+        started_us = sent.started_ns // 1000 - _2000_IN_MICROSECONDS
+        count = len(sent.keys)
+        offsets = None if base_offset is None else range(base_offset, base_offset + count)
         self.tracing.export(
-            self._encoder(batch.topic).encode(
-                identities=chosen,
-                order_ids=[keys[place] for place in batch.places],
-                started_ns=started_ns,
+            self._encoder(sent.topic).encode(
+                identities=sent.identities,
+                order_ids=sent.keys,
+                started_ns=sent.started_ns,
                 ended_ns=time.time_ns(),
-                partition=batch.partition,
+                partition=sent.partition,
                 offsets=offsets,
-                waited_seconds=[(started_us - at) / 1e6 for at in created],
+                waited_seconds=[(started_us - at) / 1e6 for at in microseconds(sent.created_at)],
             )
         )
 

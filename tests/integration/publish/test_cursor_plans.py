@@ -228,3 +228,14 @@ async def test_the_bounds_are_two_probes_a_partition(
     assert_cheap(json.loads(text)[0]["Plan"], PROBE * PARTITIONS * 2)
     middle = await outbox.fetchval("SELECT (min(id) + max(id)) / 2 FROM relay.outbox")
     assert_cheap(await plan(reader, cursor.NEXT_ID, "bigint", middle), PROBE * PARTITIONS)
+
+
+async def test_without_a_hint_the_rows_before_the_window_are_not_walked_either(
+    outbox: asyncpg.Connection, reader: asyncpg.Connection
+) -> None:
+    xmax, _ = await snapshot(outbox)
+    highest = await outbox.fetchval("SELECT max(id) FROM relay.outbox")
+    await outbox.execute(FILL, 1, 5_000)
+    found = await plan(reader, cursor.LAST_BEFORE, "xid8", xmax)
+    assert_cheap(found, PROBE * PARTITIONS + 6 * 1000)
+    assert await outbox.fetchval(cursor.LAST_BEFORE, xmax) == highest
