@@ -299,7 +299,8 @@ class WatchSettings(Section):
     """What is recorded for the diagnosis while all is well."""
 
     inside: bool = Field(
-        default=True, description="whether `relay run` and `relay confirm` watch; one does, by lease"
+        default=True,
+        description="whether `relay run` and `relay confirm` watch; one does, by lease",
     )
     position_seconds: PositiveFloat = Field(default=10.0, description="seconds between positions")
     round_seconds: PositiveFloat = Field(
