@@ -186,8 +186,8 @@ def _make_venv(uv: Path) -> None:
 
 def _sync(uv: Path, *, quiet: bool) -> int:
     """Install the lock from the wheels alone: no index is asked, not even for the build backend."""
-    # Compiled once here: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every start of
-    # `relay` would compile everything again, 1.0 s of CPU (benchmarks/drain).
+    # Compiled once, here: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every start
+    # of `relay` would compile everything again, 1.0 s of CPU (benchmarks/drain).
     command = [str(uv), "sync", "--quiet", "--frozen", "--offline", "--no-index"]
     command += ["--compile-bytecode"]
     command += ["--find-links", str(WHEELS_LINK), "--project", str(CHECKOUT)]

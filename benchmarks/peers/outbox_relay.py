@@ -32,6 +32,7 @@ SELECT 'order', r.agg, 'order.placed', bench_payload(r.i, r.agg, r.v)::json, ben
 start = """
 export DATABASE_URL="$DSN" KAFKA_BOOTSTRAP_SERVERS="$BOOTSTRAP"
 export RELAY_FLOW_EVENTS_TOPIC="$TOPIC" RELAY_FLOW_APPLY=observe RELAY_METRICS_ENABLED=false
+unset PYTHONDONTWRITEBYTECODE
 exec "${RELAY_BIN:-relay}" run"""
 schema = """
 '''
