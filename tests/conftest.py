@@ -181,6 +181,15 @@ class Topics:
         self._admin.delete_topics([topic])[topic].result(30)
         self._made.remove(topic)
 
+    def recreate(self, topic: str, partitions: int = 3) -> None:
+        """Remove a topic and make it again under its name, empty."""
+        self.delete(topic)
+        while topic in self._admin.list_topics(timeout=10).topics:
+            time.sleep(0.05)
+        new = NewTopic(topic, partitions, replication_factor=1)
+        self._admin.create_topics([new])[topic].result(30)
+        self._made.append(topic)
+
     def delete_all(self) -> None:
         """Remove what is left, without waiting for the disk."""
         if self._made:

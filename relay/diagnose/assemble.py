@@ -97,6 +97,7 @@ class Joiner:
             scan=self._scan(order_id, ()),
             closed=case.closed if case else None,
             incident_id=case.incident_id if case else None,
+            case_kind=case.kind if case else None,
             other_types=() if isinstance(events, Missing) else _other_types(events, chosen),
             strays=self.rows.strays.get(order_id, ()),
             dropped_partition=self.rows.dropped.get(order_id),

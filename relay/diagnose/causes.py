@@ -278,7 +278,7 @@ _PUBLISH: dict[Cause, CauseMeaning] = {
         _REPLAY,
     ),
     Cause.TOPIC_MISSING: _row(
-        (_V.NOT_PUBLISHED, _V.RECORD_MISSING, _V.NO_RETURN),
+        (_V.NOT_PUBLISHED, _V.RECORD_MISSING, _V.NOT_PROCESSED, _V.NO_RETURN),
         "the topic does not exist",
         "make the topic (`relay check` prints the command)",
         _CHECK,

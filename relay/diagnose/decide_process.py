@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from relay.diagnose.causes import Cause
-from relay.diagnose.evidence import Delivery, Evidence, Found
+from relay.diagnose.evidence import Crossing, Delivery, Evidence, Found
 from relay.diagnose.finding import Finding, unknown
 from relay.diagnose.surroundings import GroupSeen, Missing
 from relay.diagnose.verdicts import Hop, Verdict
@@ -58,7 +58,7 @@ def passage(evidence: Evidence, delivery: Delivery) -> Passage:
 def _recorded_passage(evidence: Evidence, delivery: Delivery) -> Passage | None:
     for group in evidence.around.processor_groups:
         crossing = evidence.crossing.get(group)
-        if crossing is None:
+        if crossing is None or (_not_there(evidence) and not _before(evidence, delivery, crossing)):
             continue
         deleted_first = (
             crossing.log_start is not None
@@ -67,6 +67,20 @@ def _recorded_passage(evidence: Evidence, delivery: Delivery) -> Passage | None:
         )
         return Passage(Passed.NO if deleted_first else Passed.YES, group, crossing.after_at)
     return None
+
+
+def _before(evidence: Evidence, delivery: Delivery, crossing: Crossing) -> bool:
+    """Tell whether a group passed the record while it was still there, not one of a newer log."""
+    topics = evidence.around.topics
+    if isinstance(topics, Missing) or delivery.topic not in topics:
+        return False
+    topic = topics[delivery.topic]
+    shrink = topic.recreated_after(delivery.published_at)
+    if shrink is not None:
+        return crossing.after_at <= shrink.after_at
+    log = topic.logs.get(delivery.partition)
+    newer_from = None if log is None else log.first_record_at
+    return newer_from is not None and crossing.after_at < newer_from
 
 
 def _not_there(evidence: Evidence) -> bool:
@@ -138,7 +152,19 @@ def decide_unprocessed(evidence: Evidence, delivery: Delivery) -> Finding:
     staffed = [group for group in named if group.members is None or group.members > 0]
     if not staffed:
         return Finding(Verdict.NOT_PROCESSED, Cause.PROCESSOR_DOWN)
-    return Finding(Verdict.NOT_PROCESSED, _staffed_cause(evidence, delivery, staffed))
+    cause = _staffed_cause(evidence, delivery, staffed)
+    if cause is Cause.PROCESSOR_STUCK and _nowhere_to_answer(evidence):
+        return Finding(Verdict.NOT_PROCESSED, Cause.TOPIC_MISSING)
+    return Finding(Verdict.NOT_PROCESSED, cause)
+
+
+def _nowhere_to_answer(evidence: Evidence) -> bool:
+    """Tell whether the returns topic is gone: a processor that cannot answer does not go on."""
+    topics = evidence.around.topics
+    if isinstance(topics, Missing):
+        return False
+    returns = topics.get(evidence.around.returns_topic)
+    return returns is not None and not returns.exists
 
 
 def _staffed_cause(evidence: Evidence, delivery: Delivery, staffed: Iterable[GroupSeen]) -> Cause:

@@ -22,6 +22,7 @@ from relay.diagnose.verdicts import Hop, Verdict
 RELAY = "relay"
 # The checkpoint is written with every page; a backlog's page takes far less than that.
 CHECKPOINT_STILL_SECONDS = 10.0
+CLOCK_SLACK_SECONDS = 60.0
 
 _HELD_REASONS = {
     "too_large": Cause.TOO_LARGE,
@@ -38,6 +39,10 @@ def decide_unpublished(evidence: Evidence, event: EventSeen) -> Finding:
     held = _holding(evidence.held)
     if held is not None:
         return Finding(Verdict.PARKED, _held_cause(held))
+    checkpoint = evidence.around.checkpoint
+    if isinstance(checkpoint, CheckpointSeen) and checkpoint.rebaseline_needed:
+        # Of another time: whether it is past the row means nothing.
+        return Finding(Verdict.NOT_PUBLISHED, Cause.REBASELINE_NEEDED)
     if isinstance(evidence.handed_over, Missing):
         return unknown(evidence.handed_over, Hop.PUBLISH)
     if evidence.handed_over:
@@ -80,8 +85,6 @@ def _skipped_or_forgotten(evidence: Evidence, event: EventSeen) -> Finding:
 
 def _relay_cause(evidence: Evidence, event: EventSeen) -> Cause:
     around = evidence.around
-    if isinstance(around.checkpoint, CheckpointSeen) and around.checkpoint.rebaseline_needed:
-        return Cause.REBASELINE_NEEDED
     if isinstance(around.relays, Missing):
         return Cause.RELAY_BEHIND if _checkpoint_moves(evidence) else Cause.RELAY_STUCK
     stands = standing(around.relays, around.now_at)
@@ -146,6 +149,13 @@ def _checkpoint_moves(evidence: Evidence) -> bool:
     return still < timedelta(seconds=CHECKPOINT_STILL_SECONDS)
 
 
+def _came_later(readback: ReadBack, delivery: Delivery) -> bool:
+    """Tell whether what stands at the offset was written after the event: in another log."""
+    # The record's time is its producer's, the delivery's is the database's.
+    slack = timedelta(seconds=CLOCK_SLACK_SECONDS)
+    return readback.recorded_at is not None and readback.recorded_at > delivery.published_at - slack
+
+
 _GONE = {Found.GONE_AFTER: Cause.LOG_TRUNCATED, Found.GONE_WITHIN: Cause.RECORDS_DELETED}
 
 
@@ -160,6 +170,8 @@ def _gone_cause(evidence: Evidence, delivery: Delivery, readback: ReadBack) -> C
     if readback.found is Found.NO_TOPIC or (topic is not None and not topic.exists):
         return Cause.TOPIC_MISSING
     if topic is not None and made_again_since(topic, delivery):
+        return Cause.TOPIC_RECREATED
+    if readback.found is Found.OTHER and _came_later(readback, delivery):
         return Cause.TOPIC_RECREATED
     if readback.found is Found.GONE_BEFORE:
         return _deleted_cause(evidence, delivery, topic)
@@ -190,5 +202,4 @@ def made_again_since(topic: TopicSeen, delivery: Delivery) -> bool:
         return False
     if log.first_record_at is None:
         return log.log_end == 0
-    # Producer time against database time: allow clocks a little difference.
-    return log.first_record_at > delivery.published_at + timedelta(seconds=5)
+    return log.first_record_at > delivery.published_at

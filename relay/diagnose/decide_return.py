@@ -67,32 +67,35 @@ def unanswered_cause(evidence: Evidence, delivery: Delivery, scan: Scan) -> Caus
     own = delivery.offset if delivery.offset is not None else -1
     around = evidence.neighbours or Neighbours((own,))
     crossing = next(iter(evidence.crossing.values()), None)
-    if crossing is not None:
-        if _jumped(crossing, around, own):
-            return Cause.OFFSETS_SKIPPED
-        if _died(crossing, around, own):
-            return Cause.PROCESSOR_CRASHED
+    if crossing is not None and _resumed_past(crossing, around, own):
+        return Cause.OFFSETS_SKIPPED
+    if crossing is not None and _died(crossing, around, own):
+        return Cause.PROCESSOR_CRASHED
     if _stopped(around, own, scan, delivery):
         return Cause.RETURNS_STOPPED
+    if crossing is not None and _jumped(crossing, around, own):
+        return Cause.OFFSETS_SKIPPED
     return Cause.RETURN_NEVER_SENT
 
 
-def _jumped(crossing: Crossing, around: Neighbours, own: int) -> bool:
-    """Tell whether the group left out what stood between two of its positions.
-
-    Either it had no members while the record waited, and what it came past was hardly answered; or
-    it had, and what is unanswered is exactly what lies between the two positions.
-    """
+def _resumed_past(crossing: Crossing, around: Neighbours, own: int) -> bool:
+    """Tell whether the group had no members while the record waited, and came back past it."""
+    if crossing.unattended_from_at is None:
+        return False
     jump = range(crossing.before_offset, crossing.after_offset)
     lost = sum(one in jump for one in around.unanswered)
     answered = sum(one in jump for one in around.answered)
     first, last = around.run(own)
-    if crossing.unattended_from_at is not None:
-        # The first position after the resumption may lie past records that were answered again.
-        from_the_start = first <= crossing.before_offset and last - first + 1 >= JUMP_RUN
-        return from_the_start or lost >= (lost + answered) * SKIPPED_SHARE
+    # The first position after the resumption may lie past records that were answered again.
+    from_the_start = first <= crossing.before_offset and last - first + 1 >= JUMP_RUN
+    return from_the_start or lost >= (lost + answered) * SKIPPED_SHARE
+
+
+def _jumped(crossing: Crossing, around: Neighbours, own: int) -> bool:
+    """Tell whether exactly what lies between two positions of a group with members is unanswered."""
+    first, last = around.run(own)
     exact = (first, last) == (crossing.before_offset, crossing.after_offset - 1)
-    return exact and lost >= JUMP_RUN and bool(around.answered)
+    return exact and last - first + 1 >= JUMP_RUN and bool(around.answered)
 
 
 def _died(crossing: Crossing, around: Neighbours, own: int) -> bool:

@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide import applied_return, placed_at, returned_at
-from relay.diagnose.duty import HEARTBEAT_STALE_SECONDS
 from relay.diagnose.evidence import Evidence
 from relay.diagnose.surroundings import Missing, OutageSeen, ProcessSeen
 from relay.diagnose.verdicts import Hop
 
+# Who was killed had sent his last heartbeat at most so long before.
+HEARTBEAT_SECONDS = 6.0
 # Of a delay, how much a recorded trouble must cover to explain it.
 _COVERED_SHARE = 0.5
 
@@ -34,7 +35,11 @@ def longest_delay(evidence: Evidence) -> Delay | None:
         return None
     stretches = _stretches(evidence, placed, ended)
     hop, start, end = max(stretches, key=lambda one: one[2] - one[1])
-    return Delay(hop, (end - start).total_seconds(), _cause(evidence, hop, start, end))
+    seconds = (end - start).total_seconds()
+    if evidence.case_kind is not None and evidence.case_kind[0] == hop:
+        # What the watchdog saw while it waited is better than what can be inferred now.
+        return Delay(hop, seconds, Cause(evidence.case_kind[1]))
+    return Delay(hop, seconds, _cause(evidence, hop, start, end))
 
 
 def _stretches(
@@ -83,7 +88,7 @@ def _outage(
 
 def _nobody(processes: Iterable[ProcessSeen], start: datetime, end: datetime) -> bool:
     """Tell whether for most of a stretch no process of a kind was alive."""
-    grace = timedelta(seconds=HEARTBEAT_STALE_SECONDS)
+    grace = timedelta(seconds=HEARTBEAT_SECONDS)
     spans = sorted(
         (max(one.started_at, start), min(one.stopped_at or one.heartbeat_at + grace, end))
         for one in processes

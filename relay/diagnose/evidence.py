@@ -234,6 +234,7 @@ class Evidence:
         returns: its returns, wherever they are; those of the log only as far as `scan` reached.
         crossing: by processor group that was recorded past the newest delivery.
         waiting: by processor group that was last recorded at or before it.
+        case_kind: hop and cause that the watchdog recorded while the order was overdue.
         default_deadline_seconds: for an order without an event.
     """
 
@@ -258,4 +259,5 @@ class Evidence:
     strays: tuple[str, ...] = ()
     dropped_partition: str | None = None
     incident_id: int | None = None
+    case_kind: tuple[str, str] | None = None
     default_deadline_seconds: float = 900.0

@@ -306,7 +306,7 @@ async def _refused_by_trace(
 
 
 _CASES: Final = """
-SELECT aggregate_id, incident_id, closed_as, closed_by, closed_why, closed_at
+SELECT aggregate_id, incident_id, closed_as, closed_by, closed_why, closed_at, hop, cause
   FROM relay.overdue WHERE aggregate_id = ANY ($1::text[])
  ORDER BY opened_at
 """
@@ -317,7 +317,9 @@ async def _cases(connection: asyncpg.Connection, ids: Sequence[str]) -> dict[str
     for row in await connection.fetch(_CASES, ids):
         by_hand = row["closed_as"] == "closed"
         closed = ClosedByHand(row["closed_by"] or "?", row["closed_why"] or "", row["closed_at"])
-        found[row["aggregate_id"]] = CaseRow(row["incident_id"], closed if by_hand else None)
+        found[row["aggregate_id"]] = CaseRow(
+            row["incident_id"], closed if by_hand else None, (row["hop"], row["cause"])
+        )
     return found
 
 

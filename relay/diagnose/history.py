@@ -63,8 +63,9 @@ def crossing(
 
 def waiting(samples: Sequence[PositionSample], offset: int) -> Waiting | None:
     """Return the last recorded position, when no position past the offset was ever recorded."""
-    if not samples or any(_is_past(one, offset) for one in samples):
-        return None
+    ever = any(one.committed is not None or one.members for one in samples)
+    if not ever or any(_is_past(one, offset) for one in samples):
+        return None  # nothing was recorded of it, or there was no such group
     last = samples[-1]
     return Waiting(last.at, _standing(last, offset), last.members)
 

@@ -45,10 +45,11 @@ class ReturnRow:
 
 @dataclass(frozen=True, slots=True)
 class CaseRow:
-    """What relay.overdue knows of an order."""
+    """What relay.overdue knows of an order; `kind` is hop and cause."""
 
     incident_id: int | None
     closed: ClosedByHand | None
+    kind: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

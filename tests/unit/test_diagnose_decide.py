@@ -239,6 +239,7 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     (Verdict.NOT_PROCESSED, Cause.PROCESSOR_REBALANCING): group(state="PreparingRebalance"),
     (Verdict.NOT_PROCESSED, Cause.TOPIC_NOT_CONSUMED): group(subscribed=frozenset({"orders"})),
     (Verdict.NOT_PROCESSED, Cause.PARTITION_UNASSIGNED): group(assigned=frozenset({(EVENTS, 1)})),
+    (Verdict.NOT_PROCESSED, Cause.TOPIC_MISSING): topic(UNPASSED, RETURNS, exists=False),
     (Verdict.NOT_PROCESSED, Cause.BROKER_UNREACHABLE): replace(
         around(LOST, groups=missing(Cause.BROKER_UNREACHABLE), outages=(OUT,)),
         waiting={GROUP: Waiting(ago(minutes=40), 118_000, 3)},
@@ -402,8 +403,15 @@ def test_records_that_expired_after_the_group_passed_them_are_not_missing() -> N
 
 
 def test_a_group_that_passed_before_the_topic_was_recreated_clears_hop_2() -> None:
-    case = replace(gone(Found.GONE_AFTER, LOST), crossing={GROUP: CROSSED})
+    early = replace(CROSSED, before_at=ago(minutes=50), after_at=ago(minutes=40))
+    case = replace(gone(Found.GONE_AFTER, LOST), crossing={GROUP: early})
     assert named(topic(case, EVENTS, shrinks=SHRUNK))[:2] == (Hop.RETURN, Verdict.NO_RETURN)
+
+
+def test_a_group_that_came_past_in_the_new_log_does_not_clear_it() -> None:
+    case = replace(gone(Found.OTHER, LOST), crossing={GROUP: CROSSED})
+    expected = (Hop.PUBLISH, Verdict.RECORD_MISSING, Cause.TOPIC_RECREATED)
+    assert named(topic(case, EVENTS, shrinks=SHRUNK)) == expected
 
 
 def test_offsets_committed_on_a_recreated_topic_prove_nothing_about_the_old_record() -> None:

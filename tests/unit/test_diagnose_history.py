@@ -60,6 +60,7 @@ def test_a_group_that_never_came_past_is_waiting() -> None:
     assert (still.offset, still.at) == (120, at(10))
     assert waiting(seen, 110) is None
     assert waiting([], 110) is None
+    assert waiting(samples((0, None, 0)), 110) is None
 
 
 def test_the_first_position_is_already_past_the_record() -> None:

@@ -179,6 +179,47 @@ class Wiring:
         finally:
             consumer.close()
 
+    def delete_records(self, topic: str) -> None:
+        """What `kafka-delete-records` does: everything up to the end."""
+        ends = [TopicPartition(topic, number, end) for number, end in self.ends(topic).items()]
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        for done in admin.delete_records(ends).values():
+            done.result(15)
+
+    async def until_position(self, group: str, members: int) -> None:
+        """Wait until the watchdog has recorded a group with so many members, up to date."""
+
+        async def recorded() -> bool:
+            rows = await self.pg.fetch(
+                """SELECT DISTINCT ON (partition) members, committed_offset, log_end
+                     FROM relay.position WHERE consumer_group = $1 AND topic = $2
+                    ORDER BY partition, taken_at DESC, position_id DESC""",
+                group,
+                self.events,
+            )
+            committed = await asyncio.to_thread(self.committed, group, self.events)
+            ends = sorted(committed.values())
+            return bool(rows) and (
+                {row["members"] for row in rows} == {members}
+                and sorted(row["committed_offset"] or 0 for row in rows) == ends
+            )
+
+        await self.eventually(recorded, 40)
+
+    async def until_log_position(self, topic: str) -> None:
+        """Wait until the watchdog has recorded where the topic's logs end now."""
+
+        async def recorded() -> bool:
+            rows = await self.pg.fetch(
+                """SELECT DISTINCT ON (partition) partition, log_end FROM relay.position
+                    WHERE consumer_group = '' AND topic = $1
+                    ORDER BY partition, taken_at DESC, position_id DESC""",
+                topic,
+            )
+            return dict(rows) == await asyncio.to_thread(self.ends, topic)
+
+        await self.eventually(recorded, 40)
+
     def send(self, topic: str, key: str | None, value: bytes, **headers: str) -> None:
         producer = Producer({"bootstrap.servers": self.bootstrap})
         producer.produce(
