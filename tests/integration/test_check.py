@@ -50,7 +50,7 @@ def found(report: CheckReport, name: str) -> str:
     return next(result.found for result in report.results if result.name == name)
 
 
-async def test_a_fresh_installation_fails_for_the_missing_processor_and_the_unsafe_server(check, flow):
+async def test_a_fresh_installation_fails_for_processor_and_unsafe_server(check, flow):
     report = await check()
     bad = {n for n, s in states(report).items() if s in (State.FAILED, State.UNKNOWN)}
     # The tests' common PostgreSQL does not wait for its disk, which no production may do.
