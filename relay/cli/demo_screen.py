@@ -24,7 +24,7 @@ _STILL_SECONDS: Final = 5.0
 _BAR_CELLS: Final = 24
 # What each hop is, for someone who sees it for the first time.
 _HOPS: Final = (
-    ("place", "order and outbox row, one commit"),
+    ("place", "order and outbox row"),
     ("publish", "the relay: orders.events"),
     ("process", "the order processor"),
     ("return", "orders.returns"),

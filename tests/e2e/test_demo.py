@@ -86,6 +86,21 @@ async def test_given_servers_are_used_and_left_alone(
     assert not [topic for topic in left if topic == "orders.events" or "relay-demo" in topic]
 
 
+async def test_spans_go_to_the_jaeger_that_is_named(
+    relay_command: Any, jaeger: Any, database: str, kafka_bootstrap: str
+) -> None:
+    otlp = {"OTEL_EXPORTER_OTLP_ENDPOINT": jaeger.otlp_http, "OTEL_TRACES_EXPORTER": ""}
+    done = relay_command(
+        *("--json", *SMALL, "--jaeger-url", jaeger.query), env=otlp, within_seconds=110
+    )
+    assert done.returncode == 0, done.stderr
+    example = json.loads(done.stdout)["example"]
+    assert example["trace_url"] == f"{jaeger.query}/trace/{example['trace_id']}"
+    spans = jaeger.wait_for_spans(example["trace_id"], lambda found: len(found) >= 6)
+    assert min(span["operationName"] for span in spans) == "POST /orders"
+    assert len(spans) == 6
+
+
 async def test_a_relay_that_is_at_work_there_is_not_joined(
     relay_process: Any,
     relay_command: Any,
