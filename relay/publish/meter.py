@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from relay.publish.record import microseconds
@@ -24,6 +24,7 @@ class Meter:
 
     metrics: Metrics | None = None
     _lagged: bool = True
+    _ages: list[float] = field(default_factory=list)
 
     def read(self, created_at: Sequence[bytes]) -> None:
         """Count a read of the outbox and how old its oldest row is."""
@@ -43,11 +44,13 @@ class Meter:
         """Count a batch that the broker has."""
         if self.metrics is not None:
             self.metrics.events_published.labels(topic).inc(len(created_at))
-            self.metrics.publish_latency_seconds.observe(_age_seconds(created_at))
+            self._ages += _age_seconds(created_at)
 
-    def parked(self, reasons: Sequence[str]) -> None:
-        """Count rows that were put in quarantine."""
+    def written(self, reasons: Sequence[str]) -> None:
+        """Count what the checkpoint covers now, and the reasons of rows put in quarantine."""
         if self.metrics is not None:
+            self.metrics.publish_latency_seconds.observe(self._ages)
+            self._ages.clear()
             for reason in reasons:
                 self.metrics.events_parked.labels(reason).inc()
 

@@ -20,13 +20,15 @@ class PublishOptions:
         shard: whose checkpoint and lease; there is one shard now.
         source: `ce_source` of every record; None: `/` and the flow's name.
         dataschemas: `ce_dataschema` by event type; an event type without one has no such header.
-        page_rows: rows read at a time. With `pages_in_flight` it bounds what a kill -9 sends twice.
+        page_rows: rows read at a time.
         page_bytes: payload bytes read at a time, about.
-        pages_in_flight: pages sent or being sent while the next one is read.
+        pages_in_flight: full pages sent and not yet covered by the checkpoint; that many rows are
+            sent twice after a kill -9.
         batch_bytes: largest batch handed to a partition; a topic's own limit may be lower.
         largest_record_bytes: a larger payload is parked without being read.
         poll_seconds: pause between two reads while rows flow.
         idle_poll_seconds: pause between two reads after a while without rows.
+        checkpoint_seconds: least pause between two writes of the checkpoint, unless a page is full.
         lease_seconds: a relay that died is replaced after so long.
         request_timeout_seconds: the broker's time to answer one request.
         drain_seconds: after SIGTERM, time for acknowledgements under way.
@@ -43,6 +45,7 @@ class PublishOptions:
     largest_record_bytes: int = 32_000_000
     poll_seconds: float = 0.002
     idle_poll_seconds: float = 0.02
+    checkpoint_seconds: float = 0.01
     lease_seconds: float = 10.0
     request_timeout_seconds: float = 15.0
     drain_seconds: float = 10.0
@@ -56,6 +59,7 @@ class PublishOptions:
             "largest_record_bytes": self.largest_record_bytes,
             "poll_seconds": self.poll_seconds,
             "idle_poll_seconds": self.idle_poll_seconds,
+            "checkpoint_seconds": self.checkpoint_seconds,
             "lease_seconds": self.lease_seconds,
             "request_timeout_seconds": self.request_timeout_seconds,
             "drain_seconds": self.drain_seconds,

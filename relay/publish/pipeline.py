@@ -1,16 +1,14 @@
-"""Hop 2: the loop of an active relay: read ahead, send, and move the checkpoint in order.
+"""Hop 2: the loop of an active relay: read ahead, hand over, and let the checkpoint follow.
 
-Invariant: the checkpoint covers a page only after every record of it, and of the pages before it,
-was acknowledged or parked. A failure anywhere ends the whole run with its error: nothing is sent
-after it, and the next run begins at the checkpoint. Asked to stop, it reads no more, waits for the
-acknowledgements under way, and writes the checkpoint.
+Invariant: a failure anywhere ends the whole run with its error: nothing is sent after it, and the
+next run begins at the checkpoint. Asked to stop, it reads no more, waits for the acknowledgements
+under way, and the checkpoint is written.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,12 +18,12 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from relay.publish.batch import Batch
-from relay.publish.checkpoint import CheckpointWriter, Delivery, Parked
+from relay.publish.checkpoint import Delivery
+from relay.publish.commits import Commits
 from relay.publish.cursor import OutboxCursor
 from relay.publish.dispatch import Dispatcher, Prepared
 from relay.publish.errors import LeaseLostError, TopicWaitError
 from relay.publish.lease import Lease
-from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
 from relay.publish.pacing import Pace
 from relay.publish.page import Page
@@ -34,37 +32,12 @@ from relay.publish.publisher import EncodedBatch, Publisher
 from relay.publish.spans import SendSpans, SentBatch
 from relay.publish.testpoints import TestPoint
 from relay.publish.topics import Topics
-from relay.publish.window import Position
+from relay.publish.underway import PageUnderway, Underway
 from relay.runtime.backoff import Backoff
 
 _LOG: Final = structlog.get_logger("relay.publish")
-_IDLE_CHECKPOINT_SECONDS: Final = 5.0
 _RELEASE_SECONDS: Final = 1.0
-
-
-@dataclass(slots=True)
-class _Underway:
-    """A page that was handed over."""
-
-    after: Position
-    acknowledgements: list[asyncio.Future[Delivery]]
-    parked: list[Parked]
-    released: list[int]
-
-    @property
-    def done(self) -> bool:
-        return all(future.done() for future in self.acknowledgements)
-
-
-@dataclass(slots=True)
-class Progress:
-    """What the relay has done since it started, for status and metrics."""
-
-    published: int = 0
-    parked: int = 0
-    released: int = 0
-    pages: int = 0
-    reads: int = 0
+_TOPIC_BACKOFF: Final = Backoff(0.2, 5.0)
 
 
 @dataclass(slots=True)
@@ -72,7 +45,6 @@ class Pipeline:
     """One run of an active relay, from one checkpoint.
 
     Attributes:
-        writing: held while the writer's connection is in use.
         waits: told what a page waits for before it can be sent, and with None that it no longer
             does.
     """
@@ -81,20 +53,13 @@ class Pipeline:
     dispatcher: Dispatcher
     publisher: Publisher
     topics: Topics
-    writer: CheckpointWriter
-    writing: asyncio.Lock
+    underway: Underway
+    commits: Commits
     lease: Lease
     options: PublishOptions
-    progress: Progress
-    meter: Meter
     spans: SendSpans
     waits: Callable[[BaseException | None], None]
     test_point: TestPoint
-    _underway: deque[_Underway] = field(default_factory=deque)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _room: asyncio.Event = field(default_factory=asyncio.Event)
-    _unwritten: Position | None = None
-    _failure: BaseException | None = None
     _partition_counts: dict[str, int] = field(default_factory=dict)
     _look_for_releases_at: float = 0.0
 
@@ -105,7 +70,7 @@ class Pipeline:
             ExceptionGroup: of what ended the run: ProducerBrokenError, LeaseLostError, asyncpg's.
         """
         async with asyncio.TaskGroup() as group:
-            commits = group.create_task(self._commit_pages())
+            commits = group.create_task(self.commits.run())
             wakes = group.create_task(self._wake_at(stop))
             await self._read_pages(stop)
             await self._drain()
@@ -114,23 +79,23 @@ class Pipeline:
 
     async def _wake_at(self, stop: asyncio.Event) -> None:
         await stop.wait()
-        self._room.set()
+        self.underway.left.set()
 
     async def _read_pages(self, stop: asyncio.Event) -> None:
         pace = Pace(self.options.poll_seconds, self.options.idle_poll_seconds)
         while not stop.is_set():
-            if len(self._underway) >= self.options.pages_in_flight:
-                self._room.clear()
-                await self._room.wait()
+            if not self.underway.has_room(self.options.page_rows):
+                self.underway.left.clear()
+                await self.underway.left.wait()
                 continue
             await self._release(stop)
             page = await self.cursor.next_page()
-            self.progress.reads += 1
-            self.meter.read(page.created_at)
+            self.commits.progress.reads += 1
+            self.commits.meter.read(page.created_at)
             if page.ids:
                 await self._hand_over(page, stop)
-            elif not self._underway:
-                self._unwritten = page.after
+            elif not self.underway:
+                self.commits.unwritten = page.after
             pace = pace.after_read(len(page.ids))
             if not self.cursor.in_window:
                 await asyncio.sleep(pace.pause_seconds)
@@ -147,29 +112,42 @@ class Pipeline:
         if self.lease.left_seconds() <= 0:
             raise LeaseLostError("could not renew the lease in time")
         futures = [self._send(page, prepared, *one) for one in prepared.batches]
-        self._unwritten = None
-        self._underway.append(_Underway(page.after, futures, prepared.parked, released or []))
-        self._changed.set()
+        self.commits.unwritten = None
+        self.underway.add(
+            PageUnderway(page.after, len(page.ids), futures, prepared.parked, released or ())
+        )
+
+    def _send(
+        self, page: Page, prepared: Prepared, batch: Batch, encoded: EncodedBatch
+    ) -> asyncio.Future[Delivery]:
+        future = self.publisher.hand_over(batch, encoded)
+        future.add_done_callback(partial(self._tell, SentBatch.of(page, prepared.trace, batch)))
+        return future
+
+    def _tell(self, sent: SentBatch, future: asyncio.Future[Delivery]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            return
+        self.commits.meter.acknowledged(sent.topic, sent.created_at)
+        self.spans.acknowledged(sent, future.result().base_offset)
 
     async def _unpark(self, page: Page) -> None:
         """Ask again of the parked orders in a page: what held one may have been discarded."""
         parked = self.dispatcher.parked_orders
         if not parked or parked.isdisjoint(page.keys):
             return
-        pending = {row.aggregate_id.encode() for one in self._underway for row in one.parked}
-        asked = parked.intersection(page.keys) - pending
+        asked = parked.intersection(page.keys) - self.underway.parked_orders()
         parked -= asked - await still_parked(self.cursor.connection, list(asked))
 
     async def _topics_ready(self, page: Page, stop: asyncio.Event) -> bool:
         """Wait until every topic of the page can be sent to; False: asked to stop meanwhile."""
-        backoff, attempt = Backoff(0.2, 5.0), 0
+        attempt = 0
         while not stop.is_set():
             try:
                 for topic in self.dispatcher.topics(page):
                     await self._know(topic)
             except (TopicWaitError, KafkaError, OSError, TimeoutError) as error:
                 self.waits(error)
-                await _pause(stop, backoff.ceiling_seconds(attempt))
+                await _pause(stop, _TOPIC_BACKOFF.ceiling_seconds(attempt))
                 attempt += 1
             else:
                 if attempt:
@@ -185,80 +163,8 @@ class Pipeline:
         elif known != count:
             # Orders move to other partitions: what was sent must be there before what comes next.
             _LOG.warning("partitions_changed", topic=topic, before=known, now=count)
-            await self._empty()
+            await self.underway.empty()
         self._partition_counts[topic] = count
-
-    def _send(
-        self, page: Page, prepared: Prepared, batch: Batch, encoded: EncodedBatch
-    ) -> asyncio.Future[Delivery]:
-        future = self.publisher.hand_over(batch, encoded)
-        future.add_done_callback(partial(self._tell, SentBatch.of(page, prepared.trace, batch)))
-        future.add_done_callback(self._acknowledged)
-        return future
-
-    def _tell(self, sent: SentBatch, future: asyncio.Future[Delivery]) -> None:
-        if future.cancelled() or future.exception() is not None:
-            return
-        self.meter.acknowledged(sent.topic, sent.created_at)
-        self.spans.acknowledged(sent, future.result().base_offset)
-
-    def _acknowledged(self, future: asyncio.Future[Delivery]) -> None:
-        error = None if future.cancelled() else future.exception()
-        if error is not None:
-            self._failure = self._failure or error
-        if error is not None or not self._underway or self._underway[0].done:
-            self._changed.set()
-
-    async def _commit_pages(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(_IDLE_CHECKPOINT_SECONDS):
-                    await self._changed.wait()
-            except TimeoutError:
-                await self._write_idle()
-                continue
-            self._changed.clear()
-            if self._failure is not None:
-                raise self._failure
-            ready = self._done_pages()
-            if ready:
-                await self.test_point("after_send_before_checkpoint")
-                await self._write(ready)
-                await self.test_point("after_checkpoint")
-
-    def _done_pages(self) -> list[_Underway]:
-        """Return the pages at the head that are acknowledged; they still count as under way."""
-        ready: list[_Underway] = []
-        for page in self._underway:
-            if not page.done:
-                break
-            ready.append(page)
-        return ready
-
-    async def _write(self, ready: list[_Underway]) -> None:
-        deliveries = [future.result() for page in ready for future in page.acknowledgements]
-        parked = [row for page in ready for row in page.parked]
-        released = [outbox_id for page in ready for outbox_id in page.released]
-        async with self.writing:
-            await self.writer.advance(ready[-1].after, deliveries, parked, released)
-        for _page in ready:
-            self._underway.popleft()
-        self.dispatcher.sizing.forget([row.outbox_id for row in parked])
-        self._room.set()
-        self._changed.set()
-        self.progress.pages += len(ready)
-        self.progress.parked += len(parked)
-        self.meter.parked([row.reason for row in parked])
-        self.progress.released += len(released)
-        self.progress.published += sum(len(d.outbox_ids) for d in deliveries)
-
-    async def _write_idle(self) -> None:
-        """Move the checkpoint over windows without rows: now and then, nothing depends on it."""
-        position = self._unwritten
-        if position is not None and not self._underway:
-            self._unwritten = None
-            async with self.writing:
-                await self.writer.advance(position, (), ())
 
     async def _release(self, stop: asyncio.Event) -> None:
         """Send what an operator released, before anything newer of the same orders is read."""
@@ -270,32 +176,27 @@ class Pipeline:
         if not orders:
             return
         # What is under way may park more of the same orders.
-        await self._empty()
-        async with self.writing:
-            outbox_ids = await leaving(self.writer.connection, orders, self.options.page_rows)
+        await self.underway.empty()
+        writer = self.commits.writer
+        async with self.commits.writing:
+            outbox_ids = await leaving(writer.connection, orders, self.options.page_rows)
         if not outbox_ids:
             return
-        page = await self.cursor.rows(outbox_ids, self.writer.checkpoint.position)
+        page = await self.cursor.rows(outbox_ids, writer.checkpoint.position)
         self.dispatcher.parked_orders -= set(page.keys)
         await self._hand_over(page, stop, list(page.ids))
-        await self._empty()
+        await self.underway.empty()
         # Those with more to wait for are parked still.
         keys = list(set(page.keys))
         self.dispatcher.parked_orders |= await still_parked(self.cursor.connection, keys)
 
-    async def _empty(self) -> None:
-        """Wait until nothing is under way."""
-        while self._underway:
-            self._room.clear()
-            await self._room.wait()
-
     async def _drain(self) -> None:
         try:
             async with asyncio.timeout(self.options.drain_seconds):
-                await self._empty()
-                await self._write_idle()
+                await self.underway.empty()
+                await self.commits.write_idle()
         except TimeoutError:
-            pages = len(self._underway)
+            pages = len(self.underway)
             _LOG.warning("stopped_undrained", pages=pages, consequence="they are sent again")
 
 

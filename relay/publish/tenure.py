@@ -17,6 +17,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from relay.publish.checkpoint import CheckpointWriter
+from relay.publish.commits import Commits, Progress
 from relay.publish.compression import Codec
 from relay.publish.cursor import OutboxCursor
 from relay.publish.dataschemas import dataschemas
@@ -26,13 +27,14 @@ from relay.publish.lease import Lease, Taken
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
 from relay.publish.parking import parked_orders
-from relay.publish.pipeline import Pipeline, Progress
+from relay.publish.pipeline import Pipeline
 from relay.publish.publisher import Publisher
 from relay.publish.record import RecordEncoder
 from relay.publish.sizing import Sizing
 from relay.publish.spans import SendSpans
 from relay.publish.testpoints import TestPoint
 from relay.publish.topics import Topics
+from relay.publish.underway import Underway
 from relay.runtime.backoff import Backoff
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
@@ -186,17 +188,26 @@ class Tenure:
             Codec.named(options.compression),
             await parked_orders(self.reader),
         )
+        underway = Underway(options.page_rows * options.pages_in_flight)
+        commits = Commits(
+            writer=CheckpointWriter(self.writer, checkpoint),
+            writing=self._writing,
+            underway=underway,
+            options=options,
+            sizing=work.sizing,
+            progress=work.progress,
+            meter=work.meter,
+            test_point=work.test_point,
+        )
         return Pipeline(
             cursor=cursor,
             dispatcher=dispatcher,
             publisher=publisher,
             topics=Topics(publisher.client),
-            writer=CheckpointWriter(self.writer, checkpoint),
-            writing=self._writing,
+            underway=underway,
+            commits=commits,
             lease=self.lease,
             options=options,
-            progress=work.progress,
-            meter=work.meter,
             spans=SendSpans(work.tracing, "relay"),
             waits=self.watcher.waits,
             test_point=work.test_point,

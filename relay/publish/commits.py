@@ -1,0 +1,119 @@
+"""Hop 2: moves the checkpoint over what was acknowledged, together with the proof.
+
+Invariant: one write at a time, in order; a failed batch ends the loop with its error before
+anything of its page, or of a later one, is covered. Small pages wait a little for others, so that a
+write serves several.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from relay.publish.checkpoint import CheckpointWriter
+from relay.publish.meter import Meter
+from relay.publish.options import PublishOptions
+from relay.publish.sizing import Sizing
+from relay.publish.testpoints import TestPoint
+from relay.publish.underway import PageUnderway, Underway, joined
+from relay.publish.window import Position
+
+_IDLE_SECONDS: Final = 5.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the relay has done since it started, for status and metrics."""
+
+    published: int = 0
+    parked: int = 0
+    released: int = 0
+    pages: int = 0
+    reads: int = 0
+
+
+@dataclass(slots=True)
+class Commits:
+    """Writes ledger, parked rows and checkpoint.
+
+    Attributes:
+        writing: held while the writer's connection is in use.
+        unwritten: a position reached by reading windows without rows, with nothing under way.
+    """
+
+    writer: CheckpointWriter
+    writing: asyncio.Lock
+    underway: Underway
+    options: PublishOptions
+    sizing: Sizing
+    progress: Progress
+    meter: Meter
+    test_point: TestPoint
+    unwritten: Position | None = None
+    _written_at: float = field(default=0.0, init=False)
+
+    async def run(self) -> None:
+        """Write until cancelled.
+
+        Raises:
+            ProducerBrokenError: a batch failed.
+            CheckpointConflictError: another relay took over.
+        """
+        while True:
+            if not await self._news():
+                await self.write_idle()
+                continue
+            self.underway.changed.clear()
+            if self.underway.failure is not None:
+                raise self.underway.failure
+            ready = self.underway.done()
+            if ready and not await self._wait_for_more(ready):
+                await self.test_point("after_send_before_checkpoint")
+                await self._write(ready)
+                await self.test_point("after_checkpoint")
+
+    async def _news(self) -> bool:
+        if self.underway.changed.is_set():
+            return True
+        try:
+            async with asyncio.timeout(_IDLE_SECONDS):
+                await self.underway.changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _wait_for_more(self, ready: list[PageUnderway]) -> bool:
+        """Wait out the pause since the last write, if there is little to write; True: waited."""
+        pause_seconds = self._written_at + self.options.checkpoint_seconds - time.monotonic()
+        if pause_seconds <= 0 or sum(page.rows for page in ready) >= self.options.page_rows:
+            return False
+        await asyncio.sleep(pause_seconds)
+        self.underway.changed.set()
+        return True
+
+    async def _write(self, ready: list[PageUnderway]) -> None:
+        deliveries = [future.result() for page in ready for future in page.acknowledgements]
+        parked = [row for page in ready for row in page.parked]
+        released = [outbox_id for page in ready for outbox_id in page.released]
+        async with self.writing:
+            await self.writer.advance(ready[-1].after, joined(deliveries), parked, released)
+        self._written_at = time.monotonic()
+        self.underway.remove(ready)
+        self.sizing.forget([row.outbox_id for row in parked])
+        self.progress.pages += len(ready)
+        self.progress.parked += len(parked)
+        self.progress.released += len(released)
+        self.progress.published += sum(len(delivery.outbox_ids) for delivery in deliveries)
+        self.meter.written([row.reason for row in parked])
+        # Pages may have become done meanwhile, with nobody left to say so.
+        self.underway.changed.set()
+
+    async def write_idle(self) -> None:
+        """Move the checkpoint over windows without rows: now and then, nothing depends on it."""
+        position = self.unwritten
+        if position is not None and not self.underway:
+            self.unwritten = None
+            async with self.writing:
+                await self.writer.advance(position, (), ())

@@ -1,0 +1,130 @@
+"""Hop 2: the pages that were handed over and are not covered by the checkpoint yet.
+
+Invariant: pages leave in the order in which they came, and only when every batch of theirs, and of
+the pages before, was acknowledged. Their rows together are bounded: that many are sent twice when
+the process is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from relay.publish.checkpoint import Delivery, Parked
+from relay.publish.window import Position
+
+
+@dataclass(slots=True)
+class PageUnderway:
+    """A page that was handed over."""
+
+    after: Position
+    rows: int
+    acknowledgements: Sequence[asyncio.Future[Delivery]]
+    parked: Sequence[Parked]
+    released: Sequence[int] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether all its batches were acknowledged."""
+        return all(future.done() for future in self.acknowledgements)
+
+
+@dataclass(slots=True)
+class Underway:
+    """Pages, oldest first.
+
+    Attributes:
+        most_rows: room for another page is left below this.
+        changed: set when pages at the head may be done, or a batch failed.
+        left: set when pages left.
+        failure: of the first batch that failed.
+    """
+
+    most_rows: int
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: BaseException | None = None
+    _pages: deque[PageUnderway] = field(default_factory=deque)
+    _rows: int = 0
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def has_room(self, rows: int) -> bool:
+        """Whether a page of so many rows may be read."""
+        return not self._pages or self._rows + rows <= self.most_rows
+
+    def add(self, page: PageUnderway) -> None:
+        """Note a page that was just handed over."""
+        self._pages.append(page)
+        self._rows += page.rows
+        for future in page.acknowledgements:
+            future.add_done_callback(self._acknowledged)
+        if not page.acknowledgements:
+            self.changed.set()
+
+    def _acknowledged(self, future: asyncio.Future[Delivery]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            self.failure = self.failure or error
+        if error is not None or (self._pages and self._pages[0].done):
+            self.changed.set()
+
+    def done(self) -> list[PageUnderway]:
+        """Return the pages at the head that are done; they stay until they are removed."""
+        found: list[PageUnderway] = []
+        for page in self._pages:
+            if not page.done:
+                break
+            found.append(page)
+        return found
+
+    def remove(self, pages: Sequence[PageUnderway]) -> None:
+        """Let pages at the head go: the checkpoint covers them."""
+        for page in pages:
+            assert self._pages.popleft() is page
+            self._rows -= page.rows
+        self.left.set()
+
+    def parked_orders(self) -> set[bytes]:
+        """Return the orders that a page under way parks."""
+        return {row.aggregate_id.encode() for page in self._pages for row in page.parked}
+
+    async def empty(self) -> None:
+        """Wait until nothing is under way."""
+        while self._pages:
+            self.left.clear()
+            await self.left.wait()
+
+
+def joined(deliveries: Iterable[Delivery]) -> list[Delivery]:
+    """Join deliveries that follow one another in a partition: one ledger row does for them.
+
+    At 2,000 orders a second a batch holds one record or two, and the ledger would be as long as the
+    outbox.
+    """
+    open_ones: dict[tuple[str, int], int] = {}
+    result: list[Delivery] = []
+    for delivery in deliveries:
+        place = open_ones.get((delivery.topic, delivery.partition))
+        before = None if place is None else result[place]
+        if place is not None and before is not None and _follows(before, delivery):
+            result[place] = Delivery(
+                delivery.topic,
+                delivery.partition,
+                before.base_offset,
+                [*before.outbox_ids, *delivery.outbox_ids],
+            )
+        else:
+            open_ones[delivery.topic, delivery.partition] = len(result)
+            result.append(delivery)
+    return result
+
+
+def _follows(before: Delivery, after: Delivery) -> bool:
+    if before.base_offset is None or after.base_offset is None:
+        return False
+    return before.base_offset + len(before.outbox_ids) == after.base_offset
