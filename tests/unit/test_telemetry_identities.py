@@ -80,7 +80,15 @@ def test_with_exporting_off_contexts_flow_and_nothing_is_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [None, "", "nonsense", header().upper(), "00-" + "0" * 52, "\ud800"]
+    "bad",
+    [
+        None,
+        "",
+        "nonsense",
+        "00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01",
+        "00-" + "0" * 52,
+        "\ud800",
+    ],
 )
 def test_a_row_without_a_context_is_the_root_of_its_events_trace(bad: str | None) -> None:
     for headers in ([bad], [header(), bad], [bad, bad]):
