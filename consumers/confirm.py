@@ -35,6 +35,7 @@ from relay.runtime.database import DatabaseError, DatabaseRefusedError, connect
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
 from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
 from relay.runtime.outage import OutageLog, Resource
 from relay.runtime.process import ProcessRecord
@@ -112,6 +113,8 @@ class ConfirmService:
             SchemaVersionError: the database's schema is not this program's.
             DatabaseRefusedError, KafkaSettingsError: the settings cannot work.
         """
+        keep_freed_memory()
+        collect_rarely()
         beat = Heartbeat(
             self.dsn, self.process, self.outages, detail=self.detail, noticed=log.warning
         )
