@@ -92,7 +92,7 @@ def _resumed_past(crossing: Crossing, around: Neighbours, own: int) -> bool:
 
 
 def _jumped(crossing: Crossing, around: Neighbours, own: int) -> bool:
-    """Tell whether exactly what lies between two positions of a group with members is unanswered."""
+    """Tell whether exactly what lies between two positions of a staffed group is unanswered."""
     first, last = around.run(own)
     exact = (first, last) == (crossing.before_offset, crossing.after_offset - 1)
     return exact and last - first + 1 >= JUMP_RUN and bool(around.answered)

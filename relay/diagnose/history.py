@@ -54,7 +54,7 @@ def crossing(
         after_at=after.at,
         after_offset=after.committed or 0,
         after_members=after.members,
-        unattended_from_at=_unattended_from(samples[:past], published_at),
+        unattended_from_at=_unattended_from(samples[:past], published_at) or _moved_alone(after),
         members_left_at=left.at if left else None,
         left_offset=left.committed if left else None,
         log_start=after.log_start,
@@ -93,6 +93,11 @@ def _unattended_from(samples: Sequence[PositionSample], published_at: datetime) 
             since = None
     # It had none at the last position before the publication, and nothing was recorded since.
     return found or since
+
+
+def _moved_alone(after: PositionSample) -> datetime | None:
+    """Return when the offset stood past the record with nobody in the group: moved by hand."""
+    return after.at if after.members == 0 else None
 
 
 def _member_left(samples: Sequence[PositionSample], after_at: datetime) -> PositionSample | None:

@@ -38,6 +38,12 @@ def test_a_group_that_was_away_before_the_record_came_was_not_away_from_it() -> 
     assert found.unattended_from_at is None
 
 
+def test_an_offset_that_moved_before_the_empty_group_was_seen() -> None:
+    found = crossing("g", samples((0, 100, 1), (1, 160, 0)), 150, at(0.5))
+    assert found is not None
+    assert found.unattended_from_at == at(1)
+
+
 def test_a_member_that_leaves_after_the_commit() -> None:
     seen = samples((0, 140, 3), (10, 160, 3), (11, 160, 2), (20, 170, 2))
     found = crossing("g", seen, 150, at(5))
