@@ -15,7 +15,7 @@ from psycopg import pq
 from psycopg.types.string import StrDumper
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from relay.publish.partitioner import Partitioner, murmur2
+from relay.publish.partitioner import murmur2, partitions
 
 # Any valid JSON is published byte for byte, whatever it means to anybody.
 PAYLOADS = {
@@ -275,4 +275,4 @@ def test_keys_land_where_javas_partitioner_puts_them(writer: str, loop: Any, top
     for key, signed in JAVA_HASHES.items():
         assert landed[key] == (signed & 0x7FFFFFFF) % loop.partitions
     encoded = [key.encode() for key in keys]
-    assert Partitioner().partitions(encoded, loop.partitions) == [expected[key] for key in keys]
+    assert partitions(encoded, loop.partitions) == [expected[key] for key in keys]
