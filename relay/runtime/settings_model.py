@@ -203,6 +203,12 @@ class PublishSettings(Section):
     idle_poll_seconds: PositiveFloat = Field(
         default=0.02, description="seconds between reads when idle"
     )
+    largest_record_bytes: PositiveInt = Field(
+        default=32_000_000, description="bytes of payload beyond which an event is parked unread"
+    )
+    checkpoint_seconds: PositiveFloat = Field(
+        default=0.01, description="least seconds between checkpoints, unless a page is full"
+    )
     lease_seconds: PositiveFloat = Field(
         default=10.0, description="seconds until a dead relay is replaced"
     )
