@@ -46,7 +46,8 @@ _GROUP_COORDINATOR: Final = 0
 _READ_UNCOMMITTED, _READ_COMMITTED = 0, 1
 # Coordinator loading, not available, not this one: it moves; ask again.
 _COORDINATOR_MOVES: Final = frozenset({14, 15, 16})
-_NOT_LEADER: Final = frozenset({5, 6, 9})
+# Leader moves, or the partition is gone: no answer now.
+_NOT_LEADER: Final = frozenset({3, 5, 6, 9})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +66,20 @@ class Broker:
 
     Attributes:
         leaders: by partition, of every topic that exists; -1 where there is none now.
+        stale: a partition was not where it should be: `refresh` before the next question.
     """
 
     client: AIOKafkaClient
     leaders: dict[Partition, int] = field(default_factory=dict)
     internal: frozenset[str] = frozenset()
+    stale: bool = False
 
     async def refresh(self) -> None:
         """Read which topics there are, and who leads their partitions."""
         # None asks for all of them: a request that names one would create it where it is missing.
         answer = await self.send(MetadataRequest(None))
         self.client.cluster.update_metadata(answer)
+        self.stale = False
         self.leaders = {
             (topic, number): leader
             for error, topic, _internal, partitions in answer.topics
@@ -125,6 +129,7 @@ class Broker:
                 for number, error, _timestamp, offset in asked:
                     if error and error not in _NOT_LEADER:
                         raise for_code(error)(f"{topic}[{number}]")
+                    self.stale = self.stale or bool(error)
                     if not error and offset >= 0:
                         found[topic, number] = offset
         return found

@@ -88,7 +88,8 @@ def _resumed_past(crossing: Crossing, around: Neighbours, own: int) -> bool:
     first, last = around.run(own)
     # The first position after the resumption may lie past records that were answered again.
     from_the_start = first <= crossing.before_offset and last - first + 1 >= JUMP_RUN
-    return from_the_start or lost >= (lost + answered) * SKIPPED_SHARE
+    to_the_end = crossing.after_members == 0 and last == crossing.after_offset - 1
+    return from_the_start or to_the_end or lost >= (lost + answered) * SKIPPED_SHARE
 
 
 def _jumped(crossing: Crossing, around: Neighbours, own: int) -> bool:

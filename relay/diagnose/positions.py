@@ -40,13 +40,14 @@ class Position:
 Sample = Mapping[Series, Position]
 
 
-async def take_sample(broker: Broker, flow: Flow) -> dict[Series, Position]:
-    """Ask the broker where everything stands now.
+async def take_sample(broker: Broker, flow: Flow, *, refresh: bool) -> dict[Series, Position]:
+    """Ask the broker where everything stands now; `refresh` looks for new topics, too.
 
     Raises:
         KafkaError, TimeoutError, OSError: it cannot be asked.
     """
-    await broker.refresh()
+    if broker.stale or refresh:
+        await broker.refresh()
     topics = sorted(flow.topics | {flow.returns_topic})
     partitions = [one for topic in topics for one in broker.partitions(topic)]
     ends = await broker.offsets(partitions, LATEST)

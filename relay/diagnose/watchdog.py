@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Final
 from uuid import uuid4
 
@@ -41,6 +42,7 @@ CLIENT_ID: Final = "relay-watchdog"
 _LEASE_STATEMENT_SECONDS: Final = 5.0
 _ROUND_STATEMENT_SECONDS: Final = 60.0
 _SAMPLE_SECONDS: Final = 10.0
+_REFRESH_SAMPLES: Final = 10
 _RELEASE_SECONDS: Final = 2.0
 _ROUND_FAILURES: Final = (*DATABASE_FAILURES, FlowTableError)
 
@@ -181,9 +183,10 @@ class Watchdog:
         while True:
             try:
                 async with connected(self.kafka, CLIENT_ID) as broker:
-                    while True:
+                    for number in count():
+                        refresh = number % _REFRESH_SAMPLES == 0
                         async with asyncio.timeout(_SAMPLE_SECONDS):
-                            sample = await take_sample(broker, self.flow)
+                            sample = await take_sample(broker, self.flow, refresh=refresh)
                         rows = notebook.take(sample, time.monotonic())
                         lease.require()
                         await _written(connection, rows)
