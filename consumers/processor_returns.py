@@ -23,7 +23,7 @@ from consumers.processor_options import Corruption
 Headers = list[tuple[str, bytes]]
 
 EVENT_TYPE: Final = b"order.returned"
-_SCHEMA: Final = b"https://outbox-relay.dev/schemas/events/order.returned.json"
+_SCHEMA: Final = b"urn:outbox-relay:schema:order.returned"
 _BREAKS: Final[tuple[Corruption, ...]] = ("truncated", "not_json", "no_status", "unknown_status")
 
 

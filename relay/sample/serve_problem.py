@@ -45,7 +45,7 @@ class Problem:
     def response(self) -> Response:
         """Return the answer."""
         body = {
-            "type": f"https://outbox-relay.dev/problems/{self.code.replace('_', '-')}",
+            "type": f"urn:outbox-relay:problem:{self.code.replace('_', '-')}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,

@@ -59,7 +59,7 @@ def test_an_event_schema_is_valid_and_so_are_its_examples(path: Path) -> None:
     for example in schema["examples"]:
         validator.validate(example)
     assert schema["title"] == path.stem
-    assert schema["$id"].endswith(f"/events/{path.name}")
+    assert schema["$id"] == f"urn:outbox-relay:schema:{path.stem}"
 
 
 def test_every_event_schema_is_one_that_append_checks_against() -> None:

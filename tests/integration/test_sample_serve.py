@@ -65,7 +65,7 @@ def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str
     assert response.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = response.json()
     assert (problem["status"], problem["code"]) == (status, code)
-    assert problem["type"].startswith("https://")
+    assert problem["type"].startswith("urn:outbox-relay:problem:")
     assert problem["title"]
     assert problem["detail"]
     return problem

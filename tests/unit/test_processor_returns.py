@@ -115,7 +115,7 @@ def test_a_return_names_its_event_and_its_order() -> None:
         "ce_type": b"order.returned",
         "ce_subject": b"order-1",
         "ce_time": NOW.encode(),
-        "ce_dataschema": b"https://outbox-relay.dev/schemas/events/order.returned.json",
+        "ce_dataschema": b"urn:outbox-relay:schema:order.returned",
         "content-type": b"application/json",
         "ce_causationid": b"e-1",
         "traceparent": b"t",
