@@ -20,7 +20,7 @@ demo: setup  ## run the whole loop on an embedded PostgreSQL and Kafka
 	@.venv/bin/relay demo $(ARGS)
 
 test: setup  ## run every test on real PostgreSQL and Kafka (ARGS="-k name" chooses)
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 check: setup  ## lint, formatting, types and import contracts
 	.venv/bin/ruff check .
