@@ -12,7 +12,7 @@ from typing import Protocol
 
 import asyncpg
 
-from consumers.fold import Step, refusal
+from consumers.fold import Change, Step, refusal
 from consumers.refusals import Reason, Refusal
 from consumers.returns import Return
 
@@ -24,21 +24,32 @@ class Decided:
     """What a batch of returns came to.
 
     Attributes:
+        changes: what the rows of the steps' orders are to become.
         locked: their orders are locked by somebody else: they wait.
         submitted: when each order was submitted, Unix time, where that is known.
     """
 
     steps: list[Step] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     locked: list[Return] = field(default_factory=list)
     submitted: dict[str, float | None] = field(default_factory=dict)
 
 
 class Applier(Protocol):
-    """One way of applying returns."""
+    """One way of applying returns; both calls are in one transaction."""
 
-    async def apply(self, connection: asyncpg.Connection, returns: Sequence[Identified]) -> Decided:
-        """Apply a batch, in the order it came, in the transaction that is open."""
+    async def decide(
+        self, connection: asyncpg.Connection, returns: Sequence[Identified]
+    ) -> Decided:
+        """Decide a batch, in the order it came; what that rests on stays so until the commit."""
+
+    async def write(self, connection: asyncpg.Connection, group: str, decided: Decided) -> None:
+        """Write what was decided: the inbox, and the orders if they are ours to write.
+
+        Raises:
+            asyncpg.UniqueViolationError: an identity is in the inbox already (`inbox.is_copy`).
+        """
 
 
 def by_order(returns: Iterable[Identified]) -> dict[str, list[Identified]]:

@@ -7,14 +7,16 @@ locked, and those of all other orders go on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import asyncpg
 
 from consumers.applying import Decided, Identified, by_order, unknown_order
-from consumers.fold import Change, Outcome, Statuses, Step, fold
-from consumers.packing import packed, packed_nullable, packed_numbers
+from consumers.fold import Statuses, fold
+from consumers.inbox import step_values
+from consumers.packing import packed
 from consumers.statements import ColumnStatements, OrdersTable, column_statements
 
 
@@ -38,25 +40,20 @@ class ColumnsApplier:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_statements", column_statements(self.orders))
 
-    async def apply(self, connection: asyncpg.Connection, returns: Sequence[Identified]) -> Decided:
-        """Lock the orders, decide, write the statuses and the history.
-
-        Raises:
-            StatusNotWrittenError: the table did not take a status.
-        """
+    async def decide(
+        self, connection: asyncpg.Connection, returns: Sequence[Identified]
+    ) -> Decided:
+        """Lock the orders, and decide from their statuses."""
         groups, decided = by_order(returns), Decided()
-        changes: dict[str, Change] = {}
         locked = await connection.fetch(self._statements.lock, packed(groups))
         for order_id, status, submitted in locked:
             decided.submitted[order_id] = submitted
             change = fold(self.statuses, status, groups[order_id], decided.steps, decided.refused)
             if change is not None:
-                changes[order_id] = change
+                decided.changes.append(change)
         missing = groups.keys() - decided.submitted.keys()
         if missing:
             await self._sort_missing(connection, groups, missing, decided)
-        await self._write(connection, changes)
-        await self._write_history(connection, decided.steps)
         return decided
 
     async def _sort_missing(
@@ -75,35 +72,22 @@ class ColumnsApplier:
             elif order_id in missing:
                 decided.refused += unknown_order(found, self.orders.table)
 
-    async def _write(self, connection: asyncpg.Connection, changes: Mapping[str, Change]) -> None:
-        if not changes:
-            return
-        terminal, rows = self.statuses.terminal, changes.values()
-        done = await connection.execute(
-            self._statements.update,
-            packed(changes),
-            packed([row.old_status for row in rows]),
-            packed([row.new_status for row in rows]),
-            packed_numbers([row.changes for row in rows]),
-            packed(["t" if row.new_status in terminal else "f" for row in rows]),
-            packed_nullable([row.reason for row in rows]),
-        )
-        count = int(done.rpartition(" ")[2])
-        if count != len(changes):
-            raise StatusNotWrittenError(
-                f"{self.orders.table} took {count} of {len(changes)} statuses: look at its "
-                "triggers and rules"
-            )
+    async def write(self, connection: asyncpg.Connection, group: str, decided: Decided) -> None:
+        """Write inbox, history and statuses.
 
-    async def _write_history(self, connection: asyncpg.Connection, steps: Sequence[Step]) -> None:
-        changes = [step for step in steps if step.outcome is Outcome.APPLIED]
-        if self._statements.history is None or not changes:
+        Raises:
+            StatusNotWrittenError: the table did not take a status.
+            asyncpg.UniqueViolationError: an identity is in the inbox already (`inbox.is_copy`).
+        """
+        if not decided.steps:
             return
-        await connection.execute(
-            self._statements.history,
-            packed([step.returned.order_id for step in changes]),
-            packed_nullable([step.old_status for step in changes]),
-            packed([step.new_status for step in changes]),
-            packed_nullable([step.returned.reason for step in changes]),
-            packed([step.identity for step in changes]),
-        )
+        values: tuple[Any, ...] = step_values(decided.steps, decided.changes, group)
+        if self._statements.asks_terminal:
+            values += (sorted(self.statuses.terminal),)
+        done = await connection.execute(self._statements.write, *values)
+        count = int(done.rpartition(" ")[2])
+        if count != len(decided.changes):
+            raise StatusNotWrittenError(
+                f"{self.orders.table} took {count} of {len(decided.changes)} statuses: look at "
+                "its triggers and rules"
+            )

@@ -62,7 +62,7 @@ _BLOCKED_CLASSES: Final = frozenset(
 
 def classify(error: Exception) -> Failure:
     """Tell what a failed batch means."""
-    if isinstance(error, DatabaseRefusedError | FlowTableError):
+    if _refuses_everything(error):
         return Failure.BLOCKED
     if isinstance(error, DatabaseError | OSError) or is_connection_loss(error):
         return Failure.AWAY
@@ -70,11 +70,17 @@ def classify(error: Exception) -> Failure:
         return Failure.RETRY
     if isinstance(error, asyncpg.LockNotAvailableError):
         return Failure.LOCKED
-    if isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "XX")[:2] in (
-        _BLOCKED_CLASSES
-    ):
-        return Failure.BLOCKED
     return Failure.REFUSED
+
+
+def _refuses_everything(error: Exception) -> bool:
+    if isinstance(error, (*_RETRY, asyncpg.LockNotAvailableError)) or is_connection_loss(error):
+        return False
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "XX")[:2] in _BLOCKED_CLASSES
+    if isinstance(error, asyncpg.InterfaceError):
+        return not isinstance(error, ValueError)  # the driver's word on a value: about one return
+    return isinstance(error, DatabaseRefusedError | FlowTableError)
 
 
 def described(error: BaseException) -> str:

@@ -59,17 +59,15 @@ class Statuses:
 
 
 class Change(NamedTuple):
-    """What an order's row is to become.
+    """What an order's row is to become: what the last step that changed the status says.
 
     Attributes:
-        changes: how many steps changed the status.
-        reason: of the last of them.
+        last_step: its place among the steps.
+        changes: how many steps of the order changed the status.
     """
 
-    old_status: str
-    new_status: str
+    last_step: int
     changes: int
-    reason: str | None
 
 
 def fold(
@@ -91,18 +89,19 @@ def fold(
     Returns:
         What the order's row is to become; None: it stays as it is.
     """
-    ranks, status, count, reason = statuses.ranks, current, 0, None
+    ranks, status, changes, last_step = statuses.ranks, current, 0, 0
     for identity, returned in returns:
         said = returned.status
         problem = _conflict(statuses, status, said)
         if problem is not None:
             refused.append(refusal(returned, identity, Reason.CONFLICT, problem))
         elif ranks[said] > ranks[status]:
+            changes, last_step = changes + 1, len(steps)
             steps.append(Step(identity, returned, statuses.change, status, said))
-            status, count, reason = said, count + 1, returned.reason
+            status = said
         else:
             steps.append(Step(identity, returned, Outcome.NO_CHANGE, status, status))
-    return Change(current, status, count, reason) if count else None
+    return Change(last_step, changes) if changes else None
 
 
 def _conflict(statuses: Statuses, old: str, said: str) -> str | None:

@@ -23,6 +23,7 @@ import asyncpg
 
 from consumers.applying import Decided, Identified, unknown_order
 from consumers.fold import Statuses, fold
+from consumers.inbox import write_inbox
 
 ARGUMENT_TYPES: Final = ("text", "text", "text", "text", "json")
 
@@ -49,7 +50,9 @@ class FunctionApplier:
     statuses: Statuses
     function: str
 
-    async def apply(self, connection: asyncpg.Connection, returns: Sequence[Identified]) -> Decided:
+    async def decide(
+        self, connection: asyncpg.Connection, returns: Sequence[Identified]
+    ) -> Decided:
         """Call the function for each return."""
         rows = await connection.fetch(
             call_statement(self.function),
@@ -66,3 +69,7 @@ class FunctionApplier:
             else:
                 fold(self.statuses, row[0], [one], decided.steps, decided.refused)
         return decided
+
+    async def write(self, connection: asyncpg.Connection, group: str, decided: Decided) -> None:
+        """Write the inbox: the function has written the rest."""
+        await write_inbox(connection, group, decided.steps)

@@ -8,10 +8,11 @@ rolls it back, and it is decided again with the inbox looked up first (15% of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import asyncpg
 
-from consumers.fold import Step
+from consumers.fold import Change, Step
 from consumers.identity import Sorted, contested, identities, tell_apart
 from consumers.packing import packed, packed_nullable, packed_numbers
 from consumers.returns import Return
@@ -23,23 +24,28 @@ SELECT i.event_id, i.content_hash
  WHERE i.event_id = ANY (string_to_array($1, E'\\x1f', E'\\x1e'))
 """
 
-_WRITE = """
-INSERT INTO relay.inbox
-    (event_id, aggregate_id, causation_id, status, old_status, new_status, outcome, reason,
-     content_hash, partition, record_offset, recorded_at, traceparent, consumer_group, topic)
-SELECT r.event_id, r.aggregate_id, r.causation_id, r.status, r.old_status, r.new_status, r.outcome,
-       r.reason, decode(r.content_hash, 'hex'), r.partition::int, r.record_offset::bigint,
-       to_timestamp(r.recorded_ms::float8 / 1000), r.traceparent, $14, $15
+STEP_COLUMNS: Final = """
   FROM unnest(string_to_array($1, E'\\x1f', E'\\x1e'), string_to_array($2, E'\\x1f', E'\\x1e'),
               string_to_array($3, E'\\x1f', E'\\x1e'), string_to_array($4, E'\\x1f', E'\\x1e'),
               string_to_array($5, E'\\x1f', E'\\x1e'), string_to_array($6, E'\\x1f', E'\\x1e'),
               string_to_array($7, E'\\x1f', E'\\x1e'), string_to_array($8, E'\\x1f', E'\\x1e'),
               string_to_array($9, E'\\x1f', E'\\x1e'), string_to_array($10, E'\\x1f', E'\\x1e'),
               string_to_array($11, E'\\x1f', E'\\x1e'), string_to_array($12, E'\\x1f', E'\\x1e'),
-              string_to_array($13, E'\\x1f', E'\\x1e'))
-       AS r (event_id, aggregate_id, causation_id, status, old_status, new_status, outcome,
-             reason, content_hash, partition, record_offset, recorded_ms, traceparent)
+              string_to_array($13, E'\\x1f', E'\\x1e'), string_to_array($14, E'\\x1f', E'\\x1e'))
+       AS s (event_id, aggregate_id, causation_id, status, old_status, new_status, outcome,
+             reason, content_hash, partition, record_offset, recorded_ms, traceparent, changes)
 """
+"""The steps of a batch, packed (`consumers.packing`), as a row source called `s`."""
+
+WRITE_INBOX: Final = """
+INSERT INTO relay.inbox
+    (event_id, aggregate_id, causation_id, status, old_status, new_status, outcome, reason,
+     content_hash, partition, record_offset, recorded_at, traceparent, consumer_group, topic)
+SELECT s.event_id, s.aggregate_id, s.causation_id, s.status, s.old_status, s.new_status, s.outcome,
+       s.reason, decode(s.content_hash, 'hex'), s.partition::int, s.record_offset::bigint,
+       to_timestamp(s.recorded_ms::float8 / 1000), s.traceparent, $15, $16
+"""
+"""Needs a row source called `s` with the columns of `STEP_COLUMNS`."""
 
 
 async def look_up(
@@ -67,33 +73,38 @@ def is_copy(error: asyncpg.PostgresError) -> bool:
     )
 
 
-async def write_inbox(connection: asyncpg.Connection, group: str, steps: Sequence[Step]) -> None:
-    """Write the rows of a batch.
-
-    Raises:
-        asyncpg.UniqueViolationError: one of the identities is there (`is_copy`).
-    """
-    if not steps:
-        return
-    # In one order, whoever writes: two batches with the same two copies must not wait in a circle.
-    ordered = sorted(steps, key=lambda step: step.identity)
-    returns = [step.returned for step in ordered]
+def step_values(steps: Sequence[Step], changes: Sequence[Change], group: str) -> tuple[str, ...]:
+    """Return the parameters $1 to $16 of a statement with `STEP_COLUMNS` and `WRITE_INBOX`."""
+    returns = [step.returned for step in steps]
     records = [one.record for one in returns]
-    await connection.execute(
-        _WRITE,
-        packed([step.identity for step in ordered]),
+    counts = ["0"] * len(steps)
+    for change in changes:
+        counts[change.last_step] = str(change.changes)
+    return (
+        packed([step.identity for step in steps]),
         packed([one.order_id for one in returns]),
         packed_nullable([one.causation_id for one in returns]),
         packed([one.status for one in returns]),
-        packed_nullable([step.old_status for step in ordered]),
-        packed([step.new_status for step in ordered]),
-        packed([step.outcome for step in ordered]),
+        packed_nullable([step.old_status for step in steps]),
+        packed([step.new_status for step in steps]),
+        packed([step.outcome for step in steps]),
         packed_nullable([one.reason for one in returns]),
         packed([one.content.hex() for one in returns]),
         packed_numbers([record.partition for record in records]),
         packed_numbers([record.offset for record in records]),
         packed_numbers([recorded_ms(record) for record in records]),
         packed_nullable([one.traceparent for one in returns]),
+        packed(counts),
         group,
         records[0].topic,
     )
+
+
+async def write_inbox(connection: asyncpg.Connection, group: str, steps: Sequence[Step]) -> None:
+    """Write the rows of a batch that writes nothing else.
+
+    Raises:
+        asyncpg.UniqueViolationError: one of the identities is there (`is_copy`).
+    """
+    if steps:
+        await connection.execute(WRITE_INBOX + STEP_COLUMNS, *step_values(steps, (), group))

@@ -14,6 +14,7 @@ import asyncpg
 
 from consumers.applying import Decided, Identified, by_order
 from consumers.fold import Statuses, fold
+from consumers.inbox import write_inbox
 
 # The second number is "obsv" in ASCII.
 _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtext($1), 1868723062)"
@@ -38,7 +39,9 @@ class Observer:
     initial_status: str
     group: str
 
-    async def apply(self, connection: asyncpg.Connection, returns: Sequence[Identified]) -> Decided:
+    async def decide(
+        self, connection: asyncpg.Connection, returns: Sequence[Identified]
+    ) -> Decided:
         """Decide from what the inbox knows."""
         await connection.execute(_ONE_AT_A_TIME, self.group)
         groups, decided = by_order(returns), Decided()
@@ -47,6 +50,10 @@ class Observer:
             current = reached.get(order_id, self.initial_status)
             fold(self.statuses, current, found, decided.steps, decided.refused)
         return decided
+
+    async def write(self, connection: asyncpg.Connection, group: str, decided: Decided) -> None:
+        """Write the inbox: nothing else is ours to write."""
+        await write_inbox(connection, group, decided.steps)
 
     async def _reached(
         self, connection: asyncpg.Connection, order_ids: Sequence[str]

@@ -14,12 +14,12 @@ from typing import Final
 
 import asyncpg
 
-from consumers.applying import Applier, Decided, Identified
+from consumers.applying import Applier, Decided
 from consumers.books import Books
 from consumers.fold import Step
 from consumers.handler import Part
 from consumers.identity import tell_apart
-from consumers.inbox import look_up, write_inbox
+from consumers.inbox import look_up
 from consumers.partitions import Partition, Record
 from consumers.pending import (
     Pending,
@@ -55,10 +55,12 @@ class Done:
     waiting: list[Return] = field(default_factory=list)
     submitted: dict[str, float | None] = field(default_factory=dict)
 
-    @property
-    def decided(self) -> int:
-        """How many returns are done with."""
-        return len(self.steps) + len(self.refused) + len(self.copies)
+    def add(self, decided: Decided) -> None:
+        """Add what was decided."""
+        self.steps += decided.steps
+        self.refused += decided.refused
+        self.waiting += decided.locked
+        self.submitted |= decided.submitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,7 @@ class Confirmation:
         careful: bool,
         waited: bool = False,
     ) -> Done:
-        done = Done(refused=list(batch.refused))
+        done, decided = Done(refused=list(batch.refused)), Decided()
         if batch.readable:
             ready = batch.readable if waited else await self._in_turn(connection, batch, done)
             if careful:
@@ -232,12 +234,13 @@ class Confirmation:
             else:
                 found = tell_apart(ready, {}, topic_id)
             done.copies = found.copies
-            await self._apply(connection, found.fresh, done)
-            if not careful and len(done.refused) > len(batch.refused):
+            if found.fresh:
+                decided = await self.applier.decide(connection, found.fresh)
+            if decided.refused and not careful:
                 raise _DoubtError
-        group, topic = self.books.group, self.books.topic
-        await write_inbox(connection, group, done.steps)
-        await write_quarantine(connection, group, topic, done.refused)
+        await self.applier.write(connection, self.books.group, decided)
+        done.add(decided)
+        await write_quarantine(connection, self.books.group, self.books.topic, done.refused)
         return done
 
     async def _in_turn(
@@ -249,14 +252,3 @@ class Confirmation:
             return batch.readable
         done.waiting = [one for one in batch.readable if one.order_id in waiting]
         return [one for one in batch.readable if one.order_id not in waiting]
-
-    async def _apply(
-        self, connection: asyncpg.Connection, fresh: Sequence[Identified], done: Done
-    ) -> None:
-        if not fresh:
-            return
-        decided: Decided = await self.applier.apply(connection, fresh)
-        done.steps += decided.steps
-        done.refused += decided.refused
-        done.waiting += decided.locked
-        done.submitted = decided.submitted

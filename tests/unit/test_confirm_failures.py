@@ -37,6 +37,7 @@ ERRORS = [
     (asyncpg.CannotConnectNowError("x"), Failure.AWAY),
     (asyncpg.ConnectionDoesNotExistError("x"), Failure.AWAY),
     (asyncpg.InterfaceError("connection is closed"), Failure.AWAY),
+    (asyncpg.InterfaceError("the server expects 16 arguments"), Failure.BLOCKED),
     (DatabaseUnreachableError("x"), Failure.AWAY),
     (TimeoutError(), Failure.AWAY),
     (ConnectionResetError(), Failure.AWAY),

@@ -1,12 +1,16 @@
 """Hop 5: what a batch costs does not grow with the orders' table, the inbox or the outbox."""
 
 import uuid
+from typing import NamedTuple
 
 import pytest
 
 from consumers import inbox, pending, spans
 from consumers.catalog import orders_table
-from consumers.packing import packed, packed_nullable, packed_numbers
+from consumers.fold import Change, Outcome, Step
+from consumers.inbox import step_values
+from consumers.packing import packed
+from consumers.returns import Return
 from consumers.statements import column_statements
 
 ORDERS = 60_000
@@ -28,26 +32,33 @@ async def plan(lab, statement, *values):
     return "\n".join(row[0] for row in rows)
 
 
-def same(value, count):
-    return packed([value] * count)
+class Place(NamedTuple):
+    offset: int
+    topic: str = "t"
+    partition: int = 0
+    timestamp: int = 0
 
 
 @pytest.mark.parametrize("count", [1, 20, BATCH])
 async def test_orders_are_found_by_their_key(lab, orders, count):
     statements = column_statements(await orders_table(lab.pg, lab.flow))
     keys = packed(orders[:count])
-    update = (
-        keys,
-        same("submitted", count),
-        same("confirmed", count),
-        packed_numbers([1] * count),
-        same("t", count),
-        packed_nullable([None] * count),
-    )
+    steps = [
+        Step(
+            f"/p/{order}",
+            Return(Place(n), order, "confirmed", None, None, b"", None, None, None),
+            Outcome.APPLIED,
+            "submitted",
+            "confirmed",
+        )
+        for n, order in enumerate(orders[:count])
+    ]
+    changes = [Change(n, 1) for n in range(count)]
+    write = (*step_values(steps, changes, "g"), ["confirmed"])
     for statement, values in [
         (statements.lock, (keys,)),
         (statements.exist, (keys,)),
-        (statements.update, update),
+        (statements.write, write),
     ]:
         found = await plan(lab, statement, *values)
         assert "Seq Scan" not in found, found
