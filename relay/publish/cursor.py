@@ -47,56 +47,75 @@ _COLUMNS: Final = """id, uuid_send(event_id), textsend(aggregate_id), event_type
     CASE WHEN octet_length(headers::text) <= {inline} THEN json_send(headers) END,
     left(traceparent, 256), left(tracestate, 1024), timestamptz_send(created_at)"""
 
+# What is read of a partition: bare columns, so that the expressions above are prepared once and not
+# once a partition: 0.18 ms a read of 31 partitions, against 0.30 (benchmarks/polls).
+_BARE: Final = """id, txid, event_id, aggregate_id, event_type, payload, headers, traceparent,
+    tracestate, created_at"""
+
 # One statement, one snapshot: its first row is the snapshot itself, in the place of a traceparent.
-# $1 xmax and $2 xip of `prev`, $3 a page and one, $4 the largest payload taken along.
-WINDOW: Final = f"""
+_SNAPSHOT: Final = """
 WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS cur)
 SELECT NULL::bigint, NULL::bytea, NULL::bytea, NULL::text, NULL::bytea, NULL::int, NULL::bytea,
        now.cur::text, NULL::text, NULL::bytea
   FROM now
 UNION ALL
--- Transactions that were new. Ordered as the index is, so that no statistics can choose another
--- way. A row whose txid lies ahead of the cluster's (restored) is not visible in cur; without that
--- clause every poll would return it.
-(SELECT {_COLUMNS.format(inline="$4")}
-   FROM relay.outbox
-  WHERE txid >= $1::xid8 AND pg_visible_in_snapshot(txid, (SELECT cur FROM now))
-  ORDER BY txid, id LIMIT $3)
-UNION ALL
--- Transactions that were in progress and are over. Those still in progress are not looked up: a
--- bulk load would be walked through at every poll. OFFSET 0 keeps one index probe a transaction.
-(SELECT ended.*
-   FROM unnest($2::xid8[]) AS prev(txid)
-  CROSS JOIN LATERAL (
-        SELECT {_COLUMNS.format(inline="$4")}
-          FROM relay.outbox WHERE outbox.txid = prev.txid ORDER BY txid, id LIMIT $3 OFFSET 0
-       ) AS ended
-  WHERE pg_visible_in_snapshot(prev.txid, (SELECT cur FROM now))
-  LIMIT $3)
-"""  # noqa: S608 - the columns are a constant of this module
+"""
+
+# Transactions that were new. Ordered as the index is, so that no statistics can choose another way.
+# A row whose txid lies ahead of the cluster's (restored) is not visible in cur; without that clause
+# every poll would return it. $1 xmax of `prev`, $2 a page and one.
+_NEW: Final = f"""
+SELECT {_BARE} FROM relay.outbox
+ WHERE txid >= $1::xid8 AND pg_visible_in_snapshot(txid, (SELECT cur FROM now))
+ ORDER BY txid, id LIMIT $2
+"""  # noqa: S608 - constants of this module
+
+# Transactions that were in progress ($4) and are over. Those still in progress are not looked up (a
+# bulk load would be walked through at every poll), nor those that were rolled back. As one array:
+# PostgreSQL 17 and newer go down the index once for all that stand together (200 of them: 1.2 ms;
+# by LATERAL 3.2; benchmarks/polls).
+_ENDED: Final = f"""
+SELECT {_BARE} FROM relay.outbox
+ WHERE txid = ANY (ARRAY(SELECT was FROM unnest($4::xid8[]) AS was
+                          WHERE pg_visible_in_snapshot(was, (SELECT cur FROM now))
+                            AND pg_xact_status(was) IS DISTINCT FROM 'aborted'))
+ LIMIT $2
+"""  # noqa: S608 - constants of this module
+
+# $3 the largest payload taken along.
+WINDOW_OF_NEW: Final = f"""{_SNAPSHOT}
+SELECT {_COLUMNS.format(inline="$3")} FROM ({_NEW}) AS found
+"""  # noqa: S608 - constants of this module
+
+WINDOW: Final = f"""{_SNAPSHOT}
+SELECT {_COLUMNS.format(inline="$3")} FROM (({_NEW}) UNION ALL ({_ENDED})) AS found
+"""  # noqa: S608 - constants of this module
 
 # Larger windows: a page of the transactions that were new, by the primary key.
 # $1 and $2 the ids between which to look, $3 xmax of `prev`, $4 `cur`.
 PAGE_OF_NEW: Final = f"""
-SELECT {_COLUMNS.format(inline="$6")}
-  FROM relay.outbox
- WHERE id > $1 AND id <= $2 AND txid >= $3::xid8
-   AND pg_visible_in_snapshot(txid, $4::text::pg_snapshot)
- ORDER BY id LIMIT $5
-"""  # noqa: S608 - the columns are a constant of this module
+SELECT {_COLUMNS.format(inline="$6")} FROM (
+    SELECT {_BARE} FROM relay.outbox
+     WHERE id > $1 AND id <= $2 AND txid >= $3::xid8
+       AND pg_visible_in_snapshot(txid, $4::text::pg_snapshot)
+     ORDER BY id LIMIT $5
+) AS found
+"""  # noqa: S608 - constants of this module
 
-# ... and of those that were in progress and are over ($3), by transaction.
+# ... and of those that were in progress and are over ($3): by transaction, since by id it would
+# walk through the rows of others. OFFSET 0 keeps one index probe a transaction.
 PAGE_OF_ENDED: Final = f"""
-SELECT ended.*
-  FROM unnest($3::xid8[]) AS prev(txid)
- CROSS JOIN LATERAL (
-       SELECT {_COLUMNS.format(inline="$5")}
-         FROM relay.outbox
-        WHERE outbox.txid = prev.txid AND id > $1 AND id <= $2
-        ORDER BY txid, id LIMIT $4 OFFSET 0
-      ) AS ended
- ORDER BY id LIMIT $4
-"""  # noqa: S608 - the columns are a constant of this module
+SELECT {_COLUMNS.format(inline="$5")} FROM (
+    SELECT ended.*
+      FROM unnest($3::xid8[]) AS prev(txid)
+     CROSS JOIN LATERAL (
+           SELECT {_BARE} FROM relay.outbox
+            WHERE outbox.txid = prev.txid AND id > $1 AND id <= $2
+            ORDER BY txid, id LIMIT $4 OFFSET 0
+          ) AS ended
+     ORDER BY id LIMIT $4
+) AS found
+"""  # noqa: S608 - constants of this module
 
 # Where the rows before a window end, about: the last of them by transaction.
 LAST_BEFORE: Final = """
@@ -208,7 +227,11 @@ class OutboxCursor:
     async def _small_window(self) -> Page | None:
         """Read a whole window at once; None: it is larger than a page, and is now open."""
         prev, limit = self._position.prev, self._page_rows + 1
-        records = await self._fetch(WINDOW, prev.xmax, prev.xip, limit, self._inline_bytes)
+        arguments = (prev.xmax, limit, self._inline_bytes)
+        if prev.xip:
+            records = await self._fetch(WINDOW, *arguments, prev.xip)
+        else:
+            records = await self._fetch(WINDOW_OF_NEW, *arguments)
         cur = Snapshot.parse(records[0][7])
         page = Page.of_records(sorted(records[1:], key=_id), Position(cur))
         if len(page.ids) < limit and page.payload_bytes <= self._page_bytes:

@@ -130,7 +130,7 @@ async def test_a_poll_touches_the_waiting_rows_and_each_partition_once(
     for _ in range(waiting):
         await outbox.execute(FILL, 1, 1)
     found = await plan(
-        reader, cursor.WINDOW, "xid8, xid8[], bigint, int", xmax, tuple(xip), 1601, 4096
+        reader, cursor.WINDOW, "xid8, bigint, int, xid8[]", xmax, 1601, 4096, tuple(xip)
     )
     assert found["Actual Rows"] == waiting + 1
     probes = PARTITIONS * (1 + in_progress)
@@ -142,7 +142,7 @@ async def test_a_bulk_transaction_that_ended_costs_a_page(
 ) -> None:
     xmax, _ = await snapshot(outbox)
     bulk = await outbox.fetchval("SELECT max(txid)::text::bigint FROM relay.outbox")
-    found = await plan(reader, cursor.WINDOW, "xid8, xid8[], bigint, int", xmax, (bulk,), 101, 4096)
+    found = await plan(reader, cursor.WINDOW, "xid8, bigint, int, xid8[]", xmax, 101, 4096, (bulk,))
     assert found["Actual Rows"] == 102
     assert_cheap(found, PROBE * PARTITIONS * 2 + 6 * 102)
 
@@ -155,11 +155,35 @@ async def test_a_bulk_transaction_still_in_progress_is_not_walked_through(
     await loader.execute(FILL, 1, 20_000)
     txid = await loader.fetchval("SELECT pg_current_xact_id()::text::bigint")
     found = await plan(
-        reader, cursor.WINDOW, "xid8, xid8[], bigint, int", txid + 1, (txid,), 101, 4096
+        reader, cursor.WINDOW, "xid8, bigint, int, xid8[]", txid + 1, 101, 4096, (txid,)
     )
     assert found["Actual Rows"] == 1
     assert_cheap(found, PROBE * PARTITIONS + 50)
     await loader.close()
+
+
+async def test_a_bulk_transaction_that_was_rolled_back_is_not_walked_through(
+    outbox: asyncpg.Connection, reader: asyncpg.Connection
+) -> None:
+    transaction = outbox.transaction()
+    await transaction.start()
+    await outbox.execute(FILL, 1, 20_000)
+    txid = await outbox.fetchval("SELECT pg_current_xact_id()::text::bigint")
+    await transaction.rollback()
+    found = await plan(
+        reader, cursor.WINDOW, "xid8, bigint, int, xid8[]", txid + 1, 101, 4096, (txid,)
+    )
+    assert found["Actual Rows"] == 1
+    assert_cheap(found, PROBE * PARTITIONS + 50)
+
+
+async def test_a_poll_without_transactions_in_progress_probes_each_partition_once(
+    outbox: asyncpg.Connection, reader: asyncpg.Connection
+) -> None:
+    xmax, _ = await snapshot(outbox)
+    found = await plan(reader, cursor.WINDOW_OF_NEW, "xid8, bigint, int", xmax, 1601, 4096)
+    assert found["Actual Rows"] == 1
+    assert_cheap(found, PROBE * PARTITIONS)
 
 
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
