@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import asyncpg
 import click
 
 from relay.cli.errors import Found
@@ -14,15 +13,13 @@ from relay.runtime.migrations import (
     APPLICATION_NAME,
     Kind,
     Migration,
-    MigrationError,
     load,
     migrate,
     pending,
     read_applied,
-    read_kind,
     script,
 )
-from relay.runtime.schema_facts import differences, load_expected, read_facts, server_major
+from relay.runtime.schema_drift import schema_differences
 from relay.runtime.schema_snapshot import make_snapshot
 
 
@@ -112,22 +109,3 @@ async def _differences(dsn: str | None) -> list[str]:
         return await schema_differences(connection)
     finally:
         await connection.close()
-
-
-async def schema_differences(connection: asyncpg.Connection) -> list[str]:
-    """Return every difference between the database's schema and this version's, in words.
-
-    Raises:
-        MigrationError: the database was never migrated, or a migration was edited.
-    """
-    kind = await read_kind(connection)
-    if kind is None:
-        raise MigrationError("this database has no relay schema yet: run `relay migrate`")
-    todo = pending(load(kind == "sample"), await read_applied(connection))
-    expected = load_expected()
-    found = differences(
-        expected.facts(sample=kind == "sample"),
-        await read_facts(connection),
-        same_major=server_major(connection) == expected.server_major,
-    )
-    return [f"not applied: {m.name}" for m in todo] + [str(difference) for difference in found]

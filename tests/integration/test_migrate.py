@@ -12,7 +12,6 @@ import asyncpg
 import psycopg
 import pytest
 
-from relay.cli.migrate import schema_differences
 from relay.embedded import EmbeddedPostgres
 from relay.runtime import migrations
 from relay.runtime.migrations import (
@@ -29,6 +28,7 @@ from relay.runtime.migrations import (
     script,
 )
 from relay.runtime.resources import sql_folder
+from relay.runtime.schema_drift import schema_differences
 from relay.runtime.schema_facts import load_expected
 from relay.runtime.schema_snapshot import make_snapshot
 

@@ -141,8 +141,7 @@ def _config(
         yield failed(
             f"kafka.unclean_election:{topic}",
             "enabled: acknowledged events can be lost when a leader fails",
-            f"{_CONFIGS} --topic {topic} "
-            "--add-config unclean.leader.election.enable=false",
+            f"{_CONFIGS} --topic {topic} --add-config unclean.leader.election.enable=false",
         )
 
 

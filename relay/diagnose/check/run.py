@@ -37,8 +37,10 @@ from relay.runtime.database import DatabaseError, connect
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
 from relay.runtime.migrations import MigrationError, require_schema
+from relay.runtime.schema_drift import schema_differences
 
 APPLICATION_NAME: Final = "relay-check"
+_DIFFERENCES_SHOWN: Final = 5
 
 _LAST_HEALTHY: Final = """
 SELECT run_at, results::text FROM relay.check_run WHERE healthy ORDER BY check_run_id DESC LIMIT 1
@@ -111,6 +113,7 @@ async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
     except (MigrationError, asyncpg.PostgresError) as error:
         results.append(failed("database.schema", str(error), "relay migrate"))
         return results
+    results.append(_drift(await schema_differences(connection)))
     tables = ["relay.outbox"]
     if isinstance(flow.apply, ApplyColumns):
         tables.append(flow.apply.table)
@@ -124,6 +127,17 @@ async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
     else:
         results.extend(judge_orders(orders, flow))
     return results
+
+
+def _drift(differences: Sequence[str]) -> Result:
+    name = "database.schema_drift"
+    if not differences:
+        return ok(name, "as the migrations made it")
+    few = "; ".join(differences[:_DIFFERENCES_SHOWN])
+    more = f"; and {len(differences) - _DIFFERENCES_SHOWN} more" * (
+        len(differences) > _DIFFERENCES_SHOWN
+    )
+    return failed(name, f"{few}{more}", "relay migrate --verify lists them; put each back")
 
 
 def _users(facts: DatabaseFacts) -> Mapping[str, tuple[str, ...]]:
