@@ -68,7 +68,8 @@ class ConfirmService:
     """One confirmation consumer.
 
     Attributes:
-        state: for `relay status`: starting, connecting, active, waiting, stopped.
+        state: for `relay status` and /readyz: starting, connecting, joining, active, waiting (for
+            database or broker), blocked (the database refuses everything), stopped.
         waiting_for: what it cannot go on without, in words.
     """
 
@@ -170,7 +171,7 @@ class ConfirmService:
             returns = await self._returns(connection)
             self._back("database")
             self._worked = True
-            self.state, self.waiting_for = "active", None
+            self.state, self.waiting_for = "joining", f"the group {self.flow.confirm_group}"
             await self._loop().run(returns, self.stop)
         finally:
             self.report.connection = None
