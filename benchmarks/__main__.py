@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
 
 from benchmarks import (
     contended,
@@ -52,20 +53,18 @@ WORKLOADS: dict[str, Callable[[Servers, Settings], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    default = Settings()
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*WORKLOADS, "all", []])
-    parser.add_argument("--runs", type=int, default=default.runs)
-    parser.add_argument("--rows", type=int, default=default.rows)
-    parser.add_argument("--retained", type=int, default=default.retained)
-    parser.add_argument("--seconds", type=int, default=default.seconds)
+    for size in fields(Settings):
+        option = f"--{size.name.replace('_', '-')}"
+        parser.add_argument(option, type=type(size.default), default=size.default)
     given = parser.parse_args()
     if not given.names:
         for name, run in WORKLOADS.items():
             print(f"  {name:16} {(run.__doc__ or '').splitlines()[0]}")
         return
     names = list(WORKLOADS) if "all" in given.names else given.names
-    settings = Settings(given.runs, given.rows, given.retained, given.seconds)
-    with servers() as pair:
+    settings = Settings(**{size.name: getattr(given, size.name) for size in fields(Settings)})
+    with servers(settings.patience_seconds) as pair:
         limits.warm_up(pair)
         for name in names:
             say(f"--- {name}")

@@ -34,7 +34,7 @@ def _crash(servers: Servers, report: Report, system: System) -> None:
     first.kill()
     sent = topic.count()
     again = time.time()
-    with system.start(servers, url) as second:
+    with system.restart(servers, url) as second:
         topic.wait_for(_ROWS, 120, [second])
         count = -1
         while count != topic.count():  # until it stands still

@@ -10,7 +10,7 @@ import time
 
 from benchmarks import limits, orders
 from benchmarks.collecting import collecting
-from benchmarks.measure import Window, wait_for_quiet
+from benchmarks.measure import Window
 from benchmarks.report import Report
 from benchmarks.servers import Servers
 from benchmarks.settings import Settings
@@ -84,7 +84,6 @@ def _drain(
 ) -> None:
     orders.fill(url, system.insert, rows, start=start, keys=keys)
     topic = Topic(servers.bootstrap_servers, TOPIC)
-    wait_for_quiet()
     with system.start(servers, url) as program:
         window = Window(servers, [program])
         done = topic.wait_for(rows, _WAIT_SECONDS, [program])

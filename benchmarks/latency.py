@@ -8,7 +8,7 @@ that its commit is done. The broker's time has a resolution of a millisecond.
 from __future__ import annotations
 
 from benchmarks import orders
-from benchmarks.measure import Window, percentiles, wait_for_quiet
+from benchmarks.measure import Window, percentiles
 from benchmarks.report import Report
 from benchmarks.servers import Servers
 from benchmarks.settings import Settings
@@ -36,7 +36,6 @@ def steady(servers: Servers, report: Report, system: System, rate: int, seconds:
     url = servers.database("bench_latency")
     statement = orders.PLACED + system.insert
     topic = Topic(servers.bootstrap_servers, TOPIC)
-    wait_for_quiet()
     with system.start(servers, url) as program:
         warm = system.warm_up(program, topic, url, _WARM_SECONDS)
         with writing(Job(url, statement, seconds, 0, rate=rate)) as writer:

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 import psutil
 
 from benchmarks.program import Program
+from benchmarks.quiet import machine_seconds
 from benchmarks.servers import Servers
-
-PATIENCE_SECONDS = 15
 
 
 def cpu_seconds(pid: int) -> float:
@@ -30,12 +29,6 @@ def cpu_seconds(pid: int) -> float:
             continue
         total += times.user + times.system + times.children_user + times.children_system
     return total
-
-
-def machine_seconds() -> float:
-    """Return the busy time of all cores; it is counted in ticks and so indicative."""
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
 
 
 def _own_seconds() -> float:
@@ -98,13 +91,3 @@ def percentiles(values: Iterable[float], unit: str = "ms") -> dict[str, float]:
         return {}
     found = {f"p{int(f * 100)}_{unit}": percentile(ordered, f) for f in (0.5, 0.95, 0.99)}
     return {name: round(value, 2) for name, value in {**found, f"max_{unit}": ordered[-1]}.items()}
-
-
-def wait_for_quiet(busy_cores: float = 0.6) -> None:
-    """Wait until others leave the cores alone, for a while; then measure all the same."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        before = machine_seconds()
-        time.sleep(1.0)
-        if machine_seconds() - before < busy_cores:
-            return

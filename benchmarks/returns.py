@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 from confluent_kafka import Producer
 
-from benchmarks.measure import Window, wait_for_quiet
+from benchmarks.measure import Window
 from benchmarks.report import Report
 from benchmarks.servers import Servers
 from benchmarks.settings import Settings
@@ -78,7 +78,6 @@ def _apply(servers: Servers, report: Report, system: System, rows: int) -> None:
     _send(servers.bootstrap_servers, names)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CHECKPOINT")
-        wait_for_quiet()
         with system.start(servers, url) as program:
             window = Window(servers, [program])
             deadline = time.monotonic() + _WAIT_SECONDS

@@ -31,12 +31,17 @@ _TEMPLATE = "bench_template"
 
 @dataclass(slots=True)
 class Servers:
-    """Both servers, and their process ids."""
+    """Both servers, and their process ids.
+
+    Attributes:
+        patience_seconds: how long to wait for quiet cores before something is measured.
+    """
 
     postgres_url: str
     bootstrap_servers: str
     postgres_pid: int
     kafka_pid: int
+    patience_seconds: float = 0.0
     _made: set[str] = field(default_factory=set)
 
     def database(self, name: str, template: str = _TEMPLATE) -> str:
@@ -64,7 +69,7 @@ class Servers:
 
 
 @contextmanager
-def servers() -> Iterator[Servers]:
+def servers(patience_seconds: float = 0.0) -> Iterator[Servers]:
     """Start both, with the template migrated."""
     with Cluster(postgres_settings=POSTGRES, java_options=STEADY) as cluster:
         assert cluster.postgres is not None
@@ -74,6 +79,7 @@ def servers() -> Iterator[Servers]:
             cluster.kafka_bootstrap_servers,
             cluster.postgres.pid,
             cluster.kafka.pid,
+            patience_seconds,
         )
         url = pair.database(_TEMPLATE, "template1")
         asyncio.run(migrate(url, sample=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import orders
 from benchmarks.program import Program
+from benchmarks.quiet import wait_for_quiet
 from benchmarks.servers import Servers
 from benchmarks.topic import Topic
 from benchmarks.writer import Job, write
@@ -30,6 +31,12 @@ class System:
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, servers: Servers, url: str) -> Program:
+        """Start it once the machine is quiet, or has not been for too long."""
+        wait_for_quiet(servers.patience_seconds)
+        return self.restart(servers, url)
+
+    def restart(self, servers: Servers, url: str) -> Program:
+        """Start it at once."""
         addresses = {
             "DATABASE_URL": url,
             "KAFKA_BOOTSTRAP_SERVERS": servers.bootstrap_servers,
