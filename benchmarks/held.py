@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import psycopg
@@ -52,15 +53,12 @@ def _hold(servers: Servers, report: Report, system: System) -> None:
     verified = verify(records, [*range(written.count), _HELD])
     others = [one for one in records if one.seq != _HELD]
     held = [one for one in records if one.seq == _HELD]
-    phases = {
-        "before": lambda at: at < began,
-        "while held": lambda at: began <= at < ended,
-        "after": lambda at: at >= ended,
-    }
-    for phase, during in phases.items():
+    phases = {"before": (0.0, began), "while held": (began, ended), "after": (ended, math.inf)}
+    for phase, (begins, ends) in phases.items():
+        at_that_time = [one for one in others if begins <= one.at_ms < ends]
         report.add(
             f"{system.name}, {phase}",
-            **percentiles(one.appended_ms - one.at_ms for one in others if during(one.at_ms)),
+            **percentiles(one.appended_ms - one.at_ms for one in at_that_time),
             held_row_ms_after_its_commit=round(held[0].appended_ms - ended, 1) if held else None,
             missing=verified.missing,
             duplicates=verified.duplicates,

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 PARTITIONS = 6
 
@@ -31,7 +31,10 @@ class Topic:
         self.name = name
         self.partitions = partitions
         # Below errors: the servers go first when a benchmark fails.
-        client = {"bootstrap.servers": bootstrap_servers, "log_level": 2}
+        client: dict[str, str | int | float | bool] = {
+            "bootstrap.servers": bootstrap_servers,
+            "log_level": 2,
+        }
         self._admin = AdminClient(client)
         self._make()
         self._consumer = Consumer(
@@ -101,18 +104,12 @@ class Topic:
             for record in self._consumer.consume(10_000, 1.0):
                 if record.error():
                     raise KafkaException(record.error())
-                value = orjson.loads(record.value())
-                found.append(
-                    Appended(
-                        record.timestamp()[1],
-                        record.key(),
-                        value["seq"],
-                        value["v"],
-                        value["at"] / 1000,
-                    )
-                )
-                if record.offset() + 1 >= todo.get(record.partition(), 0):
-                    todo.pop(record.partition(), None)
+                found.append(_appended(record))
+                partition, offset = record.partition(), record.offset()
+                assert partition is not None
+                assert offset is not None
+                if offset + 1 >= todo.get(partition, 0):
+                    todo.pop(partition, None)
         self._consumer.unassign()
         return found
 
@@ -120,6 +117,15 @@ class Topic:
         """Remove the topic and its records."""
         self._consumer.close()
         self._admin.delete_topics([self.name])[self.name].result()
+
+
+def _appended(record: Message) -> Appended:
+    key, document = record.key(), record.value()
+    assert key is not None
+    assert document is not None
+    value = orjson.loads(document)
+    appended_ms = record.timestamp()[1]
+    return Appended(appended_ms, key, value["seq"], value["v"], value["at"] / 1000)
 
 
 @dataclass(frozen=True, slots=True)
