@@ -29,7 +29,8 @@ from relay.diagnose.incidents import (
     grown_tenfold,
     ordinary_rate,
 )
-from relay.diagnose.verdicts import Verdict
+from relay.diagnose.verdicts import MEANINGS as VERDICTS
+from relay.diagnose.verdicts import Fate, Verdict
 
 # Cases older than that without an incident stay single losses.
 _UNASSIGNED_SPAN: Final = timedelta(days=1)
@@ -223,8 +224,26 @@ UPDATE relay.incident
 """
 
 
+# Orders of it that were lost another way: they belong to it no more.
+_LET_GO: Final = """
+UPDATE relay.overdue SET incident_id = NULL
+ WHERE incident_id = $1 AND closed_at IS NULL AND hop = $2 AND verdict = $3 AND cause = $4
+"""
+
+
+async def _let_go(connection: asyncpg.Connection, state: _State, kind: Kind) -> None:
+    """Part with open cases that turned into a loss of another kind than most."""
+    for other in list(state.open_kinds or ()):
+        if other != kind and VERDICTS[Verdict(other[1])].fate is Fate.LOST:
+            await connection.execute(_LET_GO, state.incident_id, *other)
+            assert state.open_kinds is not None
+            state.orders -= state.open_kinds.pop(other)
+
+
 async def _write(connection: asyncpg.Connection, state: _State) -> list[IncidentChange]:
-    kind, done = state.new_kind(), state.open_orders == 0
+    kind = state.new_kind()
+    await _let_go(connection, state, kind)
+    done = state.open_orders == 0
     grown = grown_tenfold(state.orders, state.alerted)
     same = state.known == (state.orders, state.first_at, state.last_at)
     if same and kind == state.kind and done == state.closed:

@@ -174,13 +174,16 @@ def _jump(points: Sequence[GroupPoint], gone_at: datetime, back_at: datetime) ->
     by_partition: defaultdict[tuple[str, int], list[GroupPoint]] = defaultdict(list)
     for one in points:
         by_partition[one.partition].append(one)
-    total = 0
+    empty, resumed = 0, 0
     for series in by_partition.values():
-        before = [one.committed for one in series if one.at <= gone_at]
+        before = [one.committed for one in series if one.at <= gone_at or one.members == 0]
+        away = [one.committed for one in series if gone_at <= one.at < back_at]
         after = [one.committed for one in series if one.at >= back_at]
-        if before and after:
-            total += max(0, after[0] - before[-1])
-    return total
+        start = away[0] if away else before[-1] if before else 0
+        empty += max(0, away[-1] - start) if away else 0
+        resumed += max(0, after[0] - start) if after else 0
+    # Moved while nobody was there: by hand. Else the one who came back began further on.
+    return empty or resumed
 
 
 _OUTAGES: Final = """

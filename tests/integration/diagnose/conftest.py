@@ -114,6 +114,24 @@ class Wiring:
 
         await self.eventually(published, within_seconds)
 
+    async def until_up(self, within_seconds: float = 60) -> None:
+        """Wait until relay, processor and consumer are all at work."""
+
+        async def at_work() -> bool:
+            active = await self.pg.fetchval("SELECT epoch > 0 FROM relay.checkpoint")
+            joined = await self.pg.fetchval(
+                "SELECT count(*) = 3 FROM relay.consumer_offset WHERE consumer_group = $1",
+                self.confirm_group,
+            )
+            return bool(active and joined) and await asyncio.to_thread(self._has_members)
+
+        await self.eventually(at_work, within_seconds)
+
+    def _has_members(self) -> bool:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        described = admin.describe_consumer_groups([self.group])[self.group].result(10)
+        return any(one.assignment.topic_partitions for one in described.members)
+
     async def until_overdue(self, orders: Sequence[str]) -> None:
         async def overdue() -> bool:
             return bool(

@@ -1,0 +1,145 @@
+"""The three endings of a night, told apart by what was recorded; silence for ordinary losses."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.timeout(240)
+
+QUICK = {"RELAY_WATCH_ROUND_SECONDS": "0.5", "RELAY_WATCH_POSITION_SECONDS": "1"}
+UNWATCHED = {"RELAY_WATCH_INSIDE": "false"}
+
+
+def incidents(wiring, *arguments: str) -> list[dict]:
+    done = wiring.command("incidents", "--json", *arguments)
+    assert done.returncode in (0, 3), done.stderr
+    return json.loads(done.stdout)["incidents"]
+
+
+def kind(one: dict) -> tuple[str, str, str]:
+    return one["hop"], one["verdict"], one["cause"]
+
+
+async def test_the_relay_is_still_down(wiring) -> None:
+    relay = wiring.relay(**QUICK)
+    wiring.processor(), wiring.consumer(**QUICK)
+    await wiring.until_up()
+    relay.kill()
+    orders = await wiring.place(5)
+    await wiring.until_overdue(orders)
+
+    def named() -> bool:
+        found = incidents(wiring)
+        return [(kind(one), one["orders"]) for one in found] == [
+            (("publish", "not_published", "relay_down"), 5)
+        ]
+
+    await wiring.eventually(named, 60)
+    done = wiring.command("incidents")
+    assert done.returncode == 3
+    first, second = done.stdout.splitlines()[:2]
+    assert "I-1  2 publish: not_published / relay_down" in first
+    assert "5 orders (5 delayed)" in first
+    assert "fell silent" in second
+    assert "no relay has started since" in second
+    assert "relay run" in done.stdout
+
+
+async def test_the_relay_came_back_and_nothing_is_lost(wiring) -> None:
+    relay = wiring.relay(**QUICK)
+    wiring.processor(), wiring.consumer(**QUICK)
+    await wiring.until_up()
+    relay.kill()
+    orders = await wiring.place(5)
+    await wiring.eventually(lambda: [one["orders"] for one in incidents(wiring)] == [5], 60)
+    wiring.relay(**QUICK)
+    await wiring.until_returned(orders)
+    await wiring.eventually(lambda: incidents(wiring) == [], 60)
+    (found,) = incidents(wiring, "--all")
+    assert kind(found) == ("publish", "not_published", "relay_down")
+    assert found["breakdown"] == {"returned late": 5}
+    assert found["closed_by"] == "watchdog"
+    assert "started" in found["story"]
+    assert wiring.command("incidents").returncode == 0
+
+
+async def test_the_processor_came_back_past_its_records(wiring) -> None:
+    wiring.relay(**QUICK), wiring.consumer(**QUICK)
+    processor = wiring.processor()
+    await wiring.until_up()
+    await wiring.until_returned(await wiring.place_everywhere())
+    processor.terminate()
+    await wiring.until_group_is_empty(wiring.group)
+    await wiring.until_position(wiring.group, members=0)
+    orders = await wiring.place(15)
+    await wiring.until_published(orders)
+    await wiring.eventually(
+        lambda: (
+            [kind(one) for one in incidents(wiring)]
+            == [("process", "not_processed", "processor_down")]
+        ),
+        60,
+    )
+    (before,) = incidents(wiring)
+    wiring.skip_to_end(wiring.group, wiring.events)
+    wiring.processor()
+    await wiring.until_returned(await wiring.place_everywhere(), 60)
+    await wiring.eventually(
+        lambda: kind(incidents(wiring)[0]) == ("return", "no_return", "offsets_skipped"), 90
+    )
+    (found,) = incidents(wiring)
+    assert found["incident"] == before["incident"]
+    assert found["breakdown"] == {"lost": 15}
+    assert "lost its last member" in found["story"]
+    assert "offsets jumped by 15, no returns" in found["story"]
+    assert found["next"] == f"relay replay --incident {found['incident']}"
+    (one, *_) = wiring.diagnose([orders[0]])
+    assert one["incident"] == found["incident"]
+    assert one["next"][-1] == found["next"]
+
+
+async def test_spread_losses_are_silence(wiring) -> None:
+    wiring.relay(**QUICK), wiring.consumer(**QUICK)
+    wiring.processor("--lose-every", "20")
+    await wiring.until_up()
+    orders = await wiring.place(60)
+    await wiring.until_passed(wiring.group, wiring.events)
+    await wiring.until_passed(wiring.confirm_group, wiring.returns)
+    statuses = await wiring.statuses(orders)
+    lost = [one for one, status in zip(orders, statuses, strict=True) if status == "submitted"]
+    assert len(lost) == 3
+
+    async def recorded() -> bool:
+        rows = await wiring.pg.fetch(
+            "SELECT aggregate_id, verdict FROM relay.overdue WHERE closed_at IS NULL"
+        )
+        return {row["aggregate_id"] for row in rows} == set(lost) and {
+            row["verdict"] for row in rows
+        } == {"no_return"}
+
+    await wiring.eventually(recorded, 60)
+    done = wiring.command("incidents")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[0] == "no incident is open"
+    assert "3 overdue orders belong to none" in done.stdout
+
+
+async def test_late_orders_that_nobody_watched_are_found_afterwards(wiring) -> None:
+    orders = await wiring.place(4)
+    await wiring.until_overdue(orders)
+    wiring.relay(**UNWATCHED), wiring.processor(), wiring.consumer(**UNWATCHED)
+    await wiring.until_returned(orders)
+    await wiring.eventually(lambda: len(incidents(wiring, "--all")) == 1, 60)
+    (found,) = incidents(wiring, "--all")
+    assert kind(found) == ("publish", "not_published", "relay_down")
+    assert found["breakdown"] == {"returned late": 4}
+
+
+async def test_without_any_watchdog_the_command_records_what_is_overdue(wiring) -> None:
+    orders = await wiring.place(3)
+    await wiring.until_overdue(orders)
+    (found,) = incidents(wiring)
+    assert kind(found) == ("publish", "not_published", "relay_down")
+    (again,) = incidents(wiring, "I-1")
+    assert again["incident"] == found["incident"] == "I-1"
+    assert wiring.command("incidents", "I-99").returncode == 2
