@@ -84,7 +84,7 @@ class Pipeline:
     async def _read_pages(self, stop: asyncio.Event) -> None:
         pace = Pace(self.options.poll_seconds, self.options.idle_poll_seconds)
         while not stop.is_set():
-            if not self.underway.has_room(self.options.page_rows):
+            if not self.underway.has_room(self.options.page_rows, self.options.page_bytes):
                 self.underway.left.clear()
                 await self.underway.left.wait()
                 continue
@@ -114,7 +114,14 @@ class Pipeline:
         futures = [self._send(page, prepared, *one) for one in prepared.batches]
         self.commits.unwritten = None
         self.underway.add(
-            PageUnderway(page.after, len(page.ids), futures, prepared.parked, released or ())
+            PageUnderway(
+                page.after,
+                len(page.ids),
+                page.payload_bytes,
+                futures,
+                prepared.parked,
+                released or (),
+            )
         )
 
     def _send(

@@ -188,7 +188,8 @@ class Tenure:
             Codec.named(options.compression),
             await parked_orders(self.reader),
         )
-        underway = Underway(options.page_rows * options.pages_in_flight)
+        pages = options.pages_in_flight
+        underway = Underway(options.page_rows * pages, options.page_bytes * pages)
         commits = Commits(
             writer=CheckpointWriter(self.writer, checkpoint),
             writing=self._writing,

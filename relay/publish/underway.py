@@ -1,8 +1,8 @@
 """Hop 2: the pages that were handed over and are not covered by the checkpoint yet.
 
 Invariant: pages leave in the order in which they came, and only when every batch of theirs, and of
-the pages before, was acknowledged. Their rows together are bounded: that many are sent twice when
-the process is killed.
+the pages before, was acknowledged. Their rows together are bounded (that many are sent twice when
+the process is killed), and so are their bytes (that is what this process's memory holds).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class PageUnderway:
 
     after: Position
     rows: int
+    payload_bytes: int
     acknowledgements: Sequence[asyncio.Future[Delivery]]
     parked: Sequence[Parked]
     released: Sequence[int] = ()
@@ -37,30 +38,36 @@ class Underway:
     """Pages, oldest first.
 
     Attributes:
-        most_rows: room for another page is left below this.
+        most_rows: of all pages together.
+        most_bytes: of their payloads together.
         changed: set when pages at the head may be done, or a batch failed.
         left: set when pages left.
         failure: of the first batch that failed.
     """
 
     most_rows: int
+    most_bytes: int
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     failure: BaseException | None = None
     _pages: deque[PageUnderway] = field(default_factory=deque)
     _rows: int = 0
+    _bytes: int = 0
 
     def __len__(self) -> int:
         return len(self._pages)
 
-    def has_room(self, rows: int) -> bool:
-        """Whether a page of so many rows may be read."""
-        return not self._pages or self._rows + rows <= self.most_rows
+    def has_room(self, rows: int, payload_bytes: int) -> bool:
+        """Whether a page of so many rows and bytes may be read."""
+        return not self._pages or (
+            self._rows + rows <= self.most_rows and self._bytes + payload_bytes <= self.most_bytes
+        )
 
     def add(self, page: PageUnderway) -> None:
         """Note a page that was just handed over."""
         self._pages.append(page)
         self._rows += page.rows
+        self._bytes += page.payload_bytes
         for future in page.acknowledgements:
             future.add_done_callback(self._acknowledged)
         if not page.acknowledgements:
@@ -87,6 +94,7 @@ class Underway:
         for page in pages:
             assert self._pages.popleft() is page
             self._rows -= page.rows
+            self._bytes -= page.payload_bytes
         self.left.set()
 
     def parked_orders(self) -> set[bytes]:
