@@ -23,7 +23,6 @@ from relay.publish.cursor import READER_SETTINGS
 from relay.publish.errors import LeaseLostError, ServersDifferError, TopicWaitError
 from relay.publish.lease import WRITER_NAME, Lease, Taken, holder
 from relay.publish.maintenance import MaintenanceOptions
-from relay.publish.memory import collect_rarely, keep_freed_memory
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
 from relay.publish.server import note_timeline, refuse_two_servers, server_state
@@ -36,6 +35,7 @@ from relay.runtime.database import DatabaseRefusedError, DatabaseUnreachableErro
 from relay.runtime.flow import Flow
 from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
 from relay.runtime.outage import OutageLog, Resource
 from relay.runtime.process import ProcessRecord
