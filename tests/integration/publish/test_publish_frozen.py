@@ -1,6 +1,7 @@
 """A server that neither answers nor closes its connections, and one that forbids."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,18 +80,36 @@ def forbidding_kafka() -> Iterator[EmbeddedKafka]:
 
 
 def forbid(admin: AdminClient, topic: str, operation: AclOperation) -> None:
-    rule = AclBinding(
+    """Deny one operation, allow the others, and wait until the broker's authorizer knows."""
+    others = {AclOperation.WRITE, AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS} - {
+        operation
+    }
+    rules = [rule(topic, operation, AclPermissionType.DENY)]
+    rules += [rule(topic, other, AclPermissionType.ALLOW) for other in others]
+    for future in admin.create_acls(rules).values():
+        future.result(20)
+    deadline = time.monotonic() + 20
+    while len(admin.describe_acls(every_rule(topic)).result(20)) < len(rules):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def rule(topic: str, operation: AclOperation, permission: AclPermissionType) -> AclBinding:
+    return AclBinding(
         ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:ANONYMOUS", "*",
-        operation, AclPermissionType.DENY,
+        operation, permission,
     )  # fmt: skip
-    admin.create_acls([rule])[rule].result(20)
 
 
-def allow_again(admin: AdminClient, topic: str) -> None:
-    every = AclBindingFilter(
+def every_rule(topic: str) -> AclBindingFilter:
+    return AclBindingFilter(
         ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, None, None,
         AclOperation.ANY, AclPermissionType.ANY,
     )  # fmt: skip
+
+
+def allow_again(admin: AdminClient, topic: str) -> None:
+    every = every_rule(topic)
     admin.delete_acls([every])[every].result(20)
 
 
