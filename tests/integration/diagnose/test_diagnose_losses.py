@@ -50,5 +50,12 @@ async def test_the_consumer_is_down(wiring) -> None:
     wiring.relay(), wiring.processor()
     orders = await wiring.place(3)
     await wiring.until_passed(wiring.group, wiring.events)
+    # The processor may be done before the relay has written what it did, and that it lives.
+    await wiring.eventually(
+        lambda: wiring.pg.fetchval(
+            "SELECT (SELECT sum(record_count) FROM relay.delivery_ledger) = 3"
+            "   AND EXISTS (SELECT FROM relay.process_record WHERE kind = 'relay')"
+        )
+    )
     await wiring.until_overdue(orders)
     assert wiring.named(orders) == [("confirm", "not_confirmed", "consumer_down")] * 3
