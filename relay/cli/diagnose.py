@@ -63,7 +63,9 @@ SINCE = SinceType()
 @click.option("--key", metavar="KEY", help="The idempotency key of a submission.")
 @click.option("--since", type=SINCE, help="Judge orders placed from then on: a time, 24h, 7d.")
 @click.option(
-    "--scan-seconds", type=click.FloatRange(min=0), default=15.0, help="To read returns for."
+    "--scan-seconds",
+    type=click.FloatRange(min=0),
+    help="To read returns for, those that were handled already, too.",
 )
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
@@ -76,13 +78,19 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     if (customer is None) != (key is None):
         raise click.UsageError("--customer and --key go together")
     settings = settings_of(ctx)
-    options = GatherOptions(since, LogReading(scan_seconds=given["scan_seconds"]))
+    options = GatherOptions(since, _reading(given["scan_seconds"]))
     submission = None if customer is None else (customer, key)
     asked = _Asked(_ids(given["orders"]), given["events"], submission, since)
     found = asyncio.run(_diagnose(settings, options, asked))
     _print(ctx, settings, found, everything=asked.nothing)
     if any(found_something(one.verdict) for one in found):
         raise Found("something is lost, delayed, or cannot be judged")
+
+
+def _reading(scan_seconds: float | None) -> LogReading:
+    if scan_seconds is None:
+        return LogReading()
+    return LogReading(scan_seconds=scan_seconds, recheck_seconds=scan_seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,21 +120,47 @@ class Watched:
 
     async def run(self) -> None:
         """Run both; the service decides when it is over."""
-        watching = asyncio.create_task(self._watch())
+        apart = Apart(self.watchdog)
+        apart.start()
         try:
             await self.service.run()
         finally:
-            # Told to stop, it gives its lease back by itself; a service that failed ends it.
-            if not self.watchdog.stop.is_set():
-                watching.cancel()
-            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-                await asyncio.wait_for(watching, _END_SECONDS)
+            await asyncio.to_thread(apart.end, _END_SECONDS)
 
-    async def _watch(self) -> None:
+
+class Apart(threading.Thread):
+    """A watchdog on an event loop of its own: a long round never keeps the service's loop waiting.
+
+    Judging thousands of orders takes half a second of Python; beside the relay's loop that would be
+    half a second in which nothing is published.
+    """
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._watchdog = watchdog
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = threading.Event()
+
+    def run(self) -> None:
+        """Watch until told to end; the service goes on without it."""
         try:
-            await self.watchdog.run()
+            asyncio.run(self._watch())
         except Exception:  # noqa: BLE001 - the service goes on without it
             structlog.get_logger("relay.watchdog").exception("watchdog_failed")
+
+    async def _watch(self) -> None:
+        self._watchdog.stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        if not self._ending.is_set():
+            await self._watchdog.run()
+
+    def end(self, seconds: float) -> None:
+        """Tell it to give its lease back and end; wait so long at most."""
+        self._ending.set()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._watchdog.stop.set)
+        self.join(seconds)
 
 
 def watched(build: Callable[[Surroundings], Service]) -> Callable[[Surroundings], Service]:

@@ -213,10 +213,10 @@ class Joiner:
     def _neighbours(self, order_id: str, newest: Delivery) -> Neighbours | None:
         if newest.offset is None:
             return None
-        keys = self.log.readbacks.keys.get((newest.topic, newest.partition), {})
+        where = (newest.topic, newest.partition)
         answered: list[int] = []
         unanswered = [newest.offset]
-        for offset, key in keys.items():
+        for offset, key in self.log.readbacks.around(where, newest.offset):
             other = key.decode("utf-8", "replace")
             if other != order_id:
                 (answered if other in self.log.answered else unanswered).append(offset)

@@ -91,6 +91,7 @@ class Cause(StrEnum):
     SCAN_INCOMPLETE = "scan_incomplete"
     OFFSET_UNKNOWN = "offset_unknown"
     TIMED_OUT = "timed_out"
+    CODEC_MISSING = "codec_missing"
     NOT_WATCHED = "not_watched"
 
 
@@ -544,6 +545,12 @@ _ANYWHERE: dict[Cause, CauseMeaning] = {
     ),
     Cause.TIMED_OUT: _row(
         _V.UNKNOWN, "reading the evidence took too long", "try again when it is quieter", _AGAIN
+    ),
+    Cause.CODEC_MISSING: _row(
+        _V.UNKNOWN,
+        "records are compressed in a way that this program cannot read here",
+        "pip install cramjam beside this program (lz4, snappy, zstd)",
+        _CHECK,
     ),
     Cause.NOT_WATCHED: _row(
         _V.UNKNOWN,

@@ -17,6 +17,8 @@ from relay.diagnose.verdicts import Hop
 HEARTBEAT_SECONDS = 6.0
 # Of a delay, how much a recorded trouble must cover to explain it.
 _COVERED_SHARE = 0.5
+# What is said of a process whose last heartbeat is fresh; it may have been killed right after it.
+_SOON_SAID = frozenset({Cause.RELAY_BEHIND, Cause.PROCESSOR_LAGGING, Cause.CONSUMER_LAGGING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,15 @@ def longest_delay(evidence: Evidence) -> Delay | None:
     stretches = _stretches(evidence, placed, ended)
     hop, start, end = max(stretches, key=lambda one: one[2] - one[1])
     seconds = (end - start).total_seconds()
-    if evidence.case_kind is not None and evidence.case_kind[0] == hop:
+    seen = Cause(evidence.case_kind[1]) if _seen_at(evidence, hop) else None
+    if seen is not None and seen not in _SOON_SAID:
         # What the watchdog saw while it waited is better than what can be inferred now.
-        return Delay(hop, seconds, Cause(evidence.case_kind[1]))
-    return Delay(hop, seconds, _cause(evidence, hop, start, end))
+        return Delay(hop, seconds, seen)
+    return Delay(hop, seconds, _cause(evidence, hop, start, end) or seen)
+
+
+def _seen_at(evidence: Evidence, hop: Hop) -> bool:
+    return evidence.case_kind is not None and evidence.case_kind[0] == hop
 
 
 def _stretches(

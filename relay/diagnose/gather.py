@@ -6,6 +6,7 @@ orders and their returns are read last again, so that what arrived meanwhile acc
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from relay.diagnose.surroundings import GroupSeen, Missing, Surroundings
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka import KafkaConnection
 
+_YIELD_EVERY = 50
 # A position this old tells whether a group moves; an older one does not tell it of now.
 _EARLIER_SECONDS = (2.0, 120.0)
 
@@ -85,7 +87,13 @@ class Gatherer:
         rows, log.answered = await self._once_more(open_ids, rows, log)
         around = self._surroundings(around_rows, topics, positions)
         joiner = Joiner(self.flow, around, rows, log)
-        return [joiner.evidence(one, (events or {}).get(one)) for one in ids]
+        found = []
+        for number, one in enumerate(ids):
+            if number % _YIELD_EVERY == 0:
+                # A service that this runs beside must not wait for all of it.
+                await asyncio.sleep(0)
+            found.append(joiner.evidence(one, (events or {}).get(one)))
+        return found
 
     async def _read_database(self, ids: Sequence[str]) -> tuple[AroundRows, Rows, Series]:
         con = self.connection

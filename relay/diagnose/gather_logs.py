@@ -37,7 +37,8 @@ class LogReading:
     """What to read of Kafka's logs, and for how long.
 
     Attributes:
-        scan_seconds: for reading the returns topic.
+        scan_seconds: for reading returns that the consumer has not handled.
+        recheck_seconds: for reading those that it has: a cross-check of inbox and quarantine.
         readback_seconds: for reading records back.
         neighbours_at_most: records looked at around all orders together.
         elsewhere_seconds: for looking for returns on other topics; 0: not at all.
@@ -45,6 +46,7 @@ class LogReading:
     """
 
     scan_seconds: float = 15.0
+    recheck_seconds: float = 0.3
     readback_seconds: float = 15.0
     neighbours_at_most: int = 100_000
     elsewhere_seconds: float = 3.0
@@ -52,7 +54,7 @@ class LogReading:
 
     def neighbours(self, orders: int) -> int:
         """Return how many records to look at on each side of one order's."""
-        return max(8, min(250, self.neighbours_at_most // max(1, 2 * orders)))
+        return max(5, min(250, self.neighbours_at_most // max(1, 2 * orders)))
 
 
 async def read_broker(
@@ -155,6 +157,7 @@ class _Reader:
                 self.around.consumer,
                 first={home(order) for order, _event, _sent in pairs},
                 deadline=_now() + self.options.scan_seconds,
+                recheck_seconds=self.options.recheck_seconds,
             )
         except BROKER_FAILURES as error:
             self.log.scan = broker_missing(f"returns on {self.flow.returns_topic}", error)

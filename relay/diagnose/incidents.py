@@ -60,6 +60,7 @@ SINGLE_ORDERS: Final = frozenset(
         Cause.SCAN_INCOMPLETE,
         Cause.OFFSET_UNKNOWN,
         Cause.TIMED_OUT,
+        Cause.CODEC_MISSING,
         Cause.RELAY_BEHIND,
         Cause.PROCESSOR_LAGGING,
         Cause.CONSUMER_LAGGING,

@@ -7,6 +7,7 @@ what was returned in it.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -22,16 +23,14 @@ _DUTY: Final = "watchdog_late"
 # A batch of returns is applied within a second or so; its rows carry the time of their insert.
 _SETTLED: Final = timedelta(seconds=15)
 _STRETCH: Final = timedelta(minutes=5)
-_STRETCHES: Final = 12
+# In one round: after a long time without a watchdog the rest comes with the next ones.
+_LOOK_SECONDS: Final = 1.0
 
 _UNTIL: Final = """
 SELECT coalesce((SELECT done_until FROM relay.maintenance WHERE duty = $1),
                 (SELECT watched_since FROM relay.installation)) AS done_until,
        clock_timestamp() AS now_at,
        (SELECT watched_since FROM relay.installation) AS watched_since
-"""
-_NEXT: Final = """
-SELECT min(received_at) FROM relay.inbox WHERE received_at > $1 AND received_at <= $2
 """
 _DONE: Final = """
 INSERT INTO relay.maintenance (duty, done_until) VALUES ($1, $2)
@@ -62,13 +61,9 @@ async def find_late(connection: asyncpg.Connection, flow: Flow, at_most: int) ->
     query = _late_query(await orders_table(connection, flow))
     start: datetime = row["done_until"]
     found: list[str] = []
-    for _ in range(_STRETCHES):
-        # What lies between is empty: nights without returns are skipped in one step.
-        first = await connection.fetchval(_NEXT, start, until) if start < until else None
-        if first is None or len(found) >= at_most:
-            start = start if first is not None else max(start, until)
-            break
-        end = min(max(start, first - timedelta(microseconds=1)) + _STRETCH, until)
+    deadline = time.monotonic() + _LOOK_SECONDS
+    while start < until and len(found) < at_most and time.monotonic() < deadline:
+        end = min(start + _STRETCH, until)
         rows = await connection.fetch(
             query,
             start,

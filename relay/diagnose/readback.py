@@ -20,6 +20,9 @@ from relay.diagnose.surroundings import LogSeen, Missing, Partition, TopicSeen
 # At least one batch always comes; more than this pays only where wanted offsets lie close together.
 _BYTES_EACH: Final = 64_000
 
+# Decoding that many records costs less than another fetch.
+_WORTH_DECODING: Final = 200
+
 Wanted = tuple[Partition, int, str]
 """Partition, offset, and the event id that should stand there."""
 
@@ -30,10 +33,20 @@ class ReadBacks:
 
     Attributes:
         keys: by partition, the keys of the records in the neighbourhood of what was wanted.
+        reach: how many records on each side of one were looked at.
     """
 
     found: dict[tuple[Partition, int], ReadBack] = field(default_factory=dict)
     keys: dict[Partition, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
+    reach: int = 0
+
+    def around(self, partition: Partition, offset: int) -> list[tuple[int, bytes]]:
+        """Return offset and key of the records around one that was wanted."""
+        keys = self.keys.get(partition)
+        if keys is None:
+            return []
+        near = range(offset - self.reach, offset + self.reach + 1)
+        return [(one, keys[one]) for one in near if one in keys]
 
 
 @dataclass(slots=True)
@@ -44,6 +57,15 @@ class _Way:
     events: dict[int, str]
     position: int
     end: int
+
+    def wanted_until(self, neighbours: int) -> int:
+        """Return where the neighbourhoods that hang together with the next one end."""
+        reach = self.offsets[0] + neighbours + 1
+        for offset in self.offsets[1:]:
+            if offset - neighbours > reach + _WORTH_DECODING:
+                break
+            reach = offset + neighbours + 1
+        return min(reach, self.end)
 
 
 async def read_back(
@@ -63,14 +85,16 @@ async def read_back(
         neighbours: how many records on each side are looked at.
         deadline: by the event loop's clock.
     """
-    result = ReadBacks()
+    result = ReadBacks(reach=neighbours)
     ways = _ways(topics, wanted, neighbours, result)
     loop = asyncio.get_running_loop()
     while ways and loop.time() < deadline:
         starts = {one: way.position for one, way in ways.items()}
-        got = await fetch(broker, starts, bytes_each=_BYTES_EACH, committed=False)
+        until = {one: way.wanted_until(neighbours) for one, way in ways.items()}
+        got = await fetch(broker, starts, bytes_each=_BYTES_EACH, committed=False, until=until)
         for one, fetched in got.items():
             _take(result, one, ways[one], fetched, neighbours)
+            await asyncio.sleep(0)
         ways = {one: way for one, way in ways.items() if way.position < way.end}
     return result
 

@@ -15,6 +15,7 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     KafkaError,
     TopicAuthorizationFailedError,
+    UnsupportedCodecError,
 )
 
 from relay.diagnose.causes import Cause
@@ -74,6 +75,8 @@ def _away(what: str, detail: str) -> Missing:
 def broker_missing(what: str, error: BaseException) -> Missing:
     """Say why the broker did not give a part."""
     detail = str(error) or type(error).__name__
+    if isinstance(error, UnsupportedCodecError):
+        return Missing(what, Cause.CODEC_MISSING, detail, "pip install cramjam, then again")
     if isinstance(error, _BROKER_REFUSALS):
         how = "allow Describe and Read on topics and groups (`relay check` names the ACLs)"
         return Missing(what, Cause.PERMISSION_DENIED, detail, how)

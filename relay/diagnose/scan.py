@@ -7,6 +7,7 @@ and quarantine. What it cannot reach in time it says.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from relay.runtime.flow import ApplyColumns, Flow
 CLOCK_SLACK_SECONDS: Final = 60.0
 # Up to so many orders, torn bytes are searched for each order's id.
 _SEARCH_TORN_AT_MOST: Final = 50
+_YIELD_EVERY: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ async def scan_returns(
     *,
     first: Collection[int],
     deadline: float,
+    recheck_seconds: float,
 ) -> ScanResult:
     """Read the returns topic from the first publication to its end as it is now.
 
@@ -198,7 +201,8 @@ async def scan_returns(
         wanted: whose returns.
         consumer: how far the consumer has come.
         first: partitions to read before the others.
-        deadline: by the event loop's clock.
+        deadline: by the event loop's clock, for what the consumer has not handled.
+        recheck_seconds: for the rest, which inbox and quarantine vouch for.
     """
     partitions = broker.partitions(flow.returns_topic)
     result = ScanResult(partitions=len(partitions))
@@ -211,6 +215,7 @@ async def scan_returns(
         edge = start if position is None else min(max(position.next_offset, start), end)
         ahead[one], behind[one] = (edge, end), (start, edge)
     unread = await _read(broker, ahead, recogniser, result, deadline)
+    deadline = asyncio.get_running_loop().time() + recheck_seconds
     own = {one: span for one, span in behind.items() if one[1] in first}
     rest = {one: span for one, span in behind.items() if one not in own}
     skipped = await _read(broker, own, recogniser, result, deadline)
@@ -252,7 +257,9 @@ async def _read(
     """Read these ranges; return the partitions that time did not suffice for."""
     reader = RangeReader(broker, dict(spans))
     async for one, records in reader.rounds(deadline):
-        for record in records:
+        for number, record in enumerate(records):
+            if number % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
             order = recogniser.order_of(record)
             if order is not None:
                 result.found[order].append(recogniser.row(one, record))

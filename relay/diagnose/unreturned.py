@@ -25,9 +25,13 @@ from relay.diagnose.verdicts import MEANINGS as VERDICTS
 from relay.diagnose.verdicts import Fate, Verdict, found_something, page
 
 # Of those that no watchdog has seen, so many are diagnosed at once: some tenths of a second.
-DIAGNOSED_AT_ONCE: Final = 500
+DIAGNOSED_AT_ONCE: Final = 100
 QUICK: Final = LogReading(
-    scan_seconds=0.3, readback_seconds=0.2, neighbours_at_most=2000, elsewhere_seconds=0.0
+    scan_seconds=0.3,
+    recheck_seconds=0.1,
+    readback_seconds=0.2,
+    neighbours_at_most=2000,
+    elsewhere_seconds=0.0,
 )
 NOT_LOOKED_AT: Final = "not_diagnosed"
 

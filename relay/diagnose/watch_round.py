@@ -61,12 +61,16 @@ class WatchOptions:
     position_seconds: float = 10.0
     sample_seconds: float = 1.0
     lease_seconds: float = 15.0
-    page_orders: int = 5000
+    page_orders: int = 2000
     again_after_seconds: float = 30.0
     spans_per_incident: int = 1000
     reading: LogReading = field(
         default_factory=lambda: LogReading(
-            scan_seconds=3.0, readback_seconds=3.0, elsewhere_seconds=1.5, neighbours_at_most=50_000
+            scan_seconds=3.0,
+            recheck_seconds=1.0,
+            readback_seconds=3.0,
+            elsewhere_seconds=1.0,
+            neighbours_at_most=20_000,
         )
     )
 

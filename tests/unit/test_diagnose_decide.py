@@ -343,6 +343,7 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
         LOST, deliveries=(replace(DELIVERY, offset=None),), readback=None
     ),
     (Verdict.UNKNOWN, Cause.TIMED_OUT): replace(LOST, deliveries=missing(Cause.TIMED_OUT)),
+    (Verdict.UNKNOWN, Cause.CODEC_MISSING): replace(LOST, scan=missing(Cause.CODEC_MISSING)),
     (Verdict.UNKNOWN, Cause.NOT_WATCHED): around(LOST, watched_since=ago(minutes=10)),
 }
 

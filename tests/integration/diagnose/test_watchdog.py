@@ -1,6 +1,7 @@
 """The watchdog beside real services: cases, incidents, positions; two of them report once."""
 
 import json
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -77,3 +78,59 @@ async def test_two_watchdogs_open_a_case_once(wiring) -> None:
     await wiring.eventually(opened, 40)
     assert sorted(one["aggregate_id"] for one in await cases(wiring)) == sorted(orders)
     assert len(await incidents(wiring)) == 1
+
+
+async def login_as(wiring, role: str) -> str:
+    """A login of a role, and the DSN for it."""
+    name = f"{role}_{wiring.topics.suffix}"
+    await wiring.pg.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE {role}")
+    parts = urlsplit(wiring.database)
+    return urlunsplit(parts._replace(netloc=f"{name}:x@{parts.hostname}:{parts.port}"))
+
+
+@pytest.mark.parametrize(
+    ("command", "role"), [("run", "relay_publisher"), ("confirm", "relay_confirmer")]
+)
+async def test_it_watches_with_the_rights_of_the_service_it_is_in(wiring, command, role) -> None:
+    login = await login_as(wiring, role)
+    process = wiring.start(command, DATABASE_URL=login, **QUICK)
+    orders = await wiring.place(2)
+
+    async def opened() -> bool:
+        found = await incidents(wiring)
+        return len(await cases(wiring)) == 2 and len(found) == 1
+
+    await wiring.eventually(opened, 40)
+    assert sorted(one["aggregate_id"] for one in await cases(wiring)) == sorted(orders)
+    assert process.terminate() == 0
+    assert "watchdog_waits" not in process.stderr
+    assert "watchdog_failed" not in process.stderr
+
+
+async def test_an_observer_may_diagnose_and_nobody_is_accused_for_what_he_may_not_see(
+    wiring,
+) -> None:
+    observer = await login_as(wiring, "relay_observer")
+    wiring.relay(RELAY_WATCH_INSIDE="false")
+    orders = await wiring.place(2)
+    await wiring.until_published(orders)
+    await wiring.until_overdue(orders)
+    expected = ("process", "not_processed", "processor_down")
+    assert wiring.named(orders, DATABASE_URL=observer) == [expected] * 2
+    writer = await login_as(wiring, "relay_writer")
+    found = wiring.diagnose(orders, DATABASE_URL=writer)
+    assert {(one["verdict"], one["cause"]) for one in found} == {("unknown", "permission_denied")}
+
+
+async def test_a_database_and_a_broker_that_cannot_be_reached_accuse_nobody(wiring) -> None:
+    wiring.relay(RELAY_WATCH_INSIDE="false")
+    orders = await wiring.place(2)
+    await wiring.until_published(orders)
+    await wiring.until_overdue(orders)
+    nowhere = "postgresql://postgres@127.0.0.1:9/none"
+    found = wiring.diagnose(orders, DATABASE_URL=nowhere)
+    assert {(one["verdict"], one["cause"]) for one in found} == {
+        ("unknown", "database_unreachable")
+    }
+    found = wiring.diagnose(orders, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9")
+    assert {(one["verdict"], one["cause"]) for one in found} == {("unknown", "broker_unreachable")}

@@ -1,0 +1,98 @@
+"""Lost orders are found in a real Jaeger by verdict and hop, sampled or not, in their own trace."""
+
+import json
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from relay.diagnose.overdue_spans import OverdueSpans
+from relay.diagnose.watch_round import Round, WatchOptions
+from relay.runtime.flow import EventRoute, Flow
+from relay.runtime.kafka import KafkaConnection
+from relay.telemetry.tracing import configure
+
+pytestmark = pytest.mark.timeout(180)
+
+SAMPLED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+UNSAMPLED = "00-5bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-00"
+
+
+async def insert(pg: asyncpg.Connection, traceparent: str | None, *, event: bool = True) -> str:
+    """An order of an hour ago, without a relay that would publish it."""
+    order_id: str = await pg.fetchval(
+        """INSERT INTO orders (order_id, customer_id, items, total, currency, submitted_at)
+           VALUES (gen_random_uuid(), 'c', '[]', 1, 'EUR', now() - interval '1 hour')
+           RETURNING order_id::text"""
+    )
+    if event:
+        await pg.execute(
+            """INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload,
+                                         traceparent, created_at)
+               VALUES ('order', $1, 'order.placed', '{}', $2, now() - interval '1 hour')""",
+            order_id,
+            traceparent,
+        )
+    return order_id
+
+
+def tags(span: dict) -> dict:
+    return {tag["key"]: tag["value"] for tag in span["tags"]}
+
+
+async def test_a_search_by_verdict_and_hop_finds_the_lost_orders(
+    jaeger, pg, kafka_bootstrap
+) -> None:
+    await pg.execute("UPDATE relay.installation SET watched_since = now() - interval '1 day'")
+    sampled = await insert(pg, SAMPLED)
+    unsampled = await insert(pg, UNSAMPLED)
+    plain = await insert(pg, None)
+    bypassed = await insert(pg, None, event=False)
+    tracing = configure(
+        "relay-watchdog-test",
+        {**jaeger.environment(), "OTEL_TRACES_SAMPLER": "parentbased_always_off"},
+        version="1",
+        instance_id="1",
+        install=False,
+    )
+    flow = Flow(events={"order.placed": EventRoute("orders.events", 900.0)})
+    kafka = KafkaConnection(kafka_bootstrap)
+    work = Round(pg, kafka, flow, WatchOptions(), OverdueSpans(tracing, flow))
+    report = await work.run()
+    again = await work.run()
+    assert (report.opened, report.reported, again.reported) == (4, 4, 0)
+    assert tracing.close(20)
+
+    def spans_of(trace_id: str, count: int) -> list[dict]:
+        return jaeger.wait_for_spans(trace_id, lambda spans: len(spans) >= count)
+
+    (overdue,) = spans_of("4bf92f3577b34da6a3ce929d0e0e4736", 1)
+    said = tags(overdue)
+    assert overdue["operationName"] == "return overdue"
+    assert said["order.id"] == sampled
+    assert (said["order.hop"], said["order.verdict"]) == ("publish", "not_published")
+    assert (said["error"], said["otel.status_code"]) == (True, "ERROR")
+    assert said["order.evidence.place"].startswith("ok ")
+    assert overdue["references"][0]["spanID"] == "00f067aa0ba902b7"
+
+    spans = spans_of("5bf92f3577b34da6a3ce929d0e0e4736", 2)
+    rebuilt = [one for one in spans if tags(one).get("relay.reconstructed") is True]
+    assert [one["operationName"] for one in rebuilt] == ["create orders.events"]
+    assert rebuilt[0]["spanID"] == "00f067aa0ba902b8"
+    assert {tags(one)["order.id"] for one in spans} == {unsampled}
+
+    event_id: UUID = await pg.fetchval(
+        "SELECT event_id FROM relay.outbox WHERE aggregate_id = $1", plain
+    )
+    own = spans_of(event_id.hex, 2)
+    assert {tags(one)["order.id"] for one in own} == {plain}
+
+    def found(**wanted: str) -> set[str]:
+        traces = jaeger.search("relay-watchdog-test", wanted)
+        return {tags(span)["order.id"] for trace in traces for span in trace["spans"]}
+
+    assert found(**{"order.verdict": "not_published"}) == {sampled, unsampled, plain}
+    assert found(**{"order.verdict": "no_outbox_row"}) == {bypassed}
+    assert found(**{"order.hop": "place"}) == {bypassed}
+    evidence = json.loads(await pg.fetchval("SELECT evidence FROM relay.overdue LIMIT 1"))
+    assert len(evidence["lines"]) == 5
