@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from consumers.confirm import ConfirmService
+from consumers.confirm.service import ConfirmService
 from consumers.options import ConfirmOptions, SessionOptions
 from relay.cli.service import Surroundings, serve
 from relay.cli.watchdog import watched

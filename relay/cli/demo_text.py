@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from relay.cli.timeline_text import timeline_lines
-from relay.diagnose.explain import headline
+from relay.diagnose.tell.explain import headline
 from relay.sample.demo_result import DemoResult
 from relay.sample.load_report import Times
 from relay.sample.place import TERMINAL

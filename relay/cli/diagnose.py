@@ -19,12 +19,12 @@ import click
 from relay.cli.diagnosis_text import first_command, many_orders, one_order, summary
 from relay.cli.errors import Found
 from relay.cli.output import print_json, settings_of, wants_json
-from relay.diagnose.diagnosis import Diagnosis
-from relay.diagnose.gather import GatherOptions
-from relay.diagnose.gather_logs import LogReading
-from relay.diagnose.lookup import order_of_submission, orders_of_events
+from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.gather.logs import LogReading
+from relay.diagnose.gather.lookup import order_of_submission, orders_of_events
+from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import Session, UnreachableError, session
-from relay.diagnose.surroundings import Missing
+from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.diagnose.verdicts import found_something
 from relay.runtime.settings import Settings
 

@@ -18,11 +18,11 @@ from relay.cli.errors import Found
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.watchdog import watch_options
 from relay.diagnose.causes import MEANINGS, Cause
-from relay.diagnose.incident_list import IncidentSeen, list_incidents, single_orders
+from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.incidents.listing import IncidentSeen, list_incidents, single_orders
 from relay.diagnose.session import UnreachableError, session
-from relay.diagnose.surroundings import Missing
 from relay.diagnose.verdicts import Hop, Verdict, page
-from relay.diagnose.watchdog import watch_once
+from relay.diagnose.watch.watchdog import watch_once
 from relay.runtime.settings import Settings
 
 _SHOWN = 5

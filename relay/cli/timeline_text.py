@@ -8,10 +8,10 @@ from typing import Final
 
 import click
 
-from relay.diagnose.diagnosis import Mark, viewer_link
-from relay.diagnose.explain import headline
-from relay.diagnose.explain_hops import span
-from relay.diagnose.timeline import Timeline, TimelineHop
+from relay.diagnose.tell.diagnosis import Mark, viewer_link
+from relay.diagnose.tell.explain import headline
+from relay.diagnose.tell.hops import span
+from relay.diagnose.tell.timeline import Timeline, TimelineHop
 from relay.telemetry.logs import printable
 
 _COLOURS: Final[Mapping[Mark, str | None]] = {

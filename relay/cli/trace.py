@@ -11,7 +11,7 @@ from relay.cli.errors import Found
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.timeline_text import timeline_lines
 from relay.diagnose.session import session
-from relay.diagnose.timeline import Timeline, timeline
+from relay.diagnose.tell.timeline import Timeline, timeline
 from relay.diagnose.verdicts import Verdict, found_something
 from relay.runtime.settings import Settings
 

@@ -17,9 +17,9 @@ import click
 from relay.cli.diagnose import SINCE
 from relay.cli.errors import Found
 from relay.cli.output import print_json, settings_of, wants_json
-from relay.diagnose.explain_hops import span
-from relay.diagnose.gather import GatherOptions
+from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import session
+from relay.diagnose.tell.hops import span
 from relay.diagnose.unreturned import (
     NOT_LOOKED_AT,
     QUICK,

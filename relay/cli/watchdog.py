@@ -18,8 +18,8 @@ import structlog
 
 from relay.cli.output import settings_of
 from relay.cli.service import Service, Surroundings, serve
-from relay.diagnose.watch_round import WatchOptions
-from relay.diagnose.watchdog import Watchdog
+from relay.diagnose.watch.round import WatchOptions
+from relay.diagnose.watch.watchdog import Watchdog
 from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord

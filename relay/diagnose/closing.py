@@ -13,8 +13,8 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.cases import open_cases
-from relay.diagnose.diagnosis import Diagnosis
+from relay.diagnose.tell.diagnosis import Diagnosis
+from relay.diagnose.watch.cases import open_cases
 
 
 class NothingToCloseError(Exception):

@@ -10,8 +10,8 @@ from typing import Final
 
 import asyncpg
 
-from consumers.catalog import FlowTableError, orders_table
-from relay.diagnose.explain import MendTemplate
+from consumers.apply.catalog import FlowTableError, orders_table
+from relay.diagnose.tell.explain import MendTemplate
 from relay.runtime.flow import ApplyColumns, Flow
 
 # The contract's payload of order.placed; money is a string of decimal digits.

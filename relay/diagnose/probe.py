@@ -17,8 +17,8 @@ from uuid import UUID, uuid4
 import asyncpg
 from aiokafka.errors import KafkaError
 
-from relay.diagnose.broker import Broker, connected
-from relay.diagnose.log_reader import fetch, seen
+from relay.diagnose.gather.broker import Broker, connected
+from relay.diagnose.gather.log_reader import fetch, seen
 from relay.diagnose.verdicts import Hop
 from relay.runtime.database import connect
 from relay.runtime.flow import PROBE_EVENT, Flow

@@ -15,14 +15,14 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.diagnose.cases import NO_EVENT, NO_HOP
 from relay.diagnose.causes import Cause
-from relay.diagnose.diagnosis import Diagnosis, viewer_link
-from relay.diagnose.gather_logs import LogReading
-from relay.diagnose.overdue_spans import Report, context_of
+from relay.diagnose.gather.logs import LogReading
 from relay.diagnose.session import Session
+from relay.diagnose.tell.diagnosis import Diagnosis, viewer_link
 from relay.diagnose.verdicts import MEANINGS as VERDICTS
 from relay.diagnose.verdicts import Fate, Verdict, found_something, page
+from relay.diagnose.watch.cases import NO_EVENT, NO_HOP
+from relay.diagnose.watch.overdue_spans import Report, context_of
 
 # Of those that no watchdog has seen, so many are diagnosed at once: some tenths of a second.
 DIAGNOSED_AT_ONCE: Final = 100

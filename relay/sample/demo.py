@@ -21,9 +21,9 @@ from uuid import UUID, uuid4
 import asyncpg
 import orjson
 
-from relay.diagnose.broker import connected
+from relay.diagnose.gather.broker import connected
 from relay.diagnose.session import session
-from relay.diagnose.timeline import Timeline, timeline
+from relay.diagnose.tell.timeline import Timeline, timeline
 from relay.embedded.folders import run_folder
 from relay.runtime.database import connect
 from relay.sample.demo_counts import Counts, HopCounter

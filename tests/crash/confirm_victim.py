@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-from consumers.confirm import run_confirm
+from consumers.confirm.service import run_confirm
 from consumers.options import ConfirmOptions, SessionOptions
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection

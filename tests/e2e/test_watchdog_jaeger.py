@@ -6,8 +6,8 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from relay.diagnose.overdue_spans import OverdueSpans
-from relay.diagnose.watch_round import Round, WatchOptions
+from relay.diagnose.watch.overdue_spans import OverdueSpans
+from relay.diagnose.watch.round import Round, WatchOptions
 from relay.runtime.flow import EventRoute, Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.telemetry.tracing import configure

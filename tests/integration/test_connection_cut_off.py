@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from consumers.failures import Failure, classify
+from consumers.confirm.failures import Failure, classify
 from relay.runtime.database import is_connection_loss
 
 

@@ -16,10 +16,10 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from consumers.faults import Fault, FaultRule
-from consumers.processor import run_processor
-from consumers.processor_options import FaultOptions, ProcessorOptions
-from consumers.processor_report import ProcessorReport
+from consumers.processor.faults import Fault, FaultRule
+from consumers.processor.options import FaultOptions, ProcessorOptions
+from consumers.processor.report import ProcessorReport
+from consumers.processor.service import run_processor
 from relay.embedded import EmbeddedKafka
 from relay.runtime.flow import EventRoute, Flow
 from relay.runtime.kafka import KafkaConnection

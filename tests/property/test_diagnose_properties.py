@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.diagnose.causes import MEANINGS, Cause
-from relay.diagnose.decide import decide
-from relay.diagnose.evidence import (
+from relay.diagnose.decide.decision import decide
+from relay.diagnose.evidence.order import (
     ClosedByHand,
     Crossing,
     Delivery,
@@ -24,7 +24,7 @@ from relay.diagnose.evidence import (
     Scan,
     Waiting,
 )
-from relay.diagnose.surroundings import (
+from relay.diagnose.evidence.surroundings import (
     CheckpointSeen,
     ConsumerOffset,
     ConsumerSeen,

@@ -3,10 +3,17 @@
 import asyncpg
 import pytest
 
-from consumers.catalog import FlowTableError
-from consumers.columns import StatusNotWrittenError
-from consumers.failures import Failure, classify, described
-from consumers.packing import NULL, SEPARATOR, packed, packed_nullable, packed_numbers, storable
+from consumers.apply.catalog import FlowTableError
+from consumers.apply.columns import StatusNotWrittenError
+from consumers.confirm.failures import Failure, classify, described
+from consumers.returns.packing import (
+    NULL,
+    SEPARATOR,
+    packed,
+    packed_nullable,
+    packed_numbers,
+    storable,
+)
 from relay.runtime.database import DatabaseRefusedError, DatabaseUnreachableError
 
 ERRORS = [

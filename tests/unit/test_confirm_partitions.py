@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import pytest
 
-from consumers.fetch_watch import FetchWatch
-from consumers.halves import halves, split
-from consumers.handler import Part
-from consumers.partitions import (
+from consumers.confirm.halves import halves, split
+from consumers.group.fetch_watch import FetchWatch
+from consumers.group.handler import Part
+from consumers.group.partitions import (
     DiscontinuityError,
     Gap,
     GapReason,

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import pytest
 from aiokafka.structs import TopicPartition
 
-from consumers import session as session_module
-from consumers import topic_log
-from consumers.broker import Broker, BrokerError, StalledError
-from consumers.handler import PartitionLostError
+from consumers.group import session as session_module
+from consumers.group import topic_log
+from consumers.group.broker import Broker, BrokerError, StalledError
+from consumers.group.handler import PartitionLostError
+from consumers.group.partitions import DiscontinuityError, Partition, Start
+from consumers.group.session import Session
 from consumers.options import SessionOptions
-from consumers.partitions import DiscontinuityError, Partition, Start
-from consumers.session import Session
 from relay.runtime.kafka import KafkaConnection
 
 TP = TopicPartition("t", 0)

@@ -9,8 +9,9 @@ import pytest
 
 from relay.diagnose.causes import MEANINGS as CAUSES
 from relay.diagnose.causes import Cause
-from relay.diagnose.decide import decide
-from relay.diagnose.evidence import (
+from relay.diagnose.decide.decision import decide
+from relay.diagnose.decide.finding import Finding
+from relay.diagnose.evidence.order import (
     ClosedByHand,
     Crossing,
     Delivery,
@@ -26,8 +27,7 @@ from relay.diagnose.evidence import (
     Scan,
     Waiting,
 )
-from relay.diagnose.finding import Finding
-from relay.diagnose.surroundings import (
+from relay.diagnose.evidence.surroundings import (
     CheckpointSeen,
     ConsumerOffset,
     ConsumerSeen,

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from relay.diagnose.history import PositionSample, crossing, waiting
-from relay.diagnose.positions import THE_LOG, UNCHANGED_SECONDS, Notebook, Position
+from relay.diagnose.evidence.history import PositionSample, crossing, waiting
+from relay.diagnose.watch.positions import THE_LOG, UNCHANGED_SECONDS, Notebook, Position
 
 T0 = datetime(2026, 3, 2, tzinfo=UTC)
 P = ("orders.events", 3)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.diagnose.incidents import (
+from relay.diagnose.incidents.clusters import (
     GAP,
     Case,
     Span,

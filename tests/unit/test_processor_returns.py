@@ -8,13 +8,13 @@ from uuid import RFC_4122, UUID
 import orjson
 import pytest
 
-from consumers.faults import Befallen, Fault, FaultPlan, FaultRule
-from consumers.processor_decision import Answer, Event, decide, read_event
-from consumers.processor_delay import HeldBack
-from consumers.processor_journal import FaultJournal, FaultLine
-from consumers.processor_options import FaultOptions, ProcessorOptions
-from consumers.processor_returns import Maker, Return, corrupted, new_id
-from consumers.processor_work import Page, Worker
+from consumers.processor.decision import Answer, Event, decide, read_event
+from consumers.processor.delay import HeldBack
+from consumers.processor.faults import Befallen, Fault, FaultPlan, FaultRule
+from consumers.processor.journal import FaultJournal, FaultLine
+from consumers.processor.options import FaultOptions, ProcessorOptions
+from consumers.processor.returns import Maker, Return, corrupted, new_id
+from consumers.processor.work import Page, Worker
 
 NOW = "2026-01-31T12:34:57.001002+00:00"
 

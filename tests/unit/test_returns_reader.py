@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import pytest
 
-from consumers.order_key import canonical_key
-from consumers.refusals import Reason, Refusal
-from consumers.returns import Return, ReturnReader
+from consumers.returns.order_key import canonical_key
+from consumers.returns.reader import Return, ReturnReader
+from consumers.returns.refusals import Reason, Refusal
 from relay.runtime.flow import ApplyColumns, Flow, FlowError
 
 ORDER = "5bc02ba4-22b1-4a0a-8a0f-2d3a6dd0a7ee"

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from relay.cli.status import as_data, duration
-from relay.diagnose.broker import GroupMembers
 from relay.diagnose.causes import Cause
+from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.gather.broker import GroupMembers
 from relay.diagnose.status.counts import Counts, ProcessSeen, Waiting
 from relay.diagnose.status.hops import SILENT_SECONDS, Status, decide
 from relay.diagnose.status.lags import Lag, Lags
-from relay.diagnose.surroundings import Missing
 from relay.runtime.flow import Flow
 
 NOW = datetime(2026, 3, 1, 0, 30, tzinfo=UTC)

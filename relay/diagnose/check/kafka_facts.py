@@ -13,8 +13,8 @@ from typing import Final, TypeVar
 
 from aiokafka.errors import KafkaError
 
-from consumers.topic_id import TopicDescription, describe_topics
-from relay.diagnose.broker import Broker, GroupMembers, connected
+from consumers.group.topic_id import TopicDescription, describe_topics
+from relay.diagnose.gather.broker import Broker, GroupMembers, connected
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 

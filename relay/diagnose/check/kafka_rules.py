@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from consumers.topic_id import TopicDescription
+from consumers.group.topic_id import TopicDescription
 from relay.diagnose.check.kafka_facts import KafkaFacts
 from relay.diagnose.check.result import Result, failed, ok, unknown, warning
 from relay.runtime.flow import Flow

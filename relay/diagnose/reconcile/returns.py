@@ -12,15 +12,15 @@ from typing import Any, Final
 
 import asyncpg
 
-from consumers.catalog import orders_table
-from consumers.inbox import look_up
-from consumers.partitions import Record
-from consumers.refusals import Refusal
-from consumers.returns import Return, ReturnReader
-from consumers.statements import OrdersTable
-from consumers.stored_record import StoredRecord
+from consumers.apply.catalog import orders_table
+from consumers.apply.inbox import look_up
+from consumers.apply.statements import OrdersTable
+from consumers.group.partitions import Record
+from consumers.returns.reader import Return, ReturnReader
+from consumers.returns.refusals import Refusal
+from consumers.returns.stored_record import StoredRecord
+from relay.diagnose.evidence.surroundings import Partition
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
-from relay.diagnose.surroundings import Partition
 from relay.runtime.flow import ApplyColumns, Flow
 
 _PAGE_ORDERS: Final = 10_000

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.diagnose.broker import EARLIEST, LATEST, Broker, connected
-from relay.diagnose.log_reader import RangeReader
+from relay.diagnose.evidence.surroundings import Partition
+from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker, connected
+from relay.diagnose.gather.log_reader import RangeReader
 from relay.diagnose.reconcile.events import EventsWalk
 from relay.diagnose.reconcile.findings import Tally
 from relay.diagnose.reconcile.outbox_rows import load_rows
 from relay.diagnose.reconcile.returns import ReturnsWalk, next_offsets, reconcile_statuses
-from relay.diagnose.surroundings import Partition
 from relay.runtime.database import connect
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection

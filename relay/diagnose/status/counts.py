@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import asyncpg
 
-from consumers.catalog import FlowTableError, orders_table
-from consumers.statements import OrdersTable
+from consumers.apply.catalog import FlowTableError, orders_table
+from consumers.apply.statements import OrdersTable
 from relay.diagnose.causes import Cause
-from relay.diagnose.reading import part
-from relay.diagnose.surroundings import Missing, Partition
+from relay.diagnose.evidence.surroundings import Missing, Partition
+from relay.diagnose.gather.reading import part
 from relay.runtime.flow import ApplyColumns, Flow
 
 COUNTED: Final = 100_000

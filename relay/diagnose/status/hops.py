@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal, TypeVar
 
+from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.status.counts import Counts, ProcessSeen
 from relay.diagnose.status.lags import Lag, Lags
-from relay.diagnose.surroundings import Missing
 from relay.runtime.flow import Flow
 
 T = TypeVar("T")

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from relay.diagnose.broker import EARLIEST, LATEST, Broker, GroupMembers, connected
-from relay.diagnose.log_reader import fetch, seen
-from relay.diagnose.reading import BROKER_FAILURES, broker_missing
-from relay.diagnose.surroundings import Missing, Partition
+from relay.diagnose.evidence.surroundings import Missing, Partition
+from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker, GroupMembers, connected
+from relay.diagnose.gather.log_reader import fetch, seen
+from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 

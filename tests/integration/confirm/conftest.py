@@ -13,7 +13,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from confluent_kafka import Producer
 
-from consumers.confirm import ConfirmService
+from consumers.confirm.service import ConfirmService
 from consumers.options import ConfirmOptions, SessionOptions
 from relay.runtime.backoff import Backoff
 from relay.runtime.flow import Flow

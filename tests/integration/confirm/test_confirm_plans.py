@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import pytest
 
-from consumers import inbox, pending, spans
-from consumers.catalog import orders_table
-from consumers.fold import Change, Outcome, Step
-from consumers.inbox import step_values
-from consumers.packing import packed
-from consumers.returns import Return
-from consumers.statements import column_statements
+from consumers.apply import inbox
+from consumers.apply.catalog import orders_table
+from consumers.apply.inbox import step_values
+from consumers.apply.statements import column_statements
+from consumers.confirm.service import pending, spans
+from consumers.returns.fold import Change, Outcome, Step
+from consumers.returns.packing import packed
+from consumers.returns.reader import Return
 
 ORDERS = 60_000
 BATCH = 2000

@@ -8,7 +8,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from consumers.catalog import FlowTableError
+from consumers.apply.catalog import FlowTableError
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Observe
 
 

@@ -1,0 +1,1 @@
+"""Hop 5: the three ways to write returns to the orders, and the inbox."""

@@ -1,0 +1,1 @@
+"""Hop 5: the confirmation consumer: a batch of returns, one transaction."""

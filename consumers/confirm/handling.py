@@ -1,0 +1,233 @@
+"""Hop 5: handles batches of returns, whatever the database thinks of them.
+
+Invariant: a return leaves this module applied, waiting, in quarantine, or not handled at all, and
+only in the last case does its offset stay. One bad return costs a few more transactions and stops
+nobody; a database that refuses everything stops everything, and fills no quarantine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+
+import asyncpg
+import structlog
+
+from consumers.confirm.failures import Failure, classify, described
+from consumers.confirm.halves import count_records, halves
+from consumers.confirm.pending import Pending, count_pending
+from consumers.confirm.quarantine import release_requested
+from consumers.confirm.transaction import Batch, Confirmation, Done
+from consumers.group.handler import Part, PartitionLostError
+from consumers.group.partitions import Gap, LogBounds, Partition, Record, Start
+from consumers.returns.refusals import Reason, Refusal
+
+log = structlog.get_logger(__name__)
+
+_RETRIES: Final = 8
+_FIRST_RETRY_SECONDS: Final = 0.02
+_PENDING_ROUNDS: Final = 20
+# So many returns in a row that the database refuses one by one, and none that it takes: it is not
+# the returns.
+_REFUSED_IN_A_ROW: Final = 20
+_RETRY_PENDING_SECONDS: Final = 0.1
+_LOOK_FOR_RELEASES_SECONDS: Final = 2.0
+
+
+class DatabaseBlockedError(Exception):
+    """The database is there and refuses to apply returns; the message says what to mend."""
+
+
+class Listener(Protocol):
+    """Told of what happened, after it is committed."""
+
+    async def done(self, done: Done, started_ns: int) -> None:
+        """Note what became of a batch that was begun at `started_ns`, Unix time."""
+
+    def gap(self, partition: Partition, gap: Gap) -> None:
+        """Note that records were not seen."""
+
+    def pending(self, count: int) -> None:
+        """Note how many returns wait for a locked order."""
+
+
+@dataclass(slots=True)
+class Streak:
+    """How many returns in a row the database refused one by one; outlives a connection."""
+
+    refused: int = 0
+
+
+class _OneByOneError(Exception):
+    """The batch holds a return that the database refuses, or whose order is locked."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(described(error))
+        self.locked = classify(error) is Failure.LOCKED
+
+
+@dataclass(slots=True)
+class Returns:
+    """The handler of the returns topic, on one database connection.
+
+    Attributes:
+        batch_records: waiting returns that are tried at once.
+    """
+
+    connection: asyncpg.Connection
+    confirmation: Confirmation
+    listener: Listener
+    streak: Streak
+    batch_records: int
+    _any_pending: bool = True
+    _retry_pending_at: float = 0.0
+    _look_for_releases_at: float = 0.0
+
+    async def positions(
+        self, logs: Mapping[Partition, LogBounds], *, truncated: bool
+    ) -> Mapping[Partition, Start]:
+        """Say where each partition starts."""
+        books = self.confirmation.books
+        starts, gaps = await books.open(self.connection, logs, truncated=truncated)
+        for partition, gap in gaps:
+            self.listener.gap(partition, gap)
+        self._any_pending, self._retry_pending_at = True, 0.0
+        return starts
+
+    async def other_log(self, partition: Partition, log_bounds: LogBounds) -> None:
+        """Start a partition anew."""
+        gap = await self.confirmation.books.restart(self.connection, partition, log_bounds)
+        if gap is not None:
+            self.listener.gap(partition, gap)
+
+    async def read(self, parts: Sequence[Part]) -> Batch:
+        """Read a poll's records, while the database works on those before."""
+        return await self.confirmation.read(parts)
+
+    async def handle(self, work: Batch) -> None:
+        """Handle what a poll brought: as a whole or, if the database refuses that, by halves.
+
+        Raises:
+            PartitionLostError: another consumer moved an offset.
+            DatabaseBlockedError: the database refuses everything.
+            OSError, asyncpg.PostgresError, asyncpg.InterfaceError: the connection is gone.
+        """
+        todo = [work]
+        while todo:
+            batch = todo.pop()
+            started_ns = time.time_ns()
+            try:
+                done = await self._patiently(
+                    partial(self.confirmation.batch, self.connection, batch)
+                )
+                self.streak.refused = 0
+            except _OneByOneError as found:
+                if count_records(batch.parts) > 1:
+                    first, second = halves(batch.parts)
+                    todo += [await self.read(second), await self.read(first)]
+                    continue
+                done = await self._single(batch.parts[0], found)
+            await self.listener.done(done, started_ns)
+            self._any_pending = self._any_pending or bool(done.waiting)
+
+    async def _single(self, part: Part, found: _OneByOneError) -> Done:
+        confirmation = self.confirmation
+        if found.locked:
+            return await self._patiently(partial(confirmation.let_wait, self.connection, part))
+        refusal = self._refusal(part.records[0], found)
+        return await self._patiently(partial(confirmation.refuse, self.connection, part, refusal))
+
+    def _refusal(self, record: Record, found: _OneByOneError) -> Refusal:
+        """Refuse a return that the database refuses, unless it refuses one after the other."""
+        if self.streak.refused >= _REFUSED_IN_A_ROW:
+            raise DatabaseBlockedError(
+                f"the database refused {self.streak.refused} returns in a row ({found}): mend "
+                "that, or start `relay confirm` again to quarantine as many more"
+            )
+        self.streak.refused += 1
+        read = self.confirmation.reader.read(record)
+        log.warning(
+            "return refused by the database",
+            order_id=read.order_id,
+            offset=record.offset,
+            error=str(found),
+        )
+        return Refusal(record, Reason.APPLY_FAILED, str(found), read.order_id)
+
+    async def idle(self, owned: Collection[Partition]) -> float:
+        """Decide waiting returns whose orders are free; return when to be asked again."""
+        now = time.monotonic()
+        if now >= self._look_for_releases_at:
+            self._look_for_releases_at = now + _LOOK_FOR_RELEASES_SECONDS
+            books = self.confirmation.books
+            if await release_requested(self.connection, books.group, books.topic, owned):
+                self._any_pending = True
+        if not self._any_pending:
+            return _LOOK_FOR_RELEASES_SECONDS
+        if now >= self._retry_pending_at:
+            await self._retry_pending(owned)
+            self._retry_pending_at = time.monotonic() + _RETRY_PENDING_SECONDS
+        return _RETRY_PENDING_SECONDS
+
+    async def _retry_pending(self, owned: Collection[Partition]) -> None:
+        limit = self.batch_records
+        for _ in range(_PENDING_ROUNDS):
+            due = await self.confirmation.due(self.connection, owned, limit)
+            if not due:
+                break
+            started_ns = time.time_ns()
+            try:
+                done = await self._patiently(
+                    partial(self.confirmation.retry, self.connection, owned, due)
+                )
+            except _OneByOneError as found:
+                if len(due) > 1:
+                    # What is due is asked for again each time: nobody overtakes his own order.
+                    limit = len(due) // 2
+                    continue
+                done = await self._single_pending(owned, due[0], found)
+            await self.listener.done(done, started_ns)
+        books = self.confirmation.books
+        count = await count_pending(self.connection, books.group, books.topic, owned)
+        self._any_pending = count > 0
+        self.listener.pending(count)
+
+    async def _single_pending(
+        self, owned: Collection[Partition], pending: Pending, found: _OneByOneError
+    ) -> Done:
+        confirmation, connection = self.confirmation, self.connection
+        if found.locked:
+            return await self._patiently(
+                partial(confirmation.keep_waiting, connection, pending.order_id)
+            )
+        refusal = self._refusal(pending.record, found)
+        return await self._patiently(
+            partial(confirmation.refuse_pending, connection, owned, pending, refusal)
+        )
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[Done]]) -> Done:
+        """Try a transaction until it is clear what it comes to."""
+        last: Exception | None = None
+        for number in range(_RETRIES):
+            try:
+                return await attempt()
+            except PartitionLostError:
+                raise
+            except Exception as error:
+                last = error
+                match classify(error):
+                    case Failure.AWAY:
+                        raise
+                    case Failure.BLOCKED:
+                        break
+                    case Failure.REFUSED | Failure.LOCKED:
+                        raise _OneByOneError(error) from error
+                    case Failure.RETRY:
+                        log.info("batch tried again", error=described(error))
+                        await asyncio.sleep(_FIRST_RETRY_SECONDS * 2**number)
+        assert last is not None
+        raise DatabaseBlockedError(described(last)) from last

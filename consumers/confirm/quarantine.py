@@ -1,0 +1,90 @@
+"""Hop 5: puts refused returns where a person finds them, as the bytes that came.
+
+Invariant: nothing that a return holds can make this fail: bytes stay bytes, texts are cut and freed
+of what PostgreSQL cannot store. The same record refused again raises `seen_count`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import asyncpg
+
+from consumers.group.partitions import Partition
+from consumers.returns.refusals import Refusal
+from consumers.returns.stored_record import stored_headers
+
+_DETAIL_CHARACTERS = 1000
+
+_WRITE = """
+INSERT INTO relay.quarantine
+    (kind, reason, detail, aggregate_id, event_id, partition, record_offset, record_key,
+     record_value, record_headers, traceparent, consumer_group, topic)
+SELECT 'return', r.reason, r.detail, r.aggregate_id, r.event_id, r.partition, r.record_offset,
+       r.record_key, r.record_value, r.record_headers::jsonb, r.traceparent, $11, $12
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bigint[],
+              $7::bytea[], $8::bytea[], $9::text[], $10::text[])
+       AS r (reason, detail, aggregate_id, event_id, partition, record_offset, record_key,
+             record_value, record_headers, traceparent)
+ON CONFLICT (consumer_group, topic, partition, record_offset, md5(coalesce(record_value, '')))
+      WHERE kind = 'return'
+DO UPDATE SET seen_count = relay.quarantine.seen_count + 1, last_seen_at = clock_timestamp(),
+              reason = excluded.reason, detail = excluded.detail,
+              state = 'held', resolved_at = NULL, resolved_by = NULL, resolved_why = NULL
+"""
+
+# Released by a person: it waits with the pending ones, and is decided anew as if it came now.
+_RELEASE = """
+WITH released AS (
+    UPDATE relay.quarantine
+       SET state = 'released', resolved_at = clock_timestamp()
+     WHERE kind = 'return' AND state = 'release_requested'
+       AND consumer_group = $1 AND topic = $2 AND partition = ANY ($3::int[])
+    RETURNING *
+)
+INSERT INTO relay.pending_return
+    (consumer_group, topic, partition, record_offset, aggregate_id, record_key, record_value,
+     record_headers, recorded_at)
+SELECT consumer_group, topic, partition, record_offset, coalesce(aggregate_id, ''), record_key,
+       record_value, record_headers, first_seen_at
+  FROM released
+ ORDER BY quarantine_id
+"""
+
+
+async def write_quarantine(
+    connection: asyncpg.Connection, group: str, topic: str, refused: Sequence[Refusal]
+) -> None:
+    """Write refused returns; call it in the transaction that moves the offset behind them."""
+    if not refused:
+        return
+    records = [one.record for one in refused]
+    await connection.execute(
+        _WRITE,
+        [one.reason.value for one in refused],
+        [_storable(one.detail) for one in refused],
+        [one.order_id for one in refused],
+        [one.return_id for one in refused],
+        [record.partition for record in records],
+        [record.offset for record in records],
+        [record.key for record in records],
+        [record.value for record in records],
+        [stored_headers(record) for record in records],
+        [one.traceparent for one in refused],
+        group,
+        topic,
+    )
+
+
+async def release_requested(
+    connection: asyncpg.Connection, group: str, topic: str, owned: Collection[Partition]
+) -> int:
+    """Move returns whose release was asked for to the pending ones; return how many."""
+    numbers = [partition.partition for partition in owned]
+    done = await connection.execute(_RELEASE, group, topic, numbers)
+    return int(done.rpartition(" ")[2])
+
+
+def _storable(text: str) -> str:
+    cut = text[:_DETAIL_CHARACTERS].replace("\0", "\\0")
+    return cut.encode(errors="replace").decode()

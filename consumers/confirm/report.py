@@ -1,0 +1,108 @@
+"""Hop 5: tells metrics, spans, logs and the process record what became of the returns.
+
+Invariant: called after the commit; nothing here fails or undoes a batch, and an update costs a
+batch, not a return.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import structlog
+
+from consumers.confirm.spans import ReturnSpans
+from consumers.confirm.testpoints import TestPoint, nothing
+from consumers.confirm.transaction import Done
+from consumers.group.partitions import Gap, GapReason, Partition
+from consumers.returns.fold import Outcome
+from consumers.returns.refusals import Refusal
+from relay.telemetry.metrics import Metrics
+
+_LOGGED_REFUSALS = 10  # of one batch; all of them are in quarantine
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Report:
+    """What this process did, since its start."""
+
+    spans: ReturnSpans
+    metrics: Metrics | None
+    terminal: frozenset[str]
+    test_point: TestPoint = nothing
+    connection: asyncpg.Connection | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    waiting: int = 0
+    gaps: int = 0
+
+    def detail(self) -> Mapping[str, Any]:
+        """Return what `relay status` shows."""
+        return {"returns": dict(self.counts), "pending": self.waiting, "gaps": self.gaps}
+
+    async def done(self, done: Done, started_ns: int) -> None:
+        """Note what became of a batch."""
+        await self.test_point("after_commit")
+        counts = Counter(step.outcome.value for step in done.steps)
+        counts.update(refusal.reason.value for refusal in done.refused)
+        counts["copy"] += len(done.copies)
+        counts["waiting"] += len(done.waiting)
+        counts += Counter()  # drops the zeros
+        self.counts.update(counts)
+        if self.metrics is not None:
+            for outcome, number in counts.items():
+                self.metrics.returns.labels(outcome).inc(number)
+            self.metrics.return_latency_seconds.observe(self._latencies(done))
+        _log_refused(done.refused)
+        if self.connection is not None:
+            await self.spans.export(self.connection, done, started_ns)
+
+    def _latencies(self, done: Done) -> list[float]:
+        now = time.time()
+        changes = (Outcome.APPLIED, Outcome.OBSERVED)
+        submitted = (
+            done.submitted.get(step.returned.order_id)
+            for step in done.steps
+            if step.outcome in changes and step.new_status in self.terminal
+        )
+        return [max(0.0, now - at) for at in submitted if at is not None]
+
+    def gap(self, partition: Partition, gap: Gap) -> None:
+        """Note that records were not seen."""
+        self.gaps += 1
+        if self.metrics is not None:
+            self.metrics.offset_gaps.inc()
+        level = log.info if gap.reason is GapReason.NOT_READABLE else log.error
+        level(
+            "records not seen",
+            topic=partition.topic,
+            partition=partition.partition,
+            reason=gap.reason.value,
+            from_offset=gap.from_offset,
+            to_offset=gap.to_offset,
+        )
+
+    def pending(self, count: int) -> None:
+        """Note how many returns wait for a locked order."""
+        self.waiting = count
+        if self.metrics is not None:
+            self.metrics.returns_pending.set(count)
+
+
+def _log_refused(refused: Sequence[Refusal]) -> None:
+    for refusal in refused[:_LOGGED_REFUSALS]:
+        log.warning(
+            "return refused",
+            reason=refusal.reason.value,
+            detail=refusal.detail,
+            order_id=refusal.order_id,
+            partition=refusal.record.partition,
+            offset=refusal.record.offset,
+        )
+    if len(refused) > _LOGGED_REFUSALS:
+        log.warning("more returns refused", count=len(refused) - _LOGGED_REFUSALS)

@@ -1,0 +1,278 @@
+"""Hop 5's service: applies returns, and begins again after every failure.
+
+Invariant: each connection begins with the database's offsets, never with a position kept in memory.
+It tries for as long as it takes and says what it waits for; only settings that cannot work end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import asyncpg
+import structlog
+
+from consumers.apply.applying import Applier
+from consumers.apply.catalog import FlowTableError, function_name, orders_table
+from consumers.apply.columns import ColumnsApplier
+from consumers.apply.function import ARGUMENT_TYPES, FunctionApplier
+from consumers.apply.observe import Observer
+from consumers.confirm.books import Books
+from consumers.confirm.failures import Failure, classify, described
+from consumers.confirm.handling import DatabaseBlockedError, Returns, Streak
+from consumers.confirm.report import Report
+from consumers.confirm.spans import ReturnSpans
+from consumers.confirm.testpoints import TestPoint, nothing
+from consumers.confirm.transaction import Confirmation
+from consumers.group.broker import Broker
+from consumers.group.loop import Loop
+from consumers.options import ConfirmOptions
+from consumers.returns.fold import Outcome, Statuses
+from consumers.returns.reader import ReturnReader
+from relay.runtime.database import DatabaseError, DatabaseRefusedError, connect
+from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
+from relay.runtime.heartbeat import Heartbeat, stop_reason
+from relay.runtime.kafka import KafkaConnection
+from relay.runtime.memory import collect_rarely, keep_freed_memory
+from relay.runtime.migrations import require_schema
+from relay.runtime.outage import OutageLog, Resource
+from relay.runtime.process import ProcessRecord
+from relay.telemetry.metrics import Metrics
+from relay.telemetry.tracing import Tracing
+
+log = structlog.get_logger(__name__)
+
+CONNECTION_NAME: Final = "relay-confirm"
+_CLOSE_SECONDS: Final = 2.0
+
+# PostgreSQL 17 and newer. A client that is frozen between preparing a statement and executing it is
+# not "idle in transaction", but "active", and would keep its locks for as long as it is frozen.
+_LIMIT_TRANSACTIONS: Final = """
+SELECT set_config(name, $1, false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'
+"""
+_WAITED_OUT: Final = (
+    DatabaseError,
+    DatabaseBlockedError,
+    FlowTableError,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+
+@dataclass(slots=True)
+class ConfirmService:
+    """One confirmation consumer.
+
+    Attributes:
+        state: for `relay status` and /readyz: starting, connecting, joining, active, waiting (for
+            database or broker), blocked (the database refuses everything), stopped.
+        waiting_for: what it cannot go on without, in words.
+    """
+
+    dsn: str | None
+    kafka: KafkaConnection
+    flow: Flow
+    options: ConfirmOptions
+    tracing: Tracing
+    stop: asyncio.Event
+    metrics: Metrics | None = None
+    test_point: TestPoint = nothing
+    process: ProcessRecord = field(default_factory=lambda: ProcessRecord("confirm"))
+    state: str = "starting"
+    waiting_for: str | None = None
+    outages: OutageLog = field(init=False)
+    report: Report = field(init=False)
+    _streak: Streak = field(default_factory=Streak)
+    _worked: bool = False
+
+    def __post_init__(self) -> None:
+        flow, client_id = self.flow, self.options.session.client_id
+        self.outages = OutageLog(self.process)
+        spans = ReturnSpans.of(
+            self.tracing, flow.returns_topic, group=flow.confirm_group, client_id=client_id
+        )
+        self.report = Report(spans, self.metrics, flow.terminal_statuses, self.test_point)
+
+    def detail(self) -> Mapping[str, Any]:
+        """Return what `relay status` shows of this process."""
+        return {
+            "state": self.state,
+            "waiting_for": self.waiting_for,
+            "group": self.flow.confirm_group,
+            **self.report.detail(),
+        }
+
+    async def run(self) -> None:
+        """Apply returns until asked to stop.
+
+        Raises:
+            FlowTableError: the flow names what the database does not have.
+            SchemaVersionError: the database's schema is not this program's.
+            DatabaseRefusedError, KafkaSettingsError: the settings cannot work.
+        """
+        keep_freed_memory()
+        collect_rarely()
+        beat = Heartbeat(
+            self.dsn, self.process, self.outages, detail=self.detail, noticed=log.warning
+        )
+        beating = asyncio.create_task(beat.run(self.stop))
+        try:
+            await self._connections()
+        except BaseException as error:
+            await self._end(beating, beat, type(error).__name__)
+            raise
+        await self._end(beating, beat, stop_reason(self.stop))
+
+    async def _end(self, beating: asyncio.Task[None], beat: Heartbeat, reason: str) -> None:
+        self.state = "stopped"
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        self.process.detail = self.detail()
+        await beat.farewell(reason)
+
+    async def _connections(self) -> None:
+        """Work on one database connection after the other."""
+        attempt, waiter = 0, Broker(self.stop)
+        while not self.stop.is_set():
+            before = self.report.counts.total()
+            try:
+                await self._connection()
+            except _WAITED_OUT as error:
+                self._wait_for_database(error)
+            attempt = 0 if self.report.counts.total() > before else attempt + 1
+            if not self.stop.is_set():
+                await waiter.pause(self.options.blocked_backoff.delay_seconds(attempt))
+
+    def _wait_for_database(self, error: Exception) -> None:
+        """Note what is waited for; raise what waiting cannot mend."""
+        if isinstance(error, DatabaseRefusedError | FlowTableError) and not self._worked:
+            raise error  # settings that never worked
+        if classify(error) is Failure.AWAY:
+            self._lost("database", error)
+            return
+        self.state, self.waiting_for = "blocked", f"the database: {described(error)}"
+        log.error("the database refuses to apply returns", error=described(error))
+
+    async def _connection(self) -> None:
+        self.state = "connecting"
+        connection = await connect(
+            self.dsn,
+            CONNECTION_NAME,
+            command_timeout_seconds=self.options.statement_seconds,
+            server_settings=self._server_settings(),
+        )
+        try:
+            await connection.execute(_LIMIT_TRANSACTIONS, str(int(self._longest_seconds * 1000)))
+            await require_schema(connection)
+            returns = await self._returns(connection)
+            self._back("database")
+            self._worked = True
+            self.state, self.waiting_for = "joining", f"the group {self.flow.confirm_group}"
+            await self._loop().run(returns, self.stop)
+        finally:
+            self.report.connection = None
+            await _close(connection)
+
+    @property
+    def _longest_seconds(self) -> float:
+        return self.options.statement_seconds + self.options.frozen_seconds
+
+    def _server_settings(self) -> dict[str, str]:
+        frozen_ms = int(self.options.frozen_seconds * 1000)
+        return {
+            "idle_in_transaction_session_timeout": str(frozen_ms),
+            # Planned for the arrays at hand: a plan made while the inbox was empty would scan it
+            # for ever.
+            "plan_cache_mode": "force_custom_plan",
+            "jit": "off",
+        }
+
+    async def _returns(self, connection: asyncpg.Connection) -> Returns:
+        self.report.connection = connection
+        books = Books(self.flow.confirm_group, self.flow.returns_topic, self.process.instance)
+        reader = ReturnReader(self.flow, self.options.max_return_bytes)
+        confirmation = Confirmation(reader, await applier(connection, self.flow), books)
+        return Returns(
+            connection,
+            confirmation,
+            self.report,
+            self._streak,
+            self.options.session.batch_records,
+        )
+
+    def _loop(self) -> Loop:
+        flow = self.flow
+        return Loop(self.kafka, flow.returns_topic, flow.confirm_group, self.options.session, self)
+
+    def broker_away(self, error: Exception) -> None:
+        """Note that the broker cannot be reached."""
+        self._lost("broker", error)
+
+    def broker_back(self) -> None:
+        """Note that the broker answers."""
+        self._back("broker")
+        self.state, self.waiting_for = "active", None
+
+    def _lost(self, resource: Resource, error: BaseException) -> None:
+        self.state, self.waiting_for = "waiting", f"the {resource}: {described(error)}"
+        if self.metrics is not None:
+            self.metrics.dependency_up.labels(resource).set(0)
+        if self.outages.began(resource, error):
+            log.warning("waiting", resource=resource, error=described(error))
+
+    def _back(self, resource: Resource) -> None:
+        seconds = self.outages.ended(resource)
+        if self.metrics is not None:
+            self.metrics.dependency_up.labels(resource).set(1)
+            self.metrics.outage_seconds.labels(resource).inc(seconds or 0)
+        if seconds is not None:
+            log.info("back", resource=resource, away_seconds=round(seconds, 3))
+
+
+async def _close(connection: asyncpg.Connection) -> None:
+    try:
+        await connection.close(timeout=_CLOSE_SECONDS)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()
+
+
+async def applier(connection: asyncpg.Connection, flow: Flow) -> Applier:
+    """Choose how returns are applied, and check it against the database.
+
+    Raises:
+        FlowTableError: the flow names what the database does not have.
+    """
+    statuses = Statuses(flow.status_ranks, flow.terminal_statuses)
+    if isinstance(flow.apply, ApplyColumns):
+        return ColumnsApplier(statuses, await orders_table(connection, flow))
+    if isinstance(flow.apply, ApplyFunction):
+        name = await function_name(connection, flow.apply.function, ARGUMENT_TYPES)
+        return FunctionApplier(statuses, name)
+    observed = Statuses(flow.status_ranks, flow.terminal_statuses, Outcome.OBSERVED)
+    return Observer(observed, flow.initial_status, flow.confirm_group)
+
+
+async def run_confirm(  # noqa: PLR0917 - the contract with whoever wires it
+    dsn: str | None,
+    kafka: KafkaConnection,
+    flow: Flow,
+    options: ConfirmOptions,
+    telemetry: Tracing,
+    stop: asyncio.Event,
+    *,
+    metrics: Metrics | None = None,
+    test_point: TestPoint = nothing,
+) -> None:
+    """Run the confirmation consumer until `stop` is set.
+
+    Raises:
+        FlowTableError: the flow names what the database does not have.
+        SchemaVersionError: the database's schema is not this program's.
+        DatabaseRefusedError, KafkaSettingsError: the settings cannot work.
+    """
+    service = ConfirmService(dsn, kafka, flow, options, telemetry, stop, metrics, test_point)
+    await service.run()

@@ -1,0 +1,1 @@
+"""Hop 5: reads a topic as a member of a consumer group, and starts where the database says."""

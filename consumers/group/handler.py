@@ -1,0 +1,68 @@
+"""Hop 5: what the consumer session asks of whoever keeps the books and does the work.
+
+Invariant: whoever handles a part moves its offset in the same transaction, and only from where the
+part starts. What a handler raises ends the session; the next one starts from the books.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from consumers.group.partitions import Gap, LogBounds, Partition, Record, Start
+
+
+class PartitionLostError(Exception):
+    """Another consumer moved the offset: this one no longer owns the partition, and must rejoin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one poll brought of one partition.
+
+    Attributes:
+        start_offset: where the partition stood, and what the books must still say.
+        records: ascending by offset.
+        next_offset: where it stands once these are handled.
+        gap: offsets in between that held nothing readable.
+        topic_id: of the topic that the records are from.
+    """
+
+    partition: Partition
+    start_offset: int
+    records: Sequence[Record]
+    next_offset: int
+    gap: Gap | None
+    topic_id: str | None
+
+
+WorkT = TypeVar("WorkT")
+
+
+class Handler(Protocol[WorkT]):
+    """Whoever keeps the books and does the work; what it raises ends the session.
+
+    Only `read` may be called while another call is under way.
+    """
+
+    async def positions(
+        self, logs: Mapping[Partition, LogBounds], *, truncated: bool
+    ) -> Mapping[Partition, Start]:
+        """Say where each assigned partition starts.
+
+        Raises:
+            LogBehindError: a log ends before what was handled; ask again, or say `truncated`.
+        """
+
+    async def other_log(self, partition: Partition, log_bounds: LogBounds) -> None:
+        """Note that the last record handled is not in this log, which starts anew."""
+
+    async def read(self, parts: Sequence[Part]) -> WorkT:
+        """Make ready what a poll brought; it may never be handled."""
+
+    async def handle(self, work: WorkT) -> None:
+        """Handle what a poll brought, offsets included, once and for all."""
+
+    async def idle(self, owned: Collection[Partition]) -> float:
+        """Do what waits; return in how many seconds to be asked again at the latest."""

@@ -1,0 +1,81 @@
+"""Hop 5: the poll-handle-commit loop: session after session, until the process is asked to stop.
+
+Invariant: it never gives up on the broker: it says what it waits for, notes the outage, and tries
+again with a new consumer. What the handler raises (the database is away) ends the loop instead:
+whoever called it knows how to come back from that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from consumers.group.broker import Broker, BrokerError, StalledError
+from consumers.group.handler import Handler, PartitionLostError, WorkT
+from consumers.group.partitions import DiscontinuityError
+from consumers.group.session import Session
+from consumers.options import SessionOptions
+from relay.runtime.kafka import KafkaConnection
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_STALL_SECONDS = 300.0
+
+
+class BrokerWatch(Protocol):
+    """Whoever wants to know whether the broker is there."""
+
+    def broker_away(self, error: Exception) -> None:
+        """Note that it is not; told with every failed attempt."""
+
+    def broker_back(self) -> None:
+        """Note that it answers; told once in each session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Consumes one topic in one group."""
+
+    kafka: KafkaConnection
+    topic: str
+    group: str
+    options: SessionOptions
+    watch: BrokerWatch
+
+    async def run(self, handler: Handler[WorkT], stop: asyncio.Event) -> None:
+        """Consume until `stop` is set; errors of the handler's own are passed on."""
+        broker, failures, stall_seconds = Broker(stop), 0, self.options.stall_seconds
+        while not stop.is_set():
+            session = Session(
+                self.kafka, self.topic, self.group, self.options, handler, broker, stall_seconds
+            )
+            try:
+                await self._watched(session)
+            except (PartitionLostError, DiscontinuityError) as error:
+                log.warning("rejoining the group", group=self.group, error=str(error))
+                failures = 0 if session.alive.is_set() else failures + 1
+            except BrokerError as error:
+                self.watch.broker_away(error)
+                failures = 0 if session.alive.is_set() else failures + 1
+                if isinstance(error, StalledError):
+                    # One partition without a leader must not cost the others a rejoin every time.
+                    stall_seconds = min(2 * stall_seconds, _LONGEST_STALL_SECONDS)
+                log.warning(
+                    "waiting for the broker", broker=self.kafka.bootstrap_servers, error=str(error)
+                )
+            if not stop.is_set():
+                await broker.pause(self.options.backoff.delay_seconds(failures))
+
+    async def _watched(self, session: Session[WorkT]) -> None:
+        back = asyncio.create_task(self._tell_when_back(session))
+        try:
+            await session.run()
+        finally:
+            back.cancel()
+
+    async def _tell_when_back(self, session: Session[WorkT]) -> None:
+        await session.alive.wait()
+        self.watch.broker_back()

@@ -1,0 +1,1 @@
+"""Hops 3-4: the sample order processor, with faults on request."""

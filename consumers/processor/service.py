@@ -1,0 +1,209 @@
+"""Hops 3-4 of the sample: takes events, decides them, sends their returns.
+
+Invariant: at-least-once. An offset is committed after its returns are acknowledged, so a crash
+repeats returns and never drops one, unless a fault says so. When the broker is away the processor
+says so and tries again for as long as it takes, with a new consumer and producer each time.
+
+It stands in for the user's own system: it has no database, and writes no process record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+
+from consumers.processor.delay import HeldBack
+from consumers.processor.faults import FaultPlan
+from consumers.processor.journal import FaultJournal
+from consumers.processor.options import CrashAt, ProcessorOptions
+from consumers.processor.progress import ProgressWatch, StuckConsumerError
+from consumers.processor.report import ProcessorReport
+from consumers.processor.returns import Maker, Return
+from consumers.processor.sender import ReturnSender
+from consumers.processor.tracing import ProcessorTracing
+from consumers.processor.work import Page, Worker
+from relay.runtime.flow import Flow
+from relay.runtime.kafka import KafkaConnection
+from relay.telemetry.tracing import Tracing
+
+log = structlog.get_logger(__name__)
+
+CRASH_EXIT_CODE: Final = 137  # what a shell reports of kill -9
+_POLL_SECONDS: Final = 0.2
+_STOP_SECONDS: Final = 5.0
+_FETCH_BYTES: Final = 4 * 1024 * 1024
+
+
+async def run_processor(
+    kafka: KafkaConnection,
+    flow: Flow,
+    options: ProcessorOptions,
+    tracing: Tracing,
+    stop: asyncio.Event,
+    *,
+    report: ProcessorReport | None = None,
+) -> ProcessorReport:
+    """Process until `stop` is set; then send what is held back, commit, and report.
+
+    Args:
+        kafka: the broker.
+        flow: names the topics and the events that expect a return.
+        options: how it decides, and what it does wrong on purpose.
+        tracing: of this process; not closed here.
+        stop: asks for the end.
+        report: is kept up to date, for whoever looks on; the same one is returned.
+
+    Raises:
+        OSError: the journal cannot be written.
+    """
+    with FaultJournal(options.faults.journal) as journal:
+        plan = FaultPlan(options.faults.rules, options.faults.seed)
+        for event_id, befallen in journal.recall():
+            plan.remember(event_id, befallen)
+        answered = frozenset(
+            event_type
+            for event_type, route in flow.events.items()
+            if route.deadline_seconds is not None
+        )
+        spans = ProcessorTracing.of(tracing, flow, group=options.group, client_id=options.client_id)
+        worker = Worker(options, plan, spans, answered)
+        watched = report or ProcessorReport()
+        watched.faults = journal.counts
+        await _Processor(kafka, flow, options, spans, worker, journal, watched).run(stop)
+        return watched
+
+
+@dataclass(slots=True)
+class _Processor:
+    kafka: KafkaConnection
+    flow: Flow
+    options: ProcessorOptions
+    tracing: ProcessorTracing
+    worker: Worker
+    journal: FaultJournal
+    report: ProcessorReport
+    _held: HeldBack = field(default_factory=HeldBack)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run session after session until `stop`."""
+        attempt = 0
+        while not stop.is_set():
+            done = self.report.processed
+            try:
+                await self._session(stop)
+            except (KafkaError, StuckConsumerError, TimeoutError, OSError) as error:
+                attempt = attempt + 1 if self.report.processed == done else 0
+                delay_seconds = self.options.backoff.delay_seconds(attempt)
+                self.report.waiting_for = "the broker"
+                log.warning(
+                    "waiting for the broker",
+                    broker=self.kafka.bootstrap_servers,
+                    error=f"{type(error).__name__}: {error}",
+                    retry_in_seconds=round(delay_seconds, 3),
+                )
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), delay_seconds)
+
+    async def _session(self, stop: asyncio.Event) -> None:
+        client = self.kafka.client_options(self.options.client_id)
+        seconds = self.options.request_seconds
+        sender = ReturnSender(client, self.flow.returns_topic, seconds)
+        async with sender, self._consumer() as consumer:
+            self.report.waiting_for = None
+            log.info("processing", group=self.options.group, topic=self.flow.events_topic)
+            watch = ProgressWatch(consumer, self.options.idle_check_seconds)
+            while not stop.is_set():
+                records = await consumer.getmany(
+                    timeout_ms=int(self._wait_seconds() * 1000),
+                    max_records=self.options.batch_records,
+                )
+                await watch.polled(moved=bool(records))
+                await self._handle(consumer, sender, records)
+            await self._send(sender, (), due=self._held.everything())
+
+    @asynccontextmanager
+    async def _consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
+        milliseconds = int(self.options.session_seconds * 1000)
+        consumer = AIOKafkaConsumer(
+            self.flow.events_topic,
+            **self.kafka.client_options(self.options.client_id),
+            group_id=self.options.group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            session_timeout_ms=milliseconds,
+            heartbeat_interval_ms=milliseconds // 3,
+            max_partition_fetch_bytes=_FETCH_BYTES,
+        )
+        try:
+            await consumer.start()
+            yield consumer
+        finally:
+            with suppress(TimeoutError, KafkaError):
+                await asyncio.wait_for(consumer.stop(), _STOP_SECONDS)
+
+    async def _handle(
+        self,
+        consumer: AIOKafkaConsumer,
+        sender: ReturnSender,
+        records: Mapping[TopicPartition, list[object]],
+    ) -> None:
+        started_ns = time.time_ns()
+        maker = Maker(self.options.source.encode(), datetime.now(UTC).isoformat())
+        pages = [self.worker.work(part, maker) for part in records.values()]  # type: ignore[arg-type]
+        self.journal.write([line for page in pages for line in page.lines])
+        self._crash("received", pages)
+        returns = [one for page in pages for one in page.returns]
+        await self._send(sender, returns, due=self._held.due(time.monotonic()))
+        self._hold_back(pages)
+        self._crash("sent", pages)
+        await self._commit(consumer, pages)
+        self._crash("committed", pages)
+        self._count(pages, started_ns)
+
+    async def _send(
+        self, sender: ReturnSender, returns: Sequence[Return], *, due: Sequence[Return]
+    ) -> None:
+        sent = await sender.send([*due, *returns])
+        self._held.sent(len(due))
+        self.report.returns += len(due) + len(returns)
+        for one in sent:
+            self.tracing.export_sent(one)
+
+    async def _commit(self, consumer: AIOKafkaConsumer, pages: list[Page]) -> None:
+        offsets = {TopicPartition(page.topic, page.partition): page.next_offset for page in pages}
+        if not offsets:
+            return
+        try:
+            await asyncio.wait_for(consumer.commit(offsets), self.options.request_seconds)
+        except (CommitFailedError, IllegalStateError) as error:
+            # Partitions moved to another member, who answers these events again.
+            log.info("not committed: the group rebalanced", error=str(error))
+
+    def _count(self, pages: list[Page], started_ns: int) -> None:
+        ended_ns = time.time_ns()
+        for page in pages:
+            self.report.processed += len(page.taken)
+            self.report.ignored += page.ignored
+            self.tracing.export_processed(page, started_ns, ended_ns)
+
+    def _hold_back(self, pages: list[Page]) -> None:
+        due_at = time.monotonic() + self.options.faults.delay_seconds
+        self._held.hold(due_at, [one for page in pages for one in page.delayed])
+
+    def _wait_seconds(self) -> float:
+        return self._held.wait_seconds(time.monotonic(), at_most=_POLL_SECONDS)
+
+    def _crash(self, point: CrashAt, pages: list[Page]) -> None:
+        if point == self.options.faults.crash_at and any(page.crashes for page in pages):
+            os._exit(CRASH_EXIT_CODE)

@@ -1,0 +1,1 @@
+"""Hop 5: what a return is, read out of a record whoever wrote it."""

@@ -1,0 +1,216 @@
+"""Hop 5: reads a return out of a record, whoever wrote it.
+
+Invariant: pure, and never raises for what a record holds: the result is a `Return` whose every text
+PostgreSQL can store, or a `Refusal` that says what is wrong. A user's processor is foreign code: it
+owes a key or an `order_id`, a `status`, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from consumers.group.partitions import Record
+from consumers.returns.order_key import canonical_key
+from consumers.returns.packing import NULL, SEPARATOR
+from consumers.returns.refusals import Reason, Refusal
+from relay.runtime.flow import ApplyColumns, Flow, KeyType
+
+MAX_RETURN_BYTES: Final = 1024 * 1024
+_IDENTITY_BYTES: Final = 512
+_REASON_CHARACTERS: Final = 2000
+_SHOWN_CHARACTERS: Final = 100
+_UNSTORABLE: Final = dict.fromkeys(map(ord, ("\0", SEPARATOR, NULL)), "\N{REPLACEMENT CHARACTER}")
+
+
+class Return(NamedTuple):
+    """A return that can be applied, if its order is there and its status still may.
+
+    Attributes:
+        order_id: canonical text of the order's key.
+        status: one of the flow's ranked statuses.
+        own_identity: `source/id`; None when it has none that can be stored.
+        content: hash of key and value: the same identity with another one is another return.
+        causation_id: the event it answers, when it says so.
+    """
+
+    record: Record
+    order_id: str
+    status: str
+    reason: str | None
+    own_identity: str | None
+    content: bytes
+    causation_id: str | None
+    traceparent: str | None
+    tracestate: bytes | None
+
+    @property
+    def position(self) -> str:
+        """Identity by place: `topic-partition-offset`."""
+        record = self.record
+        return f"{record.topic}-{record.partition}-{record.offset}"
+
+
+class _Malformed(Exception):  # noqa: N818 - never leaves this module
+    """What is wrong with the record."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnReader:
+    """Reads returns of one flow.
+
+    Args:
+        flow: its statuses, aliases and key type.
+        max_bytes: a larger value is refused unread.
+    """
+
+    flow: Flow
+    max_bytes: int = MAX_RETURN_BYTES
+    _statuses: Mapping[str, str] = field(init=False)
+    _key_type: KeyType = field(init=False)
+    _canonical: Callable[[str], str | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        apply = self.flow.apply
+        key_type: KeyType = apply.key_type if isinstance(apply, ApplyColumns) else "text"
+        ranked = {status: status for status in self.flow.status_ranks}
+        object.__setattr__(self, "_key_type", key_type)
+        object.__setattr__(self, "_canonical", canonical_key(key_type))
+        object.__setattr__(self, "_statuses", ranked | dict(self.flow.status_aliases))
+
+    def read(self, record: Record) -> Return | Refusal:
+        """Read one record."""
+        headers = dict(record.headers)
+        order_id = None
+        try:
+            value = self._value(record)
+            order_id = self._order_id(value, headers, record)
+            word = _word(value)
+        except _Malformed as wrong:
+            order_id = order_id or self._guessed_order_id(headers, record)
+            return _refused(record, headers, Reason.MALFORMED, str(wrong), order_id)
+        status = self._statuses.get(word)
+        if status is None:
+            detail = f"status {_shown(word)}: none of {', '.join(self._statuses)}"
+            return _refused(record, headers, Reason.UNKNOWN_STATUS, detail, order_id)
+        return Return(
+            record,
+            order_id,
+            status,
+            _reason(value.get("reason")),
+            _identity(headers),
+            content_hash(record),
+            _header(headers, "ce_causationid"),
+            _header(headers, "traceparent"),
+            headers.get("tracestate"),
+        )
+
+    def _value(self, record: Record) -> dict[str, Any]:
+        if not record.value:
+            raise _Malformed("no value")
+        if len(record.value) > self.max_bytes:
+            raise _Malformed(f"{len(record.value)} bytes; {self.max_bytes} are read")
+        try:
+            # Strict: no NaN, no lone surrogates, 1,024 levels at most.
+            value = orjson.loads(record.value)
+        except orjson.JSONDecodeError as error:
+            raise _Malformed(f"not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise _Malformed(f"a JSON object is needed, not {type(value).__name__}")
+        return value
+
+    def _order_id(
+        self, value: Mapping[str, Any], headers: Mapping[str, bytes | None], record: Record
+    ) -> str:
+        said = value.get("order_id")
+        if said is None:
+            said = _header(headers, "ce_subject")
+        if said is None:
+            said = _utf8(record.key)
+        if isinstance(said, int) and not isinstance(said, bool):
+            said = str(said)
+        if said is None or said == "":
+            raise _Malformed("neither an order_id nor a key")
+        order_id = self._canonical(said) if isinstance(said, str) else None
+        if order_id is None:
+            raise _Malformed(f"{_shown(said)} is no order id of type {self._key_type}")
+        return order_id
+
+    def _guessed_order_id(self, headers: Mapping[str, bytes | None], record: Record) -> str | None:
+        """Say whose return it may be, so that diagnosis finds bytes that nobody can read."""
+        said = _header(headers, "ce_subject") or _utf8(record.key)
+        return self._canonical(said) if said else None
+
+
+def _refused(
+    record: Record,
+    headers: Mapping[str, bytes | None],
+    reason: Reason,
+    detail: str,
+    order_id: str | None,
+) -> Refusal:
+    traceparent = _header(headers, "traceparent")
+    return Refusal(record, reason, detail, order_id, _identity(headers), traceparent)
+
+
+def content_hash(record: Record) -> bytes:
+    """Return 16 bytes that tell one return's content from another's."""
+    # A JSON value has no null byte, so a key cannot run into it.
+    return blake2b(b"%b\0%b" % (record.value or b"", record.key or b""), digest_size=16).digest()
+
+
+def _word(value: Mapping[str, Any]) -> str:
+    word = value.get("status")
+    if isinstance(word, int) and not isinstance(word, bool):
+        word = str(word)
+    if not isinstance(word, str) or not word:
+        raise _Malformed("no status")
+    return word
+
+
+def _identity(headers: Mapping[str, bytes | None]) -> str | None:
+    own_id = _header(headers, "ce_id")
+    if own_id is None:
+        return None
+    return f"{_header(headers, 'ce_source') or ''}/{own_id}"
+
+
+def _header(headers: Mapping[str, bytes | None], name: str) -> str | None:
+    """Return a header's text; None when it is missing, or cannot be stored and indexed."""
+    value = headers.get(name)
+    if not value or len(value) > _IDENTITY_BYTES:
+        return None
+    text = _utf8(value)
+    return text if text is not None and text.isprintable() else None
+
+
+def _utf8(value: bytes | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _reason(said: Any) -> str | None:
+    """Keep the reason readable and storable; it decides nothing, so it refuses nothing."""
+    if said is None or said == "":
+        return None
+    if isinstance(said, str):
+        text = said
+    else:
+        try:
+            text = orjson.dumps(said).decode()
+        except orjson.JSONEncodeError:  # written out, 254 levels are the limit
+            text = repr(said)
+    return text[:_REASON_CHARACTERS].translate(_UNSTORABLE)
+
+
+def _shown(said: Any) -> str:
+    text = repr(said)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -1,0 +1,44 @@
+"""Hop 5: why a return is refused: the closed list that quarantine, metrics and diagnosis share.
+
+Invariant: these words stand in relay.quarantine.reason and are never renamed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from consumers.group.partitions import Record
+
+
+class Reason(StrEnum):
+    """Why a return cannot be applied."""
+
+    MALFORMED = "malformed"
+    """Not a JSON object, too large, no order id or none of the key's type, no status."""
+    UNKNOWN_STATUS = "unknown_status"
+    """The status has no rank in the flow, and is no alias of one that has."""
+    UNKNOWN_ORDER = "unknown_order"
+    """No such order in the primary database: orders commit before their events leave."""
+    CONFLICT = "conflict"
+    """The order has another terminal status, or one that the flow has no rank for."""
+    APPLY_FAILED = "apply_failed"
+    """The database refuses this return alone: a constraint, a trigger, the flow's function."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A return that is not applied, and goes to quarantine as the bytes that came.
+
+    Attributes:
+        order_id: when it could be read.
+        return_id: its identity, when it has one of its own.
+        detail: what exactly is wrong, for a person.
+    """
+
+    record: Record
+    reason: Reason
+    detail: str
+    order_id: str | None = None
+    return_id: str | None = None
+    traceparent: str | None = None

@@ -1,0 +1,109 @@
+"""All hops: where a returned order spent its time, and which recorded trouble lies over that.
+
+Invariant: pure; a delay is only explained by what was recorded to overlap it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from relay.diagnose.causes import Cause
+from relay.diagnose.decide.decision import applied_return, placed_at, returned_at
+from relay.diagnose.evidence.order import Evidence
+from relay.diagnose.evidence.surroundings import Missing, OutageSeen, ProcessSeen
+from relay.diagnose.verdicts import Hop
+
+# Who was killed had sent his last heartbeat at most so long before.
+HEARTBEAT_SECONDS = 6.0
+# Of a delay, how much a recorded trouble must cover to explain it.
+_COVERED_SHARE = 0.5
+# What is said of a process whose last heartbeat is fresh; it may have been killed right after it.
+_SOON_SAID = frozenset({Cause.RELAY_BEHIND, Cause.PROCESSOR_LAGGING, Cause.CONSUMER_LAGGING})
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """The longest stretch of a late order's way, and its cause where one was recorded."""
+
+    hop: Hop
+    seconds: float
+    cause: Cause | None
+
+
+def longest_delay(evidence: Evidence) -> Delay | None:
+    """Return where a returned order waited longest; None when its times are not recorded."""
+    placed, ended = placed_at(evidence), returned_at(evidence)
+    if placed is None or ended is None:
+        return None
+    stretches = _stretches(evidence, placed, ended)
+    hop, start, end = max(stretches, key=lambda one: one[2] - one[1])
+    seconds = (end - start).total_seconds()
+    seen = _seen(evidence, hop)
+    if seen is not None and seen not in _SOON_SAID:
+        # What the watchdog saw while it waited is better than what can be inferred now.
+        return Delay(hop, seconds, seen)
+    return Delay(hop, seconds, _cause(evidence, hop, start, end) or seen)
+
+
+def _seen(evidence: Evidence, hop: Hop) -> Cause | None:
+    kind = evidence.case_kind
+    return Cause(kind[1]) if kind is not None and kind[0] == hop else None
+
+
+def _stretches(
+    evidence: Evidence, placed: datetime, ended: datetime
+) -> list[tuple[Hop, datetime, datetime]]:
+    published = placed
+    if not isinstance(evidence.deliveries, Missing) and evidence.deliveries:
+        published = max(placed, evidence.deliveries[0].published_at)
+    applied = applied_return(evidence)
+    sent = applied.recorded_at if applied and applied.recorded_at else ended
+    sent = min(max(sent, published), ended)
+    return [
+        (Hop.PUBLISH, placed, published),
+        (Hop.PROCESS, published, sent),
+        (Hop.CONFIRM, sent, ended),
+    ]
+
+
+def _cause(evidence: Evidence, hop: Hop, start: datetime, end: datetime) -> Cause | None:
+    around = evidence.around
+    outages = () if isinstance(around.outages, Missing) else around.outages
+    if hop is Hop.PROCESS:
+        crossings = evidence.crossing.values()
+        alone = any(one.unattended_from_at is not None for one in crossings)
+        return Cause.PROCESSOR_DOWN if alone else None
+    relay = hop is Hop.PUBLISH
+    kind, processes = ("relay", around.relays) if relay else ("confirm", around.consumers)
+    outage = _outage(outages, kind, start, end)
+    if outage is not None:
+        return outage
+    if isinstance(processes, Missing) or not _nobody(processes, start, end):
+        return None
+    return Cause.RELAY_DOWN if relay else Cause.CONSUMER_DOWN
+
+
+def _outage(
+    outages: Iterable[OutageSeen], kind: str, start: datetime, end: datetime
+) -> Cause | None:
+    for one in outages:
+        covered = min(one.to_at or end, end) - max(one.from_at, start)
+        if one.kind == kind and covered >= (end - start) * _COVERED_SHARE:
+            broker = one.resource == "broker"
+            return Cause.BROKER_UNREACHABLE if broker else Cause.DATABASE_UNREACHABLE
+    return None
+
+
+def _nobody(processes: Iterable[ProcessSeen], start: datetime, end: datetime) -> bool:
+    """Tell whether for most of a stretch no process of a kind was alive."""
+    grace = timedelta(seconds=HEARTBEAT_SECONDS)
+    spans = sorted(
+        (max(one.started_at, start), min(one.stopped_at or one.heartbeat_at + grace, end))
+        for one in processes
+    )
+    alive, reached = timedelta(0), start
+    for begin, finish in spans:
+        if finish > max(begin, reached):
+            alive += finish - max(begin, reached)
+            reached = finish
+    return alive < (end - start) * (1 - _COVERED_SHARE)

@@ -1,0 +1,185 @@
+"""Hop 3: did the processor's group commit past the record, and if not, why: pure functions.
+
+Invariant: a group that committed past the record, or any return, clears this hop; a group that
+nobody could ask about is never blamed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum, auto
+
+from relay.diagnose.causes import Cause
+from relay.diagnose.decide.finding import Finding, unknown
+from relay.diagnose.evidence.order import Crossing, Delivery, Evidence, Found
+from relay.diagnose.evidence.surroundings import GroupSeen, Missing
+from relay.diagnose.verdicts import Hop, Verdict
+
+# A record this young may not have been fetched yet.
+FETCH_SECONDS = 10.0
+
+_REBALANCING = frozenset({"PreparingRebalance", "CompletingRebalance"})
+
+
+class Passed(Enum):
+    """Whether hop 3 is proven for the newest delivery."""
+
+    YES = auto()
+    NO = auto()
+    UNKNOWN = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What hop 3 comes to: the group that proves it and when, or what is missing."""
+
+    passed: Passed
+    group: str | None = None
+    at: datetime | None = None
+    missing: Missing | None = None
+
+
+def passage(evidence: Evidence, delivery: Delivery) -> Passage:
+    """Tell whether one of the flow's processor groups came past a delivery."""
+    recorded = _recorded_passage(evidence, delivery)
+    if recorded is not None:
+        return recorded
+    if delivery.offset is None:
+        return Passage(Passed.UNKNOWN, missing=_offset_unknown(delivery))
+    if _not_there(evidence):
+        # What the group committed since belongs to other records.
+        return Passage(Passed.NO)
+    groups = evidence.around.groups
+    if isinstance(groups, Missing):
+        return _passage_unasked(evidence, groups)
+    return _committed_passage(evidence, delivery, delivery.offset)
+
+
+def _recorded_passage(evidence: Evidence, delivery: Delivery) -> Passage | None:
+    for group in evidence.around.processor_groups:
+        crossing = evidence.crossing.get(group)
+        if crossing is None or (_not_there(evidence) and not _before(evidence, delivery, crossing)):
+            continue
+        deleted_first = (
+            crossing.log_start is not None
+            and delivery.offset is not None
+            and crossing.log_start > delivery.offset
+        )
+        return Passage(Passed.NO if deleted_first else Passed.YES, group, crossing.after_at)
+    return None
+
+
+def _before(evidence: Evidence, delivery: Delivery, crossing: Crossing) -> bool:
+    """Tell whether a group passed the record while it was still there, not one of a newer log."""
+    topics = evidence.around.topics
+    if isinstance(topics, Missing) or delivery.topic not in topics:
+        return False
+    topic = topics[delivery.topic]
+    shrink = topic.recreated_after(delivery.published_at)
+    if shrink is not None:
+        return crossing.after_at <= shrink.after_at
+    log = topic.logs.get(delivery.partition)
+    newer_from = None if log is None else log.first_record_at
+    return newer_from is not None and crossing.after_at < newer_from
+
+
+def _not_there(evidence: Evidence) -> bool:
+    readback = evidence.readback
+    if readback is None or isinstance(readback, Missing):
+        return False
+    return readback.found not in (Found.SAME, Found.GONE_BEFORE)
+
+
+def _offset_unknown(delivery: Delivery) -> Missing:
+    return Missing(
+        "the record's offset",
+        Cause.OFFSET_UNKNOWN,
+        f"{delivery.topic}[{delivery.partition}] acknowledged it as a duplicate",
+        "scan the topic around its publication",
+    )
+
+
+def _passage_unasked(evidence: Evidence, missing: Missing) -> Passage:
+    # The broker is away, our own processes saw it go, and the last position recorded before stands
+    # at or before the record: nobody can have committed past it since.
+    outages = evidence.around.outages
+    if missing.cause is Cause.BROKER_UNREACHABLE and not isinstance(outages, Missing):
+        away = [one for one in outages if one.resource == "broker" and one.to_at is None]
+        if away and evidence.waiting and _recorded_until(evidence, away[0].from_at):
+            return Passage(Passed.NO)
+    return Passage(Passed.UNKNOWN, missing=missing)
+
+
+def _recorded_until(evidence: Evidence, outage_from_at: datetime) -> bool:
+    edge = outage_from_at - timedelta(seconds=FETCH_SECONDS)
+    return all(one.at >= edge for one in evidence.waiting.values())
+
+
+def _committed_passage(evidence: Evidence, delivery: Delivery, offset: int) -> Passage:
+    groups = evidence.around.groups
+    assert not isinstance(groups, Missing)
+    where = (delivery.topic, delivery.partition)
+    named = [groups[name] for name in evidence.around.processor_groups if name in groups]
+    for group in named:
+        if group.committed.get(where, -1) > offset:
+            return Passage(Passed.YES, group.name)
+    if any(group.exists for group in named) or evidence.waiting:
+        return Passage(Passed.NO)
+    if evidence.around.other_groups:
+        return Passage(Passed.UNKNOWN, missing=_group_unknown(evidence))
+    return Passage(Passed.NO)
+
+
+def _group_unknown(evidence: Evidence) -> Missing:
+    names = ", ".join(evidence.around.processor_groups) or "(none configured)"
+    others = ", ".join(evidence.around.other_groups)
+    return Missing(
+        f"the processor group {names}",
+        Cause.GROUP_UNKNOWN,
+        f"the broker knows no such group; these read the topic: {others}",
+        "set processor_groups in the flow's settings to the group the processor uses",
+    )
+
+
+def decide_unprocessed(evidence: Evidence, delivery: Delivery) -> Finding:
+    """Say why no processor group has come past a record that is there."""
+    groups = evidence.around.groups
+    if isinstance(groups, Missing):
+        if groups.cause is Cause.BROKER_UNREACHABLE:
+            return Finding(Verdict.NOT_PROCESSED, groups.cause)
+        return unknown(groups, Hop.PROCESS)
+    named = [groups[name] for name in evidence.around.processor_groups if name in groups]
+    staffed = [group for group in named if group.members is None or group.members > 0]
+    if not staffed:
+        return Finding(Verdict.NOT_PROCESSED, Cause.PROCESSOR_DOWN)
+    cause = _staffed_cause(evidence, delivery, staffed)
+    if cause is Cause.PROCESSOR_STUCK and _nowhere_to_answer(evidence):
+        return Finding(Verdict.NOT_PROCESSED, Cause.TOPIC_MISSING)
+    return Finding(Verdict.NOT_PROCESSED, cause)
+
+
+def _nowhere_to_answer(evidence: Evidence) -> bool:
+    """Tell whether the returns topic is gone: a processor that cannot answer does not go on."""
+    topics = evidence.around.topics
+    if isinstance(topics, Missing):
+        return False
+    returns = topics.get(evidence.around.returns_topic)
+    return returns is not None and not returns.exists
+
+
+def _staffed_cause(evidence: Evidence, delivery: Delivery, staffed: Iterable[GroupSeen]) -> Cause:
+    where = (delivery.topic, delivery.partition)
+    group = max(staffed, key=lambda one: one.committed.get(where, -1))
+    if group.committed.get(where, -1) > group.earlier.get(where, _FAR):
+        return Cause.PROCESSOR_LAGGING
+    if group.subscribed is not None and delivery.topic not in group.subscribed:
+        return Cause.TOPIC_NOT_CONSUMED
+    if group.state in _REBALANCING:
+        return Cause.PROCESSOR_REBALANCING
+    if group.assigned is not None and where not in group.assigned:
+        return Cause.PARTITION_UNASSIGNED
+    young = evidence.around.now_at - delivery.published_at < timedelta(seconds=FETCH_SECONDS)
+    return Cause.PROCESSOR_LAGGING if young else Cause.PROCESSOR_STUCK
+
+
+_FAR = 2**63

@@ -1,0 +1,205 @@
+"""Hop 2: why a committed row has no record on Kafka, or no longer has one: pure functions.
+
+Invariant: the relay is blamed only for a row that its ledger does not know and nobody answered.
+"""
+
+from datetime import timedelta
+
+from relay.diagnose.causes import Cause
+from relay.diagnose.decide.duty import (
+    Standing,
+    alive,
+    complaint,
+    last_words,
+    open_outage,
+    standing,
+)
+from relay.diagnose.decide.finding import Finding, unknown
+from relay.diagnose.evidence.order import Delivery, EventSeen, Evidence, Found, HeldEvent, ReadBack
+from relay.diagnose.evidence.surroundings import CheckpointSeen, Missing, Surroundings, TopicSeen
+from relay.diagnose.verdicts import Hop, Verdict
+
+RELAY = "relay"
+# The checkpoint is written with every page; a backlog's page takes far less than that.
+CHECKPOINT_STILL_SECONDS = 10.0
+CLOCK_SLACK_SECONDS = 60.0
+
+_HELD_REASONS = {
+    "too_large": Cause.TOO_LARGE,
+    "no_topic": Cause.NO_TOPIC_MAPPED,
+    "order_parked": Cause.PARKED_BEHIND,
+    "refused_by_broker": Cause.REFUSED_BY_BROKER,
+}
+
+
+def decide_unpublished(evidence: Evidence, event: EventSeen) -> Finding:
+    """Say why the ledger knows no delivery of this event."""
+    if isinstance(evidence.held, Missing):
+        return unknown(evidence.held, Hop.PUBLISH)
+    held = _holding(evidence.held)
+    if held is not None:
+        return Finding(Verdict.PARKED, _held_cause(held))
+    checkpoint = evidence.around.checkpoint
+    if isinstance(checkpoint, CheckpointSeen) and checkpoint.rebaseline_needed:
+        # Of another time: whether it is past the row means nothing.
+        return Finding(Verdict.NOT_PUBLISHED, Cause.REBASELINE_NEEDED)
+    if isinstance(evidence.handed_over, Missing):
+        return unknown(evidence.handed_over, Hop.PUBLISH)
+    if evidence.handed_over:
+        return _skipped_or_forgotten(evidence, event)
+    return Finding(Verdict.NOT_PUBLISHED, _relay_cause(evidence, event))
+
+
+def _holding(held: tuple[HeldEvent, ...]) -> HeldEvent | None:
+    """Return the row that holds the event: its own first, then an earlier one's."""
+    standing_rows = [one for one in held if one.state != "released"]
+    return next((one for one in standing_rows if one.own), next(iter(standing_rows), None))
+
+
+def _held_cause(held: HeldEvent) -> Cause:
+    if held.state == "release_requested":
+        return Cause.RELEASE_PENDING
+    if held.state == "discarded":
+        return Cause.DISCARDED_BY_HAND if held.own else Cause.PARKED_BEHIND
+    if not held.own:
+        return Cause.PARKED_BEHIND
+    return _HELD_REASONS.get(held.reason, Cause.REFUSED_BY_BROKER)
+
+
+def _skipped_or_forgotten(evidence: Evidence, event: EventSeen) -> Finding:
+    oldest = evidence.around.ledger_from_at
+    if isinstance(oldest, Missing):
+        return unknown(oldest, Hop.PUBLISH)
+    if event.kept or (oldest is not None and event.created_at >= oldest):
+        return Finding(Verdict.NOT_PUBLISHED, Cause.CHECKPOINT_SKIPPED)
+    missing = Missing(
+        "the delivery ledger",
+        Cause.PAST_RETENTION,
+        "the row is older than the oldest ledger row that is kept"
+        if oldest
+        else "the ledger is empty though the checkpoint is past the row",
+        "raise the ledger's retention; for this order: relay trace",
+    )
+    return unknown(missing, Hop.PUBLISH)
+
+
+def _relay_cause(evidence: Evidence, event: EventSeen) -> Cause:
+    around = evidence.around
+    if isinstance(around.relays, Missing):
+        return Cause.RELAY_BEHIND if _checkpoint_moves(evidence) else Cause.RELAY_STUCK
+    stands = standing(around.relays, around.now_at)
+    if stands is Standing.DOWN:
+        return last_words(around.relays) or Cause.RELAY_DOWN
+    if stands is Standing.PAUSED:
+        return Cause.RELAY_PAUSED
+    return _living_relay_cause(evidence, event)
+
+
+def _living_relay_cause(evidence: Evidence, event: EventSeen) -> Cause:
+    around = evidence.around
+    assert not isinstance(around.relays, Missing)
+    said = complaint(around.relays, around.now_at)
+    if said in (Cause.PERMISSION_DENIED, Cause.REBASELINE_NEEDED):
+        return said
+    if _topic_absent(evidence, event.topic):
+        return Cause.TOPIC_MISSING
+    if said is not None:
+        return said
+    if not isinstance(around.outages, Missing):
+        outage = open_outage(around.outages, RELAY)
+        if outage is not None:
+            return outage
+    if not _lease_held(evidence):
+        return Cause.LEASE_STUCK
+    grace = timedelta(seconds=CHECKPOINT_STILL_SECONDS)
+    young = around.now_at - event.created_at < grace or _just_started(around, grace)
+    return Cause.RELAY_BEHIND if young or _checkpoint_moves(evidence) else Cause.RELAY_STUCK
+
+
+def _just_started(around: Surroundings, grace: timedelta) -> bool:
+    """Tell whether a relay came up a moment ago: it may not have had its first page yet."""
+    assert not isinstance(around.relays, Missing)
+    return any(
+        alive(one, around.now_at) and around.now_at - one.started_at < grace
+        for one in around.relays
+    )
+
+
+def _topic_absent(evidence: Evidence, topic: str | None) -> bool:
+    topics = evidence.around.topics
+    if isinstance(topics, Missing) or topic is None:
+        return False
+    seen = topics.get(topic)
+    return seen is not None and not seen.exists
+
+
+def _lease_held(evidence: Evidence) -> bool:
+    lease = evidence.around.lease
+    if lease is None or isinstance(lease, Missing):
+        return True  # nothing says that it is not
+    expires = lease.expires_at
+    return lease.owner is not None and expires is not None and expires > evidence.around.now_at
+
+
+def _checkpoint_moves(evidence: Evidence) -> bool:
+    checkpoint = evidence.around.checkpoint
+    if checkpoint is None or isinstance(checkpoint, Missing):
+        return False
+    still = evidence.around.now_at - checkpoint.updated_at
+    return still < timedelta(seconds=CHECKPOINT_STILL_SECONDS)
+
+
+def _came_later(readback: ReadBack, delivery: Delivery) -> bool:
+    """Tell whether what stands at the offset was written after the event: in another log."""
+    # The record's time is its producer's, the delivery's is the database's.
+    slack = timedelta(seconds=CLOCK_SLACK_SECONDS)
+    return readback.recorded_at is not None and readback.recorded_at > delivery.published_at - slack
+
+
+_GONE = {Found.GONE_AFTER: Cause.LOG_TRUNCATED, Found.GONE_WITHIN: Cause.RECORDS_DELETED}
+
+
+def decide_record_gone(evidence: Evidence, delivery: Delivery, readback: ReadBack) -> Finding:
+    """Say why the record is no longer where the broker acknowledged it."""
+    return Finding(Verdict.RECORD_MISSING, _gone_cause(evidence, delivery, readback))
+
+
+def _gone_cause(evidence: Evidence, delivery: Delivery, readback: ReadBack) -> Cause:
+    topics = evidence.around.topics
+    topic = None if isinstance(topics, Missing) else topics.get(delivery.topic)
+    if readback.found is Found.NO_TOPIC or (topic is not None and not topic.exists):
+        return Cause.TOPIC_MISSING
+    if topic is not None and made_again_since(topic, delivery):
+        return Cause.TOPIC_RECREATED
+    if readback.found is Found.OTHER and _came_later(readback, delivery):
+        return Cause.TOPIC_RECREATED
+    if readback.found is Found.GONE_BEFORE:
+        return _deleted_cause(evidence, delivery, topic)
+    if readback.found is Found.GONE_WITHIN and topic is not None and topic.compacted:
+        return Cause.COMPACTED
+    return _GONE.get(readback.found, Cause.RECORD_ALTERED)
+
+
+def _deleted_cause(evidence: Evidence, delivery: Delivery, topic: TopicSeen | None) -> Cause:
+    if topic is None or topic.retention_seconds is None:
+        return Cause.RECORDS_DELETED
+    age = evidence.around.now_at - delivery.published_at
+    if age.total_seconds() < topic.retention_seconds:
+        return Cause.RECORDS_DELETED
+    return Cause.RECORD_EXPIRED
+
+
+def made_again_since(topic: TopicSeen, delivery: Delivery) -> bool:
+    """Tell whether the topic was deleted and made again after a delivery to it.
+
+    Either a log was seen to shrink, or a log that starts at 0 (nothing was ever deleted from its
+    front) is empty below the delivery, or begins with a record that is younger than it.
+    """
+    if topic.recreated_after(delivery.published_at) is not None:
+        return True
+    log = topic.logs.get(delivery.partition)
+    if log is None or log.log_start != 0:
+        return False
+    if log.first_record_at is None:
+        return log.log_end == 0
+    return log.first_record_at > delivery.published_at

@@ -1,0 +1,116 @@
+"""Hop 4: the processor passed the record and no return is there: why: pure functions.
+
+Invariant: said only after a complete scan. What tells a skipped range from a single loss is what
+the neighbours on the partition got, laid over the recorded positions of the group.
+"""
+
+from datetime import timedelta
+
+from relay.diagnose.causes import Cause
+from relay.diagnose.decide.finding import Finding, unknown
+from relay.diagnose.evidence.history import LEFT_SOON_SECONDS
+from relay.diagnose.evidence.order import Crossing, Delivery, Evidence, Neighbours, Place, Scan
+from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.verdicts import Hop, Verdict
+
+# From how many unanswered records in a row up to the newest one "the processor answers nothing".
+STOPPED_RUN = 5
+# How much of a jump must be unanswered: a position is some seconds old.
+SKIPPED_SHARE = 0.9
+# From how many unanswered records in a row, just where the group stood, it is no coincidence.
+JUMP_RUN = 5
+
+
+def decide_unanswered(evidence: Evidence, delivery: Delivery) -> Finding:
+    """Say why a record that was passed has no return, or that the scan does not suffice."""
+    elsewhere = _answered_elsewhere(evidence)
+    if elsewhere:
+        return Finding(Verdict.NO_RETURN, Cause.ANSWERED_ELSEWHERE)
+    scan = evidence.scan
+    if isinstance(scan, Missing):
+        return unknown(scan, Hop.RETURN)
+    if _returns_topic_absent(evidence):
+        return Finding(Verdict.NO_RETURN, Cause.TOPIC_MISSING)
+    if scan.unread_lost is not None:
+        return Finding(Verdict.NO_RETURN, scan.unread_lost)
+    if not scan.complete:
+        return unknown(_incomplete(evidence, scan), Hop.RETURN)
+    return Finding(Verdict.NO_RETURN, unanswered_cause(evidence, delivery, scan))
+
+
+def _answered_elsewhere(evidence: Evidence) -> bool:
+    returns = evidence.returns
+    if isinstance(returns, Missing):
+        return False
+    return any(one.place is Place.ELSEWHERE for one in returns)
+
+
+def _returns_topic_absent(evidence: Evidence) -> bool:
+    topics = evidence.around.topics
+    if isinstance(topics, Missing):
+        return False
+    seen = topics.get(evidence.around.returns_topic)
+    return seen is not None and not seen.exists
+
+
+def _incomplete(evidence: Evidence, scan: Scan) -> Missing:
+    return Missing(
+        f"returns on {evidence.around.returns_topic}",
+        Cause.SCAN_INCOMPLETE,
+        f"{scan.records} records of {scan.partitions_read}/{scan.partitions} partitions were read",
+        f"relay diagnose {evidence.order_id} --scan-seconds 600",
+    )
+
+
+def unanswered_cause(evidence: Evidence, delivery: Delivery, scan: Scan) -> Cause:
+    """Choose among the ways in which a processor passes a record and does not answer."""
+    own = delivery.offset if delivery.offset is not None else -1
+    around = evidence.neighbours or Neighbours((own,))
+    crossing = next(iter(evidence.crossing.values()), None)
+    if crossing is not None and _resumed_past(crossing, around, own):
+        return Cause.OFFSETS_SKIPPED
+    if crossing is not None and _died(crossing, around, own):
+        return Cause.PROCESSOR_CRASHED
+    if _stopped(around, own, scan, delivery):
+        return Cause.RETURNS_STOPPED
+    if crossing is not None and _jumped(crossing, around, own):
+        return Cause.OFFSETS_SKIPPED
+    return Cause.RETURN_NEVER_SENT
+
+
+def _resumed_past(crossing: Crossing, around: Neighbours, own: int) -> bool:
+    """Tell whether the group had no members while the record waited, and came back past it."""
+    if crossing.unattended_from_at is None:
+        return False
+    jump = range(crossing.before_offset, crossing.after_offset)
+    lost = sum(one in jump for one in around.unanswered)
+    answered = sum(one in jump for one in around.answered)
+    first, last = around.run(own)
+    # The first position after the resumption may lie past records that were answered again.
+    from_the_start = first <= crossing.before_offset and last - first + 1 >= JUMP_RUN
+    to_the_end = crossing.after_members == 0 and last == crossing.after_offset - 1
+    return from_the_start or to_the_end or lost >= (lost + answered) * SKIPPED_SHARE
+
+
+def _jumped(crossing: Crossing, around: Neighbours, own: int) -> bool:
+    """Tell whether exactly what lies between two positions of a staffed group is unanswered."""
+    first, last = around.run(own)
+    exact = (first, last) == (crossing.before_offset, crossing.after_offset - 1)
+    return exact and last - first + 1 >= JUMP_RUN and bool(around.answered)
+
+
+def _died(crossing: Crossing, around: Neighbours, own: int) -> bool:
+    """Tell whether a member left just after the commit, and the run ends where the group stood."""
+    if crossing.left_offset is None or crossing.members_left_at is None:
+        return False
+    _first, last = around.run(own)
+    soon = crossing.members_left_at - crossing.after_at <= timedelta(seconds=LEFT_SOON_SECONDS)
+    return soon and last < crossing.left_offset <= last + 1
+
+
+def _stopped(around: Neighbours, own: int, scan: Scan, delivery: Delivery) -> bool:
+    """Tell whether nothing was answered any more, neither here nor on another partition."""
+    if any(one > own for one in around.answered) or len(around.unanswered) < STOPPED_RUN:
+        return False
+    newest = scan.newest_return_at
+    return newest is None or newest < delivery.published_at

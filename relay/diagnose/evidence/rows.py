@@ -1,0 +1,72 @@
+"""Hops 1, 2, 4 and 5: what the database holds of many orders, before it is joined; values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from relay.diagnose.evidence.order import ClosedByHand, Delivery, HeldEvent, OrderSeen, ReturnSeen
+from relay.diagnose.evidence.surroundings import Missing
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """A row of the outbox, or of relay.kept.
+
+    Attributes:
+        handed_over: the checkpoint is past it.
+    """
+
+    outbox_id: int
+    event_id: str
+    event_type: str
+    created_at: datetime
+    traceparent: str | None
+    kept: bool
+    handed_over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRow:
+    """A quarantined event of an order."""
+
+    outbox_id: int
+    held: HeldEvent
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnRow:
+    """A return, with the event that it says it answers."""
+
+    seen: ReturnSeen
+    causation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRow:
+    """What relay.overdue knows of an order; `kind` is hop and cause."""
+
+    incident_id: int | None
+    closed: ClosedByHand | None
+    kind: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Everything by order id, but deliveries (by outbox id) and returns by trace (by trace id).
+
+    Attributes:
+        strays: aggregate ids of other rows that an order's own transaction wrote.
+        dropped: name of the dropped partition that covers an order's time, for those without event.
+    """
+
+    orders: Mapping[str, OrderSeen] | Missing
+    events: Mapping[str, list[EventRow]] | Missing
+    deliveries: Mapping[int, list[Delivery]] | Missing
+    held: Mapping[str, list[HeldRow]] | Missing
+    returns: Mapping[str, list[ReturnRow]] | Missing
+    returns_by_trace: Mapping[str, list[ReturnRow]] = field(default_factory=dict)
+    cases: Mapping[str, CaseRow] = field(default_factory=dict)
+    strays: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)

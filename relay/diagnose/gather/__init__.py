@@ -1,0 +1,1 @@
+"""All hops: reads the evidence: the database, Kafka, nothing else; it changes nothing."""

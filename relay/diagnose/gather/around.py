@@ -1,0 +1,285 @@
+"""All hops: reads what is the same for every order: processes, outages, checkpoint, positions.
+
+Invariant: reads only, bounded in rows whatever was recorded; what cannot be read is Missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import asyncpg
+
+from relay.diagnose.evidence.history import PositionSample
+from relay.diagnose.evidence.surroundings import (
+    CheckpointSeen,
+    ConsumerOffset,
+    ConsumerSeen,
+    Gap,
+    LeaseSeen,
+    Missing,
+    OutageSeen,
+    Partition,
+    ProcessSeen,
+    Shrink,
+)
+from relay.diagnose.gather.reading import part
+from relay.runtime.flow import ApplyColumns, Flow
+
+_PROCESSES_AT_MOST: Final = 50
+_POSITIONS_AT_MOST: Final = 200_000
+# A position from shortly before the record was published, too.
+BEFORE_SECONDS: Final = 120.0
+
+Series = Mapping[tuple[str, Partition], list[PositionSample]]
+"""Recorded positions by group and partition, by time."""
+
+
+@dataclass(frozen=True, slots=True)
+class AroundRows:
+    """What the database knows that is no order's own."""
+
+    now_at: datetime
+    watched_since: datetime | None
+    relays: tuple[ProcessSeen, ...] | Missing
+    consumers: tuple[ProcessSeen, ...] | Missing
+    outages: tuple[OutageSeen, ...] | Missing
+    checkpoint: CheckpointSeen | Missing | None
+    lease: LeaseSeen | Missing | None
+    consumer: ConsumerSeen | Missing
+    ledger_from_at: datetime | Missing | None = None
+    disabled_triggers: tuple[str, ...] = ()
+    shrinks: Mapping[str, tuple[Shrink, ...]] = field(default_factory=dict)
+
+
+async def read_around(
+    connection: asyncpg.Connection, flow: Flow, since: datetime | None
+) -> AroundRows:
+    """Read it.
+
+    Args:
+        connection: in a transaction.
+        flow: names topics and groups.
+        since: outages and topics made again are read from then on; None: the last day's.
+    """
+    con = connection
+    now_at: datetime = await con.fetchval("SELECT clock_timestamp()")
+    start = since or now_at - timedelta(days=1)
+    return AroundRows(
+        now_at=now_at,
+        watched_since=_value(await part(con, "installation", lambda: _watched_since(con))),
+        relays=await part(con, "relay processes", lambda: read_processes(con, "relay")),
+        consumers=await part(con, "consumer processes", lambda: read_processes(con, "confirm")),
+        outages=await part(con, "outage records", lambda: _outages(con, start)),
+        checkpoint=await part(con, "the checkpoint", lambda: _checkpoint(con)),
+        lease=await part(con, "the lease", lambda: _lease(con)),
+        consumer=await part(con, "the consumer's offsets", lambda: _consumer(con, flow)),
+        disabled_triggers=_value(await part(con, "triggers", lambda: _triggers(con, flow))) or (),
+        shrinks=_value(await part(con, "positions", lambda: _shrinks(con, flow, start))) or {},
+    )
+
+
+def _value(found: Any) -> Any:
+    return None if isinstance(found, Missing) else found
+
+
+_WATCHED_SINCE: Final = "SELECT watched_since FROM relay.installation"
+
+
+async def _watched_since(connection: asyncpg.Connection) -> datetime | None:
+    since: datetime | None = await connection.fetchval(_WATCHED_SINCE)
+    return since
+
+
+# Who is killed leaves no connection; who is paused leaves his. The names are those that the
+# services give their connections.
+_PROCESSES: Final = """
+SELECT p.instance, p.started_at, p.heartbeat_at, p.stopped_at, p.stop_reason, p.detail::text,
+       EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                WHERE a.datname = current_database()
+                  AND a.application_name = 'relay-' || p.kind || '-heartbeat'
+                  AND a.backend_start >= p.started_at - interval '10 s') AS connected
+  FROM relay.process_record AS p
+ WHERE p.kind = $1
+ ORDER BY p.heartbeat_at DESC LIMIT $2
+"""
+
+
+async def read_processes(connection: asyncpg.Connection, kind: str) -> tuple[ProcessSeen, ...]:
+    """Return the newest process records of a kind."""
+    rows = await connection.fetch(_PROCESSES, kind, _PROCESSES_AT_MOST)
+    return tuple(_process(row) for row in rows)
+
+
+def _process(row: asyncpg.Record) -> ProcessSeen:
+    detail = json.loads(row["detail"])
+    return ProcessSeen(
+        instance=row["instance"],
+        started_at=row["started_at"],
+        heartbeat_at=row["heartbeat_at"],
+        stopped_at=row["stopped_at"],
+        stop_reason=row["stop_reason"],
+        connected=row["connected"],
+        state=_text(detail.get("state")),
+        error=_text(detail.get("waiting_for")) or _text(detail.get("error")),
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+_OUTAGES: Final = """
+SELECT o.kind, o.resource, o.from_at,
+       -- A process that is gone cannot complete its outage; its end bounds it.
+       coalesce(o.to_at, CASE WHEN p.stopped_at IS NOT NULL
+                                OR p.heartbeat_at < clock_timestamp() - interval '1 min'
+                              THEN p.heartbeat_at END) AS to_at,
+       o.error
+  FROM relay.outage_record AS o LEFT JOIN relay.process_record AS p USING (process_id)
+ WHERE o.from_at >= $1 OR o.to_at IS NULL OR o.to_at >= $1
+ ORDER BY o.from_at DESC LIMIT 1000
+"""
+
+
+async def _outages(connection: asyncpg.Connection, since: datetime) -> tuple[OutageSeen, ...]:
+    return tuple(OutageSeen(*row) for row in await connection.fetch(_OUTAGES, since))
+
+
+_CHECKPOINT: Final = """
+SELECT updated_at,
+       pg_snapshot_xmax(coalesce(cur, prev))::text::numeric
+           > pg_snapshot_xmax(pg_current_snapshot())::text::numeric AS ahead,
+       system_identifier
+  FROM relay.checkpoint WHERE shard = 0
+"""
+_MAY_IDENTIFY: Final = "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
+_IDENTIFY: Final = "SELECT system_identifier FROM pg_control_system()"
+
+
+async def _checkpoint(connection: asyncpg.Connection) -> CheckpointSeen | None:
+    row = await connection.fetchrow(_CHECKPOINT)
+    if row is None:
+        return None
+    foreign = False
+    if row["system_identifier"] is not None and await connection.fetchval(_MAY_IDENTIFY):
+        foreign = row["system_identifier"] != await connection.fetchval(_IDENTIFY)
+    return CheckpointSeen(row["updated_at"], rebaseline_needed=row["ahead"] or foreign)
+
+
+_LEASE: Final = """
+SELECT owner, expires_at FROM relay.lease WHERE duty = 'relay' AND shard = 0
+"""
+
+
+async def _lease(connection: asyncpg.Connection) -> LeaseSeen | None:
+    row = await connection.fetchrow(_LEASE)
+    return None if row is None else LeaseSeen(row["owner"], row["expires_at"])
+
+
+_OFFSETS: Final = """
+SELECT partition, next_offset, updated_at FROM relay.consumer_offset
+ WHERE consumer_group = $1 AND topic = $2
+"""
+# Markers and aborted records are no loss.
+_GAPS: Final = """
+SELECT partition, from_offset, to_offset, reason, noticed_at FROM relay.offset_gap
+ WHERE consumer_group = $1 AND topic = $2 AND reason <> 'not_readable'
+ ORDER BY noticed_at DESC LIMIT 1000
+"""
+
+
+async def _consumer(connection: asyncpg.Connection, flow: Flow) -> ConsumerSeen:
+    asked = flow.confirm_group, flow.returns_topic
+    offsets = await connection.fetch(_OFFSETS, *asked)
+    gaps = await connection.fetch(_GAPS, *asked)
+    return ConsumerSeen(
+        {
+            row["partition"]: ConsumerOffset(row["next_offset"], row["updated_at"])
+            for row in offsets
+        },
+        tuple(Gap(*row) for row in gaps),
+    )
+
+
+# Reads the whole ledger: asked only where a row is past the checkpoint and not in it.
+_LEDGER_FROM: Final = "SELECT min(published_at) FROM relay.delivery_ledger"
+
+
+async def read_ledger_from_at(connection: asyncpg.Connection) -> datetime | None:
+    """Return when the oldest event that the ledger still knows was published."""
+    oldest: datetime | None = await connection.fetchval(_LEDGER_FROM)
+    return oldest
+
+
+_TRIGGERS: Final = """
+SELECT t.tgname
+  FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+ WHERE t.tgrelid = to_regclass($1) AND t.tgenabled = 'D' AND NOT t.tgisinternal
+   AND p.prosrc ILIKE '%outbox%'
+"""
+
+
+async def _triggers(connection: asyncpg.Connection, flow: Flow) -> tuple[str, ...]:
+    if not isinstance(flow.apply, ApplyColumns):
+        return ()
+    rows = await connection.fetch(_TRIGGERS, flow.apply.table)
+    return tuple(row["tgname"] for row in rows)
+
+
+# A log never ends before where it ended, unless it is another log.
+_SHRINKS: Final = """
+SELECT topic, partition, before_at, before_end, taken_at, log_end
+  FROM (SELECT topic, partition, taken_at, log_end,
+               lag(taken_at) OVER series AS before_at, lag(log_end) OVER series AS before_end
+          FROM relay.position
+         WHERE consumer_group = '' AND topic = ANY ($1::text[]) AND taken_at >= $2
+        WINDOW series AS (PARTITION BY topic, partition ORDER BY taken_at)) AS steps
+ WHERE log_end < before_end
+ ORDER BY taken_at
+"""
+
+
+async def _shrinks(
+    connection: asyncpg.Connection, flow: Flow, since: datetime
+) -> dict[str, tuple[Shrink, ...]]:
+    topics = sorted(flow.topics | {flow.returns_topic})
+    found: defaultdict[str, list[Shrink]] = defaultdict(list)
+    start = since - timedelta(seconds=BEFORE_SECONDS)
+    for topic, *columns in await connection.fetch(_SHRINKS, topics, start):
+        found[topic].append(Shrink(*columns))
+    return {topic: tuple(steps) for topic, steps in found.items()}
+
+
+_POSITIONS: Final = """
+SELECT consumer_group, topic, partition, taken_at, committed_offset, members, log_start
+  FROM relay.position
+ WHERE consumer_group = ANY ($1::text[]) AND topic = ANY ($2::text[])
+   AND partition = ANY ($3::int[]) AND taken_at >= $4
+ ORDER BY taken_at, position_id LIMIT $5
+"""
+
+
+async def read_positions(
+    connection: asyncpg.Connection,
+    groups: Sequence[str],
+    partitions: Collection[Partition],
+    since: datetime,
+) -> Series:
+    """Read the recorded positions of groups on partitions, from shortly before `since`."""
+    rows = await connection.fetch(
+        _POSITIONS,
+        groups,
+        sorted({topic for topic, _ in partitions}),
+        sorted({number for _, number in partitions}),
+        since - timedelta(seconds=BEFORE_SECONDS),
+        _POSITIONS_AT_MOST,
+    )
+    found: defaultdict[tuple[str, Partition], list[PositionSample]] = defaultdict(list)
+    for group, topic, number, *columns in rows:
+        found[group, (topic, number)].append(PositionSample(*columns))
+    return dict(found)

@@ -1,0 +1,331 @@
+"""All hops: joins what was gathered into one `Evidence` for each order: pure functions.
+
+Invariant: nothing is asked here and nothing is decided; an order whose parts are Missing keeps them
+Missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from relay.diagnose.causes import Cause
+from relay.diagnose.evidence.history import crossing, waiting
+from relay.diagnose.evidence.order import (
+    Crossing,
+    Delivery,
+    EventSeen,
+    Evidence,
+    HeldEvent,
+    Neighbours,
+    OrderSeen,
+    ReadBack,
+    ReturnSeen,
+    Scan,
+    Waiting,
+)
+from relay.diagnose.evidence.rows import EventRow, ReturnRow, Rows
+from relay.diagnose.evidence.surroundings import Missing, Surroundings, TopicSeen
+from relay.diagnose.gather.answers import in_question, share_out
+from relay.diagnose.gather.around import Series
+from relay.diagnose.gather.database import trace_id
+from relay.diagnose.gather.readback import ReadBacks
+from relay.diagnose.gather.scan import ScanResult
+from relay.runtime.flow import Flow
+
+
+@dataclass(slots=True)
+class LogFacts:
+    """What was read from Kafka's logs for these orders.
+
+    Attributes:
+        scan: None when there was no need to look.
+        elsewhere: returns on other topics, by order.
+        answered: orders in the neighbourhood that have a return.
+        refused: what was quarantined from where returns were found, by partition and offset.
+        home: the partition of the returns topic where an order's key belongs; None: unknown.
+    """
+
+    readbacks: ReadBacks = field(default_factory=ReadBacks)
+    scan: ScanResult | Missing | None = None
+    elsewhere: Mapping[str, list[ReturnRow]] = field(default_factory=dict)
+    answered: frozenset[str] = frozenset()
+    refused: Mapping[tuple[int, int], ReturnRow] = field(default_factory=dict)
+    positions: Series = field(default_factory=dict)
+    home: Callable[[str], int | None] = lambda _order_id: None
+
+    def found_orders(self) -> frozenset[str]:
+        """Return the orders that have a return on the part of Kafka that was read."""
+        return frozenset(self.scan.found) if isinstance(self.scan, ScanResult) else frozenset()
+
+    def found_positions(self) -> set[tuple[int, int]]:
+        """Return partition and offset of every return that was found on Kafka."""
+        if not isinstance(self.scan, ScanResult):
+            return set()
+        found = (row.seen for rows in self.scan.found.values() for row in rows)
+        return {(one.partition, one.offset) for one in found}
+
+
+@dataclass(frozen=True, slots=True)
+class Joiner:
+    """Joins the parts for one order at a time."""
+
+    flow: Flow
+    around: Surroundings
+    rows: Rows
+    log: LogFacts
+
+    def evidence(self, order_id: str, asked_event: str | None = None) -> Evidence:
+        """Return everything known about one order."""
+        events = self._events(order_id)
+        waiting_events = [] if isinstance(events, Missing) else self._expecting(events)
+        returns = self._returns(order_id, waiting_events)
+        given = {} if isinstance(returns, Missing) else share_out(waiting_events, returns)
+        chosen = in_question(waiting_events, given, asked_event) if given else None
+        if chosen is None and waiting_events:
+            chosen = waiting_events[0]
+        case = self.rows.cases.get(order_id)
+        base = Evidence(
+            order_id=order_id,
+            around=self.around,
+            order=self._order(order_id),
+            event=events if isinstance(events, Missing) else self._event(chosen),
+            handed_over=chosen.handed_over if chosen else False,
+            held=self._held(order_id, chosen),
+            returns=_seen(returns, given, chosen),
+            scan=self._scan(order_id, ()),
+            closed=case.closed if case else None,
+            incident_id=case.incident_id if case else None,
+            case_kind=case.kind if case else None,
+            other_types=() if isinstance(events, Missing) else _other_types(events, chosen),
+            strays=self.rows.strays.get(order_id, ()),
+            dropped_partition=self.rows.dropped.get(order_id),
+            default_deadline_seconds=default_deadline_seconds(self.flow),
+        )
+        return base if chosen is None else self._with_deliveries(base, chosen)
+
+    def _order(self, order_id: str) -> OrderSeen | Missing | None:
+        orders = self.rows.orders
+        return orders if isinstance(orders, Missing) else orders.get(order_id)
+
+    def _events(self, order_id: str) -> list[EventRow] | Missing:
+        events = self.rows.events
+        return events if isinstance(events, Missing) else events.get(order_id, [])
+
+    def _expecting(self, events: Sequence[EventRow]) -> list[EventRow]:
+        """Return the rows that expect a return, or whose type nobody has mapped."""
+        routes = self.flow.events
+        due = [one for one in events if self.flow.deadline_seconds(one.event_type) is not None]
+        return due or [one for one in events if one.event_type not in routes]
+
+    def _event(self, row: EventRow | None) -> EventSeen | None:
+        if row is None:
+            return None
+        route = self.flow.events.get(row.event_type)
+        own = None if route is None else route.deadline_seconds
+        return EventSeen(
+            outbox_id=row.outbox_id,
+            event_id=row.event_id,
+            event_type=row.event_type,
+            topic=None if route is None else route.topic,
+            created_at=row.created_at,
+            deadline_seconds=default_deadline_seconds(self.flow) if own is None else own,
+            traceparent=row.traceparent,
+            kept=row.kept,
+        )
+
+    def _held(self, order_id: str, chosen: EventRow | None) -> tuple[HeldEvent, ...] | Missing:
+        held = self.rows.held
+        if isinstance(held, Missing) or chosen is None:
+            return held if isinstance(held, Missing) else ()
+        return tuple(
+            replace(one.held, own=one.outbox_id == chosen.outbox_id)
+            for one in held.get(order_id, [])
+            if one.outbox_id <= chosen.outbox_id
+        )
+
+    def _returns(self, order_id: str, events: Sequence[EventRow]) -> list[ReturnRow] | Missing:
+        stored = self.rows.returns
+        if isinstance(stored, Missing):
+            return stored
+        rows = list(stored.get(order_id, []))
+        for event in events:
+            rows += self.rows.returns_by_trace.get(trace_id(event), [])
+        if isinstance(self.log.scan, ScanResult):
+            found = self.log.scan.found.get(order_id, [])
+            rows += [
+                self.log.refused.get((one.seen.partition, one.seen.offset), one) for one in found
+            ]
+        rows += self.log.elsewhere.get(order_id, [])
+        return _once_each(rows)
+
+    def _with_deliveries(self, base: Evidence, chosen: EventRow) -> Evidence:
+        deliveries = self.rows.deliveries
+        if isinstance(deliveries, Missing):
+            return replace(base, deliveries=deliveries)
+        own = tuple(deliveries.get(chosen.outbox_id, []))
+        if not own:
+            return base
+        newest = own[-1]
+        return replace(
+            base,
+            deliveries=own,
+            readback=self._readback(newest),
+            scan=self._scan(base.order_id, own),
+            crossing=self._crossings(newest),
+            waiting=self._waiting(newest),
+            neighbours=self._neighbours(base.order_id, newest),
+        )
+
+    def _readback(self, newest: Delivery) -> ReadBack | Missing | None:
+        if newest.offset is None:
+            return None
+        topics = self.around.topics
+        if isinstance(topics, Missing):
+            return topics
+        where = (newest.topic, newest.partition)
+        unread = Missing("the record", Cause.TIMED_OUT, "not read back in time", "again")
+        return self.log.readbacks.found.get((where, newest.offset), unread)
+
+    def _crossings(self, newest: Delivery) -> dict[str, Crossing]:
+        if newest.offset is None:
+            return {}
+        found = {}
+        for group in self.flow.processor_groups:
+            samples = self.log.positions.get((group, (newest.topic, newest.partition)), [])
+            came = crossing(group, samples, newest.offset, newest.published_at)
+            if came is not None:
+                found[group] = came
+        return found
+
+    def _waiting(self, newest: Delivery) -> dict[str, Waiting]:
+        if newest.offset is None:
+            return {}
+        found = {}
+        for group in self.flow.processor_groups:
+            samples = self.log.positions.get((group, (newest.topic, newest.partition)), [])
+            still = waiting(samples, newest.offset)
+            if still is not None:
+                found[group] = still
+        return found
+
+    def _neighbours(self, order_id: str, newest: Delivery) -> Neighbours | None:
+        if newest.offset is None:
+            return None
+        where = (newest.topic, newest.partition)
+        answered: list[int] = []
+        unanswered = [newest.offset]
+        for offset, key in self.log.readbacks.around(where, newest.offset):
+            other = key.decode("utf-8", "replace")
+            if other != order_id:
+                (answered if other in self.log.answered else unanswered).append(offset)
+        return Neighbours(tuple(sorted(unanswered)), tuple(sorted(answered)))
+
+    def _scan(self, order_id: str, deliveries: Sequence[Delivery]) -> Scan | Missing:
+        scan = self.log.scan
+        if isinstance(scan, Missing):
+            return scan
+        if scan is None:
+            return Scan(complete=False, records=0, partitions_read=0, partitions=0)
+        return Scan(
+            complete=scan.complete,
+            records=scan.records,
+            partitions_read=scan.partitions_read,
+            partitions=scan.partitions,
+            newest_return_at=scan.newest_return_at,
+            unread_lost=self._unread_lost(order_id, deliveries[0].published_at, scan)
+            if deliveries
+            else None,
+            vouched=scan.vouched,
+        )
+
+    def _unread_lost(self, order_id: str, published_at: datetime, scan: ScanResult) -> Cause | None:
+        """Say why returns that nobody had read are gone from the partition of the order's key."""
+        topics, home = self.around.topics, self.log.home(order_id)
+        if isinstance(topics, Missing) or home is None:
+            return None
+        topic = topics[self.flow.returns_topic]
+        return unread_lost(
+            self.around, topic, home, published_at, lost=home in scan.lost_partitions
+        )
+
+
+def unread_lost(
+    around: Surroundings, topic: TopicSeen, home: int, published_at: datetime, *, lost: bool
+) -> Cause | None:
+    """Say why records are gone from a partition of the returns topic before they were applied.
+
+    Args:
+        around: the consumer's position and gaps.
+        topic: the returns topic.
+        home: the partition.
+        published_at: what was lost before then does not matter.
+        lost: the log lies beyond the consumer's position now.
+    """
+    if isinstance(around.consumer, Missing):
+        return None
+    gaps = [
+        gap
+        for gap in around.consumer.gaps
+        if gap.partition == home and gap.noticed_at >= published_at
+    ]
+    position = around.consumer.offsets.get(home)
+    handled = [gap.from_offset for gap in gaps]
+    handled += [position.next_offset] if lost and position is not None else []
+    for shrink in topic.shrinks:
+        if shrink.partition == home and shrink.after_at >= published_at:
+            if any(shrink.before_end > offset for offset in handled):
+                return Cause.TOPIC_RECREATED
+            return None
+    if any(gap.reason == "out_of_range" for gap in gaps) or lost:
+        return _deleted(around, topic, published_at)
+    return None
+
+
+def _deleted(around: Surroundings, topic: TopicSeen, published_at: datetime) -> Cause:
+    age = (around.now_at - published_at).total_seconds()
+    kept = topic.retention_seconds
+    return Cause.RECORDS_DELETED if kept is None or age < kept else Cause.RECORD_EXPIRED
+
+
+def default_deadline_seconds(flow: Flow) -> float:
+    """Return the deadline of an order whose event is missing: the shortest of the flow's."""
+    deadlines = [one.deadline_seconds for one in flow.events.values() if one.deadline_seconds]
+    return min(deadlines, default=900.0)
+
+
+def _once_each(rows: Sequence[ReturnRow]) -> list[ReturnRow]:
+    """Drop the copy on Kafka of what is in inbox, quarantine or pending."""
+    seen: dict[tuple[str, int, int], ReturnSeen] = {}
+    kept = []
+    for row in rows:
+        where = (row.seen.topic, row.seen.partition, row.seen.offset)
+        known = seen.get(where)
+        if known is not None and _same_record(known, row.seen):
+            continue
+        seen[where] = row.seen
+        kept.append(row)
+    return kept
+
+
+def _same_record(one: ReturnSeen, other: ReturnSeen) -> bool:
+    """Tell a record from another at the same offset of a topic that was made again."""
+    times = one.recorded_at, other.recorded_at
+    return None in times or times[0] == times[1]
+
+
+def _seen(
+    returns: Sequence[ReturnRow] | Missing,
+    given: Mapping[str, Sequence[ReturnRow]],
+    chosen: EventRow | None,
+) -> tuple[ReturnSeen, ...] | Missing:
+    if isinstance(returns, Missing):
+        return returns
+    own = returns if chosen is None else given.get(chosen.event_id, [])
+    return tuple(row.seen for row in own)
+
+
+def _other_types(events: Sequence[EventRow], chosen: EventRow | None) -> tuple[str, ...]:
+    own = None if chosen is None else chosen.event_id
+    return tuple(sorted({one.event_type for one in events if one.event_id != own}))

@@ -1,0 +1,257 @@
+"""Hops 2 to 5: asks the broker what is where: topics, log ends, groups; it changes nothing.
+
+Invariant: no topic is ever created by asking for it, no group is joined, nothing is committed. All
+errors are aiokafka's or TimeoutError; who gathers turns them into `Missing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.coordinator.protocol import ConsumerProtocol
+from aiokafka.errors import KafkaConnectionError, KafkaError, for_code
+from aiokafka.protocol.admin import (
+    DescribeConfigsRequest,
+    DescribeGroupsRequest,
+    ListGroupsRequest,
+)
+from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.offset import OffsetRequest
+
+from relay.diagnose.evidence.surroundings import Partition
+from relay.runtime.kafka import KafkaConnection
+
+REQUEST_SECONDS: Final = 5.0
+LATEST: Final = -1
+EARLIEST: Final = -2
+_CLOSE_SECONDS: Final = 2.0
+_RETRY_SECONDS: Final = 0.1
+_TOPIC_RESOURCE: Final = 2
+_SETTINGS: Final = [
+    "retention.ms",
+    "cleanup.policy",
+    "max.message.bytes",
+    "min.insync.replicas",
+    "unclean.leader.election.enable",
+]
+_GROUP_COORDINATOR: Final = 0
+_READ_UNCOMMITTED, _READ_COMMITTED = 0, 1
+# Coordinator loading, not available, not this one: it moves; ask again.
+_COORDINATOR_MOVES: Final = frozenset({14, 15, 16})
+# Leader moves, or the partition is gone: no answer now.
+_NOT_LEADER: Final = frozenset({3, 5, 6, 9})
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMembers:
+    """Who is in a group. `members` is None for a group of the new protocol (KIP-848)."""
+
+    state: str
+    members: int | None
+    subscribed: frozenset[str] | None
+    assigned: frozenset[Partition] | None
+
+
+@dataclass(slots=True)
+class Broker:
+    """A connection to a cluster, for reading.
+
+    Attributes:
+        leaders: by partition, of every topic that exists; -1 where there is none now.
+        stale: a partition was not where it should be: `refresh` before the next question.
+    """
+
+    client: AIOKafkaClient
+    leaders: dict[Partition, int] = field(default_factory=dict)
+    internal: frozenset[str] = frozenset()
+    stale: bool = False
+
+    async def refresh(self) -> None:
+        """Read which topics there are, and who leads their partitions."""
+        # None asks for all of them: a request that names one would create it where it is missing.
+        answer = await self.send(MetadataRequest(None))
+        self.client.cluster.update_metadata(answer)
+        self.stale = False
+        self.leaders = {
+            (topic, number): leader
+            for error, topic, _internal, partitions in answer.topics
+            if not error
+            for _error, number, leader, *_ in partitions
+        }
+        self.internal = frozenset(topic for _error, topic, internal, _ in answer.topics if internal)
+
+    def partitions(self, topic: str) -> list[Partition]:
+        """Return a topic's partitions in order; none when there is no such topic."""
+        return sorted(one for one in self.leaders if one[0] == topic)
+
+    async def send(self, request: Any, node: Any = None) -> Any:
+        """Send one request, to any broker unless one is named."""
+        chosen = self.client.get_random_node() if node is None else node
+        if chosen is None:
+            raise KafkaConnectionError("no broker is known")
+        return await self.client.send(chosen, request)
+
+    def by_leader(self, partitions: Iterable[Partition]) -> dict[int, list[Partition]]:
+        """Group partitions by their leader; those without one are left out."""
+        led: defaultdict[int, list[Partition]] = defaultdict(list)
+        for partition in partitions:
+            leader = self.leaders.get(partition, -1)
+            if leader >= 0:
+                led[leader].append(partition)
+        return dict(led)
+
+    async def offsets(
+        self, partitions: Collection[Partition], at: int, *, committed_only: bool = False
+    ) -> dict[Partition, int]:
+        """Return log ends (LATEST), starts (EARLIEST), or the first offsets since a time in ms.
+
+        A partition without an answer (no leader, no record since then) is absent.
+
+        Args:
+            partitions: existing ones.
+            at: LATEST, EARLIEST or milliseconds since 1970.
+            committed_only: the end before the first open transaction.
+        """
+        level = _READ_COMMITTED if committed_only else _READ_UNCOMMITTED
+        found: dict[Partition, int] = {}
+        for leader, led in self.by_leader(partitions).items():
+            request = OffsetRequest(-1, level, _by_topic(led, lambda _one: at))
+            answer = await self.send(request, leader)
+            for topic, asked in answer.topics:
+                for number, error, _timestamp, offset in asked:
+                    if error and error not in _NOT_LEADER:
+                        raise for_code(error)(f"{topic}[{number}]")
+                    self.stale = self.stale or bool(error)
+                    if not error and offset >= 0:
+                        found[topic, number] = offset
+        return found
+
+    async def topic_settings(self, topics: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return what each topic is set to; one that may not be asked about is absent."""
+        asked = [(_TOPIC_RESOURCE, topic, _SETTINGS) for topic in topics]
+        if not asked:
+            return {}
+        answer = await self.send(DescribeConfigsRequest(asked))
+        return {
+            topic: {entry[0]: entry[1] for entry in entries}
+            for error, _message, _kind, topic, entries in answer.resources
+            if not error
+        }
+
+    async def committed(self, group: str) -> dict[Partition, int]:
+        """Return a group's committed offsets; none when there is no such group.
+
+        Raises:
+            GroupAuthorizationFailedError: it may not be asked.
+        """
+        answer = await self._ask_coordinator(group, OffsetFetchRequest(group, None))
+        return {
+            (topic, number): offset
+            for topic, partitions in answer.topics
+            for number, offset, _metadata, error in partitions
+            if not error and offset >= 0
+        }
+
+    async def members(self, group: str) -> GroupMembers:
+        """Return who is in a group; state `Dead` when there is no such group."""
+        answer = await self._ask_coordinator(group, DescribeGroupsRequest([group]))
+        (described,) = answer.groups
+        _error, _name, state, kind, _protocol, members, *_ = described
+        if kind not in ("", ConsumerProtocol.PROTOCOL_TYPE):
+            return GroupMembers(state, len(members), None, None)
+        return GroupMembers(state, len(members), _subscribed(members), _assigned(members))
+
+    async def groups(self) -> list[str]:
+        """Return the names of all consumer groups that we may see."""
+        names: list[str] = []
+        for node in self.client.cluster.brokers():
+            answer = await self.send(ListGroupsRequest(), node.nodeId)
+            names += [name for name, kind in answer.groups if kind in ("consumer", "")]
+        return sorted(set(names))
+
+    async def _ask_coordinator(self, group: str, request: Any) -> Any:
+        """Ask a group's coordinator, again while it moves, until the caller's time is over."""
+        while True:
+            found = await self.send(FindCoordinatorRequest(group, _GROUP_COORDINATOR))
+            if not found.error_code:
+                answer = await self.send(request, found.coordinator_id)
+                error = _error_of(answer)
+                if not error:
+                    return answer
+                if error not in _COORDINATOR_MOVES:
+                    raise for_code(error)(group)
+            elif found.error_code not in _COORDINATOR_MOVES:
+                raise for_code(found.error_code)(group)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
+@asynccontextmanager
+async def connected(
+    kafka: KafkaConnection, client_id: str, *, request_seconds: float = REQUEST_SECONDS
+) -> AsyncIterator[Broker]:
+    """Connect for reading, and read which topics there are.
+
+    Raises:
+        KafkaError, TimeoutError, OSError: nobody answers within `request_seconds`.
+    """
+    client = AIOKafkaClient(
+        **kafka.client_options(client_id), request_timeout_ms=int(request_seconds * 1000)
+    )
+    broker = Broker(client)
+    try:
+        async with asyncio.timeout(request_seconds):
+            await client.bootstrap()
+            await broker.refresh()
+        yield broker
+    finally:
+        with suppress(TimeoutError, KafkaError, OSError):
+            await asyncio.wait_for(client.close(), _CLOSE_SECONDS)
+
+
+def _by_topic(partitions: Iterable[Partition], value: Any) -> list[tuple[str, list[Any]]]:
+    grouped: defaultdict[str, list[Any]] = defaultdict(list)
+    for one in partitions:
+        grouped[one[0]].append((one[1], value(one)))
+    return list(grouped.items())
+
+
+def _error_of(answer: Any) -> int:
+    """Return the error of an answer about one group, wherever its version keeps it."""
+    if hasattr(answer, "groups"):
+        return int(answer.groups[0][0])
+    own = int(getattr(answer, "error_code", 0))
+    inner = (p[3] for _topic, partitions in answer.topics for p in partitions)
+    return own or next((int(error) for error in inner if error in _COORDINATOR_MOVES), 0)
+
+
+def _subscribed(members: Iterable[Any]) -> frozenset[str] | None:
+    topics: set[str] = set()
+    for _id, _client, _host, metadata, _assignment in members:
+        if not metadata:
+            return None  # a rebalance is under way, or the member speaks another protocol
+        try:
+            topics.update(ConsumerProtocol.METADATA.decode(metadata).subscription)
+        except (ValueError, TypeError):
+            return None
+    return frozenset(topics)
+
+
+def _assigned(members: Iterable[Any]) -> frozenset[Partition] | None:
+    partitions: set[Partition] = set()
+    for _id, _client, _host, _metadata, assignment in members:
+        if not assignment:
+            return None
+        try:
+            decoded = ConsumerProtocol.ASSIGNMENT.decode(assignment)
+            partitions.update((tp.topic, tp.partition) for tp in decoded.partitions())
+        except (ValueError, TypeError):
+            return None
+    return frozenset(partitions)

@@ -1,0 +1,485 @@
+"""Hops 1, 2, 4 and 5: reads what the database holds of many orders, each part in one statement.
+
+Invariant: reads only, without payloads (an observer's role suffices), in the caller's REPEATABLE
+READ transaction; every statement is answered by an index for each id, whatever the tables hold.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Final, TypeVar
+
+import asyncpg
+
+from consumers.apply.catalog import orders_table
+from consumers.apply.statements import OrdersTable
+from consumers.returns.order_key import canonical_key
+from relay.diagnose.evidence.order import (
+    ClosedByHand,
+    Delivery,
+    HeldEvent,
+    OrderSeen,
+    Place,
+    ReturnSeen,
+)
+from relay.diagnose.evidence.rows import CaseRow, EventRow, HeldRow, ReturnRow, Rows
+from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.gather.reading import part
+from relay.runtime.flow import ApplyColumns, Flow
+
+_STRAYS_AT_MOST: Final = 200
+_TRACE_HEX: Final = 32
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+async def read_rows(connection: asyncpg.Connection, flow: Flow, ids: Sequence[str]) -> Rows:
+    """Read everything the database holds of these orders; what cannot be read is Missing."""
+    con = connection
+    orders = await part(con, "the order's row", lambda: read_orders(con, flow, ids))
+    placed = {} if isinstance(orders, Missing) else orders
+    events = await part(con, "the outbox row", lambda: _events(con, flow, ids, placed))
+    known = {} if isinstance(events, Missing) else events
+    outbox_ids = [row.outbox_id for rows in known.values() for row in rows]
+    traces = [trace_id(row) for rows in known.values() for row in rows]
+    bare = _without_event(ids, orders, events)
+    return Rows(
+        orders=orders,
+        events=events,
+        deliveries=await part(
+            con, "the delivery ledger", lambda: _deliveries(con, flow, outbox_ids)
+        ),
+        held=await part(con, "the quarantine", lambda: _held(con, ids)),
+        returns=await part(con, "inbox and quarantine", lambda: _returns(con, flow, ids)),
+        returns_by_trace=_or_nothing(
+            await part(con, "the quarantine", lambda: _refused_by_trace(con, flow, traces))
+        ),
+        cases=_or_nothing(await part(con, "overdue cases", lambda: _cases(con, ids))),
+        strays=_or_nothing(await part(con, "other rows", lambda: _strays(con, flow, list(bare)))),
+        dropped=_or_nothing(await part(con, "dropped days", lambda: _dropped(con, bare))),
+    )
+
+
+def _or_nothing(found: Mapping[K, V] | Missing) -> Mapping[K, V]:
+    return {} if isinstance(found, Missing) else found
+
+
+def _without_event(
+    ids: Sequence[str],
+    orders: Mapping[str, OrderSeen] | Missing,
+    events: Mapping[str, list[EventRow]] | Missing,
+) -> dict[str, datetime | None]:
+    """Return the orders that have no outbox row, with the time of their placing."""
+    if isinstance(events, Missing):
+        return {}
+    placed = {} if isinstance(orders, Missing) else orders
+    return {
+        one: placed[one].submitted_at if one in placed else None for one in ids if one not in events
+    }
+
+
+def trace_id(row: EventRow) -> str:
+    """Return the trace of an event: its traceparent's, else the one made of its event id."""
+    if row.traceparent and len(row.traceparent) > _TRACE_HEX + 3:
+        return row.traceparent[3 : 3 + _TRACE_HEX]
+    return row.event_id.replace("-", "")
+
+
+async def read_orders(
+    connection: asyncpg.Connection, flow: Flow, ids: Sequence[str]
+) -> dict[str, OrderSeen]:
+    """Read the orders' own rows; none where the flow does not say where they are.
+
+    Raises:
+        FlowTableError: the flow's settings name what the database does not have.
+    """
+    if not isinstance(flow.apply, ApplyColumns):
+        return {}
+    table = await orders_table(connection, flow)
+    canonical = canonical_key(flow.apply.key_type)
+    keys = [key for key in map(canonical, ids) if key is not None]
+    rows = await connection.fetch(_orders_query(table), keys)
+    return {
+        row["key"]: OrderSeen(
+            row["status"],
+            row["status"] in flow.terminal_statuses,
+            row["submitted_at"],
+            row["returned_at"],
+        )
+        for row in rows
+    }
+
+
+def _orders_query(table: OrdersTable) -> str:
+    # The cast is on the parameter: on the column it would cost the index.
+    returned_at = "NULL::timestamptz" if table.returned_at is None else f"o.{table.returned_at}"
+    return f"""
+        SELECT o.{table.key}::text AS key, o.{table.status}::text AS status,
+               o.{table.submitted_at}::timestamptz AS submitted_at, {returned_at} AS returned_at
+          FROM {table.table} o
+         WHERE o.{table.key} = ANY ($1::text[]::{table.key_type}[])
+    """  # noqa: S608 - identifiers from the catalog
+
+
+# A row was handed over when the checkpoint's past snapshot shows it, or the page being read does.
+_EVENTS: Final = """
+SELECT e.aggregate_id, e.id, e.event_id::text, e.event_type, e.created_at, e.traceparent, e.kept,
+       coalesce(pg_visible_in_snapshot(e.txid, c.prev)
+                OR (e.id <= c.last_id AND pg_visible_in_snapshot(e.txid, c.cur)), false)
+  FROM (SELECT aggregate_id, aggregate_type, id, event_id, event_type, created_at, traceparent,
+               txid, false AS kept
+          FROM relay.outbox_summary WHERE aggregate_id = ANY ($1::text[])
+         UNION ALL
+        SELECT aggregate_id, aggregate_type, id, event_id, event_type, created_at, traceparent,
+               txid, true
+          FROM relay.kept_summary WHERE aggregate_id = ANY ($1::text[])) AS e
+  LEFT JOIN relay.checkpoint AS c ON c.shard = 0
+ WHERE e.aggregate_type = $2 OR e.event_type = ANY ($3::text[])
+ ORDER BY e.id
+"""
+
+
+# The same, looked for where the order's day is: two or three partitions instead of all.
+_EVENTS_NEAR: Final = """
+SELECT k.order_id, e.id, e.event_id::text, e.event_type, e.created_at, e.traceparent, false,
+       coalesce(pg_visible_in_snapshot(e.txid, c.prev)
+                OR (e.id <= c.last_id AND pg_visible_in_snapshot(e.txid, c.cur)), false)
+  FROM unnest($1::text[], $4::timestamptz[]) AS k (order_id, placed_at)
+ CROSS JOIN LATERAL (
+       SELECT o.id, o.event_id, o.event_type, o.created_at, o.traceparent, o.txid
+         FROM relay.outbox_summary AS o
+        WHERE o.aggregate_id = k.order_id
+          AND o.created_at >= k.placed_at - interval '1 day'
+          AND o.created_at < k.placed_at + interval '2 days'
+          AND (o.aggregate_type = $2 OR o.event_type = ANY ($3::text[]))
+        ORDER BY o.id) AS e
+  LEFT JOIN relay.checkpoint AS c ON c.shard = 0
+"""
+# With fewer orders than this, looking everywhere costs a few milliseconds.
+_NEAR_FROM: Final = 200
+
+
+async def _events(
+    connection: asyncpg.Connection,
+    flow: Flow,
+    ids: Sequence[str],
+    placed: Mapping[str, OrderSeen],
+) -> dict[str, list[EventRow]]:
+    """Read outbox rows: many orders near their time first, what is not found there everywhere."""
+    kinds = flow.aggregate_type, list(flow.events)
+    found: defaultdict[str, list[EventRow]] = defaultdict(list)
+    near = [one for one in ids if one in placed and placed[one].submitted_at is not None]
+    if len(near) >= _NEAR_FROM:
+        times = [placed[one].submitted_at for one in near]
+        for order_id, *columns in await connection.fetch(_EVENTS_NEAR, near, *kinds, times):
+            found[order_id].append(EventRow(*columns))
+    # An order without a row that expects a return may have it on another day, or in relay.kept.
+    left = [one for one in ids if not _expecting(flow, found.get(one, ()))]
+    for order_id in left:
+        found.pop(order_id, None)
+    if left:
+        for order_id, *columns in await connection.fetch(_EVENTS, left, *kinds):
+            found[order_id].append(EventRow(*columns))
+    return dict(found)
+
+
+def _expecting(flow: Flow, events: Iterable[EventRow]) -> bool:
+    return any(flow.deadline_seconds(one.event_type) is not None for one in events)
+
+
+# `id_range @>` is what the GiST index answers; a range may have holes, the array has not. Only the
+# event's own topics: a replay elsewhere is no publication of it.
+_DELIVERIES: Final = """
+SELECT wanted.id, ledger.topic, ledger.partition,
+       ledger.base_offset + array_position(ledger.outbox_ids, wanted.id) - 1,
+       ledger.published_at, ledger.replay_id::text
+  FROM unnest($1::bigint[]) AS wanted (id)
+  JOIN relay.delivery_ledger AS ledger
+    ON ledger.id_range @> wanted.id AND wanted.id = ANY (ledger.outbox_ids)
+ WHERE ledger.topic = ANY ($2::text[])
+ ORDER BY ledger.published_at, ledger.ledger_id
+"""
+
+
+async def _deliveries(
+    connection: asyncpg.Connection, flow: Flow, outbox_ids: Sequence[int]
+) -> dict[int, list[Delivery]]:
+    rows = await connection.fetch(_DELIVERIES, outbox_ids, sorted(flow.topics))
+    found: defaultdict[int, list[Delivery]] = defaultdict(list)
+    for outbox_id, *columns in rows:
+        found[outbox_id].append(Delivery(*columns))
+    return dict(found)
+
+
+_HELD: Final = """
+SELECT aggregate_id, outbox_id, reason, coalesce(detail, ''), state, first_seen_at, resolved_by,
+       resolved_why
+  FROM relay.quarantine_summary
+ WHERE kind = 'event' AND aggregate_id = ANY ($1::text[])
+ ORDER BY outbox_id
+"""
+
+
+async def _held(connection: asyncpg.Connection, ids: Sequence[str]) -> dict[str, list[HeldRow]]:
+    found: defaultdict[str, list[HeldRow]] = defaultdict(list)
+    for order_id, outbox_id, reason, detail, state, *rest in await connection.fetch(_HELD, ids):
+        # Whether it is the event's own row is known once the event is chosen.
+        held = HeldEvent(reason, detail, state, False, *rest)  # noqa: FBT003
+        found[order_id].append(HeldRow(outbox_id, held))
+    return dict(found)
+
+
+_INBOX: Final = """
+SELECT aggregate_id, causation_id, topic, partition, record_offset, status, recorded_at,
+       received_at, outcome, reason
+  FROM relay.inbox WHERE aggregate_id = ANY ($1::text[])
+ ORDER BY received_at, record_offset
+"""
+_REFUSED: Final = """
+SELECT aggregate_id, topic, partition, record_offset, reason, detail, state, first_seen_at,
+       resolved_by, resolved_why, traceparent
+  FROM relay.quarantine_summary
+ WHERE kind = 'return' AND aggregate_id = ANY ($1::text[])
+ ORDER BY quarantine_id
+"""
+_MAY_READ_PENDING: Final = "SELECT has_table_privilege('relay.pending_return', 'SELECT')"
+_PENDING: Final = """
+SELECT aggregate_id, topic, partition, record_offset, recorded_at, pending_since
+  FROM relay.pending_return WHERE aggregate_id = ANY ($1::text[])
+ ORDER BY pending_id
+"""
+
+
+async def _returns(
+    connection: asyncpg.Connection, flow: Flow, ids: Sequence[str]
+) -> dict[str, list[ReturnRow]]:
+    found: defaultdict[str, list[ReturnRow]] = defaultdict(list)
+    for row in await connection.fetch(_INBOX, ids):
+        found[row["aggregate_id"]].append(_inbox_row(row, flow))
+    for row in await connection.fetch(_REFUSED, ids):
+        found[row["aggregate_id"]].append(_refused_row(row))
+    if await connection.fetchval(_MAY_READ_PENDING):
+        for row in await connection.fetch(_PENDING, ids):
+            found[row["aggregate_id"]].append(_pending_row(row))
+    return dict(found)
+
+
+def is_terminal(flow: Flow, word: str | None) -> bool | None:
+    """Tell whether a return's word for a status ends the wait; None: the flow does not know it."""
+    if word is None:
+        return None
+    status = flow.status_aliases.get(word, word)
+    return status in flow.terminal_statuses if status in flow.status_ranks else None
+
+
+def _inbox_row(row: asyncpg.Record, flow: Flow) -> ReturnRow:
+    return ReturnRow(
+        ReturnSeen(
+            place=Place.INBOX,
+            topic=row["topic"],
+            partition=row["partition"],
+            offset=row["record_offset"],
+            status=row["status"],
+            terminal=is_terminal(flow, row["status"]),
+            recorded_at=row["recorded_at"],
+            handled_at=row["received_at"],
+            outcome=row["outcome"],
+            names_order=row["aggregate_id"],
+            reason=row["reason"],
+        ),
+        row["causation_id"],
+    )
+
+
+def _refused_row(row: asyncpg.Record) -> ReturnRow:
+    return ReturnRow(
+        ReturnSeen(
+            place=Place.QUARANTINE,
+            topic=row["topic"],
+            partition=row["partition"],
+            offset=row["record_offset"],
+            status=None,
+            terminal=None,
+            handled_at=row["first_seen_at"],
+            names_order=row["aggregate_id"],
+            reason=row["reason"],
+            detail=row["detail"],
+            state=row["state"],
+            resolved_by=row["resolved_by"],
+            resolved_why=row["resolved_why"],
+        )
+    )
+
+
+def _pending_row(row: asyncpg.Record) -> ReturnRow:
+    return ReturnRow(
+        ReturnSeen(
+            place=Place.PENDING,
+            topic=row["topic"],
+            partition=row["partition"],
+            offset=row["record_offset"],
+            status=None,
+            terminal=None,
+            recorded_at=row["recorded_at"],
+            handled_at=row["pending_since"],
+            names_order=row["aggregate_id"],
+        )
+    )
+
+
+# A return that names no order, or a wrong one, still carries its event's trace. What is refused is
+# little, and is read as a whole.
+_REFUSED_BY_TRACE: Final = """
+SELECT aggregate_id, topic, partition, record_offset, reason, detail, state, first_seen_at,
+       resolved_by, resolved_why, traceparent
+  FROM relay.quarantine_summary
+ WHERE kind = 'return' AND substring(traceparent FROM 4 FOR 32) = ANY ($1::text[])
+ ORDER BY quarantine_id
+"""
+
+
+async def _refused_by_trace(
+    connection: asyncpg.Connection, _flow: Flow, traces: Sequence[str]
+) -> dict[str, list[ReturnRow]]:
+    found: defaultdict[str, list[ReturnRow]] = defaultdict(list)
+    for row in await connection.fetch(_REFUSED_BY_TRACE, traces):
+        found[row["traceparent"][3 : 3 + _TRACE_HEX]].append(_refused_row(row))
+    return dict(found)
+
+
+_CASES: Final = """
+SELECT aggregate_id, incident_id, closed_as, closed_by, closed_why, closed_at, hop, cause
+  FROM relay.overdue WHERE aggregate_id = ANY ($1::text[])
+ ORDER BY opened_at
+"""
+
+
+async def _cases(connection: asyncpg.Connection, ids: Sequence[str]) -> dict[str, CaseRow]:
+    found = {}
+    for row in await connection.fetch(_CASES, ids):
+        by_hand = row["closed_as"] == "closed"
+        closed = ClosedByHand(row["closed_by"] or "?", row["closed_why"] or "", row["closed_at"])
+        found[row["aggregate_id"]] = CaseRow(
+            row["incident_id"], closed if by_hand else None, (row["hop"], row["cause"])
+        )
+    return found
+
+
+# Rows that the order's own transaction wrote under another id. xmin is a transaction's lower half,
+# and that of the last change: an order that was never changed still tells who wrote it.
+def _strays_query(table: OrdersTable) -> str:
+    return f"""
+        SELECT o.{table.key}::text, e.aggregate_id
+          FROM {table.table} o
+         CROSS JOIN LATERAL (
+               SELECT (div(pg_snapshot_xmax(pg_current_snapshot())::text::numeric, 4294967296)
+                       * 4294967296 + o.xmin::text::bigint)::text::xid8 AS txid) AS t
+          JOIN relay.outbox_summary e ON e.txid = t.txid
+         WHERE o.{table.key} = ANY ($1::text[]::{table.key_type}[])
+    """  # noqa: S608 - identifiers from the catalog
+
+
+async def _strays(
+    connection: asyncpg.Connection, flow: Flow, ids: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    if not ids or not isinstance(flow.apply, ApplyColumns):
+        return {}
+    canonical = canonical_key(flow.apply.key_type)
+    keys = [key for key in map(canonical, ids) if key is not None][:_STRAYS_AT_MOST]
+    query = _strays_query(await orders_table(connection, flow))
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for order_id, aggregate_id in await connection.fetch(query, keys):
+        found[order_id].append(aggregate_id)
+    return {order_id: tuple(others) for order_id, others in found.items()}
+
+
+_DROPPED: Final = """
+SELECT partition_name, from_at, to_at FROM relay.dropped_partition ORDER BY from_at
+"""
+
+
+async def _dropped(
+    connection: asyncpg.Connection, placed: Mapping[str, datetime | None]
+) -> dict[str, str]:
+    """Return the dropped partition that would have held each order's row."""
+    if not placed:
+        return {}
+    days = await connection.fetch(_DROPPED)
+    return {
+        order_id: name
+        for order_id, at in placed.items()
+        for name in [_day_of(days, at)]
+        if name is not None
+    }
+
+
+def _day_of(days: Iterable[asyncpg.Record], at: datetime | None) -> str | None:
+    if at is None:
+        return None
+    covering = (day["partition_name"] for day in days if day["from_at"] <= at < day["to_at"])
+    return next(covering, None)
+
+
+async def reread(
+    connection: asyncpg.Connection, flow: Flow, ids: Sequence[str], rows: Rows
+) -> Rows:
+    """Read the orders and their returns again: they may have arrived since."""
+    orders = await part(connection, "the order's row", lambda: read_orders(connection, flow, ids))
+    returns = await part(
+        connection, "inbox and quarantine", lambda: _returns(connection, flow, ids)
+    )
+    return replace(rows, orders=_newer(rows.orders, orders), returns=_newer(rows.returns, returns))
+
+
+_REFUSED_AT: Final = """
+SELECT q.aggregate_id, q.topic, q.partition, q.record_offset, q.reason, q.detail, q.state,
+       q.first_seen_at, q.resolved_by, q.resolved_why, q.traceparent
+  FROM unnest($3::int[], $4::bigint[]) AS at (partition, record_offset)
+  JOIN relay.quarantine_summary AS q USING (partition, record_offset)
+ WHERE q.kind = 'return' AND q.consumer_group = $1 AND q.topic = $2
+"""
+
+
+async def read_refused_at(
+    connection: asyncpg.Connection, flow: Flow, positions: Collection[tuple[int, int]]
+) -> dict[tuple[int, int], ReturnRow]:
+    """Return what was quarantined from these partitions and offsets of the returns topic.
+
+    A return that names no order, or a wrong one, and carries no trace is found only by where it is.
+    """
+    if not positions:
+        return {}
+    rows = await connection.fetch(
+        _REFUSED_AT,
+        flow.confirm_group,
+        flow.returns_topic,
+        [partition for partition, _ in positions],
+        [offset for _, offset in positions],
+    )
+    return {(row["partition"], row["record_offset"]): _refused_row(row) for row in rows}
+
+
+def _newer(
+    old: Mapping[str, V] | Missing, new: Mapping[str, V] | Missing
+) -> Mapping[str, V] | Missing:
+    if isinstance(old, Missing) or isinstance(new, Missing):
+        return new
+    return {**old, **new}
+
+
+_ANSWERED: Final = """
+SELECT aggregate_id FROM relay.inbox WHERE aggregate_id = ANY ($1::text[])
+ UNION
+SELECT aggregate_id FROM relay.quarantine_summary
+ WHERE kind = 'return' AND aggregate_id = ANY ($1::text[])
+"""
+
+
+async def read_answered(connection: asyncpg.Connection, ids: Collection[str]) -> frozenset[str]:
+    """Return those orders of which any return was ever handled."""
+    stored = [one for one in ids if "\0" not in one]
+    return frozenset(row["aggregate_id"] for row in await connection.fetch(_ANSWERED, stored))

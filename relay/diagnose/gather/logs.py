@@ -1,0 +1,241 @@
+"""Hops 2 to 4: asks the broker everything about the orders that are still open, in one connection.
+
+Invariant: each part is bounded in time and fails alone: without the scan there is still the group's
+offset, without the read-back still the scan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from aiokafka.partitioner import murmur2
+
+from relay.diagnose.evidence.order import Delivery, Found
+from relay.diagnose.evidence.rows import EventRow, Rows
+from relay.diagnose.evidence.surroundings import Missing, Partition, TopicSeen
+from relay.diagnose.gather.around import AroundRows, Series
+from relay.diagnose.gather.assemble import LogFacts
+from relay.diagnose.gather.broker import Broker, connected
+from relay.diagnose.gather.database import trace_id
+from relay.diagnose.gather.readback import ReadBacks, Wanted, first_record, read_back
+from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
+from relay.diagnose.gather.scan import ScanResult, WantedReturns, scan_returns, search_elsewhere
+from relay.diagnose.gather.topics import TopicFacts, broker_away, read_again, read_topics
+from relay.runtime.flow import Flow
+from relay.runtime.kafka import KafkaConnection
+
+CLIENT_ID = "relay-diagnose"
+# How long to watch a group of which no positions are recorded, to see whether it moves.
+_WATCH_SECONDS = 1.0
+_POSITIVE = 0x7FFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class LogReading:
+    """What to read of Kafka's logs, and for how long.
+
+    Attributes:
+        scan_seconds: for reading returns that the consumer has not handled.
+        recheck_seconds: for reading those that it has: a cross-check of inbox and quarantine.
+        readback_seconds: for reading records back.
+        neighbours_at_most: records looked at around all orders together.
+        elsewhere_seconds: for looking for returns on other topics; 0: not at all.
+        elsewhere_records: newest records read of each of their partitions.
+    """
+
+    scan_seconds: float = 15.0
+    recheck_seconds: float = 0.3
+    readback_seconds: float = 15.0
+    neighbours_at_most: int = 100_000
+    elsewhere_seconds: float = 3.0
+    elsewhere_records: int = 20_000
+
+    def neighbours(self, orders: int) -> int:
+        """Return how many records to look at on each side of one order's."""
+        return max(5, min(250, self.neighbours_at_most // max(1, 2 * orders)))
+
+
+async def read_broker(
+    kafka: KafkaConnection,
+    flow: Flow,
+    *,
+    ids: Sequence[str],
+    around: AroundRows,
+    rows: Rows,
+    positions: Series,
+    options: LogReading,
+) -> tuple[TopicFacts, LogFacts]:
+    """Read it; a broker that cannot be reached leaves its parts Missing."""
+    if not ids:
+        return TopicFacts({}, {}), LogFacts()
+    try:
+        async with connected(kafka, CLIENT_ID) as broker:
+            topics = await read_topics(broker, flow, around.shrinks)
+            reader = _Reader(broker, flow, ids, around, rows, options, topics, LogFacts())
+            await reader.read(positions)
+            return reader.topics, reader.log
+    except BROKER_FAILURES as error:
+        missing = broker_missing(f"returns on {flow.returns_topic}", error)
+        return broker_away(flow, error), LogFacts(scan=missing)
+
+
+@dataclass(slots=True)
+class _Reader:
+    broker: Broker
+    flow: Flow
+    ids: Sequence[str]
+    around: AroundRows
+    rows: Rows
+    options: LogReading
+    topics: TopicFacts
+    log: LogFacts
+
+    async def read(self, positions: Series) -> None:
+        pairs = _published(self.ids, self.rows)
+        if not pairs:
+            return
+        began = _now()
+        await self._read_back(pairs)
+        await self._scan(pairs)
+        await self._search_elsewhere(pairs)
+        await self._watch(pairs, positions, began)
+
+    async def _read_back(self, pairs: Sequence[tuple[str, EventRow, Delivery]]) -> None:
+        wanted: list[Wanted] = [
+            ((sent.topic, sent.partition), sent.offset, event.event_id)
+            for _order, event, sent in pairs
+            if sent.offset is not None
+        ]
+        try:
+            self.log.readbacks = await read_back(
+                self.broker,
+                self.topics.topics,
+                wanted,
+                neighbours=self.options.neighbours(len(wanted)),
+                deadline=_now() + self.options.readback_seconds,
+            )
+            await self._read_beginnings(self.log.readbacks)
+        except BROKER_FAILURES:
+            return  # what was not read is Missing by its absence
+
+    async def _read_beginnings(self, readbacks: ReadBacks) -> None:
+        """Where a record is not what it was: how old is the log that stands there now?"""
+        topics = self.topics.topics
+        if isinstance(topics, Missing):
+            return
+        changed = {
+            where
+            for (where, _offset), one in readbacks.found.items()
+            if one.found is not Found.SAME
+        }
+        updated: dict[str, TopicSeen] = dict(topics)
+        for topic, number in sorted(changed):
+            seen = updated.get(topic)
+            log = None if seen is None else seen.logs.get(number)
+            if seen is None or log is None:
+                continue
+            oldest = await first_record(self.broker, (topic, number), log)
+            at = None if oldest is None else oldest.recorded_at
+            logs = dict(seen.logs) | {number: replace(log, first_record_at=at)}
+            updated[topic] = replace(seen, logs=logs)
+        self.topics = replace(self.topics, topics=updated)
+
+    async def _scan(self, pairs: Sequence[tuple[str, EventRow, Delivery]]) -> None:
+        partitions = self.broker.partitions(self.flow.returns_topic)
+        if not partitions:
+            self.log.scan = ScanResult()
+            return
+        home = _home(len(partitions))
+        self.log.home = home
+        try:
+            self.log.scan = await scan_returns(
+                self.broker,
+                self.flow,
+                self._wanted(pairs),
+                self.around.consumer,
+                first={home(order) for order, _event, _sent in pairs},
+                deadline=_now() + self.options.scan_seconds,
+                recheck_seconds=self.options.recheck_seconds,
+            )
+        except BROKER_FAILURES as error:
+            self.log.scan = broker_missing(f"returns on {self.flow.returns_topic}", error)
+
+    def _wanted(self, pairs: Sequence[tuple[str, EventRow, Delivery]]) -> WantedReturns:
+        around = {
+            key.decode("utf-8", "replace")
+            for keys in self.log.readbacks.keys.values()
+            for key in keys.values()
+        }
+        return WantedReturns(
+            orders=frozenset(around | {order for order, _event, _sent in pairs}),
+            by_event={event.event_id: order for order, event, _sent in pairs},
+            by_trace={trace_id(event): order for order, event, _sent in pairs},
+            since=min(sent.published_at for _order, _event, sent in pairs),
+        )
+
+    async def _search_elsewhere(self, pairs: Sequence[tuple[str, EventRow, Delivery]]) -> None:
+        found = self.log.scan.found if isinstance(self.log.scan, ScanResult) else {}
+        missing = [pair for pair in pairs if pair[0] not in found and self._passed(pair[2])]
+        if not missing or self.options.elsewhere_seconds <= 0:
+            return
+        wanted = replace(
+            self._wanted(missing), orders=frozenset(order for order, _event, _sent in missing)
+        )
+        try:
+            self.log.elsewhere = await search_elsewhere(
+                self.broker,
+                self.flow,
+                wanted,
+                records_at_most=self.options.elsewhere_records,
+                deadline=_now() + self.options.elsewhere_seconds,
+            )
+        except BROKER_FAILURES:
+            return  # topics that are none of ours; most brokers will not show them to us
+
+    def _passed(self, sent: Delivery) -> bool:
+        groups = self.topics.groups
+        if isinstance(groups, Missing) or sent.offset is None:
+            return False
+        where = (sent.topic, sent.partition)
+        return any(group.committed.get(where, -1) > sent.offset for group in groups.values())
+
+    async def _watch(
+        self,
+        pairs: Sequence[tuple[str, EventRow, Delivery]],
+        positions: Series,
+        began: float,
+    ) -> None:
+        """Without recorded positions: look twice, to see whether a group with members moves."""
+        groups = self.topics.groups
+        if isinstance(groups, Missing) or not any(group.members for group in groups.values()):
+            return
+        recorded = {where for (_group, where), samples in positions.items() if samples}
+        still: set[Partition] = {
+            (sent.topic, sent.partition) for _o, _e, sent in pairs if not self._passed(sent)
+        }
+        if not still - recorded:
+            return
+        await asyncio.sleep(max(0.0, began + _WATCH_SECONDS - _now()))
+        self.topics = replace(self.topics, groups=await read_again(self.broker, groups, still))
+
+
+def _published(ids: Sequence[str], rows: Rows) -> list[tuple[str, EventRow, Delivery]]:
+    """Return order, event and newest publication of all that was published."""
+    if isinstance(rows.events, Missing) or isinstance(rows.deliveries, Missing):
+        return []
+    return [
+        (one, event, rows.deliveries[event.outbox_id][-1])
+        for one in ids
+        for event in rows.events.get(one, [])
+        if event.outbox_id in rows.deliveries
+    ]
+
+
+def _home(partitions: int) -> Callable[[str], int]:
+    return lambda order_id: (murmur2(order_id.encode()) & _POSITIVE) % partitions
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,88 @@
+"""Hop 1: from what a person has in hand (an order id, an event id, a customer's key) to order ids.
+
+Invariant: reads only; an id that cannot be one stays as it was given, so that it is answered for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
+
+from consumers.apply.catalog import orders_table
+from consumers.returns.order_key import canonical_key
+from relay.runtime.flow import ApplyColumns, Flow
+
+
+class NotLookedUpError(Exception):
+    """What was asked for cannot be looked up; the message says why."""
+
+
+def canonical(flow: Flow, order_ids: Sequence[str]) -> list[str]:
+    """Write order ids as the database writes them."""
+    kind = flow.apply.key_type if isinstance(flow.apply, ApplyColumns) else "text"
+    clean = canonical_key(kind)
+    return [clean(one) or one for one in map(str.strip, order_ids) if one]
+
+
+_OF_EVENTS: Final = """
+SELECT aggregate_id, event_id::text FROM relay.outbox_summary WHERE event_id = ANY ($1::uuid[])
+ UNION ALL
+SELECT aggregate_id, event_id::text FROM relay.kept_summary WHERE event_id = ANY ($1::uuid[])
+"""
+
+
+async def orders_of_events(
+    connection: asyncpg.Connection, event_ids: Sequence[str]
+) -> dict[str, str]:
+    """Return order id -> event id.
+
+    Raises:
+        NotLookedUpError: one of them is no UUID, or no row has it.
+    """
+    try:
+        rows = await connection.fetch(_OF_EVENTS, list(event_ids))
+    except (asyncpg.DataError, ValueError) as error:
+        raise NotLookedUpError(f"an event id is a UUID: {error}") from error
+    found = {row["aggregate_id"]: row["event_id"] for row in rows}
+    missing = sorted({one.lower() for one in event_ids} - set(found.values()))
+    if missing:
+        raise NotLookedUpError(
+            f"no outbox row has event id {', '.join(missing)}: it was never committed, or its day's"
+            " partition was dropped"
+        )
+    return found
+
+
+_HAS_KEYS: Final = """
+SELECT count(*) = 2 FROM pg_catalog.pg_attribute
+ WHERE attrelid = to_regclass($1) AND attname IN ('customer_id', 'idempotency_key')
+   AND NOT attisdropped
+"""
+
+
+async def order_of_submission(
+    connection: asyncpg.Connection, flow: Flow, customer: str, key: str
+) -> str | None:
+    """Return the order that a customer's idempotency key belongs to; None: it was never committed.
+
+    Raises:
+        NotLookedUpError: the orders table has no such columns, or they may not be read.
+    """
+    if not isinstance(flow.apply, ApplyColumns):
+        raise NotLookedUpError("--customer and --key need a flow with an orders table (columns)")
+    if not await connection.fetchval(_HAS_KEYS, flow.apply.table):
+        raise NotLookedUpError(
+            f"{flow.apply.table} has no columns customer_id and idempotency_key: give the order id"
+        )
+    table = await orders_table(connection, flow)
+    query = (
+        f"SELECT {table.key}::text FROM {table.table} "  # noqa: S608 - from the catalog
+        "WHERE customer_id = $1 AND idempotency_key = $2"
+    )
+    try:
+        found: str | None = await connection.fetchval(query, customer, key)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise NotLookedUpError(f"{error}: ask as relay_operator") from error
+    return found

@@ -1,0 +1,261 @@
+"""All hops: gathers the evidence about many orders: rows, then Kafka, then the rows once more.
+
+Invariant: never raises for what cannot be had; no transaction is held while Kafka is read; the
+orders and their returns are read last again, so that what arrived meanwhile accuses nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+
+from relay.diagnose.evidence.order import Delivery, Evidence, Place
+from relay.diagnose.evidence.rows import EventRow, Rows
+from relay.diagnose.evidence.surroundings import GroupSeen, Missing, Surroundings
+from relay.diagnose.gather.around import (
+    AroundRows,
+    Series,
+    read_around,
+    read_ledger_from_at,
+    read_positions,
+)
+from relay.diagnose.gather.assemble import Joiner, LogFacts
+from relay.diagnose.gather.database import read_answered, read_refused_at, read_rows, reread
+from relay.diagnose.gather.logs import LogReading, read_broker
+from relay.diagnose.gather.reading import DATABASE_FAILURES, database_missing, part
+from relay.diagnose.gather.topics import TopicFacts
+from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.kafka import KafkaConnection
+
+_YIELD_EVERY = 50
+# A position this old tells whether a group moves; an older one does not tell it of now.
+_EARLIER_SECONDS = (2.0, 120.0)
+
+
+@dataclass(frozen=True, slots=True)
+class GatherOptions:
+    """How much effort to make.
+
+    Attributes:
+        since: orders placed earlier are not judged; None: what the installation says.
+        logs: what to read of Kafka's logs, and for how long.
+    """
+
+    since: datetime | None = None
+    logs: LogReading = field(default_factory=LogReading)
+
+
+@dataclass(frozen=True, slots=True)
+class Gatherer:
+    """Gathers over the caller's database connection, and one of its own to the broker.
+
+    Attributes:
+        connection: used by nobody else meanwhile; Missing when there is none.
+    """
+
+    connection: asyncpg.Connection | Missing
+    kafka: KafkaConnection
+    flow: Flow
+    options: GatherOptions = field(default_factory=GatherOptions)
+
+    async def gather(
+        self, order_ids: Sequence[str], events: Mapping[str, str] | None = None
+    ) -> list[Evidence]:
+        """Return the evidence about these orders, in their order, each once.
+
+        Args:
+            order_ids: canonical texts.
+            events: order id -> event id, where a certain event is asked about.
+        """
+        ids = list(dict.fromkeys(order_ids))
+        around_rows, rows, positions = await self._read_database(ids)
+        open_ids = open_orders(ids, rows, self.flow)
+        topics, log = await read_broker(
+            self.kafka,
+            self.flow,
+            ids=open_ids,
+            around=around_rows,
+            rows=rows,
+            positions=positions,
+            options=self.options.logs,
+        )
+        log.positions = positions
+        rows, log.answered = await self._once_more(open_ids, rows, log)
+        around = self._surroundings(around_rows, topics, positions)
+        joiner = Joiner(self.flow, around, rows, log)
+        found = []
+        for number, one in enumerate(ids):
+            if number % _YIELD_EVERY == 0:
+                # A service that this runs beside must not wait for all of it.
+                await asyncio.sleep(0)
+            found.append(joiner.evidence(one, (events or {}).get(one)))
+        return found
+
+    async def _read_database(self, ids: Sequence[str]) -> tuple[AroundRows, Rows, Series]:
+        con = self.connection
+        if isinstance(con, Missing):
+            return *_nothing_known(con), {}
+        try:
+            async with con.transaction(isolation="repeatable_read", readonly=True):
+                rows = await read_rows(con, self.flow, ids)
+                around = await read_around(con, self.flow, first_placed(rows))
+                if _unaccounted(rows):
+                    oldest = await part(con, "the ledger", lambda: read_ledger_from_at(con))
+                    around = replace(around, ledger_from_at=oldest)
+                positions = await part(con, "positions", lambda: self._positions(con, ids, rows))
+        except DATABASE_FAILURES as error:
+            return *_nothing_known(database_missing("the database", error)), {}
+        return around, rows, {} if isinstance(positions, Missing) else positions
+
+    async def _positions(
+        self, connection: asyncpg.Connection, ids: Sequence[str], rows: Rows
+    ) -> Series:
+        deliveries = newest_deliveries(open_orders(ids, rows, self.flow), rows)
+        if not deliveries:
+            return {}
+        since = min(one.published_at for one in deliveries)
+        partitions = {(one.topic, one.partition) for one in deliveries}
+        return await read_positions(connection, self.flow.processor_groups, partitions, since)
+
+    async def _once_more(
+        self, open_ids: Sequence[str], rows: Rows, log: LogFacts
+    ) -> tuple[Rows, frozenset[str]]:
+        """Read again what may have arrived while Kafka was read, and who around was answered."""
+        con = self.connection
+        if isinstance(con, Missing) or not open_ids:
+            return rows, frozenset()
+        neighbours = {
+            key.decode("utf-8", "replace")
+            for keys in log.readbacks.keys.values()
+            for key in keys.values()
+        }
+        try:
+            async with con.transaction(isolation="repeatable_read", readonly=True):
+                rows = await reread(con, self.flow, open_ids, rows)
+                answered = await part(con, "neighbours", lambda: read_answered(con, neighbours))
+                refused = await part(
+                    con,
+                    "the quarantine",
+                    lambda: read_refused_at(con, self.flow, log.found_positions()),
+                )
+        except DATABASE_FAILURES:
+            return rows, frozenset()
+        log.refused = {} if isinstance(refused, Missing) else refused
+        on_kafka = log.found_orders()
+        return rows, on_kafka if isinstance(answered, Missing) else answered | on_kafka
+
+    def _surroundings(
+        self, rows: AroundRows, topics: TopicFacts, positions: Series
+    ) -> Surroundings:
+        flow = self.flow
+        return Surroundings(
+            now_at=rows.now_at,
+            watched_since=self.options.since or rows.watched_since,
+            returns_topic=flow.returns_topic,
+            processor_groups=flow.processor_groups,
+            confirm_group=flow.confirm_group,
+            keeps_orders=isinstance(flow.apply, ApplyColumns),
+            relays=rows.relays,
+            consumers=rows.consumers,
+            outages=rows.outages,
+            checkpoint=rows.checkpoint,
+            lease=rows.lease,
+            topics=topics.topics,
+            groups=_with_earlier(topics.groups, positions, rows.now_at),
+            consumer=rows.consumer,
+            ledger_from_at=rows.ledger_from_at,
+            other_groups=topics.other_groups,
+            disabled_triggers=rows.disabled_triggers,
+        )
+
+
+def _nothing_known(missing: Missing) -> tuple[AroundRows, Rows]:
+    around = AroundRows(
+        now_at=datetime.now(UTC),
+        watched_since=None,
+        relays=missing,
+        consumers=missing,
+        outages=missing,
+        checkpoint=missing,
+        lease=missing,
+        consumer=missing,
+        ledger_from_at=missing,
+    )
+    return around, Rows(missing, missing, missing, missing, missing)
+
+
+def open_orders(ids: Sequence[str], rows: Rows, flow: Flow) -> list[str]:
+    """Return the orders for which Kafka has to be asked: neither returned nor closed by hand."""
+    kept = isinstance(flow.apply, ApplyColumns) and not isinstance(rows.orders, Missing)
+    return [one for one in ids if not _settled(one, rows, kept=kept)]
+
+
+def _settled(order_id: str, rows: Rows, *, kept: bool) -> bool:
+    case = rows.cases.get(order_id)
+    if case is not None and case.closed is not None:
+        return True
+    if kept:
+        assert not isinstance(rows.orders, Missing)
+        order = rows.orders.get(order_id)
+        return order is not None and order.terminal
+    if isinstance(rows.returns, Missing):
+        return False
+    answers = rows.returns.get(order_id, [])
+    events = [] if isinstance(rows.events, Missing) else rows.events.get(order_id, [])
+    ended = [one for one in answers if one.seen.place is Place.INBOX and one.seen.terminal]
+    return len(ended) >= max(1, len(events))
+
+
+def newest_deliveries(ids: Sequence[str], rows: Rows) -> list[Delivery]:
+    """Return the newest publication of each event of these orders."""
+    if isinstance(rows.events, Missing) or isinstance(rows.deliveries, Missing):
+        return []
+    return [
+        rows.deliveries[event.outbox_id][-1]
+        for one in ids
+        for event in rows.events.get(one, [])
+        if event.outbox_id in rows.deliveries
+    ]
+
+
+def first_placed(rows: Rows) -> datetime | None:
+    """Return when the first of these orders was placed."""
+    orders = {} if isinstance(rows.orders, Missing) else rows.orders
+    events: Mapping[str, list[EventRow]]
+    events = {} if isinstance(rows.events, Missing) else rows.events
+    times = [one.submitted_at for one in orders.values() if one.submitted_at is not None]
+    times += [event.created_at for each in events.values() for event in each]
+    return min(times, default=None)
+
+
+def _unaccounted(rows: Rows) -> bool:
+    """Tell whether the checkpoint is past a row that the ledger does not know."""
+    if isinstance(rows.events, Missing) or isinstance(rows.deliveries, Missing):
+        return False
+    return any(
+        event.handed_over and event.outbox_id not in rows.deliveries
+        for each in rows.events.values()
+        for event in each
+    )
+
+
+def _with_earlier(
+    groups: Mapping[str, GroupSeen] | Missing, positions: Series, now_at: datetime
+) -> Mapping[str, GroupSeen] | Missing:
+    """Lay the positions of a moment ago beside those of now: does the group move?"""
+    if isinstance(groups, Missing):
+        return groups
+    youngest, oldest = (now_at - timedelta(seconds=seconds) for seconds in _EARLIER_SECONDS)
+    found: dict[str, GroupSeen] = {}
+    for name, group in groups.items():
+        earlier = dict(group.earlier)
+        for (whose, partition), samples in positions.items():
+            fitting = [one for one in samples if oldest <= one.at <= youngest]
+            if whose == name and fitting and fitting[-1].committed is not None:
+                earlier[partition] = fitting[-1].committed
+        found[name] = replace(group, earlier=earlier)
+    return found

@@ -1,0 +1,83 @@
+"""All hops: reads one part of the evidence, and turns every way to fail into a `Missing`.
+
+Invariant: a part that cannot be read never keeps another one from being read: each has a savepoint
+of its own, and a lost connection leaves all that follow `Missing`, with what the server said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import asyncpg
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    UnsupportedCodecError,
+)
+
+from relay.diagnose.causes import Cause
+from relay.diagnose.evidence.surroundings import Missing
+from relay.runtime.database import DatabaseError, DatabaseRefusedError
+
+T = TypeVar("T")
+
+DATABASE_FAILURES: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    DatabaseError,
+    OSError,
+    TimeoutError,
+)
+BROKER_FAILURES: Final = (KafkaError, OSError, TimeoutError, AssertionError)
+_BROKER_REFUSALS: Final = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+)
+
+
+async def part(
+    connection: asyncpg.Connection | None, what: str, read: Callable[[], Awaitable[T]]
+) -> T | Missing:
+    """Read one part in a savepoint of the caller's transaction."""
+    if connection is None or connection.is_closed():
+        return _away(what, "no connection")
+    try:
+        async with connection.transaction():
+            return await read()
+    except DATABASE_FAILURES as error:
+        return database_missing(what, error)
+
+
+def database_missing(what: str, error: BaseException) -> Missing:
+    """Say why the database did not give a part."""
+    refused = asyncpg.InsufficientPrivilegeError | asyncpg.InvalidAuthorizationSpecificationError
+    if isinstance(error, refused | DatabaseRefusedError):
+        how = "grant what `relay check` names, or ask as relay_operator"
+        return Missing(what, Cause.PERMISSION_DENIED, str(error), how)
+    if isinstance(error, asyncpg.QueryCanceledError | TimeoutError):
+        how = "again when the database is less busy, or for fewer orders"
+        return Missing(what, Cause.TIMED_OUT, str(error) or "no answer in time", how)
+    if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+        how = "relay migrate --verify; flow.*.columns in the settings"
+        return Missing(what, Cause.PERMISSION_DENIED, str(error), how)
+    return _away(what, str(error) or type(error).__name__)
+
+
+def _away(what: str, detail: str) -> Missing:
+    return Missing(what, Cause.DATABASE_UNREACHABLE, detail, "bring the database back, then again")
+
+
+def broker_missing(what: str, error: BaseException) -> Missing:
+    """Say why the broker did not give a part."""
+    detail = str(error) or type(error).__name__
+    if isinstance(error, UnsupportedCodecError):
+        return Missing(what, Cause.CODEC_MISSING, detail, "pip install cramjam, then again")
+    if isinstance(error, _BROKER_REFUSALS):
+        how = "allow Describe and Read on topics and groups (`relay check` names the ACLs)"
+        return Missing(what, Cause.PERMISSION_DENIED, detail, how)
+    return Missing(what, Cause.BROKER_UNREACHABLE, detail, "bring the broker back, then again")

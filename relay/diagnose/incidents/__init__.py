@@ -1,0 +1,1 @@
+"""All hops: which losses belong together, and what happened."""

@@ -1,0 +1,203 @@
+"""All hops: lays an incident over what was recorded while it happened, and tells it in a sentence.
+
+Invariant: every word of it comes from a process record, an outage record or a position; what was
+not recorded is not told.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import asyncpg
+
+from relay.diagnose.causes import MEANINGS, Cause
+from relay.diagnose.decide.duty import HEARTBEAT_STALE_SECONDS
+from relay.diagnose.incidents.clusters import Kind
+from relay.runtime.flow import Flow
+
+_BEFORE: Final = timedelta(minutes=10)
+_AFTER: Final = timedelta(hours=12)
+
+_RELAY: Final = frozenset(
+    {Cause.RELAY_DOWN, Cause.RELAY_PAUSED, Cause.RELAY_STUCK, Cause.LEASE_STUCK}
+)
+_CONSUMER: Final = frozenset({Cause.CONSUMER_DOWN, Cause.CONSUMER_PAUSED, Cause.CONSUMER_STUCK})
+_PROCESSOR: Final = frozenset(
+    {Cause.PROCESSOR_DOWN, Cause.OFFSETS_SKIPPED, Cause.PROCESSOR_CRASHED}
+)
+_AWAY: Final = frozenset({Cause.BROKER_UNREACHABLE, Cause.DATABASE_UNREACHABLE})
+
+
+async def tell(
+    connection: asyncpg.Connection, flow: Flow, kind: Kind, from_at: datetime, to_at: datetime
+) -> dict[str, Any]:
+    """Return `{"text": ..., ...}` for an incident.
+
+    Args:
+        connection: any role that may read the records.
+        flow: names the processor's groups.
+        kind: hop, verdict, cause.
+        from_at: when its first order was placed.
+        to_at: when its last was.
+    """
+    cause = Cause(kind[2])
+    if cause in _RELAY:
+        parts = await _processes(connection, "relay", from_at, to_at)
+    elif cause in _CONSUMER:
+        parts = await _processes(connection, "confirm", from_at, to_at)
+    elif cause in _PROCESSOR:
+        parts = await _groups(connection, flow, from_at, jumped=cause is Cause.OFFSETS_SKIPPED)
+    elif cause in _AWAY:
+        parts = await _outages(connection, from_at, to_at)
+    else:
+        parts = []
+    return {"text": "; ".join(parts) or MEANINGS[cause].meaning, "told": parts}
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A process's life, as it recorded it."""
+
+    instance: str
+    started_at: datetime
+    heartbeat_at: datetime
+    stopped_at: datetime | None
+    stop_reason: str | None
+
+
+_LIVES: Final = """
+SELECT instance, started_at, heartbeat_at, stopped_at, stop_reason FROM relay.process_record
+ WHERE kind = $1 AND heartbeat_at >= $2 AND started_at <= $3
+ ORDER BY heartbeat_at LIMIT 100
+"""
+_NOW: Final = "SELECT clock_timestamp()"
+
+
+async def _processes(
+    connection: asyncpg.Connection, kind: str, from_at: datetime, to_at: datetime
+) -> list[str]:
+    rows = await connection.fetch(_LIVES, kind, from_at - _AFTER, to_at + _AFTER)
+    now_at = await connection.fetchval(_NOW)
+    return lives_told(kind, [Life(*row) for row in rows], from_at, now_at)
+
+
+def lives_told(kind: str, lives: Sequence[Life], from_at: datetime, now_at: datetime) -> list[str]:
+    """Tell how the processes of a kind ended around a time, and when one came back."""
+    stale = timedelta(seconds=HEARTBEAT_STALE_SECONDS)
+    ended = [
+        one for one in lives if one.stopped_at is not None or now_at - one.heartbeat_at > stale
+    ]
+    before = [one for one in ended if one.heartbeat_at <= from_at + stale]
+    last = max(before, key=lambda one: one.heartbeat_at, default=None)
+    if last is None:
+        last = min(ended, key=lambda one: one.heartbeat_at, default=None)
+    parts = [f"no {kind} ever ran before"] if last is None else [_end(kind, last)]
+    gone_at = from_at if last is None else last.heartbeat_at
+    back = [one for one in lives if one.started_at > gone_at]
+    first = min(back, key=lambda one: one.started_at, default=None)
+    if first is not None:
+        parts.append(f"{kind} {first.instance} started {_time(first.started_at)}")
+    elif last is not None:
+        parts.append(f"no {kind} has started since")
+    return parts
+
+
+def _end(kind: str, life: Life) -> str:
+    if life.stopped_at is not None:
+        return f"{kind} {life.instance} stopped {_time(life.stopped_at)} ({life.stop_reason})"
+    return f"{kind} {life.instance} fell silent {_time(life.heartbeat_at)} without a farewell"
+
+
+def _time(at: datetime) -> str:
+    return f"{at.astimezone():%H:%M:%S}"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPoint:
+    """A group's members and one partition's offset at a time."""
+
+    at: datetime
+    partition: tuple[str, int]
+    members: int
+    committed: int
+
+
+_POINTS: Final = """
+SELECT taken_at, topic, partition, members, committed_offset FROM relay.position
+ WHERE consumer_group = $1 AND topic = ANY ($2::text[]) AND taken_at >= $3 AND taken_at <= $4
+   AND members IS NOT NULL
+ ORDER BY taken_at LIMIT 200000
+"""
+
+
+async def _groups(
+    connection: asyncpg.Connection, flow: Flow, from_at: datetime, *, jumped: bool
+) -> list[str]:
+    parts: list[str] = []
+    for group in flow.processor_groups:
+        rows = await connection.fetch(
+            _POINTS, group, sorted(flow.topics), from_at - _BEFORE, from_at + _AFTER
+        )
+        points = [GroupPoint(at, (t, p), members, at_ or 0) for at, t, p, members, at_ in rows]
+        parts += group_told(group, points, jumped=jumped)
+    return parts
+
+
+def group_told(group: str, points: Sequence[GroupPoint], *, jumped: bool) -> list[str]:
+    """Tell when a group lost its last member, when it came back, and how far its offsets jumped."""
+    lost = next((n for n, one in enumerate(points) if one.members == 0), None)
+    if lost is None:
+        return []
+    before = points[lost - 1].members if lost else 0
+    last_of = f"its last of {before} members" if before > 1 else "its last member"
+    gone_at = points[lost].at
+    told = f"{group} lost {last_of} at {_time(gone_at)}"
+    if not before:
+        told = f"{group} had no members at {_time(gone_at)}"
+    parts = [told]
+    back = next((one for one in points[lost:] if one.members > 0), None)
+    if back is None:
+        return [*parts, "has not come back"]
+    parts.append(f"resumed at {_time(back.at)}")
+    if jumped:
+        jump = _jump(points, gone_at, back.at)
+        parts.append(f"offsets jumped by {jump:,}, no returns")
+    return parts
+
+
+def _jump(points: Sequence[GroupPoint], gone_at: datetime, back_at: datetime) -> int:
+    """Return how far the offsets of all partitions moved between the death and the resumption."""
+    by_partition: defaultdict[tuple[str, int], list[GroupPoint]] = defaultdict(list)
+    for one in points:
+        by_partition[one.partition].append(one)
+    empty, resumed = 0, 0
+    for series in by_partition.values():
+        before = [one.committed for one in series if one.at <= gone_at or one.members == 0]
+        away = [one.committed for one in series if gone_at <= one.at < back_at]
+        after = [one.committed for one in series if one.at >= back_at]
+        start = away[0] if away else before[-1] if before else 0
+        empty += max(0, away[-1] - start) if away else 0
+        resumed += max(0, after[0] - start) if after else 0
+    # Moved while nobody was there: by hand. Else the one who came back began further on.
+    return empty or resumed
+
+
+_OUTAGES: Final = """
+SELECT kind, resource, from_at, to_at, error FROM relay.outage_record
+ WHERE from_at <= $2 AND coalesce(to_at, 'infinity') >= $1
+ ORDER BY from_at LIMIT 5
+"""
+
+
+async def _outages(connection: asyncpg.Connection, from_at: datetime, to_at: datetime) -> list[str]:
+    rows = await connection.fetch(_OUTAGES, from_at - _BEFORE, to_at + _BEFORE)
+    return [
+        f"{row['resource']} away for {row['kind']} from {_time(row['from_at'])} "
+        + (f"to {_time(row['to_at'])}" if row["to_at"] else "until now")
+        + f" ({' '.join(row['error'].split())[:80]})"
+        for row in rows
+    ]

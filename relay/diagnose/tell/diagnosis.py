@@ -1,0 +1,123 @@
+"""All hops: a diagnosis as people and programs read it; values, and how they become JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from relay.diagnose.causes import Cause
+from relay.diagnose.decide.delay import Delay
+from relay.diagnose.verdicts import MEANINGS, Fate, Hop, Verdict, page
+
+
+class Mark(StrEnum):
+    """How a hop stands."""
+
+    OK = "ok"
+    NO = "NO"
+    UNSURE = "?"
+    NOT_REACHED = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class HopLine:
+    """One hop of one order: how it stands, since when, and what says so."""
+
+    hop: Hop
+    mark: Mark
+    at: datetime | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What is said of one order.
+
+    Attributes:
+        hop: the first one that is missing; None: none is, or it cannot be told.
+        lines: the five hops, in order.
+        next: commands, the first to be run now.
+        fix: what to do beside them; "" where nothing is.
+        missing: what could not be had, with `unknown`.
+        mend_sql: the INSERT that makes a missing outbox row.
+    """
+
+    order_id: str
+    verdict: Verdict
+    cause: Cause
+    hop: Hop | None
+    lines: tuple[HopLine, ...]
+    next: tuple[str, ...]
+    meaning: str
+    fix: str
+    placed_at: datetime | None = None
+    due_at: datetime | None = None
+    event_id: str | None = None
+    event_type: str | None = None
+    outbox_id: int | None = None
+    traceparent: str | None = None
+    trace_id: str | None = None
+    incident_id: int | None = None
+    delay: Delay | None = None
+    missing: str | None = None
+    mend_sql: str | None = None
+
+    @property
+    def fate(self) -> Fate:
+        """What it means for the customer who waits."""
+        return MEANINGS[self.verdict].fate
+
+    @property
+    def page(self) -> str:
+        """The verdict's page of documentation."""
+        return page(self.verdict)
+
+    def as_json(self, trace_url: str | None = None) -> dict[str, Any]:
+        """Return the contract's object; `trace_url` is the trace viewer's address."""
+        facts = [{"what": str(line.hop), "found": line.text} for line in self.lines]
+        if self.missing is not None:
+            facts.append({"what": "missing", "found": self.missing})
+        if self.fix:
+            facts.append({"what": "fix", "found": self.fix})
+        if self.mend_sql is not None:
+            facts.append({"what": "mend", "found": self.mend_sql})
+        return {
+            "order_id": self.order_id,
+            "verdict": str(self.verdict),
+            "hop": None if self.hop is None else str(self.hop),
+            "cause": str(self.cause),
+            "evidence": facts,
+            "next": list(self.next),
+            "trace_id": self.trace_id,
+            "trace_url": viewer_link(trace_url, self.trace_id),
+            "meaning": self.meaning,
+            "event_id": self.event_id,
+            "placed_at": _iso(self.placed_at),
+            "due_at": _iso(self.due_at),
+            "incident": None if self.incident_id is None else f"I-{self.incident_id}",
+            "delay": _delay(self.delay),
+            "docs": self.page,
+        }
+
+
+def viewer_link(trace_url: str | None, trace_id: str | None) -> str | None:
+    """Return where a trace can be looked at, when both are known (Jaeger's path)."""
+    if not trace_url or not trace_id:
+        return None
+    return f"{trace_url.rstrip('/')}/trace/{trace_id}"
+
+
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()
+
+
+def _delay(delay: Delay | None) -> dict[str, Any] | None:
+    if delay is None:
+        return None
+    return {
+        "hop": str(delay.hop),
+        "seconds": round(delay.seconds, 3),
+        "cause": None if delay.cause is None else str(delay.cause),
+    }

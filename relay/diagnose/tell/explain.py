@@ -1,0 +1,174 @@
+"""All hops: tells a finding in words: how each hop stands and what says so, and what to run next.
+
+Invariant: pure; a hop before the one that is blamed is never shown as missing, and nothing is shown
+as proven that the evidence does not prove.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from relay.diagnose.causes import MEANINGS, Cause
+from relay.diagnose.decide.decision import decide, due_at, placed_at
+from relay.diagnose.decide.delay import Delay, longest_delay
+from relay.diagnose.decide.finding import Finding
+from relay.diagnose.evidence.order import EventSeen, Evidence
+from relay.diagnose.tell import hops
+from relay.diagnose.tell.diagnosis import Diagnosis, HopLine, Mark
+from relay.diagnose.verdicts import HOPS, Hop, Verdict
+from relay.telemetry import traceparent as w3c
+
+_REPLAY = "relay replay"
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """Decide about one order and tell it."""
+    finding = decide(evidence)
+    row = MEANINGS[finding.cause]
+    event = evidence.event if isinstance(evidence.event, EventSeen) else None
+    return Diagnosis(
+        order_id=evidence.order_id,
+        verdict=finding.verdict,
+        cause=finding.cause,
+        hop=finding.hop,
+        lines=_lines(evidence, finding),
+        next=_next(evidence, finding),
+        meaning=row.meaning,
+        fix=row.fix,
+        placed_at=placed_at(evidence),
+        due_at=due_at(evidence),
+        event_id=event.event_id if event else None,
+        event_type=event.event_type if event else None,
+        outbox_id=event.outbox_id if event else None,
+        traceparent=event.traceparent if event else None,
+        trace_id=_trace_id(event),
+        incident_id=evidence.incident_id,
+        delay=_delay(evidence, finding),
+        missing=_missing(finding),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MendTemplate:
+    """The INSERT that makes a missing outbox row, with `{key}` for the order's quoted key."""
+
+    template: str
+
+    def sql(self, order_id: str) -> str:
+        """Return the statement for one order."""
+        quoted = "'" + order_id.replace("'", "''") + "'"
+        return self.template.replace("{key}", quoted)
+
+
+def with_mend(diagnosis: Diagnosis, mend: MendTemplate | None) -> Diagnosis:
+    """Add the statement that mends an order without an outbox row."""
+    if mend is None or diagnosis.verdict is not Verdict.NO_OUTBOX_ROW:
+        return diagnosis
+    return replace(diagnosis, mend_sql=mend.sql(diagnosis.order_id))
+
+
+def _delay(evidence: Evidence, finding: Finding) -> Delay | None:
+    return longest_delay(evidence) if finding.cause is Cause.LATE else None
+
+
+def _missing(finding: Finding) -> str | None:
+    gap = finding.missing
+    if gap is None:
+        return None
+    detail = f": {gap.detail}" if gap.detail else ""
+    how = f"; to get it: {gap.how_to_get}" if gap.how_to_get else ""
+    return f"{gap.what}{detail}{how}"
+
+
+def _trace_id(event: EventSeen | None) -> str | None:
+    if event is None:
+        return None
+    context = w3c.parse(event.traceparent)
+    if context is not None:
+        return context.trace_id
+    return event.event_id.replace("-", "")
+
+
+def _next(evidence: Evidence, finding: Finding) -> tuple[str, ...]:
+    """Return the commands, with the order's ids in them; a whole incident is replayed as one."""
+    names = {"order": evidence.order_id, "twin": evidence.twin or "ORDER"}
+    commands = [command.format(**names) for command in MEANINGS[finding.cause].next]
+    incident = evidence.incident_id
+    if incident is not None:
+        commands = [
+            f"{_REPLAY} --incident I-{incident}" if one.startswith(_REPLAY) else one
+            for one in commands
+        ]
+    return tuple(commands)
+
+
+_DESCRIBED = {
+    Hop.PLACE: hops.place,
+    Hop.PUBLISH: hops.publish,
+    Hop.PROCESS: hops.process,
+    Hop.RETURN: hops.returned,
+    Hop.CONFIRM: hops.confirm,
+}
+
+
+def _lines(evidence: Evidence, finding: Finding) -> tuple[HopLine, ...]:
+    lines = []
+    for hop in HOPS:
+        proven, at, text = _DESCRIBED[hop](evidence)
+        lines.append(HopLine(hop, _mark(finding, hop, proven=proven), at, text))
+    return tuple(_after_the_gap(lines, finding))
+
+
+def _mark(finding: Finding, hop: Hop, *, proven: bool | None) -> Mark:
+    blamed = finding.hop
+    if finding.verdict is Verdict.RETURNED:
+        return Mark.OK if proven else Mark.UNSURE
+    if hop is blamed:
+        fine = finding.verdict in (Verdict.IN_FLIGHT, Verdict.UNKNOWN)
+        return Mark.UNSURE if fine else Mark.NO
+    if proven:
+        return Mark.OK
+    if blamed is not None and hop.number > blamed.number:
+        return Mark.NOT_REACHED
+    return Mark.UNSURE
+
+
+def _after_the_gap(lines: list[HopLine], finding: Finding) -> list[HopLine]:
+    """What lies behind a missing hop was not reached, whatever stands there."""
+    if finding.hop is None:
+        return lines
+    return [
+        HopLine(line.hop, line.mark, None, hops.not_reached(line.text))
+        if line.mark is Mark.NOT_REACHED
+        else line
+        for line in lines
+    ]
+
+
+def headline(diagnosis: Diagnosis, now_at: datetime | None = None) -> str:
+    """Return the answer in one line."""
+    where = "" if diagnosis.hop is None else f" at {diagnosis.hop.number} {diagnosis.hop}"
+    word = _WORDS.get(diagnosis.verdict, diagnosis.fate.name)
+    said = f"{word}{where}: {diagnosis.verdict} / {diagnosis.cause}"
+    if diagnosis.verdict is Verdict.IN_FLIGHT and diagnosis.due_at and now_at:
+        left = (diagnosis.due_at - now_at).total_seconds()
+        said += f", due in {hops.span(left)}"
+    if diagnosis.delay is not None:
+        said += _delayed(diagnosis.delay)
+    if diagnosis.incident_id is not None:
+        said += f"   incident I-{diagnosis.incident_id}"
+    return said
+
+
+def _delayed(delay: Delay) -> str:
+    why = "" if delay.cause is None else f" ({delay.cause})"
+    return f", {hops.span(delay.seconds)} of it at {delay.hop.number} {delay.hop}{why}"
+
+
+_WORDS = {
+    Verdict.RETURNED: "RETURNED",
+    Verdict.IN_FLIGHT: "IN FLIGHT",
+    Verdict.CLOSED: "CLOSED",
+    Verdict.NO_SUCH_ORDER: "NO SUCH ORDER",
+}

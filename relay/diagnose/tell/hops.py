@@ -1,0 +1,272 @@
+"""All hops: says of one hop whether it is proven, since when, and by what: pure functions.
+
+Invariant: the same evidence that decides is what is shown; a text says what was found, and what
+could not be looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from relay.diagnose.decide.decision import applied_return, returned_at
+from relay.diagnose.decide.duty import alive
+from relay.diagnose.decide.process import Passed, passage
+from relay.diagnose.evidence.order import (
+    Crossing,
+    Delivery,
+    EventSeen,
+    Evidence,
+    Found,
+    OrderSeen,
+    Place,
+    ReadBack,
+    ReturnSeen,
+    Scan,
+)
+from relay.diagnose.evidence.surroundings import GroupSeen, Missing, ProcessSeen
+
+Told = tuple[bool | None, datetime | None, str]
+"""Proven, not proven, or cannot be told; since when; in words."""
+
+_TEXT_CHARACTERS = 160
+
+
+def span(seconds: float) -> str:
+    """Write a duration for people."""
+    rounded = int(seconds)
+    if seconds < 1:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
+    if rounded < 120:  # noqa: PLR2004 - up to two of a unit, the smaller one is used
+        return f"{rounded} s"
+    if rounded < 7200:  # noqa: PLR2004
+        return f"{rounded // 60} min"
+    return f"{rounded // 3600} h" if rounded < 172_800 else f"{rounded // 86_400} days"  # noqa: PLR2004
+
+
+def place(evidence: Evidence) -> Told:
+    """Hop 1: order and outbox row."""
+    order, event = evidence.order, evidence.event
+    status = f"order is {order.status}" if isinstance(order, OrderSeen) else None
+    if isinstance(event, Missing):
+        return None, _submitted(order), _could_not("outbox row", event)
+    if event is not None:
+        gone = order is None and evidence.around.keeps_orders
+        kept = ", kept from a dropped day" if event.kept else ""
+        text = f"outbox {event.outbox_id}, {event.event_type}{kept}"
+        return not gone, event.created_at, text + ("; no order row" if gone else "")
+    if isinstance(order, Missing):
+        return None, None, _could_not("order row", order)
+    return False, _submitted(order), "; ".join(_without_event(evidence, status))
+
+
+def _without_event(evidence: Evidence, status: str | None) -> list[str]:
+    parts = [status or "no order row", "no outbox row that expects a return"]
+    if evidence.other_types:
+        parts.append(f"rows of type {', '.join(evidence.other_types)}")
+    if evidence.strays:
+        parts.append(f"its transaction wrote a row for {', '.join(evidence.strays[:3])}")
+    if evidence.around.disabled_triggers:
+        parts.append(f"disabled: trigger {', '.join(evidence.around.disabled_triggers)}")
+    if evidence.dropped_partition:
+        parts.append(f"its day {evidence.dropped_partition} was dropped")
+    if evidence.twin:
+        parts.append(f"the same submission is order {evidence.twin}")
+    return parts
+
+
+def _submitted(order: OrderSeen | Missing | None) -> datetime | None:
+    return order.submitted_at if isinstance(order, OrderSeen) else None
+
+
+def publish(evidence: Evidence) -> Told:
+    """Hop 2: ledger and record."""
+    deliveries = evidence.deliveries
+    if isinstance(deliveries, Missing):
+        return None, None, _could_not("delivery ledger", deliveries)
+    if not deliveries:
+        return False, None, _unsent(evidence)
+    newest = deliveries[-1]
+    copies = f", copy {len(deliveries)} (replayed)" if newest.replay_id else ""
+    there, read = _read_back(evidence.readback)
+    return there, newest.published_at, f"{_where(newest)}{read}{copies}"
+
+
+def _where(delivery: Delivery) -> str:
+    offset = "?" if delivery.offset is None else delivery.offset
+    return f"{delivery.topic}[{delivery.partition}]@{offset}"
+
+
+def _read_back(readback: ReadBack | Missing | None) -> tuple[bool, str]:
+    if readback is None:
+        return True, ", offset unknown (acknowledged as a duplicate)"
+    if isinstance(readback, Missing):
+        return True, ", acknowledged; not read back"
+    texts = {
+        Found.SAME: ", read back, ce_id equal",
+        Found.OTHER: f": another record is there ({readback.event_id or 'without ce_id'})",
+        Found.GONE_BEFORE: ": gone, the log starts later",
+        Found.GONE_AFTER: ": gone, the log ends before it",
+        Found.GONE_WITHIN: ": gone, the log has a hole there",
+        Found.NO_TOPIC: ": there is no such topic",
+    }
+    return readback.found is Found.SAME, texts[readback.found]
+
+
+def _unsent(evidence: Evidence) -> str:
+    if not isinstance(evidence.event, EventSeen):
+        return "nothing to publish"
+    held = evidence.held
+    if not isinstance(held, Missing) and held:
+        one = next((each for each in held if each.own), held[0])
+        return _cut(f"quarantined ({one.state}): {one.reason}, {one.detail}")
+    passed = "checkpoint is past it" if evidence.handed_over is True else "not in the ledger"
+    return f"{passed}; relay {_running(evidence.around.relays, evidence.around.now_at)}"
+
+
+def _running(processes: Sequence[ProcessSeen] | Missing, now_at: datetime) -> str:
+    if isinstance(processes, Missing):
+        return "cannot be looked at"
+    living = [one for one in processes if alive(one, now_at)]
+    if living:
+        first = next((one for one in living if one.error), living[0])
+        waits = f", waits for {first.error}" if first.error else ", healthy"
+        return _cut(f"{first.instance} {first.state or 'alive'}{waits}")
+    if not processes:
+        return "never ran"
+    last = max(processes, key=lambda one: one.heartbeat_at)
+    if last.stopped_at is not None:
+        return f"{last.instance} stopped {last.stopped_at:%H:%M:%S} ({last.stop_reason})"
+    still = ", its connection is still open" if last.connected else ""
+    return f"{last.instance} silent since {last.heartbeat_at:%H:%M:%S}{still}"
+
+
+def process(evidence: Evidence) -> Told:
+    """Hop 3: the group's committed offset."""
+    if isinstance(evidence.deliveries, Missing) or not evidence.deliveries:
+        return _by_return(evidence, "not published")
+    newest = evidence.deliveries[-1]
+    came = passage(evidence, newest)
+    crossing = next(iter(evidence.crossing.values()), None)
+    if crossing is not None and came.passed is Passed.YES:
+        return True, crossing.after_at, _crossed(crossing)
+    if came.passed is Passed.YES:
+        return True, None, _committed(evidence, newest)
+    if came.missing is not None:
+        return _by_return(evidence, _could_not("processor group", came.missing), unsure=True)
+    return _by_return(evidence, _committed(evidence, newest))
+
+
+def _by_return(evidence: Evidence, text: str, *, unsure: bool = False) -> Told:
+    returns = () if isinstance(evidence.returns, Missing) else evidence.returns
+    if returns:
+        return True, None, "proven by its return"
+    return (None if unsure else False), None, text
+
+
+def _crossed(crossing: Crossing) -> str:
+    step = f"{crossing.group} {crossing.before_offset} -> {crossing.after_offset}"
+    if crossing.unattended_from_at is None:
+        return step
+    without = (crossing.after_at - crossing.unattended_from_at).total_seconds()
+    return f"{step}, {span(without)} without members"
+
+
+def _committed(evidence: Evidence, delivery: Delivery) -> str:
+    groups = evidence.around.groups
+    if isinstance(groups, Missing):
+        return "; ".join(
+            f"{name} last recorded at {one.offset}, {one.at:%H:%M:%S}"
+            for name, one in evidence.waiting.items()
+        )
+    named = [groups[name] for name in evidence.around.processor_groups if name in groups]
+    return _cut("; ".join(_group(group, delivery) for group in named))
+
+
+def _group(group: GroupSeen, delivery: Delivery) -> str:
+    if not group.exists:
+        return f"{group.name}: no such group"
+    at = group.committed.get((delivery.topic, delivery.partition))
+    members = "members unknown" if group.members is None else f"{group.members} members"
+    stands = "nothing committed" if at is None else f"committed {at}"
+    elsewhere = group.subscribed is not None and delivery.topic not in group.subscribed
+    reads = f", reads {', '.join(sorted(group.subscribed or ()))}" if elsewhere else ""
+    return f"{group.name} {stands}, {members} ({group.state or '?'}){reads}"
+
+
+def returned(evidence: Evidence) -> Told:
+    """Hop 4: the return itself, or the scan for it."""
+    if isinstance(evidence.returns, Missing):
+        return None, None, _could_not("returns", evidence.returns)
+    home = [one for one in evidence.returns if one.place is not Place.ELSEWHERE]
+    if home:
+        last = home[-1]
+        return any(one.ends for one in home), last.recorded_at, _cut(_described(home))
+    away = next(iter(evidence.returns), None)
+    if away is not None:
+        text = f"{away.status} on {away.topic}[{away.partition}]@{away.offset}, a wrong topic"
+        return False, away.recorded_at, text
+    if isinstance(evidence.scan, Missing):
+        return None, None, _could_not("returns", evidence.scan)
+    return _scanned(evidence, evidence.scan)
+
+
+def _described(returns: Sequence[ReturnSeen]) -> str:
+    parts = []
+    for one in returns[-3:]:
+        word = one.status or one.reason or "unread"
+        parts.append(f"{word} {one.topic}[{one.partition}]@{one.offset}")
+    return ", ".join(parts)
+
+
+def _scanned(evidence: Evidence, scan: Scan) -> Told:
+    if not evidence.deliveries:
+        return False, None, "none"
+    where = f"{scan.partitions_read}/{scan.partitions} partitions"
+    count = f"{scan.records:,} records scanned, {where}"
+    if not scan.complete:
+        return None, None, f"none in {count}, scan incomplete"
+    handled = ", the rest is in the inbox" if scan.vouched else ""
+    return False, None, f"none in {count}, to log end{handled}"
+
+
+def confirm(evidence: Evidence) -> Told:
+    """Hop 5: the order's status."""
+    applied, order = applied_return(evidence), evidence.order
+    at = returned_at(evidence)
+    consumer = _running(evidence.around.consumers, evidence.around.now_at)
+    if isinstance(order, OrderSeen):
+        if order.terminal:
+            return True, at, f"{order.status}{'' if applied else ', by no recorded return'}"
+        return False, at if applied else None, f"{_unapplied(evidence, order)}; consumer {consumer}"
+    if applied is not None:
+        return True, at, f"{applied.status} ({applied.outcome})"
+    if isinstance(order, Missing):
+        return None, None, _could_not("order row", order)
+    return False, None, f"consumer {consumer}"
+
+
+def _unapplied(evidence: Evidence, order: OrderSeen) -> str:
+    returns = () if isinstance(evidence.returns, Missing) else evidence.returns
+    refused = [one for one in returns if one.place is Place.QUARANTINE and one.state != "released"]
+    if refused:
+        last = refused[-1]
+        return _cut(f"refused ({last.state}): {last.reason}, {last.detail or ''}")
+    if any(one.place is Place.PENDING for one in returns):
+        return f"{order.status}, its row is locked by somebody"
+    return f"order is {order.status}"
+
+
+def not_reached(text: str) -> str:
+    """Say of a hop behind the gap what is known of who serves it."""
+    _, found, consumer = text.partition("consumer ")
+    return f"not reached; {found}{consumer}" if found else "not reached"
+
+
+def _could_not(what: str, missing: Missing) -> str:
+    return _cut(f"{what}: {missing.cause}, {missing.detail}")
+
+
+def _cut(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= _TEXT_CHARACTERS else flat[: _TEXT_CHARACTERS - 3] + "..."

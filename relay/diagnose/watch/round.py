@@ -1,0 +1,271 @@
+"""All hops: one round of the watchdog: what is overdue, what came late, what belongs together.
+
+Invariant: a round may end anywhere and the next one goes on: every step is one statement that only
+adds what is missing. It looks at what changed, never at all orders; a round that was dear makes the
+next one wait.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+import asyncpg
+import structlog
+
+from relay.diagnose.decide.duty import Standing, standing
+from relay.diagnose.gather.around import read_processes
+from relay.diagnose.gather.database import read_orders
+from relay.diagnose.gather.logs import LogReading
+from relay.diagnose.gather.orders import Gatherer, GatherOptions
+from relay.diagnose.incidents.listing import list_incidents
+from relay.diagnose.incidents.rows import IncidentChange, assign, write_story
+from relay.diagnose.incidents.story import tell
+from relay.diagnose.tell.diagnosis import Diagnosis
+from relay.diagnose.tell.explain import diagnose
+from relay.diagnose.verdicts import Verdict
+from relay.diagnose.watch import cases
+from relay.diagnose.watch.cases import OpenCase
+from relay.diagnose.watch.late import find_late, looked_until
+from relay.diagnose.watch.overdue import find_open
+from relay.diagnose.watch.overdue_spans import OverdueSpans, Report
+from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.kafka import KafkaConnection
+
+_LOG: Final = structlog.get_logger("relay.watchdog")
+
+# Not a case: it is on its way, or a person closed it.
+_NO_CASE: Final = frozenset({Verdict.IN_FLIGHT, Verdict.CLOSED})
+
+
+@dataclass(frozen=True, slots=True)
+class WatchOptions:
+    """How the watchdog works.
+
+    Attributes:
+        round_seconds: pause between rounds, at least.
+        rest_factor: a round of t seconds is followed by a pause of at least t times this.
+        position_seconds: between the positions of what changes.
+        sample_seconds: between looks at the groups.
+        lease_seconds: until a dead watchdog is replaced.
+        page_orders: orders diagnosed in one round.
+        again_after_seconds: an open case is diagnosed anew when its diagnosis is older.
+        spans_per_incident: `return overdue` spans of one incident.
+    """
+
+    round_seconds: float = 10.0
+    rest_factor: float = 10.0
+    position_seconds: float = 10.0
+    sample_seconds: float = 1.0
+    lease_seconds: float = 15.0
+    page_orders: int = 2000
+    again_after_seconds: float = 30.0
+    spans_per_incident: int = 1000
+    reading: LogReading = field(
+        default_factory=lambda: LogReading(
+            scan_seconds=3.0,
+            recheck_seconds=1.0,
+            readback_seconds=3.0,
+            elsewhere_seconds=1.0,
+            neighbours_at_most=20_000,
+        )
+    )
+
+
+@dataclass(slots=True)
+class RoundReport:
+    """What a round did."""
+
+    opened: int = 0
+    late: int = 0
+    closed: int = 0
+    diagnosed_again: int = 0
+    reported: int = 0
+    held: int = 0
+    changes: list[IncidentChange] = field(default_factory=list)
+    counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    incidents_open: int = 0
+
+
+@dataclass(slots=True)
+class Round:
+    """Does rounds over one database connection."""
+
+    connection: asyncpg.Connection
+    kafka: KafkaConnection
+    flow: Flow
+    options: WatchOptions
+    spans: OverdueSpans | None
+    _told_held: bool = field(default=False, init=False)
+
+    async def run(self) -> RoundReport:
+        """Do one round.
+
+        Raises:
+            asyncpg's errors, FlowTableError: the database is away, or refuses.
+        """
+        report = RoundReport()
+        await self._close_returned(report)
+        await self._open_new(report)
+        await self._diagnose_again(report)
+        await self._note_late(report)
+        now_at = await self.connection.fetchval("SELECT clock_timestamp()")
+        report.changes = await assign(self.connection, now_at)
+        await self._tell_stories(report.changes)
+        await self._report(report)
+        report.counts = await cases.open_counts(self.connection)
+        report.incidents_open = await self.connection.fetchval(_OPEN_INCIDENTS)
+        return report
+
+    async def _close_returned(self, report: RoundReport) -> None:
+        """Close the cases of orders that were returned since, without diagnosing them."""
+        if not isinstance(self.flow.apply, ApplyColumns):
+            return  # those are diagnosed again
+        still = await cases.every_open_case(self.connection, self.options.page_orders)
+        for start in range(0, len(still), self.options.page_orders):
+            page = still[start : start + self.options.page_orders]
+            orders = await read_orders(self.connection, self.flow, [one.order_id for one in page])
+            done = [
+                one.key for one in page if one.order_id in orders and orders[one.order_id].terminal
+            ]
+            report.closed += await cases.close_returned(self.connection, done)
+
+    async def _open_new(self, report: RoundReport) -> None:
+        found = await find_open(
+            self.connection, self.flow, unrecorded=True, at_most=self.options.page_orders
+        )
+        if not found:
+            return
+        events = {one.order_id: one.event_id for one in found if one.event_id is not None}
+        diagnoses = await self._diagnose([one.order_id for one in found], events)
+        report.opened += await self._record(diagnoses)
+
+    async def _record(self, diagnoses: Sequence[Diagnosis]) -> int:
+        worth = [one for one in diagnoses if one.verdict not in _NO_CASE]
+        return len(await cases.open_cases(self.connection, worth, self._event_type()))
+
+    def _event_type(self) -> str:
+        due = (kind for kind, route in self.flow.events.items() if route.deadline_seconds)
+        return next(due, "order.placed")
+
+    async def _diagnose(
+        self, order_ids: Sequence[str], events: Mapping[str, str]
+    ) -> list[Diagnosis]:
+        options = GatherOptions(logs=self.options.reading)
+        gatherer = Gatherer(self.connection, self.kafka, self.flow, options)
+        return [diagnose(one) for one in await gatherer.gather(order_ids, events)]
+
+    async def _diagnose_again(self, report: RoundReport) -> None:
+        age = timedelta(seconds=self.options.again_after_seconds)
+        stale = await cases.stale_cases(self.connection, age, self.options.page_orders)
+        if not stale:
+            return
+        events = {one.order_id: one.event_id for one in stale if one.event_id is not None}
+        diagnoses = await self._diagnose([one.order_id for one in stale], events)
+        by_order = {one.order_id: one for one in diagnoses}
+        await self._write_again(stale, by_order, report)
+
+    async def _write_again(
+        self, stale: Sequence[OpenCase], found: Mapping[str, Diagnosis], report: RoundReport
+    ) -> None:
+        returned = [one.key for one in stale if found[one.order_id].verdict is Verdict.RETURNED]
+        report.closed += await cases.close_returned(self.connection, returned)
+        done = set(returned)
+        others = [(one.key, found[one.order_id]) for one in stale if one.key not in done]
+        await cases.update_cases(self.connection, others)
+        report.diagnosed_again += len(others)
+
+    async def _note_late(self, report: RoundReport) -> None:
+        """Find orders that were returned late while nobody watched."""
+        late = await find_late(self.connection, self.flow, self.options.page_orders)
+        if late.order_ids:
+            diagnoses = await self._diagnose(late.order_ids, {})
+            report.late += await self._record([one for one in diagnoses if one.delay is not None])
+        await looked_until(self.connection, late.until)
+
+    async def _tell_stories(self, changes: Sequence[IncidentChange]) -> None:
+        """Lay new and changed incidents over the records; open ones keep being told."""
+        changed = {one.incident_id for one in changes}
+        for seen in await list_incidents(self.connection, closed=True, at_most=20):
+            if seen.closed_at is None or seen.incident_id in changed:
+                span = seen.from_at, seen.to_at
+                story = await tell(self.connection, self.flow, seen.kind, *span)
+                if story != seen.story:
+                    await write_story(self.connection, seen.incident_id, story)
+
+    async def _report(self, report: RoundReport) -> None:
+        if self.spans is None:
+            return
+        consumers = await read_processes(self.connection, "confirm")
+        now_at = await self.connection.fetchval("SELECT clock_timestamp()")
+        down = standing(consumers, now_at) is not Standing.ALIVE
+        rows = await self.connection.fetch(
+            _UNREPORTED, down, self.options.spans_per_incident, self.options.page_orders
+        )
+        self.spans.export([_report_of(row) for row in rows])
+        await self.connection.execute(_REPORTED, [row["event_id"] for row in rows])
+        report.reported = len(rows)
+        report.held = await self.connection.fetchval(_HELD) if down else 0
+        self._say_held(report.held)
+
+    def _say_held(self, held: int) -> None:
+        if held and not self._told_held:
+            _LOG.warning(
+                "spans_held",
+                orders=held,
+                why="the confirmation consumer is down; its incident says",
+            )
+        self._told_held = bool(held)
+
+
+_OPEN_INCIDENTS: Final = "SELECT count(*) FROM relay.incident WHERE closed_at IS NULL"
+
+# While the consumer is down its orders are one incident; their spans wait, and most are never
+# needed. Of one incident only so many are written: the others differ by nothing but the order.
+_UNREPORTED: Final = """
+WITH told AS (
+    SELECT incident_id, count(*) AS spans FROM relay.overdue
+     WHERE incident_id IN (SELECT incident_id FROM relay.incident WHERE closed_at IS NULL)
+       AND reported_at IS NOT NULL
+     GROUP BY incident_id
+), waiting AS (
+    SELECT *, row_number() OVER (PARTITION BY incident_id ORDER BY placed_at) AS place
+      FROM relay.overdue
+     WHERE closed_at IS NULL AND reported_as IS DISTINCT FROM verdict
+       AND NOT ($1 AND hop = 'confirm')
+)
+SELECT event_id, aggregate_id, event_type, traceparent, hop, verdict, cause, incident_id,
+       placed_at, deadline_at, evidence::text AS evidence
+  FROM waiting LEFT JOIN told USING (incident_id)
+ WHERE incident_id IS NULL OR place + coalesce(spans, 0) <= $2
+ ORDER BY placed_at LIMIT $3
+"""
+_REPORTED: Final = """
+UPDATE relay.overdue SET reported_at = clock_timestamp(), reported_as = verdict
+ WHERE event_id = ANY ($1::text[])
+"""
+_HELD: Final = """
+SELECT count(*) FROM relay.overdue
+ WHERE closed_at IS NULL AND hop = 'confirm' AND reported_as IS DISTINCT FROM verdict
+"""
+
+
+def _report_of(row: asyncpg.Record) -> Report:
+    key = row["event_id"]
+    return Report(
+        key=key,
+        order_id=row["aggregate_id"],
+        event_id=None if key.startswith(cases.NO_EVENT) else key,
+        event_type=row["event_type"],
+        traceparent=row["traceparent"],
+        hop=row["hop"],
+        verdict=row["verdict"],
+        cause=row["cause"],
+        incident_id=row["incident_id"],
+        placed_at=row["placed_at"],
+        deadline_at=row["deadline_at"],
+        evidence=json.loads(row["evidence"]),
+    )

@@ -1,0 +1,247 @@
+"""All hops: the watchdog: records positions and finds overdue orders, for as long as it lives.
+
+Invariant: one is active, by lease; the others stand by. It never disturbs the service that it runs
+in: whatever fails is said, waited out and begun again; its connections are its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Final
+from uuid import uuid4
+
+import asyncpg
+import structlog
+
+from consumers.apply.catalog import FlowTableError
+from relay.diagnose.gather.broker import connected
+from relay.diagnose.gather.reading import BROKER_FAILURES, DATABASE_FAILURES
+from relay.diagnose.incidents.rows import IncidentChange
+from relay.diagnose.watch.lease import WatchLease, WatchLostError
+from relay.diagnose.watch.overdue_spans import OverdueSpans
+from relay.diagnose.watch.positions import Notebook, take_sample, write_positions
+from relay.diagnose.watch.round import Round, RoundReport, WatchOptions
+from relay.runtime.backoff import Backoff
+from relay.runtime.database import connect
+from relay.runtime.flow import Flow
+from relay.runtime.kafka import KafkaConnection
+from relay.telemetry.metrics import Metrics
+from relay.telemetry.tracing import Tracing
+
+_LOG: Final = structlog.get_logger("relay.watchdog")
+
+LEASE_CONNECTION: Final = "relay-watchdog-lease"
+ROUND_CONNECTION: Final = "relay-watchdog-round"
+POSITION_CONNECTION: Final = "relay-watchdog-positions"
+CLIENT_ID: Final = "relay-watchdog"
+_LEASE_STATEMENT_SECONDS: Final = 5.0
+_ROUND_STATEMENT_SECONDS: Final = 60.0
+_SAMPLE_SECONDS: Final = 10.0
+_REFRESH_SAMPLES: Final = 10
+_RELEASE_SECONDS: Final = 2.0
+_ROUND_FAILURES: Final = (*DATABASE_FAILURES, FlowTableError)
+
+
+@dataclass(slots=True)
+class Watchdog:
+    """One watchdog, alone or inside a service.
+
+    Attributes:
+        state: starting, standby, active, waiting, stopped.
+        waiting_for: what it cannot go on without, in words.
+        owner: unique for a process.
+    """
+
+    dsn: str | None
+    kafka: KafkaConnection
+    flow: Flow
+    options: WatchOptions
+    tracing: Tracing
+    stop: asyncio.Event
+    metrics: Metrics | None = None
+    owner: str = field(default_factory=lambda: f"watchdog-{uuid4()}")
+    state: str = "starting"
+    waiting_for: str | None = None
+    last: RoundReport | None = None
+    rounds: int = 0
+
+    def detail(self) -> Mapping[str, Any]:
+        """Return what `relay status` shows of it."""
+        return {"state": self.state, "waiting_for": self.waiting_for, "rounds": self.rounds}
+
+    async def run(self) -> None:
+        """Watch until `stop` is set; never raises for what can be waited out."""
+        backoff, attempt = Backoff(0.5, 10.0), 0
+        while not self.stop.is_set():
+            began = time.monotonic()
+            try:
+                await self._session()
+            except WatchLostError as error:
+                self._wait_for("standby", str(error))
+            except _ROUND_FAILURES as error:
+                self._wait_for("waiting", str(error) or type(error).__name__)
+            except ExceptionGroup as group:
+                self._wait_for("waiting", "; ".join(repr(one) for one in group.exceptions))
+            attempt = 0 if time.monotonic() - began > self.options.lease_seconds else attempt + 1
+            await self._pause(backoff.delay_seconds(attempt))
+        self.state = "stopped"
+
+    def _wait_for(self, state: str, why: str) -> None:
+        if self.waiting_for != why:
+            _LOG.warning("watchdog_waits", state=state, why=why)
+        self.state, self.waiting_for = state, why
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.stop.wait()
+        except TimeoutError:
+            return
+
+    async def _session(self) -> None:
+        """Connect, wait for the lease, and watch while it is held."""
+        leasing = await connect(
+            self.dsn, LEASE_CONNECTION, command_timeout_seconds=_LEASE_STATEMENT_SECONDS
+        )
+        try:
+            lease = WatchLease(leasing, self.owner, self.options.lease_seconds)
+            while not await lease.take():
+                self.state, self.waiting_for = "standby", None
+                await self._pause(self.options.lease_seconds / 3)
+                if self.stop.is_set():
+                    return
+            _LOG.info("watchdog_active", epoch=lease.epoch)
+            await self._watch(lease)
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await lease.release()
+        finally:
+            leasing.terminate()
+
+    async def _watch(self, lease: WatchLease) -> None:
+        async with AsyncExitStack() as stack:
+            recording = await connect(
+                self.dsn, POSITION_CONNECTION, command_timeout_seconds=_LEASE_STATEMENT_SECONDS
+            )
+            stack.callback(recording.terminate)
+            working = await connect(
+                self.dsn,
+                ROUND_CONNECTION,
+                command_timeout_seconds=_ROUND_STATEMENT_SECONDS,
+                server_settings={"plan_cache_mode": "force_custom_plan", "jit": "off"},
+            )
+            stack.callback(working.terminate)
+            self.state, self.waiting_for = "active", None
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._keep(lease)),
+                    group.create_task(self._record_positions(lease, recording)),
+                    group.create_task(self._do_rounds(lease, working)),
+                ]
+                await self.stop.wait()
+                for task in tasks:
+                    task.cancel()
+
+    async def _keep(self, lease: WatchLease) -> None:
+        while True:
+            await asyncio.sleep(self.options.lease_seconds / 3)
+            await lease.renew()
+
+    async def _do_rounds(self, lease: WatchLease, connection: asyncpg.Connection) -> None:
+        spans = OverdueSpans(self.tracing, self.flow)
+        work = Round(connection, self.kafka, self.flow, self.options, spans)
+        while True:
+            lease.require()
+            began = time.monotonic()
+            report = await work.run()
+            self.rounds += 1
+            self._tell(report)
+            took = time.monotonic() - began
+            await asyncio.sleep(max(self.options.round_seconds, took * self.options.rest_factor))
+
+    def _tell(self, report: RoundReport) -> None:
+        for change in report.changes:
+            _say(change)
+        self.last = report
+        if self.metrics is None:
+            return
+        self.metrics.incidents_open.set(report.incidents_open)
+        self.metrics.overdue_orders.clear()
+        for (hop, verdict), orders in report.counts.items():
+            self.metrics.overdue_orders.labels(hop, verdict).set(orders)
+        for change in report.changes:
+            self.metrics.incident_alerts.labels(change.event).inc()
+
+    async def _record_positions(self, lease: WatchLease, connection: asyncpg.Connection) -> None:
+        """Record positions; the broker away, none are, and the gap tells."""
+        notebook = Notebook(self.options.position_seconds)
+        backoff, attempt = Backoff(0.2, 5.0), 0
+        while True:
+            try:
+                async with connected(self.kafka, CLIENT_ID) as broker:
+                    for number in count():
+                        refresh = number % _REFRESH_SAMPLES == 0
+                        async with asyncio.timeout(_SAMPLE_SECONDS):
+                            sample = await take_sample(broker, self.flow, refresh=refresh)
+                        rows = notebook.take(sample, time.monotonic())
+                        lease.require()
+                        await _written(connection, rows)
+                        attempt = 0
+                        await asyncio.sleep(self.options.sample_seconds)
+            except BROKER_FAILURES as error:
+                if attempt == 0:
+                    _LOG.warning("positions_not_recorded", why=str(error) or type(error).__name__)
+                attempt += 1
+                await asyncio.sleep(backoff.delay_seconds(attempt))
+
+
+async def _written(connection: asyncpg.Connection, rows: Any) -> None:
+    """Write positions; what fails here is the database, and not the broker."""
+    try:
+        await write_positions(connection, rows)
+    except (OSError, TimeoutError) as error:
+        raise WatchLostError(f"the database does not answer: {error}") from error
+
+
+async def watch_once(
+    dsn: str | None, kafka: KafkaConnection, flow: Flow, options: WatchOptions
+) -> RoundReport | None:
+    """Do one round now, without spans; None when another watchdog is active, or it cannot be done.
+
+    For commands that show what watchdogs record, where none may have run yet.
+    """
+    try:
+        leasing = await connect(dsn, LEASE_CONNECTION, command_timeout_seconds=30.0)
+    except DATABASE_FAILURES:
+        return None
+    try:
+        lease = WatchLease(leasing, f"once-{uuid4()}", options.lease_seconds * 4)
+        if not await lease.take():
+            return None
+        try:
+            return await Round(leasing, kafka, flow, options, None).run()
+        finally:
+            await lease.release()
+    except _ROUND_FAILURES as error:
+        _LOG.debug("not_watched_once", why=str(error))
+        return None
+    finally:
+        leasing.terminate()
+
+
+def _say(change: IncidentChange) -> None:
+    hop, verdict, cause = change.kind
+    told = _LOG.info if change.event == "closed" else _LOG.error
+    told(
+        f"incident_{change.event}",
+        incident=f"I-{change.incident_id}",
+        hop=hop,
+        verdict=verdict,
+        cause=cause,
+        orders=change.orders,
+        next=f"relay incidents I-{change.incident_id}",
+    )
