@@ -6,9 +6,7 @@ Invariant: nothing is closed without a reason, and nothing without a row in the 
 from __future__ import annotations
 
 import asyncio
-import getpass
 import re
-import socket
 from collections.abc import Sequence
 
 import click
@@ -20,6 +18,7 @@ from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import Session, UnreachableError, session
 from relay.diagnose.unreturned import QUICK
 from relay.diagnose.verdicts import found_something
+from relay.runtime.audit import this_person
 from relay.runtime.settings import Settings
 
 _INCIDENT = re.compile(r"[Ii]-(\d{1,18})")
@@ -38,7 +37,7 @@ def command(ctx: click.Context, targets: tuple[str, ...], reason: str, by: str |
     """
     if not reason.strip():
         raise click.UsageError("--reason must say why")
-    who = by or f"{getpass.getuser()}@{socket.gethostname()}"
+    who = by or this_person()
     done = asyncio.run(_close(settings_of(ctx), targets, who, reason.strip()))
     if wants_json(ctx):
         incidents = [f"I-{number}" for number in done.incidents]

@@ -6,7 +6,6 @@ closed, and what was closed stays closed whatever the watchdog finds later.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ import asyncpg
 
 from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.diagnose.watch.cases import open_cases
+from relay.runtime.audit import Action, note_action
 
 
 class NothingToCloseError(Exception):
@@ -34,10 +34,6 @@ UPDATE relay.overdue
    SET closed_at = clock_timestamp(), closed_as = 'closed', closed_by = $2, closed_why = $3
  WHERE aggregate_id = ANY ($1::text[]) AND closed_at IS NULL
 RETURNING aggregate_id
-"""
-_AUDIT: Final = """
-INSERT INTO relay.audit_log (who, action, subject, why, detail)
-VALUES ($1, 'close', $2, $3, $4::jsonb)
 """
 
 
@@ -59,7 +55,7 @@ async def close_orders(
         if left:
             raise NothingToCloseError(f"not overdue, or closed already: {', '.join(left[:5])}")
         for order_id in ids:
-            await connection.execute(_AUDIT, who, order_id, why, "{}")
+            await note_action(connection, Action(who, "close", order_id, why))
     return Closed(tuple(ids))
 
 
@@ -91,6 +87,6 @@ async def close_incident(
             raise NothingToCloseError(f"there is no open incident I-{incident_id}")
         rows = await connection.fetch(_CLOSE_ITS_CASES, incident_id, who, why)
         orders = tuple(row["aggregate_id"] for row in rows)
-        detail = json.dumps({"orders": len(orders)})
-        await connection.execute(_AUDIT, who, f"I-{incident_id}", why, detail)
+        done = Action(who, "close", f"I-{incident_id}", why, detail={"orders": len(orders)})
+        await note_action(connection, done)
     return Closed(orders, (incident_id,))

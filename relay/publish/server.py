@@ -15,6 +15,7 @@ import structlog
 
 from relay.publish.errors import RestoredDatabaseError, ServersDifferError
 from relay.publish.window import Position
+from relay.runtime.audit import Action, note_action, this_person
 
 _LOG: Final = structlog.get_logger("relay.publish")
 
@@ -83,13 +84,6 @@ def refuse_restored(server: ServerState, system_identifier: int, position: Posit
         )
 
 
-_NOTE_TIMELINE: Final = """
-INSERT INTO relay.audit_log (action, subject, why, detail)
-VALUES ('timeline_changed', $1, 'the relay took over after a failover or a recovery',
-        jsonb_build_object('from', $2::text, 'to', $1::text))
-"""
-
-
 async def note_timeline(connection: asyncpg.Connection, timeline: str, before: str | None) -> None:
     """Record that the cluster is on another timeline than at the last takeover.
 
@@ -97,4 +91,13 @@ async def note_timeline(connection: asyncpg.Connection, timeline: str, before: s
     """
     if before not in (None, timeline):
         _LOG.warning("timeline_changed", before=before, now=timeline)
-        await connection.execute(_NOTE_TIMELINE, timeline, before)
+        await note_action(
+            connection,
+            Action(
+                this_person(),
+                "timeline_changed",
+                timeline,
+                "the relay took over after a failover or a recovery",
+                detail={"from": before, "to": timeline},
+            ),
+        )

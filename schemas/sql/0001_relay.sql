@@ -380,9 +380,11 @@ CREATE TABLE relay.replay_job (
 CREATE TABLE relay.audit_log (
     audit_id bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     at       timestamptz NOT NULL DEFAULT clock_timestamp(),
-    who      text        NOT NULL DEFAULT session_user,
+    login    text        NOT NULL DEFAULT session_user,   -- at and login: nobody may write them
+    who      text        NOT NULL DEFAULT session_user,   -- as the person calls himself
     action   text        NOT NULL,
     subject  text,
     why      text,
+    result   text        NOT NULL DEFAULT 'done',
     detail   jsonb       NOT NULL DEFAULT '{}'
 );

@@ -92,7 +92,8 @@ GRANT SELECT (txid, id, event_id, aggregate_type, aggregate_id, aggregate_versio
 GRANT INSERT, UPDATE ON relay.process_record, relay.outage_record, relay.overdue, relay.incident
     TO relay_publisher, relay_confirmer, relay_operator;
 GRANT INSERT, UPDATE ON relay.maintenance TO relay_publisher, relay_confirmer, relay_operator;
-GRANT INSERT ON relay.position, relay.audit_log
+GRANT INSERT ON relay.position TO relay_publisher, relay_confirmer, relay_operator;
+GRANT INSERT (who, action, subject, why, result, detail) ON relay.audit_log
     TO relay_publisher, relay_confirmer, relay_operator;
 GRANT UPDATE ON relay.lease TO relay_publisher, relay_confirmer, relay_operator;
 

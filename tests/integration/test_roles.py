@@ -140,6 +140,8 @@ MAY_NOT: Final[dict[str, Sequence[str]]] = {
         "UPDATE relay.quarantine SET record_value = ''",
         "DELETE FROM relay.quarantine",
         "UPDATE relay.audit_log SET who = 'somebody'",
+        "INSERT INTO relay.audit_log (action, login) VALUES ('close', 'somebody')",
+        "INSERT INTO relay.audit_log (action, at) VALUES ('close', now())",
         "DELETE FROM relay.audit_log",
         "UPDATE public.orders SET status = 'confirmed'",
         "SELECT relay.drop_partition('outbox_p20200101')",
