@@ -68,6 +68,7 @@ async def test_the_processor_came_back_past_its_records(wiring) -> None:
     processor = wiring.processor()
     await wiring.until_up()
     await wiring.until_returned(await wiring.place_everywhere())
+    await wiring.until_position(wiring.group, members=1)
     processor.terminate()
     await wiring.until_group_is_empty(wiring.group)
     await wiring.until_position(wiring.group, members=0)
