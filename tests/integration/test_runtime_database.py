@@ -1,6 +1,7 @@
 """Connections, process records, outages and heartbeats on a real PostgreSQL."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -43,14 +44,21 @@ async def test_nobody_there_is_worth_another_attempt() -> None:
 
 
 async def test_a_server_that_does_not_answer_is_given_up_in_time() -> None:
-    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await writer.wait_closed()
+    hung_up = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await reader.read()
+        writer.close()
+        hung_up.set()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     with pytest.raises(DatabaseUnreachableError, match="did not answer in time"):
         await connect(f"postgresql://127.0.0.1:{port}/x", "relay-test", timeout_seconds=0.3)
     server.close()
+    async with asyncio.timeout(10):
+        await hung_up.wait()
 
 
 async def test_a_database_that_is_not_there_is_for_somebody_to_mend(database: str) -> None:
