@@ -355,26 +355,66 @@ CREATE TABLE relay.check_run (
     results      jsonb       NOT NULL
 );
 
+-- Canaries. aggregate_id stands where an order's id would; the positions are its record's and its
+-- return's, so that neither is counted as an order's.
 CREATE TABLE relay.probe_run (
-    probe_id   uuid        PRIMARY KEY,
-    run_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
-    ok         boolean,
-    failed_hop text,
-    timings    jsonb       NOT NULL DEFAULT '{}'
+    probe_id          uuid        PRIMARY KEY,
+    run_at            timestamptz NOT NULL DEFAULT clock_timestamp(),
+    aggregate_id      text        NOT NULL,
+    through_processor boolean     NOT NULL DEFAULT false,
+    ok                boolean,
+    failed_hop        text,
+    timings           jsonb       NOT NULL DEFAULT '{}',
+    topic             text,
+    partition         int,
+    record_offset     bigint,
+    return_partition  int,
+    return_offset     bigint
+);
+CREATE INDEX probe_run_aggregate ON relay.probe_run (aggregate_id);
+CREATE INDEX probe_run_at ON relay.probe_run (run_at);
+
+-- What is to be published again. Made as a plan, of which nothing is sent before somebody runs it.
+-- Items have positions, from 0: `released_count` of them may be sent by now, `sent_count` were
+-- (or were refused), and that one moves in the statement that moves the checkpoint.
+CREATE TABLE relay.replay_job (
+    replay_id      uuid        PRIMARY KEY,
+    planned_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    planned_by     text        NOT NULL DEFAULT session_user,
+    selection      jsonb       NOT NULL,
+    plan           jsonb       NOT NULL,
+    target_topic   text,                               -- NULL: where the event belongs
+    item_count     bigint      NOT NULL DEFAULT 0,
+    state          text        NOT NULL DEFAULT 'planned'
+                               CHECK (state IN ('planned', 'running', 'paused', 'cancelled', 'sent',
+                                                'done')),
+    released_count bigint      NOT NULL DEFAULT 0,
+    sent_count     bigint      NOT NULL DEFAULT 0,
+    reason         text,
+    run_by         text,
+    trouble        text,                               -- why it was paused, unless by a person
+    started_at     timestamptz,
+    finished_at    timestamptz,
+    progress       jsonb       NOT NULL DEFAULT '{}',
+    CHECK (sent_count <= item_count AND released_count <= item_count)
+);
+CREATE INDEX replay_job_running ON relay.replay_job (started_at) WHERE state = 'running';
+
+-- Its items, 1,000 to a row: ten million of them are planned in seconds.
+CREATE TABLE relay.replay_part (
+    replay_id  uuid     NOT NULL REFERENCES relay.replay_job ON DELETE CASCADE,
+    number     int      NOT NULL,
+    outbox_ids bigint[] NOT NULL,                      -- positions number * 1000 and on
+    PRIMARY KEY (replay_id, number)
 );
 
-CREATE TABLE relay.replay_job (
-    replay_id    uuid        PRIMARY KEY,
-    planned_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    planned_by   text        NOT NULL DEFAULT session_user,
-    selection    jsonb       NOT NULL,
-    plan         jsonb       NOT NULL,
-    target_topic text,                                 -- NULL: where the event belongs
-    state        text        NOT NULL DEFAULT 'planned',
-    reason       text,
-    started_at   timestamptz,
-    finished_at  timestamptz,
-    progress     jsonb       NOT NULL DEFAULT '{}'
+-- Items that could not be sent.
+CREATE TABLE relay.replay_refused (
+    replay_id  uuid        NOT NULL REFERENCES relay.replay_job ON DELETE CASCADE,
+    outbox_id  bigint      NOT NULL,
+    reason     text        NOT NULL,                   -- from a closed list in the code
+    refused_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (replay_id, outbox_id)
 );
 
 CREATE TABLE relay.audit_log (

@@ -81,6 +81,7 @@ GRANT SELECT ON relay.installation, relay.migration, relay.dropped_partition, re
                 relay.lease, relay.delivery_ledger, relay.inbox, relay.consumer_offset,
                 relay.offset_gap, relay.process_record, relay.outage_record, relay.position,
                 relay.overdue, relay.incident, relay.check_run, relay.probe_run, relay.replay_job,
+                relay.replay_part, relay.replay_refused,
                 relay.audit_log, relay.maintenance, relay.outbox_summary, relay.kept_summary,
                 relay.quarantine_summary
     TO relay_publisher, relay_confirmer, relay_operator, relay_observer;
@@ -107,6 +108,7 @@ GRANT INSERT (event_id, aggregate_type, aggregate_id, aggregate_version, event_t
 GRANT SELECT ON relay.outbox, relay.kept, relay.quarantine, relay.pending_return
     TO relay_publisher;
 GRANT UPDATE ON relay.checkpoint, relay.replay_job TO relay_publisher;
+GRANT INSERT ON relay.replay_refused TO relay_publisher;
 GRANT INSERT, DELETE ON relay.delivery_ledger TO relay_publisher;
 GRANT INSERT, UPDATE ON relay.quarantine, relay.maintenance TO relay_publisher;
 GRANT DELETE ON relay.inbox, relay.process_record, relay.outage_record, relay.position
@@ -126,7 +128,13 @@ GRANT UPDATE (txid) ON relay.outbox, relay.kept TO relay_operator;
 GRANT UPDATE ON relay.checkpoint TO relay_operator;
 GRANT UPDATE (state, resolved_at, resolved_by, resolved_why) ON relay.quarantine
     TO relay_operator;
-GRANT INSERT (aggregate_type, aggregate_id, event_type, payload) ON relay.outbox
-    TO relay_operator;  -- canaries
+-- Canaries, and events that were never written; and what publishing takes where no relay runs:
+-- an event of somebody's that cannot be sent is parked by whoever holds the lease.
+GRANT INSERT (aggregate_type, aggregate_id, aggregate_version, event_type, payload, headers,
+              traceparent, tracestate) ON relay.outbox TO relay_operator;
+GRANT INSERT (kind, reason, detail, aggregate_id, event_id, outbox_id, topic, traceparent),
+      UPDATE (reason, detail, last_seen_at, seen_count) ON relay.quarantine TO relay_operator;
+GRANT INSERT ON relay.pending_return TO relay_operator;  -- returns, to be looked at again
 GRANT INSERT ON relay.delivery_ledger, relay.check_run TO relay_operator;
 GRANT INSERT, UPDATE ON relay.probe_run, relay.replay_job TO relay_operator;
+GRANT INSERT ON relay.replay_part, relay.replay_refused TO relay_operator;
