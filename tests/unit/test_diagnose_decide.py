@@ -509,3 +509,37 @@ def test_the_oldest_ledger_row_decides_between_skipped_and_forgotten() -> None:
     skipped = replace(UNSENT, handed_over=True)
     assert decide(skipped).cause is Cause.CHECKPOINT_SKIPPED
     assert decide(around(skipped, ledger_from_at=ago(minutes=5))).cause is Cause.PAST_RETENTION
+
+
+FELL_SILENT = replace(RUNNING, heartbeat_at=ago(seconds=8))
+
+
+def test_who_has_missed_a_heartbeat_and_has_no_connection_left_is_down() -> None:
+    dead = replace(FELL_SILENT, connected=False)
+    assert decide(around(UNSENT, relays=(dead,))).cause is Cause.RELAY_DOWN
+    assert decide(around(UNSENT, relays=(FELL_SILENT,))).cause is not Cause.RELAY_DOWN
+    assert decide(waiting_for_consumer(consumers=(dead,))).cause is Cause.CONSUMER_DOWN
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        {"lease": LeaseSeen("new", NOW + timedelta(seconds=9), connected=True)},
+        {"newcomers": frozenset({"relay"})},
+    ],
+    ids=["lease", "connection"],
+)
+@pytest.mark.parametrize("before", [(), (KILLED,), (STOPPED,)], ids=["none", "killed", "stopped"])
+def test_a_relay_that_has_just_started_is_not_down(sign: dict, before: tuple) -> None:
+    case = around(UNSENT, relays=before, **sign)
+    assert decide(case).cause is Cause.RELAY_BEHIND
+
+
+def test_a_lease_that_a_killed_relay_left_behind_proves_nothing() -> None:
+    left = LeaseSeen("old", NOW + timedelta(seconds=3), connected=False)
+    assert decide(around(UNSENT, relays=(KILLED,), lease=left)).cause is Cause.RELAY_DOWN
+
+
+def test_a_consumer_that_has_just_started_is_not_down() -> None:
+    case = waiting_for_consumer(consumers=(KILLED,), newcomers=frozenset({"confirm"}))
+    assert decide(case).cause is Cause.CONSUMER_LAGGING

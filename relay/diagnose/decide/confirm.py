@@ -54,7 +54,7 @@ def _consumer_cause(evidence: Evidence, consumer: ConsumerSeen, coming: ReturnSe
     moves = _moves(evidence, consumer, coming.partition)
     if isinstance(around.consumers, Missing):
         return Cause.CONSUMER_LAGGING if moves else Cause.CONSUMER_STUCK
-    stands = standing(around.consumers, around.now_at)
+    stands = standing(around.consumers, around.now_at, newcomer=CONSUMER in around.newcomers)
     if stands is Standing.DOWN:
         return last_words(around.consumers) or Cause.CONSUMER_DOWN
     if stands is Standing.PAUSED:
@@ -83,13 +83,15 @@ def _moves(evidence: Evidence, consumer: ConsumerSeen, partition: int) -> bool:
     position = consumer.offsets.get(partition)
     moved_at = position.updated_at if position is not None else None
     still = timedelta(seconds=OFFSET_STILL_SECONDS)
+    if CONSUMER in evidence.around.newcomers:
+        return True  # it has not had its first batch yet
     return moved_at is not None and now_at - moved_at < still
 
 
 def _pending_cause(evidence: Evidence) -> Cause:
     around = evidence.around
     if not isinstance(around.consumers, Missing):
-        stands = standing(around.consumers, around.now_at)
+        stands = standing(around.consumers, around.now_at, newcomer=CONSUMER in around.newcomers)
         if stands is Standing.DOWN:
             return Cause.CONSUMER_DOWN
         if stands is Standing.PAUSED:

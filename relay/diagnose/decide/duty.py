@@ -1,7 +1,8 @@
 """Hops 2 and 5: is a process of ours down, paused, waiting or moving: pure functions.
 
 Invariant: only what a process itself recorded, or the database says of its connection, counts. A
-process whose heartbeat is fresh is never called down.
+process whose heartbeat is fresh is never called down, unless it should have come again and has no
+connection left to do so.
 """
 
 from collections.abc import Iterable
@@ -13,6 +14,8 @@ from relay.diagnose.evidence.surroundings import OutageSeen, ProcessSeen
 
 # Three missed heartbeats of relay.runtime.process.
 HEARTBEAT_STALE_SECONDS = 15.0
+# A process that lives beats, or connects anew, at least every 5 s.
+GONE_SECONDS = 6.0
 
 _ERROR_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (Cause.REBASELINE_NEEDED, ("rebaseline",)),
@@ -47,14 +50,23 @@ class Standing(Enum):
 
 def alive(process: ProcessSeen, now_at: datetime) -> bool:
     """Tell whether its last heartbeat is fresh and it has not said that it stopped."""
-    fresh = now_at - process.heartbeat_at <= timedelta(seconds=HEARTBEAT_STALE_SECONDS)
+    allowed = GONE_SECONDS if process.connected is False else HEARTBEAT_STALE_SECONDS
+    fresh = now_at - process.heartbeat_at <= timedelta(seconds=allowed)
     return fresh and process.stopped_at is None
 
 
-def standing(processes: Iterable[ProcessSeen], now_at: datetime) -> Standing:
-    """Sum up all the processes of one kind."""
+def standing(
+    processes: Iterable[ProcessSeen], now_at: datetime, *, newcomer: bool = False
+) -> Standing:
+    """Sum up all the processes of one kind.
+
+    Args:
+        processes: as recorded.
+        now_at: by the database.
+        newcomer: one has connected just now, and its record is still to come.
+    """
     unstopped = [one for one in processes if one.stopped_at is None]
-    if any(alive(one, now_at) for one in unstopped):
+    if newcomer or any(alive(one, now_at) for one in unstopped):
         return Standing.ALIVE
     # A killed process's connections are closed by its kernel; a paused one keeps them.
     if any(one.connected for one in unstopped):

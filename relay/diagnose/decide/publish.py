@@ -16,7 +16,13 @@ from relay.diagnose.decide.duty import (
 )
 from relay.diagnose.decide.finding import Finding, unknown
 from relay.diagnose.evidence.order import Delivery, EventSeen, Evidence, Found, HeldEvent, ReadBack
-from relay.diagnose.evidence.surroundings import CheckpointSeen, Missing, Surroundings, TopicSeen
+from relay.diagnose.evidence.surroundings import (
+    CheckpointSeen,
+    LeaseSeen,
+    Missing,
+    Surroundings,
+    TopicSeen,
+)
 from relay.diagnose.verdicts import Hop, Verdict
 
 RELAY = "relay"
@@ -87,12 +93,19 @@ def _relay_cause(evidence: Evidence, event: EventSeen) -> Cause:
     around = evidence.around
     if isinstance(around.relays, Missing):
         return Cause.RELAY_BEHIND if _checkpoint_moves(evidence) else Cause.RELAY_STUCK
-    stands = standing(around.relays, around.now_at)
+    stands = standing(around.relays, around.now_at, newcomer=_unrecorded(around))
     if stands is Standing.DOWN:
         return last_words(around.relays) or Cause.RELAY_DOWN
     if stands is Standing.PAUSED:
         return Cause.RELAY_PAUSED
     return _living_relay_cause(evidence, event)
+
+
+def _unrecorded(around: Surroundings) -> bool:
+    """Tell whether a relay is there that has not recorded itself yet: it came a moment ago."""
+    lease = around.lease
+    holds = isinstance(lease, LeaseSeen) and lease.connected is True and _is_held(lease, around)
+    return holds or RELAY in around.newcomers
 
 
 def _living_relay_cause(evidence: Evidence, event: EventSeen) -> Cause:
@@ -119,10 +132,8 @@ def _living_relay_cause(evidence: Evidence, event: EventSeen) -> Cause:
 def _just_started(around: Surroundings, grace: timedelta) -> bool:
     """Tell whether a relay came up a moment ago: it may not have had its first page yet."""
     assert not isinstance(around.relays, Missing)
-    return any(
-        alive(one, around.now_at) and around.now_at - one.started_at < grace
-        for one in around.relays
-    )
+    living = [one for one in around.relays if alive(one, around.now_at)]
+    return not living or any(around.now_at - one.started_at < grace for one in living)
 
 
 def _topic_absent(evidence: Evidence, topic: str | None) -> bool:
@@ -137,8 +148,12 @@ def _lease_held(evidence: Evidence) -> bool:
     lease = evidence.around.lease
     if lease is None or isinstance(lease, Missing):
         return True  # nothing says that it is not
+    return _is_held(lease, evidence.around)
+
+
+def _is_held(lease: LeaseSeen, around: Surroundings) -> bool:
     expires = lease.expires_at
-    return lease.owner is not None and expires is not None and expires > evidence.around.now_at
+    return lease.owner is not None and expires is not None and expires > around.now_at
 
 
 def _checkpoint_moves(evidence: Evidence) -> bool:

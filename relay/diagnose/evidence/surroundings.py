@@ -37,7 +37,7 @@ class ProcessSeen:
     """A process record of ours, as it stood when the evidence was gathered.
 
     Attributes:
-        connected: its database connection is open (None: not visible to us).
+        connected: a database connection of its kind of process is open (None: not visible to us).
         state: what it says it does, in its own word; `error` is what it waits for or died of.
     """
 
@@ -72,10 +72,15 @@ class CheckpointSeen:
 
 @dataclass(frozen=True, slots=True)
 class LeaseSeen:
-    """Who is the active relay."""
+    """Who is the active relay.
+
+    Attributes:
+        connected: the connection that took the lease is open (None: not visible to us).
+    """
 
     owner: str | None
     expires_at: datetime | None
+    connected: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +180,7 @@ class Surroundings:
         now_at: the database's time at the start; the machine's when it is unreachable.
         keeps_orders: the flow says where the orders' rows are (`columns`).
         other_groups: further groups with offsets on the events topics.
+        newcomers: kinds of which a process has just connected and not recorded itself yet.
         disabled_triggers: disabled triggers of the orders table that write to the outbox.
         ledger_from_at: publication time of the oldest ledger row kept; None when there is none.
     """
@@ -196,3 +202,4 @@ class Surroundings:
     ledger_from_at: datetime | Missing | None = None
     other_groups: tuple[str, ...] = ()
     disabled_triggers: tuple[str, ...] = ()
+    newcomers: frozenset[str] = frozenset()

@@ -54,6 +54,7 @@ class AroundRows:
     ledger_from_at: datetime | Missing | None = None
     disabled_triggers: tuple[str, ...] = ()
     shrinks: Mapping[str, tuple[Shrink, ...]] = field(default_factory=dict)
+    newcomers: frozenset[str] = frozenset()
 
 
 async def read_around(
@@ -80,6 +81,7 @@ async def read_around(
         consumer=await part(con, "the consumer's offsets", lambda: _consumer(con, flow)),
         disabled_triggers=_value(await part(con, "triggers", lambda: _triggers(con, flow))) or (),
         shrinks=_value(await part(con, "positions", lambda: _shrinks(con, flow, start))) or {},
+        newcomers=_value(await part(con, "connections", lambda: _newcomers(con))) or frozenset(),
     )
 
 
@@ -95,14 +97,20 @@ async def _watched_since(connection: asyncpg.Connection) -> datetime | None:
     return since
 
 
-# Who is killed leaves no connection; who is paused leaves his. The names are those that the
-# services give their connections.
+# The names that the services give their connections.
+_CONNECTIONS: Final = {
+    "relay": ["relay-relay-heartbeat", "relay-run-reader", "relay-run-writer"],
+    "confirm": ["relay-confirm-heartbeat", "relay-confirm"],
+}
+# Who is killed leaves no connection; who is paused leaves his. To a role without pg_read_all_stats
+# the start of other roles' connections is NULL, their name is not.
 _PROCESSES: Final = """
 SELECT p.instance, p.started_at, p.heartbeat_at, p.stopped_at, p.stop_reason, p.detail::text,
        EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
                 WHERE a.datname = current_database()
-                  AND a.application_name = 'relay-' || p.kind || '-heartbeat'
-                  AND a.backend_start >= p.started_at - interval '10 s') AS connected
+                  AND a.application_name = ANY ($3::text[])
+                  AND coalesce(a.backend_start >= p.started_at - interval '10 s', true)
+              ) AS connected
   FROM relay.process_record AS p
  WHERE p.kind = $1
  ORDER BY p.heartbeat_at DESC LIMIT $2
@@ -111,8 +119,30 @@ SELECT p.instance, p.started_at, p.heartbeat_at, p.stopped_at, p.stop_reason, p.
 
 async def read_processes(connection: asyncpg.Connection, kind: str) -> tuple[ProcessSeen, ...]:
     """Return the newest process records of a kind."""
-    rows = await connection.fetch(_PROCESSES, kind, _PROCESSES_AT_MOST)
+    names = _CONNECTIONS.get(kind, [f"relay-{kind}-heartbeat"])
+    rows = await connection.fetch(_PROCESSES, kind, _PROCESSES_AT_MOST, names)
     return tuple(_process(row) for row in rows)
+
+
+# It connects first and records itself a moment later.
+_NEWCOMER: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_stat_activity AS a
+     WHERE a.datname = current_database() AND a.application_name = ANY ($2::text[])
+       AND a.backend_start > clock_timestamp() - interval '10 s'
+       AND a.backend_start > (SELECT coalesce(max(greatest(p.heartbeat_at, p.stopped_at)),
+                                              '-infinity')
+                                FROM relay.process_record AS p WHERE p.kind = $1))
+"""
+
+
+async def _newcomers(connection: asyncpg.Connection) -> frozenset[str]:
+    found = [
+        kind
+        for kind, names in _CONNECTIONS.items()
+        if await connection.fetchval(_NEWCOMER, kind, names)
+    ]
+    return frozenset(found)
 
 
 def _process(row: asyncpg.Record) -> ProcessSeen:
@@ -172,13 +202,17 @@ async def _checkpoint(connection: asyncpg.Connection) -> CheckpointSeen | None:
 
 
 _LEASE: Final = """
-SELECT owner, expires_at FROM relay.lease WHERE duty = 'relay' AND shard = 0
+SELECT l.owner, CASE WHEN l.released_at IS NULL THEN l.expires_at END,
+       EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                WHERE a.pid = l.backend_pid AND a.datname = current_database()
+                  AND a.application_name = 'relay-run-writer')
+  FROM relay.lease AS l WHERE l.duty = 'relay' AND l.shard = 0
 """
 
 
 async def _lease(connection: asyncpg.Connection) -> LeaseSeen | None:
     row = await connection.fetchrow(_LEASE)
-    return None if row is None else LeaseSeen(row["owner"], row["expires_at"])
+    return None if row is None else LeaseSeen(*row)
 
 
 _OFFSETS: Final = """
@@ -231,16 +265,17 @@ async def _triggers(connection: asyncpg.Connection, flow: Flow) -> tuple[str, ..
     return tuple(row["tgname"] for row in rows)
 
 
-# A log never ends before where it ended, unless it is another log.
+# A log never ends before where it ended, unless it is another log: the watchdog marks it so.
 _SHRINKS: Final = """
-SELECT topic, partition, before_at, before_end, taken_at, log_end
-  FROM (SELECT topic, partition, taken_at, log_end,
-               lag(taken_at) OVER series AS before_at, lag(log_end) OVER series AS before_end
-          FROM relay.position
-         WHERE consumer_group = '' AND topic = ANY ($1::text[]) AND taken_at >= $2
-        WINDOW series AS (PARTITION BY topic, partition ORDER BY taken_at)) AS steps
- WHERE log_end < before_end
- ORDER BY taken_at
+SELECT s.topic, s.partition, b.taken_at, b.log_end, s.taken_at, s.log_end
+  FROM relay.position AS s
+ CROSS JOIN LATERAL (
+       SELECT taken_at, log_end FROM relay.position AS p
+        WHERE p.topic = s.topic AND p.consumer_group = '' AND p.partition = s.partition
+          AND p.taken_at <= s.taken_at AND p.position_id <> s.position_id AND p.log_end > s.log_end
+        ORDER BY p.taken_at DESC LIMIT 1) AS b
+ WHERE s.shrank AND s.topic = ANY ($1::text[]) AND s.taken_at >= $2
+ ORDER BY s.taken_at
 """
 
 

@@ -170,6 +170,7 @@ class Gatherer:
             ledger_from_at=rows.ledger_from_at,
             other_groups=topics.other_groups,
             disabled_triggers=rows.disabled_triggers,
+            newcomers=rows.newcomers,
         )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from relay.diagnose.decide.confirm import CONSUMER
 from relay.diagnose.decide.decision import applied_return, returned_at
 from relay.diagnose.decide.duty import alive
 from relay.diagnose.decide.process import Passed, passage
+from relay.diagnose.decide.publish import RELAY
 from relay.diagnose.evidence.order import (
     Crossing,
     Delivery,
@@ -121,17 +123,19 @@ def _unsent(evidence: Evidence) -> str:
         one = next((each for each in held if each.own), held[0])
         return _cut(f"quarantined ({one.state}): {one.reason}, {one.detail}")
     passed = "checkpoint is past it" if evidence.handed_over is True else "not in the ledger"
-    return f"{passed}; relay {_running(evidence.around.relays, evidence.around.now_at)}"
+    return f"{passed}; relay {_running(evidence, evidence.around.relays, RELAY)}"
 
 
-def _running(processes: Sequence[ProcessSeen] | Missing, now_at: datetime) -> str:
+def _running(evidence: Evidence, processes: Sequence[ProcessSeen] | Missing, kind: str) -> str:
     if isinstance(processes, Missing):
         return "cannot be looked at"
-    living = [one for one in processes if alive(one, now_at)]
+    living = [one for one in processes if alive(one, evidence.around.now_at)]
     if living:
         first = next((one for one in living if one.error), living[0])
         waits = f", waits for {first.error}" if first.error else ", healthy"
         return _cut(f"{first.instance} {first.state or 'alive'}{waits}")
+    if kind in evidence.around.newcomers:
+        return "has just started"
     if not processes:
         return "never ran"
     last = max(processes, key=lambda one: one.heartbeat_at)
@@ -234,7 +238,7 @@ def confirm(evidence: Evidence) -> Told:
     """Hop 5: the order's status."""
     applied, order = applied_return(evidence), evidence.order
     at = returned_at(evidence)
-    consumer = _running(evidence.around.consumers, evidence.around.now_at)
+    consumer = _running(evidence, evidence.around.consumers, CONSUMER)
     if isinstance(order, OrderSeen):
         if order.terminal:
             return True, at, f"{order.status}{'' if applied else ', by no recorded return'}"
