@@ -36,8 +36,16 @@ def settings_of(ctx: click.Context) -> Settings:
 
 
 def print_json(data: Any) -> None:
-    """Print one JSON document."""
-    click.echo(json.dumps(data, indent=2, default=str, ensure_ascii=False))
+    """Print one JSON document; what a terminal might obey is written as its escape."""
+    text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
+    click.echo(
+        "".join(char if char.isprintable() or char == "\n" else _escape(char) for char in text)
+    )
+
+
+def _escape(char: str) -> str:
+    # json itself writes out what is below the space and nothing else: neither DEL nor C1 controls.
+    return "\\u007f" if char == "\x7f" else json.dumps(char)[1:-1]
 
 
 def console() -> Console:

@@ -13,6 +13,8 @@ from typing import Final
 
 import asyncpg
 
+from relay.runtime.audit import Action, note_action, this_person
+
 PARKED_ORDERS: Final = """
 SELECT DISTINCT aggregate_id FROM relay.quarantine
  WHERE kind = 'event' AND state IN ('held', 'release_requested') AND aggregate_id IS NOT NULL
@@ -24,27 +26,45 @@ SELECT DISTINCT aggregate_id FROM relay.quarantine
    AND aggregate_id = ANY ($1::text[])
 """
 
+# Only orders that something may leave of: what was asked for behind an event that is held must not
+# use up the limit, or a hundred such orders would keep all others here for ever.
 ASKED_FOR: Final = """
-SELECT DISTINCT aggregate_id FROM relay.quarantine
- WHERE kind = 'event' AND state = 'release_requested' AND consumer_group IS NULL
-   AND aggregate_id IS NOT NULL
+SELECT DISTINCT q.aggregate_id FROM relay.quarantine AS q
+ WHERE q.kind = 'event' AND q.state = 'release_requested' AND q.aggregate_id IS NOT NULL
+   AND NOT EXISTS (SELECT FROM relay.quarantine AS before
+                    WHERE before.aggregate_id = q.aggregate_id AND before.kind = 'event'
+                      AND before.state = 'held' AND before.quarantine_id < q.quarantine_id)
  LIMIT 100
 """
 
-# What only waited behind an event that now leaves goes with it.
+# What only waited behind an event that now leaves goes with it, up to the next that is held for its
+# own sake. Each order is looked through once, however many wait in it.
 RELEASE_FOLLOWERS: Final = """
 UPDATE relay.quarantine AS q SET state = 'release_requested', resolved_by = 'relay',
        resolved_why = 'waited behind an event that was released'
- WHERE q.kind = 'event' AND q.state = 'held' AND q.reason = 'order_parked'
-   AND q.aggregate_id = ANY ($1::text[])
-   AND EXISTS (SELECT FROM relay.quarantine AS before
-                WHERE before.aggregate_id = q.aggregate_id AND before.kind = 'event'
-                  AND before.state = 'release_requested'
-                  AND before.quarantine_id < q.quarantine_id)
-   AND NOT EXISTS (SELECT FROM relay.quarantine AS before
-                    WHERE before.aggregate_id = q.aggregate_id AND before.kind = 'event'
-                      AND before.state = 'held' AND before.reason <> 'order_parked'
-                      AND before.quarantine_id < q.quarantine_id)
+  FROM (SELECT aggregate_id,
+               min(quarantine_id) FILTER (WHERE state = 'release_requested') AS first_asked,
+               min(quarantine_id) FILTER (WHERE state = 'held' AND reason <> 'order_parked')
+                   AS first_held
+          FROM relay.quarantine
+         WHERE kind = 'event' AND state IN ('held', 'release_requested')
+           AND aggregate_id = ANY ($1::text[])
+         GROUP BY aggregate_id) AS parked
+ WHERE q.aggregate_id = parked.aggregate_id AND q.kind = 'event' AND q.state = 'held'
+   AND q.reason = 'order_parked' AND q.quarantine_id > parked.first_asked
+   AND (parked.first_held IS NULL OR q.quarantine_id < parked.first_held)
+"""
+
+# A row that is nowhere any more (its partition was dropped, and what was kept of it is past its own
+# retention) would be asked for once a second for ever, and hold its order.
+GONE: Final = """
+UPDATE relay.quarantine AS q
+   SET state = 'discarded', resolved_at = clock_timestamp(), resolved_by = 'relay',
+       resolved_why = 'released, but its row is past all retention'
+ WHERE q.kind = 'event' AND q.state = 'release_requested' AND q.outbox_id = ANY ($1::bigint[])
+   AND NOT EXISTS (SELECT FROM relay.outbox AS o WHERE o.id = q.outbox_id)
+   AND NOT EXISTS (SELECT FROM relay.kept AS k WHERE k.id = q.outbox_id)
+RETURNING q.aggregate_id, q.outbox_id, q.quarantine_id
 """
 
 # By quarantine_id: the order in which they were read, not the ids' own.
@@ -101,9 +121,30 @@ async def leaving(connection: asyncpg.Connection, orders: Sequence[str], most: i
     """Return which rows of these orders leave next, in order, as outbox ids; at most `most`."""
     await connection.execute(RELEASE_FOLLOWERS, orders)
     rows = await connection.fetch(WAITING, orders, most)
-    return releasable(
+    found = releasable(
         [
             Waiting(row["aggregate_id"], row["outbox_id"], row["state"] == "release_requested")
             for row in rows
         ]
     )
+    gone = await _discard_gone(connection, found)
+    return [outbox_id for outbox_id in found if outbox_id not in gone]
+
+
+async def _discard_gone(connection: asyncpg.Connection, outbox_ids: Sequence[int]) -> set[int]:
+    """Let go of events whose rows are nowhere any more; each is noted in the audit log."""
+    async with connection.transaction():
+        rows = await connection.fetch(GONE, outbox_ids)
+        for row in rows:
+            await note_action(
+                connection,
+                Action(
+                    this_person(),
+                    "quarantine_discard",
+                    row["aggregate_id"],
+                    "released, but its row is past all retention",
+                    result="the event can no longer be sent",
+                    detail={"ids": [row["quarantine_id"]], "outbox_id": row["outbox_id"]},
+                ),
+            )
+    return {row["outbox_id"] for row in rows}

@@ -1,0 +1,74 @@
+"""Repair: the options of `relay quarantine` that say which rows are meant, who decides, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+import click
+
+from relay.cli.diagnose import SINCE
+from relay.diagnose.gather.lookup import canonical
+from relay.repair.selection import Selection, State
+from relay.runtime.flow import Flow
+
+ASK_FROM = 100
+STATES: tuple[State, ...] = ("held", "release_requested", "released", "discarded")
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def selects(function: CommandT) -> CommandT:
+    """Add the options that say which rows are meant; they combine."""
+    for option in reversed(
+        (
+            click.argument("ids", nargs=-1, type=click.IntRange(1), metavar="[ID]..."),
+            click.option("--order", "orders", multiple=True, help="Of this order."),
+            click.option("--held-for", "reasons", multiple=True, help="E.g. too_large, conflict."),
+            click.option("--kind", type=click.Choice(["event", "return"]), help="Only these."),
+            click.option("--since", type=SINCE, help="First seen since: a time, 24h, 7d."),
+            click.option("--until", type=SINCE, help="First seen before: a time, 24h, 7d."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def decides(function: CommandT) -> CommandT:
+    """Add the options of what changes something."""
+    for option in reversed(
+        (
+            click.option("--all", "everything", is_flag=True, help="All that is held."),
+            click.option("--reason", required=True, help="Why; it is kept."),
+            click.option("--by", default=None, help="Who; by default this user and host."),
+            click.option("--yes", is_flag=True, help=f"Do not ask from {ASK_FROM} rows on."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def selection_of(flow: Flow, given: dict[str, Any], states: tuple[State, ...]) -> Selection:
+    """Return what the options mean; raises click.UsageError where they contradict each other."""
+    orders = given["orders"]
+    # As people write them, and as the order service wrote them.
+    spelt = dict.fromkeys((*orders, *canonical(flow, orders)))
+    since, until = _times(given["since"], given["until"])
+    return Selection(
+        ids=given["ids"] or None,
+        orders=tuple(spelt) or None,
+        reasons=given["reasons"] or None,
+        kind=given["kind"],
+        since=since,
+        until=until,
+        states=states,
+    )
+
+
+def _times(
+    since: datetime | None, until: datetime | None
+) -> tuple[datetime | None, datetime | None]:
+    if since is not None and until is not None and since >= until:
+        raise click.UsageError("--since must be before --until")
+    return since, until
