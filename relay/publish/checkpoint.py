@@ -10,21 +10,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 
 from relay.publish.errors import CheckpointConflictError
+from relay.publish.replays import Replayed
 from relay.publish.window import LOWEST_ID, Position, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A batch that the broker acknowledged. `base_offset` None: it did not say (a duplicate)."""
+    """A batch that the broker acknowledged.
+
+    Attributes:
+        base_offset: None: the broker did not say (a duplicate).
+        replay_id: of the replay that it was part of; None: these are first occurrences.
+    """
 
     topic: str
     partition: int
     base_offset: int | None
     outbox_ids: Sequence[int]
+    replay_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +70,26 @@ WITH moved AS (
     RETURNING shard, epoch
 ), noted AS (
     INSERT INTO relay.delivery_ledger
-           (shard, epoch, topic, partition, base_offset, record_count, outbox_ids, id_range)
+           (shard, epoch, topic, partition, base_offset, record_count, outbox_ids, id_range,
+            replay_id)
     SELECT moved.shard, moved.epoch, b.topic, b.partition, b.base_offset,
            b.last - b.first + 1, ids.of_all[b.first:b.last],
-           int8range(b.lowest, b.highest, '[]')
+           int8range(b.lowest, b.highest, '[]'), b.replay_id
       FROM moved,
            (SELECT $15::text::bigint[] AS of_all) AS ids,
            unnest($8::text[], $9::int[], $10::bigint[], $11::int[], $12::int[], $13::bigint[],
-                  $14::bigint[])
-        AS b(topic, partition, base_offset, first, last, lowest, highest)
+                  $14::bigint[], $24::uuid[])
+        AS b(topic, partition, base_offset, first, last, lowest, highest, replay_id)
+), replayed AS (
+    UPDATE relay.replay_job AS job SET sent_count = $27
+      FROM moved
+     WHERE job.replay_id = $25 AND job.sent_count = $26
+    RETURNING job.replay_id
+), refused AS (
+    INSERT INTO relay.replay_refused (replay_id, outbox_id, reason)
+    SELECT replayed.replay_id, r.outbox_id, r.reason
+      FROM replayed, unnest($28::bigint[], $29::text[]) AS r(outbox_id, reason)
+    ON CONFLICT DO NOTHING
 ), released AS (
     UPDATE relay.quarantine AS q
        SET state = 'released', resolved_at = clock_timestamp()
@@ -109,8 +128,16 @@ class CheckpointWriter:
         deliveries: Sequence[Delivery],
         parked: Sequence[Parked],
         released: Sequence[int] = (),
+        replay: Replayed | None = None,
     ) -> None:
         """Record that everything up to `position` was acknowledged or parked.
+
+        Args:
+            position: the new one.
+            deliveries: what was acknowledged.
+            parked: what waits in quarantine instead.
+            released: what left quarantine.
+            replay: the items of a replay that are among the deliveries, or were refused.
 
         Raises:
             CheckpointConflictError: another relay's epoch, or a write of unknown outcome, stands
@@ -133,6 +160,8 @@ class CheckpointWriter:
             *_ledger_columns(deliveries, lowest, highest),
             *_parked_columns(parked),
             released,
+            [delivery.replay_id for delivery in deliveries],
+            *_replay_values(replay),
         )
         if moved != 1:
             raise CheckpointConflictError(
@@ -176,6 +205,18 @@ def _parked_columns(parked: Sequence[Parked]) -> tuple[list[object], ...]:
         [row.outbox_id for row in parked],
         [row.topic for row in parked],
         [row.traceparent for row in parked],
+    )
+
+
+def _replay_values(replay: Replayed | None) -> tuple[object, ...]:
+    if replay is None:
+        return None, None, None, (), ()
+    return (
+        replay.replay_id,
+        replay.sent_before,
+        replay.sent_after,
+        [one.outbox_id for one in replay.refused],
+        [one.reason for one in replay.refused],
     )
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from relay.publish.checkpoint import CheckpointWriter
+from relay.publish.checkpoint import CheckpointWriter, Delivery
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
 from relay.publish.sizing import Sizing
@@ -30,6 +31,7 @@ class Progress:
     published: int = 0
     parked: int = 0
     released: int = 0
+    replayed: int = 0
     pages: int = 0
     reads: int = 0
 
@@ -94,18 +96,22 @@ class Commits:
         return True
 
     async def _write(self, ready: list[PageUnderway]) -> None:
-        deliveries = [future.result() for page in ready for future in page.acknowledgements]
+        deliveries = [delivery for page in ready for delivery in _acknowledged(page)]
         parked = [row for page in ready for row in page.parked]
         released = [outbox_id for page in ready for outbox_id in page.released]
+        replay = next((page.replay for page in ready if page.replay is not None), None)
         async with self.writing:
-            await self.writer.advance(ready[-1].after, joined(deliveries), parked, released)
+            await self.writer.advance(ready[-1].after, joined(deliveries), parked, released, replay)
         self._written_at = time.monotonic()
         self.underway.remove(ready)
         self.sizing.forget([row.outbox_id for row in parked])
         self.progress.pages += len(ready)
         self.progress.parked += len(parked)
         self.progress.released += len(released)
-        self.progress.published += sum(len(delivery.outbox_ids) for delivery in deliveries)
+        self.progress.published += _rows(deliveries, replayed=False)
+        self.progress.replayed += _rows(deliveries, replayed=True)
+        if replay is not None:
+            self.sizing.forget([one.outbox_id for one in replay.refused])
         self.meter.written([row.reason for row in parked])
         # Pages may have become done meanwhile, with nobody left to say so.
         self.underway.changed.set()
@@ -117,3 +123,15 @@ class Commits:
             self.unwritten = None
             async with self.writing:
                 await self.writer.advance(position, (), ())
+
+
+def _acknowledged(page: PageUnderway) -> list[Delivery]:
+    """Return a page's deliveries, as those of the replay that it belongs to."""
+    deliveries = [future.result() for future in page.acknowledgements]
+    if page.replay is None:
+        return deliveries
+    return [replace(one, replay_id=page.replay.replay_id) for one in deliveries]
+
+
+def _rows(deliveries: Sequence[Delivery], *, replayed: bool) -> int:
+    return sum(len(one.outbox_ids) for one in deliveries if (one.replay_id is not None) == replayed)

@@ -18,6 +18,7 @@ from relay.publish.page import Page
 from relay.publish.partitioner import partitions
 from relay.publish.publisher import EncodedBatch
 from relay.publish.record import RecordEncoder, record_sizes, records_of
+from relay.publish.replays import Refused, Replayed
 from relay.publish.sizing import Sizing
 from relay.runtime.flow import EventRoute
 from relay.telemetry.identities import Identities, TraceColumns
@@ -34,6 +35,7 @@ class Prepared:
     batches: list[tuple[Batch, EncodedBatch]]
     parked: list[Parked]
     trace: TraceColumns
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(slots=True)
@@ -47,8 +49,10 @@ class Dispatcher:
     codec: Codec
     parked_orders: set[bytes]
 
-    def topics(self, page: Page) -> set[str]:
+    def topics(self, page: Page, replay: Replayed | None = None) -> set[str]:
         """Return the topics that a page's rows go to."""
+        if replay is not None and replay.topic is not None:
+            return {replay.topic}
         routes = self.routes
         return {routes[event_type].topic for event_type in set(page.event_types) & routes.keys()}
 
@@ -58,9 +62,49 @@ class Dispatcher:
         tails = self.encoder.tails(page, trace.traceparents, trace.tracestates)
         sizes = record_sizes(tails)
         parked, held = self._park(page, sizes)
+        by_topic = self._places_by_topic(page, held)
+        return Prepared(
+            self._batches(page, by_topic, tails, sizes, partition_counts), parked, trace
+        )
+
+    def prepare_replay(
+        self, page: Page, partition_counts: Mapping[str, int], replay: Replayed
+    ) -> Prepared:
+        """Encode and divide rows that are sent again; what cannot go is refused, not parked."""
+        if not page.ids:
+            return Prepared([], [], TraceColumns([], [], []))
+        trace = self.identities.of_rows(page.traceparents, page.tracestates, page.event_ids)
+        tails = self.encoder.tails(page, trace.traceparents, trace.tracestates, replay.header)
+        sizes = record_sizes(tails)
+        by_topic: dict[str, list[int]] = {}
+        refused: list[Refused] = []
+        for place, outbox_id in enumerate(page.ids):
+            topic = self._topic(page.event_types[place], replay)
+            reason = self._reason_at(page, place, sizes, topic)
+            if reason is None and topic is not None:
+                by_topic.setdefault(topic, []).append(place)
+            else:
+                refused.append(Refused(outbox_id, reason or NO_TOPIC))
+        ready = self._batches(page, by_topic, tails, sizes, partition_counts)
+        return Prepared(ready, [], trace, tuple(refused))
+
+    def _topic(self, event_type: str, replay: Replayed | None = None) -> str | None:
+        if replay is not None and replay.topic is not None:
+            return replay.topic
+        route = self.routes.get(event_type)
+        return None if route is None else route.topic
+
+    def _batches(
+        self,
+        page: Page,
+        by_topic: Mapping[str, Sequence[int]],
+        tails: Sequence[bytes],
+        sizes: Sequence[int],
+        partition_counts: Mapping[str, int],
+    ) -> list[tuple[Batch, EncodedBatch]]:
         now_ms = time.time_ns() // 1_000_000
         ready: list[tuple[Batch, EncodedBatch]] = []
-        for topic, places in self._places_by_topic(page, held).items():
+        for topic, places in by_topic.items():
             keys = page.keys if len(places) == len(page.keys) else [page.keys[n] for n in places]
             for batch in batches(
                 topic=topic,
@@ -74,7 +118,7 @@ class Dispatcher:
                     records_of([tails[place] for place in batch.places])
                 )
                 ready.append((batch, EncodedBatch(records, len(batch.places), now_ms, codec)))
-        return Prepared(ready, parked, trace)
+        return ready
 
     def _places_by_topic(self, page: Page, held: set[int]) -> dict[str, Sequence[int]]:
         topics = self.topics(page)
@@ -112,12 +156,16 @@ class Dispatcher:
         )
 
     def _reason(self, page: Page, place: int, sizes: Sequence[int]) -> str | None:
-        route = self.routes.get(page.event_types[place])
-        if route is None:
+        return self._reason_at(page, place, sizes, self._topic(page.event_types[place]))
+
+    def _reason_at(
+        self, page: Page, place: int, sizes: Sequence[int], topic: str | None
+    ) -> str | None:
+        if topic is None:
             return NO_TOPIC
         if page.payloads[place] is None:
             return TOO_LARGE
-        refused = self.sizing.refuses(route.topic, page.ids[place], sizes[place])
+        refused = self.sizing.refuses(topic, page.ids[place], sizes[place])
         return TOO_LARGE if refused else None
 
     def _parked_row(self, page: Page, place: int, reason: str) -> Parked:

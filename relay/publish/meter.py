@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from relay.publish.record import microseconds
+from relay.runtime.canary import count_canaries
 from relay.runtime.outage import Resource
 from relay.telemetry.metrics import Metrics
 
@@ -40,11 +41,16 @@ class Meter:
             self.metrics.outbox_lag_seconds.set(0)
             self._lagged = False
 
-    def acknowledged(self, topic: str, created_at: Sequence[bytes]) -> None:
-        """Count a batch that the broker has."""
+    def acknowledged(self, topic: str, keys: Sequence[bytes], created_at: Sequence[bytes]) -> None:
+        """Count a batch that the broker has; canaries are no business."""
         if self.metrics is not None:
-            self.metrics.events_published.labels(topic).inc(len(created_at))
+            self.metrics.events_published.labels(topic).inc(len(keys) - count_canaries(keys))
             self._ages += _age_seconds(created_at)
+
+    def replayed(self, topic: str, count: int) -> None:
+        """Count events that the broker has once more."""
+        if self.metrics is not None:
+            self.metrics.events_replayed.labels(topic).inc(count)
 
     def written(self, reasons: Sequence[str]) -> None:
         """Count what the checkpoint covers now, and the reasons of rows put in quarantine."""

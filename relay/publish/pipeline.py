@@ -8,8 +8,9 @@ under way, and the checkpoint is written.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -29,6 +30,7 @@ from relay.publish.pacing import Pace
 from relay.publish.page import Page
 from relay.publish.parking import asked_for, leaving, still_parked
 from relay.publish.publisher import EncodedBatch, Publisher
+from relay.publish.replays import Replayed, Replays, pause
 from relay.publish.spans import SendSpans, SentBatch
 from relay.publish.testpoints import TestPoint
 from relay.publish.topics import Topics
@@ -58,6 +60,7 @@ class Pipeline:
     lease: Lease
     options: PublishOptions
     spans: SendSpans
+    replays: Replays
     waits: Callable[[BaseException | None], None]
     test_point: TestPoint
     _partition_counts: dict[str, int] = field(default_factory=dict)
@@ -89,6 +92,7 @@ class Pipeline:
                 await self.underway.left.wait()
                 continue
             await self._release(stop)
+            replayed = await self._replay()
             page = await self.cursor.next_page()
             self.commits.progress.reads += 1
             self.commits.meter.read(page.created_at)
@@ -96,7 +100,7 @@ class Pipeline:
                 await self._hand_over(page, stop)
             elif not self.underway:
                 self.commits.unwritten = page.after
-            pace = pace.after_read(len(page.ids))
+            pace = pace.after_read(len(page.ids) + replayed)
             if not self.cursor.in_window:
                 await asyncio.sleep(pace.pause_seconds)
 
@@ -108,10 +112,23 @@ class Pipeline:
         if not await self._topics_ready(page, stop):
             return
         prepared = self.dispatcher.prepare(page, self._partition_counts)
+        await self._send(page, prepared, released=released or ())
+
+    async def _send(
+        self,
+        page: Page,
+        prepared: Prepared,
+        *,
+        released: Sequence[int] = (),
+        replay: Replayed | None = None,
+    ) -> None:
         await self.test_point("before_send")
         if self.lease.left_seconds() <= 0:
             raise LeaseLostError("could not renew the lease in time")
-        futures = [self._send(page, prepared, *one) for one in prepared.batches]
+        futures = [
+            self._send_batch(SentBatch.of(page, prepared.trace, batch, replay), batch, encoded)
+            for batch, encoded in prepared.batches
+        ]
         self.commits.unwritten = None
         self.underway.add(
             PageUnderway(
@@ -120,21 +137,60 @@ class Pipeline:
                 page.payload_bytes,
                 futures,
                 prepared.parked,
-                released or (),
+                released,
+                replay,
             )
         )
 
-    def _send(
-        self, page: Page, prepared: Prepared, batch: Batch, encoded: EncodedBatch
+    def _send_batch(
+        self, sent: SentBatch, batch: Batch, encoded: EncodedBatch
     ) -> asyncio.Future[Delivery]:
         future = self.publisher.hand_over(batch, encoded)
-        future.add_done_callback(partial(self._tell, SentBatch.of(page, prepared.trace, batch)))
+        future.add_done_callback(partial(self._tell, sent))
         return future
+
+    async def _replay(self) -> int:
+        """Send a replay's next items between two pages of live rows; return how many.
+
+        One page of a replay is under way at a time: that is all that a kill can repeat.
+        """
+        if self.underway.replaying:
+            return 1  # the next one follows at once
+        found = await self.replays.next()
+        if found is None:
+            return 0
+        page, replay = found
+        if not await self._replay_topics_ready(page, replay):
+            return 0
+        prepared = self.dispatcher.prepare_replay(page, self._partition_counts, replay)
+        refused = (*replay.refused, *prepared.refused)
+        await self._send(page, prepared, replay=dataclasses.replace(replay, refused=refused))
+        return len(page.ids)
+
+    async def _replay_topics_ready(self, page: Page, replay: Replayed) -> bool:
+        """Tell whether the page can be sent; live traffic does not wait until it can."""
+        try:
+            for topic in self.dispatcher.topics(page, replay):
+                await self._know(topic)
+        except (TopicWaitError, KafkaError, OSError, TimeoutError) as error:
+            if replay.topic is not None and isinstance(error, TopicWaitError):
+                await self._pause_replay(replay, f"the relay waits for {error}")
+            self.replays.later()
+            return False
+        return True
+
+    async def _pause_replay(self, replay: Replayed, trouble: str) -> None:
+        _LOG.warning("replay_paused", replay_id=str(replay.replay_id), trouble=trouble)
+        async with self.commits.writing:
+            await pause(self.commits.writer.connection, replay.replay_id, trouble)
 
     def _tell(self, sent: SentBatch, future: asyncio.Future[Delivery]) -> None:
         if future.cancelled() or future.exception() is not None:
             return
-        self.commits.meter.acknowledged(sent.topic, sent.created_at)
+        if sent.replay_id is None:
+            self.commits.meter.acknowledged(sent.topic, sent.keys, sent.created_at)
+        else:
+            self.commits.meter.replayed(sent.topic, len(sent.keys))
         self.spans.acknowledged(sent, future.result().base_offset)
 
     async def _unpark(self, page: Page) -> None:

@@ -9,14 +9,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from uuid import UUID
 
 from relay.publish.batch import Batch
 from relay.publish.page import Page
 from relay.publish.record import microseconds
+from relay.publish.replays import Replayed
 from relay.telemetry import names
 from relay.telemetry.identities import TraceColumns
 from relay.telemetry.names import SpanKind
 from relay.telemetry.otlp import SpanEncoder
+from relay.telemetry.protobuf import attribute, link
 from relay.telemetry.tracing import Tracing
 
 _2000_IN_MICROSECONDS: Final = 946_684_800_000_000
@@ -29,6 +32,7 @@ class SentBatch:
     Attributes:
         created_at: as in `Page`.
         started_ns: when it was handed over, Unix time.
+        replay_id: of the replay that it is part of.
     """
 
     topic: str
@@ -37,9 +41,12 @@ class SentBatch:
     created_at: Sequence[bytes]
     identities: Sequence[bytes | None]
     started_ns: int
+    replay_id: UUID | None = None
 
     @classmethod
-    def of(cls, page: Page, trace: TraceColumns, batch: Batch) -> SentBatch:
+    def of(
+        cls, page: Page, trace: TraceColumns, batch: Batch, replay: Replayed | None = None
+    ) -> SentBatch:
         """Note a batch that is handed over now."""
         places = batch.places
         return cls(
@@ -49,6 +56,7 @@ class SentBatch:
             [page.created_at[place] for place in places],
             [trace.identities[place] for place in places],
             time.time_ns(),
+            None if replay is None else replay.replay_id,
         )
 
 
@@ -76,6 +84,7 @@ class SendSpans:
                 partition=sent.partition,
                 offsets=offsets,
                 waited_seconds=[(started_us - at) / 1e6 for at in microseconds(sent.created_at)],
+                fields=None if sent.replay_id is None else [_of_replay(sent.replay_id)] * count,
             )
         )
 
@@ -88,3 +97,9 @@ class SendSpans:
                 names.send_attributes(topic, client_id=self.client_id),
             )
         return encoder
+
+
+def _of_replay(replay_id: UUID) -> bytes:
+    """Return what a span of a replayed event says besides: which replay, and where its trace is."""
+    trace_id = replay_id.bytes
+    return attribute(names.RELAY_REPLAY_ID, str(replay_id)) + link(trace_id, trace_id[8:])

@@ -30,6 +30,7 @@ from relay.publish.parking import parked_orders
 from relay.publish.pipeline import Pipeline
 from relay.publish.publisher import Publisher
 from relay.publish.record import RecordEncoder
+from relay.publish.replays import Replays
 from relay.publish.sizing import Sizing
 from relay.publish.spans import SendSpans
 from relay.publish.testpoints import TestPoint
@@ -38,6 +39,7 @@ from relay.publish.underway import Underway
 from relay.runtime.backoff import Backoff
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_refusal import refusal
 from relay.telemetry.tracing import Tracing
 
 _LOG: Final = structlog.get_logger("relay.publish")
@@ -158,8 +160,8 @@ class Tenure:
             try:
                 await publisher.start()
             except (KafkaError, OSError, TimeoutError) as error:
-                self.watcher.waits(error)
                 await publisher.close(_CLOSE_SECONDS)
+                self.watcher.waits(await refusal(self.work.kafka) or error)
                 await _pause(stop, backoff.delay_seconds(attempt))
                 attempt += 1
             else:
@@ -210,6 +212,7 @@ class Tenure:
             lease=self.lease,
             options=options,
             spans=SendSpans(work.tracing, "relay"),
+            replays=Replays(cursor, options.page_rows),
             waits=self.watcher.waits,
             test_point=work.test_point,
         )

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from relay.publish.checkpoint import Delivery, Parked
+from relay.publish.replays import Replayed
 from relay.publish.window import Position
 
 
 @dataclass(slots=True)
 class PageUnderway:
-    """A page that was handed over."""
+    """A page that was handed over; `replay` is set where it is sent again."""
 
     after: Position
     rows: int
@@ -26,6 +27,7 @@ class PageUnderway:
     acknowledgements: Sequence[asyncio.Future[Delivery]]
     parked: Sequence[Parked]
     released: Sequence[int] = ()
+    replay: Replayed | None = None
 
     @property
     def done(self) -> bool:
@@ -97,6 +99,11 @@ class Underway:
             self._bytes -= page.payload_bytes
         self.left.set()
 
+    @property
+    def replaying(self) -> bool:
+        """Whether one of the pages is a replay's."""
+        return any(page.replay is not None for page in self._pages)
+
     def parked_orders(self) -> set[bytes]:
         """Return the orders that a page under way parks."""
         return {row.aggregate_id.encode() for page in self._pages for row in page.parked}
@@ -125,6 +132,7 @@ def joined(deliveries: Iterable[Delivery]) -> list[Delivery]:
                 delivery.partition,
                 before.base_offset,
                 [*before.outbox_ids, *delivery.outbox_ids],
+                before.replay_id,
             )
         else:
             open_ones[delivery.topic, delivery.partition] = len(result)
@@ -134,5 +142,7 @@ def joined(deliveries: Iterable[Delivery]) -> list[Delivery]:
 
 def _follows(before: Delivery, after: Delivery) -> bool:
     if before.base_offset is None or after.base_offset is None:
+        return False
+    if before.replay_id != after.replay_id:
         return False
     return before.base_offset + len(before.outbox_ids) == after.base_offset

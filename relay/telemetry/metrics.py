@@ -9,6 +9,7 @@ from data, so the number of series is bounded. Nothing here raises in a hop.
 | relay_active | gauge | shard | 1 while this relay holds the shard's lease |
 | relay_epoch | gauge | shard | the lease's epoch |
 | relay_events_published_total | counter | topic | events the broker acknowledged |
+| relay_events_replayed_total | counter | topic | events sent again by a replay |
 | relay_events_parked_total | counter | reason | events put into quarantine before Kafka |
 | relay_publish_latency_seconds | histogram | | an event's append to its acknowledgement |
 | relay_outbox_lag_seconds | gauge | | age of the oldest row not yet published; 0: none |
@@ -16,6 +17,7 @@ from data, so the number of series is bounded. Nothing here raises in a hop.
 | relay_producer_rebuilds_total | counter | | producers thrown away after an error |
 | relay_returns_total | counter | outcome | returns handled, by what became of them |
 | relay_return_latency_seconds | histogram | | an order's submission to its applied return |
+| relay_trace_continuity_total | counter | result | a sample of returns, by how their trace agrees |
 | relay_returns_pending | gauge | | returns waiting for a locked order |
 | relay_offset_gaps_total | counter | | gaps in the records seen, each one recorded |
 | relay_hop_waiting | gauge | hop | events that wait for this hop |
@@ -137,6 +139,7 @@ class Metrics:
         self.active = self._gauge("active", "1 while the shard's lease is held", "shard")
         self.epoch = self._gauge("epoch", "the lease's epoch", "shard")
         self.events_published = self._counter("events_published", "events acknowledged", "topic")
+        self.events_replayed = self._counter("events_replayed", "events sent again", "topic")
         self.events_parked = self._counter("events_parked", "events put in quarantine", "reason")
         self.publish_latency_seconds = self._histogram(
             "publish_latency_seconds", "an event's append to its acknowledgement"
@@ -147,6 +150,9 @@ class Metrics:
         self.returns = self._counter("returns", "returns handled", "outcome")
         self.return_latency_seconds = self._histogram(
             "return_latency_seconds", "an order's submission to its applied return"
+        )
+        self.trace_continuity = self._counter(
+            "trace_continuity", "returns compared with their event's trace", "result"
         )
         self.returns_pending = self._gauge("returns_pending", "returns that wait for an order")
         self.offset_gaps = self._counter("offset_gaps", "gaps in the records seen")

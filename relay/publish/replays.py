@@ -1,0 +1,174 @@
+"""Hop 2: what is to be published again: reads running replays' items, and what forbids some.
+
+Invariant: reads only, and cheaply when nothing is to be replayed. A row is sent again only after
+its place in the outbox was handed over (an event's first occurrence is never a replay, so nothing
+newer of its order is overtaken), and never while it waits in quarantine. An item is counted as sent
+by the statement that moves the checkpoint, so that a kill repeats at most one batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from relay.publish.cursor import OutboxCursor
+from relay.publish.page import Page
+
+PART_ITEMS: Final = 1000
+"""Items in one row of relay.replay_part."""
+
+GONE: Final = "gone"
+PARKED: Final = "parked"
+NOT_PUBLISHED: Final = "not_published"
+
+# How soon a replay that was just started is noticed.
+_LOOK_SECONDS: Final = 0.5
+# While one is under way: how soon the next items that were released are noticed.
+_ACTIVE_LOOK_SECONDS: Final = 0.02
+_ACTIVE_SECONDS: Final = 5.0
+
+# One probe of an index that holds the running jobs only. The oldest first: one after the other.
+DUE: Final = """
+SELECT replay_id, target_topic, sent_count, released_count
+  FROM relay.replay_job
+ WHERE state = 'running' AND sent_count < released_count
+ ORDER BY started_at LIMIT 1
+"""
+
+PARTS: Final = """
+SELECT outbox_ids FROM relay.replay_part
+ WHERE replay_id = $1 AND number >= $2 AND number <= $3
+ ORDER BY number
+"""
+
+# $2: everything visible in it was handed over, and nothing else may be.
+FORBIDDEN: Final = """
+SELECT id, 'not_published' FROM relay.outbox
+ WHERE id = ANY ($1::bigint[]) AND NOT pg_visible_in_snapshot(txid, $2::text::pg_snapshot)
+UNION ALL
+SELECT outbox_id, 'parked' FROM relay.quarantine
+ WHERE kind = 'event' AND outbox_id = ANY ($1::bigint[])
+   AND state IN ('held', 'release_requested')
+"""
+
+PAUSE: Final = """
+UPDATE relay.replay_job SET state = 'paused', trouble = $2
+ WHERE replay_id = $1 AND state = 'running'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An item that cannot be sent, and why."""
+
+    outbox_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A job's next items.
+
+    Attributes:
+        topic: where they all go; None: where each belongs.
+        sent_before: the job's `sent_count` before them ...
+        sent_after: ... and once they are acknowledged.
+        refused: those of them that are not sent.
+    """
+
+    replay_id: UUID
+    topic: str | None
+    sent_before: int
+    sent_after: int
+    refused: tuple[Refused, ...] = ()
+
+    @property
+    def header(self) -> bytes:
+        """The record header's value."""
+        return str(self.replay_id).encode()
+
+
+@dataclass(slots=True)
+class Replays:
+    """Looks for items that may be sent, over the reader's connection."""
+
+    cursor: OutboxCursor
+    page_rows: int
+    _look_at: float = 0.0
+    _active_until: float = 0.0
+    _statements: dict[str, asyncpg.prepared_stmt.PreparedStatement] = field(default_factory=dict)
+
+    @property
+    def active(self) -> bool:
+        """Whether something was replayed a moment ago."""
+        return time.monotonic() < self._active_until
+
+    async def next(self) -> tuple[Page, Replayed] | None:
+        """Return the next items that may be sent, if there are any; the page may be empty.
+
+        Call it when the items returned before are covered by a checkpoint.
+
+        Raises:
+            asyncpg.PostgresError, OSError: the connection is lost or the statement failed.
+        """
+        now = time.monotonic()
+        if now < self._look_at:
+            return None
+        found = await self._due()
+        pause = _ACTIVE_LOOK_SECONDS if self.active else _LOOK_SECONDS
+        self._look_at = now + pause if found is None else 0.0
+        if found is not None:
+            self._active_until = now + _ACTIVE_SECONDS
+        return found
+
+    def later(self) -> None:
+        """Look again in a while: what was found cannot be sent now."""
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+
+    async def _due(self) -> tuple[Page, Replayed] | None:
+        jobs = await self._fetch(DUE)
+        if not jobs:
+            return None
+        replay_id, topic, sent, released = jobs[0]
+        last = min(released, sent + self.page_rows)
+        outbox_ids = await self._items(replay_id, sent, last)
+        position = self.cursor.position
+        forbidden = dict(await self._fetch(FORBIDDEN, outbox_ids, str(position.prev)))
+        allowed = [one for one in outbox_ids if one not in forbidden]
+        page = await self.cursor.rows(allowed, position)
+        if page.ids and len(page.ids) < len(allowed):
+            # Cut to a page's bytes, or rows are gone: what follows the last one is asked for next.
+            outbox_ids = outbox_ids[: outbox_ids.index(page.ids[-1]) + 1]
+        refused = _refused(outbox_ids, page.ids, forbidden)
+        return page, Replayed(replay_id, topic, sent, sent + len(outbox_ids), refused)
+
+    async def _items(self, replay_id: UUID, first: int, beyond: int) -> list[int]:
+        """Return the items at the positions from `first` to before `beyond`."""
+        low = first // PART_ITEMS
+        rows = await self._fetch(PARTS, replay_id, low, (beyond - 1) // PART_ITEMS)
+        items = [outbox_id for row in rows for outbox_id in row[0]]
+        return items[first - low * PART_ITEMS : beyond - low * PART_ITEMS]
+
+    async def _fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
+        statement = self._statements.get(sql)
+        if statement is None:
+            statement = self._statements[sql] = await self.cursor.connection.prepare(sql)
+        records: list[asyncpg.Record] = await statement.fetch(*arguments)
+        return records
+
+
+async def pause(connection: asyncpg.Connection, replay_id: UUID, trouble: str) -> None:
+    """Pause a running replay, and say why; `connection` may write."""
+    await connection.execute(PAUSE, replay_id, trouble)
+
+
+def _refused(
+    outbox_ids: Sequence[int], found: Sequence[int], forbidden: dict[int, str]
+) -> tuple[Refused, ...]:
+    there = set(found)
+    return tuple(Refused(one, forbidden.get(one, GONE)) for one in outbox_ids if one not in there)
