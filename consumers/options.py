@@ -36,7 +36,7 @@ class SessionOptions:
     batch_records: int = 2000
     poll_seconds: float = 1.0
     commit_seconds: float = 1.0
-    session_timeout_seconds: float = 10.0
+    session_timeout_seconds: float = 8.0
     drain_seconds: float = 5.0
     start_seconds: float = 30.0
     request_seconds: float = 15.0

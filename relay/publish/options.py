@@ -46,7 +46,7 @@ class PublishOptions:
     poll_seconds: float = 0.002
     idle_poll_seconds: float = 0.02
     checkpoint_seconds: float = 0.01
-    lease_seconds: float = 10.0
+    lease_seconds: float = 3.0
     request_timeout_seconds: float = 15.0
     drain_seconds: float = 10.0
 

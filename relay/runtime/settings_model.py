@@ -210,7 +210,7 @@ class PublishSettings(Section):
         default=0.01, description="least seconds between checkpoints, unless a page is full"
     )
     lease_seconds: PositiveFloat = Field(
-        default=10.0, description="seconds until a dead relay is replaced"
+        default=3.0, description="seconds until a dead relay is replaced"
     )
     request_timeout_seconds: PositiveFloat = Field(
         default=15.0, description="seconds for one request"
@@ -227,7 +227,7 @@ class ConfirmSettings(Section):
         default=2000, description="returns in one transaction at most"
     )
     session_timeout_seconds: PositiveFloat = Field(
-        default=10.0, description="seconds until Kafka gives a dead consumer's partitions away"
+        default=8.0, description="seconds until Kafka gives a dead consumer's partitions away"
     )
     drain_seconds: PositiveFloat = Field(
         default=5.0, description="seconds a rebalance waits for a batch"

@@ -1,0 +1,64 @@
+"""`relay run` or `relay confirm`, killed with SIGKILL by its own hand at a named point.
+
+Usage: dies_at_point.py relay|confirm POINT PASSING      (settings: the environment, as always)
+"""
+
+import asyncio
+import os
+import signal
+import sys
+
+from consumers.confirm.service import ConfirmService
+from relay.cli.confirm import confirm_options
+from relay.cli.run import maintenance_options, publish_options
+from relay.cli.service import Surroundings, serve
+from relay.publish.service import RelayService
+from relay.runtime.settings import load_settings
+
+
+class Death:
+    """Counts the passings of a point."""
+
+    def __init__(self, point: str, passing: int) -> None:
+        self.point, self.passing, self.passed = point, passing, 0
+
+    async def __call__(self, point: str) -> None:
+        self.passed += point == self.point
+        if self.passed >= self.passing:
+            os.kill(os.getpid(), signal.SIGKILL)
+        await asyncio.sleep(0)
+
+
+def main(role: str, point: str, passing: int) -> None:
+    settings, death = load_settings(None), Death(point, passing)
+
+    def relay(around: Surroundings) -> RelayService:
+        return RelayService(
+            settings.database.dsn,
+            settings.kafka,
+            settings.flow,
+            publish_options(settings),
+            around.tracing,
+            around.stop,
+            death,
+            metrics=around.metrics,
+            upkeep=maintenance_options(settings),
+        )
+
+    def confirm(around: Surroundings) -> ConfirmService:
+        return ConfirmService(
+            settings.database.dsn,
+            settings.kafka,
+            settings.flow,
+            confirm_options(settings),
+            around.tracing,
+            around.stop,
+            around.metrics,
+            death,
+        )
+
+    serve(role, settings, 0, {"relay": relay, "confirm": confirm}[role])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
