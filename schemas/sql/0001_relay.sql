@@ -169,8 +169,8 @@ CREATE UNIQUE INDEX quarantine_outbox_row ON relay.quarantine (outbox_id) WHERE 
 CREATE UNIQUE INDEX quarantine_record
     ON relay.quarantine (consumer_group, topic, partition, record_offset,
                          md5(coalesce(record_value, ''))) WHERE kind = 'return';
-CREATE INDEX quarantine_to_release ON relay.quarantine (consumer_group, quarantine_id)
-    WHERE kind = 'return' AND state = 'release_requested';
+CREATE INDEX quarantine_to_release ON relay.quarantine (kind, consumer_group, quarantine_id)
+    WHERE state = 'release_requested';
 CREATE INDEX quarantine_open ON relay.quarantine (aggregate_id, outbox_id)
     WHERE state IN ('held', 'release_requested');
 CREATE INDEX quarantine_aggregate ON relay.quarantine (aggregate_id);
@@ -290,9 +290,11 @@ CREATE TABLE relay.position (
     log_end          bigint,
     committed_offset bigint,
     members          int,
-    group_state      text
+    group_state      text,
+    shrank           boolean     NOT NULL DEFAULT false  -- the log ended before where it had ended
 );
 CREATE INDEX position_series ON relay.position (topic, consumer_group, partition, taken_at);
+CREATE INDEX position_shrank ON relay.position (topic, taken_at) WHERE shrank;
 CREATE INDEX position_taken_at ON relay.position USING brin (taken_at);
 
 -- One row per overdue event.

@@ -101,6 +101,15 @@ class Shop:
         """Wait until a query says true."""
         await self.eventually(lambda: self.pg.fetchval(sql, *values), within_seconds)
 
+    async def until_at_work(self, kind: str) -> None:
+        """Wait until one `relay` or `confirm` runs, and none that was asked to stop."""
+        at_work = """
+            SELECT count(*) = 1 AND (SELECT expires_at > clock_timestamp() AND released_at IS NULL
+                                        OR $1 <> 'relay' FROM relay.lease WHERE duty = 'relay')
+              FROM relay.process_record WHERE kind = $1 AND stopped_at IS NULL
+        """
+        await self.until(at_work, kind)
+
     async def until_quarantined(self, count: int) -> None:
         await self.until("SELECT count(*) = $1 FROM relay.quarantine", count)
 

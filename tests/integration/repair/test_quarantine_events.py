@@ -62,8 +62,7 @@ async def test_a_parked_order_is_seen_released_and_leaves_before_its_newer_event
 async def test_a_release_before_the_cause_is_mended_is_held_again_and_said(shop: Any) -> None:
     await park(shop, "o-1", "order.new")
     shop.start("run", **shop.types("order.placed"))
-    await shop.until("SELECT expires_at > clock_timestamp() AND released_at IS NULL FROM relay.lease"
-                     " WHERE duty = 'relay'")  # fmt: skip
+    await shop.until_at_work("relay")
     done = shop.command("quarantine", "release", "--order", "o-1", "--reason", "try", "--json")
     assert done.returncode == 3, done.stderr
     assert json.loads(done.stdout)["outcome"] == {"held_again": 1}
@@ -74,8 +73,7 @@ async def test_a_release_behind_a_held_event_is_told_and_stops_nobody_else(shop:
     await park(shop, "o-1", "order.new", "order.placed")
     await park(shop, "o-2", "order.new")
     shop.start("run", **shop.types(*NEW))
-    await shop.until("SELECT expires_at > clock_timestamp() AND released_at IS NULL FROM relay.lease"
-                     " WHERE duty = 'relay'")  # fmt: skip
+    await shop.until_at_work("relay")
     behind = shop.data("quarantine", "release", "--held-for", "order_parked", "--reason", "x")
     assert behind["outcome"] == {"behind_held": 1}
     sent = shop.data("quarantine", "release", "--order", "o-2", "--reason", "x")
