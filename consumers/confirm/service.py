@@ -15,6 +15,7 @@ import asyncpg
 import structlog
 
 from consumers.apply.applying import Applier
+from consumers.apply.canaries import BesideCanaries
 from consumers.apply.catalog import FlowTableError, function_name, orders_table
 from consumers.apply.columns import ColumnsApplier
 from consumers.apply.function import ARGUMENT_TYPES, FunctionApplier
@@ -35,6 +36,7 @@ from relay.runtime.database import DatabaseError, DatabaseRefusedError, connect
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
 from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_refusal import KafkaRefusedError
 from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
 from relay.runtime.outage import OutageLog, Resource
@@ -88,6 +90,7 @@ class ConfirmService:
     report: Report = field(init=False)
     _streak: Streak = field(default_factory=Streak)
     _worked: bool = False
+    _broker_took_us: bool = False
 
     def __post_init__(self) -> None:
         flow, client_id = self.flow, self.options.session.client_id
@@ -112,7 +115,7 @@ class ConfirmService:
         Raises:
             FlowTableError: the flow names what the database does not have.
             SchemaVersionError: the database's schema is not this program's.
-            DatabaseRefusedError, KafkaSettingsError: the settings cannot work.
+            DatabaseRefusedError, KafkaSettingsError, KafkaRefusedError: the settings cannot work.
         """
         keep_freed_memory()
         collect_rarely()
@@ -195,7 +198,8 @@ class ConfirmService:
         self.report.connection = connection
         books = Books(self.flow.confirm_group, self.flow.returns_topic, self.process.instance)
         reader = ReturnReader(self.flow, self.options.max_return_bytes)
-        confirmation = Confirmation(reader, await applier(connection, self.flow), books)
+        how = BesideCanaries(await applier(connection, self.flow))
+        confirmation = Confirmation(reader, how, books)
         return Returns(
             connection,
             confirmation,
@@ -209,11 +213,18 @@ class ConfirmService:
         return Loop(self.kafka, flow.returns_topic, flow.confirm_group, self.options.session, self)
 
     def broker_away(self, error: Exception) -> None:
-        """Note that the broker cannot be reached."""
+        """Note that the broker cannot be reached.
+
+        Raises:
+            KafkaRefusedError: it never took us: settings that never worked.
+        """
+        if isinstance(error, KafkaRefusedError) and not self._broker_took_us:
+            raise error
         self._lost("broker", error)
 
     def broker_back(self) -> None:
         """Note that the broker answers."""
+        self._broker_took_us = True
         self._back("broker")
         self.state, self.waiting_for = "active", None
 
@@ -272,7 +283,7 @@ async def run_confirm(  # noqa: PLR0917 - the contract with whoever wires it
     Raises:
         FlowTableError: the flow names what the database does not have.
         SchemaVersionError: the database's schema is not this program's.
-        DatabaseRefusedError, KafkaSettingsError: the settings cannot work.
+        DatabaseRefusedError, KafkaSettingsError, KafkaRefusedError: the settings cannot work.
     """
     service = ConfirmService(dsn, kafka, flow, options, telemetry, stop, metrics, test_point)
     await service.run()

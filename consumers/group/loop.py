@@ -19,6 +19,7 @@ from consumers.group.partitions import DiscontinuityError
 from consumers.group.session import Session
 from consumers.options import SessionOptions
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_refusal import refusal
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +59,7 @@ class Loop:
                 log.warning("rejoining the group", group=self.group, error=str(error))
                 failures = 0 if session.alive.is_set() else failures + 1
             except BrokerError as error:
-                self.watch.broker_away(error)
+                self.watch.broker_away(await self._explained(error, session))
                 failures = 0 if session.alive.is_set() else failures + 1
                 if isinstance(error, StalledError):
                     # One partition without a leader must not cost the others a rejoin every time.
@@ -68,6 +69,12 @@ class Loop:
                 )
             if not stop.is_set():
                 await broker.pause(self.options.backoff.delay_seconds(failures))
+
+    async def _explained(self, error: BrokerError, session: Session[WorkT]) -> Exception:
+        """Ask why the broker does not take us, if it never answered in this session."""
+        if session.alive.is_set():
+            return error
+        return await refusal(self.kafka) or error
 
     async def _watched(self, session: Session[WorkT]) -> None:
         back = asyncio.create_task(self._tell_when_back(session))

@@ -32,8 +32,9 @@ from consumers.processor.returns import Maker, Return
 from consumers.processor.sender import ReturnSender
 from consumers.processor.tracing import ProcessorTracing
 from consumers.processor.work import Page, Worker
-from relay.runtime.flow import Flow
+from relay.runtime.flow import CANARY_EVENT, Flow
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_refusal import refusal
 from relay.telemetry.tracing import Tracing
 
 log = structlog.get_logger(__name__)
@@ -65,6 +66,7 @@ async def run_processor(
 
     Raises:
         OSError: the journal cannot be written.
+        KafkaRefusedError: the broker never took us: the settings are wrong.
     """
     with FaultJournal(options.faults.journal) as journal:
         plan = FaultPlan(options.faults.rules, options.faults.seed)
@@ -74,7 +76,7 @@ async def run_processor(
             event_type
             for event_type, route in flow.events.items()
             if route.deadline_seconds is not None
-        )
+        ) | {CANARY_EVENT}
         spans = ProcessorTracing.of(tracing, flow, group=options.group, client_id=options.client_id)
         worker = Worker(options, plan, spans, answered)
         watched = report or ProcessorReport()
@@ -93,6 +95,7 @@ class _Processor:
     journal: FaultJournal
     report: ProcessorReport
     _held: HeldBack = field(default_factory=HeldBack)
+    _joined: bool = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run session after session until `stop`."""
@@ -105,6 +108,9 @@ class _Processor:
                 attempt = attempt + 1 if self.report.processed == done else 0
                 delay_seconds = self.options.backoff.delay_seconds(attempt)
                 self.report.waiting_for = "the broker"
+                refused = None if self._joined else await refusal(self.kafka)
+                if refused is not None:
+                    raise refused from error  # settings that never worked
                 log.warning(
                     "waiting for the broker",
                     broker=self.kafka.bootstrap_servers,
@@ -119,7 +125,7 @@ class _Processor:
         seconds = self.options.request_seconds
         sender = ReturnSender(client, self.flow.returns_topic, seconds)
         async with sender, self._consumer() as consumer:
-            self.report.waiting_for = None
+            self.report.waiting_for, self._joined = None, True
             log.info("processing", group=self.options.group, topic=self.flow.events_topic)
             watch = ProgressWatch(consumer, self.options.idle_check_seconds)
             while not stop.is_set():

@@ -35,6 +35,7 @@ from relay.runtime.database import DatabaseRefusedError, DatabaseUnreachableErro
 from relay.runtime.flow import Flow
 from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_refusal import KafkaRefusedError
 from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
 from relay.runtime.outage import OutageLog, Resource
@@ -85,6 +86,7 @@ class RelayService:
     _meter: Meter = field(init=False)
     _work: Work = field(init=False)
     _connected_once: bool = False
+    _broker_took_us: bool = False
 
     def __post_init__(self) -> None:
         self.outages = OutageLog(self.process)
@@ -118,8 +120,8 @@ class RelayService:
 
         Raises:
             RestoredDatabaseError: going on would lose events.
-            SchemaVersionError, DatabaseRefusedError, KafkaSettingsError, CompressionMissingError:
-                the settings cannot work.
+            SchemaVersionError, DatabaseRefusedError, KafkaSettingsError, KafkaRefusedError,
+                CompressionMissingError: the settings cannot work.
         """
         keep_freed_memory()
         collect_rarely()
@@ -202,12 +204,19 @@ class RelayService:
     def active(self, epoch: int) -> None:
         """The broker is reached, and rows are being published."""
         self._back("broker")
+        self._broker_took_us = True
         self.state, self.waiting_for, self.epoch = "active", None, epoch
         self._meter.holds(self.options.shard, epoch, active=True)
         _LOG.info("active", epoch=epoch, shard=self.options.shard)
 
     def waits(self, error: BaseException | None) -> None:
-        """Note that the broker is away or refuses, or (None) that it takes records again."""
+        """Note that the broker is away or refuses, or (None) that it takes records again.
+
+        Raises:
+            KafkaRefusedError: it never took us: settings that never worked.
+        """
+        if isinstance(error, KafkaRefusedError) and not self._broker_took_us:
+            raise error
         if error is None:
             self._back("broker")
             self.state, self.waiting_for = "active", None
@@ -256,7 +265,7 @@ async def run_relay(  # noqa: PLR0917 - the contract with whoever wires it
 
     Raises:
         RestoredDatabaseError: going on would lose events.
-        SchemaVersionError, DatabaseRefusedError, KafkaSettingsError, CompressionMissingError: the
-            settings cannot work.
+        SchemaVersionError, DatabaseRefusedError, KafkaSettingsError, KafkaRefusedError,
+            CompressionMissingError: the settings cannot work.
     """
     await RelayService(dsn, kafka, flow, options, telemetry, stop, test_point).run()

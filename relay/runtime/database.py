@@ -5,10 +5,13 @@ checkpoint of the past). Whether an error is worth another attempt is told by it
 """
 
 import asyncio
+import os
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
+
+from relay.runtime.tls import TlsProblem, said_by_tls, tls_problem
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 
@@ -25,6 +28,19 @@ class DatabaseUnreachableError(DatabaseError):
 
 class DatabaseRefusedError(DatabaseError):
     """The server refuses: wrong password, no such database, no permission. Somebody must act."""
+
+
+_TLS_FIXES = {
+    TlsProblem.UNTRUSTED: "name the authority's certificates: sslrootcert=FILE in DATABASE_URL",
+    TlsProblem.EXPIRED: "renew the server's certificate",
+    TlsProblem.NOT_YET: "correct the clock, or the server's certificate",
+    TlsProblem.OTHER_HOST: "use the host name that is in the certificate in DATABASE_URL",
+    TlsProblem.CLIENT_NEEDED: "add sslcert=FILE and sslkey=FILE to DATABASE_URL",
+    TlsProblem.CLIENT_REFUSED: "correct sslcert and sslkey in DATABASE_URL, or the server's "
+    "ssl_ca_file",
+    TlsProblem.NO_TLS: "turn TLS on in the server, or take sslmode out of DATABASE_URL",
+    TlsProblem.NOTHING_IN_COMMON: "allow TLS 1.2 or 1.3 in the server",
+}
 
 
 class NotPrimaryError(DatabaseUnreachableError):
@@ -101,6 +117,9 @@ _AWAY = (
 def connection_error(error: BaseException, dsn: str | None) -> DatabaseError | None:
     """Return our error for one that asyncpg raised while connecting; None: it is not about that."""
     where = shown_dsn(dsn)
+    refused = _refusal(error, dsn)
+    if refused is not None:
+        return DatabaseRefusedError(f"PostgreSQL at {where} cannot be used: {refused}")
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return _not_primary(dsn)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
@@ -110,6 +129,54 @@ def connection_error(error: BaseException, dsn: str | None) -> DatabaseError | N
     if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | ValueError):
         return DatabaseRefusedError(f"PostgreSQL at {where} refuses the connection: {error}")
     return None
+
+
+def _refusal(error: BaseException, dsn: str | None) -> str | None:
+    """Return what is wrong and how to mend it, for what no waiting mends."""
+    said = str(error)
+    match error:
+        case asyncpg.InvalidPasswordError():
+            return f"{said}: correct user and password in DATABASE_URL (or PGPASSFILE)"
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            return f"{said}: {_login_fix(said)}"
+        case asyncpg.InvalidCatalogNameError():
+            return f"{said}: correct its name in DATABASE_URL, or create it"
+        case FileNotFoundError() | PermissionError() if file := _unreadable_file(dsn):
+            return f"{file} cannot be read: correct the path, or its permissions"
+    return _tls_refusal(error)
+
+
+def _tls_refusal(error: BaseException) -> str | None:
+    no_tls = isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error)
+    problem = TlsProblem.NO_TLS if no_tls else tls_problem(error)
+    if problem is None:
+        return None
+    said = said_by_tls(error)
+    return f"{problem}{f' ({said})' if said else ''}: {_TLS_FIXES[problem]}"
+
+
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+
+
+def _unreadable_file(dsn: str | None) -> str | None:
+    """Return the file that the settings name and that cannot be read; None: it is the socket."""
+    try:
+        named = parse_qs(urlsplit(dsn or "").query)
+    except ValueError:
+        return None
+    for name in _FILES:
+        file = named.get(name, [os.environ.get(f"PG{name.upper()}", "")])[-1]
+        if file and not os.access(file, os.R_OK):
+            return f"{name} {file}"
+    return None
+
+
+def _login_fix(said: str) -> str:
+    if "client certificate" in said or "certificate authentication" in said:
+        return _TLS_FIXES[TlsProblem.CLIENT_NEEDED] + " for this user"
+    if "no encryption" in said:
+        return "the server wants TLS: add sslmode=verify-full&sslrootcert=FILE to DATABASE_URL"
+    return "correct the user in DATABASE_URL, or let it in by the server's pg_hba.conf"
 
 
 def is_connection_loss(error: BaseException) -> bool:

@@ -57,17 +57,36 @@ class KafkaConnection:
     def _ssl_context(self) -> ssl.SSLContext:
         try:
             context = ssl.create_default_context(cafile=self.ssl_ca_location)
-            if self.ssl_certificate_location:
-                context.load_cert_chain(
-                    self.ssl_certificate_location, self.ssl_key_location, self.ssl_key_password
-                )
-        except (OSError, ssl.SSLError) as error:
-            named = self.ssl_certificate_location or self.ssl_ca_location
-            raise KafkaSettingsError(
-                f"cannot read the TLS file {named} (KAFKA_SSL_CA_LOCATION, "
-                f"KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION): {error}"
-            ) from error
+        except OSError as error:
+            raise _unreadable("KAFKA_SSL_CA_LOCATION", self.ssl_ca_location, error) from error
+        certificate = self.ssl_certificate_location
+        if certificate:
+            try:
+                context.load_cert_chain(certificate, self.ssl_key_location, self._key_password)
+            except OSError as error:
+                names = "KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION"
+                files = ", ".join(filter(None, (certificate, self.ssl_key_location)))
+                raise _unreadable(names, files, error) from error
         return context
+
+    def _key_password(self) -> str:
+        # Asked for an encrypted key only; without it OpenSSL would ask at the terminal, and wait.
+        if self.ssl_key_password is None:
+            raise KafkaSettingsError(
+                f"the key {self.ssl_key_location or self.ssl_certificate_location} is encrypted: "
+                "set KAFKA_SSL_KEY_PASSWORD, or KAFKA_SSL_KEY_PASSWORD_FILE"
+            )
+        return self.ssl_key_password
+
+
+def _unreadable(settings: str, files: str | None, error: OSError) -> KafkaSettingsError:
+    said = error.strerror
+    if isinstance(error, ssl.SSLError):
+        # OpenSSL says no more of a key that it cannot decrypt than of a file that is none.
+        said = "no PEM file of that kind, or KAFKA_SSL_KEY_PASSWORD is not the key's password"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            said = "the key is not the certificate's"
+    return KafkaSettingsError(f"cannot use {files} ({settings}): {said}")
 
 
 def _contradiction(connection: KafkaConnection) -> str | None:

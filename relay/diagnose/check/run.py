@@ -36,6 +36,7 @@ from relay.diagnose.check.result import (
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
+from relay.runtime.kafka_refusal import KafkaRefusedError
 from relay.runtime.migrations import MigrationError, require_schema
 from relay.runtime.schema_drift import schema_differences
 
@@ -158,6 +159,8 @@ async def _kafka(
         facts = await gather_kafka(kafka, flow)
     except (KafkaError, KafkaSettingsError, OSError, TimeoutError) as error:
         said = str(error) or type(error).__name__
+        if isinstance(error, KafkaRefusedError):
+            return [failed("kafka.connection", said, error.hint)]
         return [
             failed(
                 "kafka.connection",

@@ -28,6 +28,7 @@ from aiokafka.protocol.offset import OffsetRequest
 
 from relay.diagnose.evidence.surroundings import Partition
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_refusal import refusal
 
 REQUEST_SECONDS: Final = 5.0
 LATEST: Final = -1
@@ -200,6 +201,7 @@ async def connected(
     """Connect for reading, and read which topics there are.
 
     Raises:
+        KafkaRefusedError: the broker answers, and does not take us.
         KafkaError, TimeoutError, OSError: nobody answers within `request_seconds`.
     """
     client = AIOKafkaClient(
@@ -208,12 +210,19 @@ async def connected(
     broker = Broker(client)
     try:
         async with asyncio.timeout(request_seconds):
-            await client.bootstrap()
+            await _bootstrap(client, kafka)
             await broker.refresh()
         yield broker
     finally:
         with suppress(TimeoutError, KafkaError, OSError):
             await asyncio.wait_for(client.close(), _CLOSE_SECONDS)
+
+
+async def _bootstrap(client: AIOKafkaClient, kafka: KafkaConnection) -> None:
+    try:
+        await client.bootstrap()
+    except KafkaConnectionError as error:
+        raise await refusal(kafka) or error from error
 
 
 def _by_topic(partitions: Iterable[Partition], value: Any) -> list[tuple[str, list[Any]]]:

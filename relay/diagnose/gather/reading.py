@@ -21,6 +21,7 @@ from aiokafka.errors import (
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.surroundings import Missing
 from relay.runtime.database import DatabaseError, DatabaseRefusedError
+from relay.runtime.kafka_refusal import KafkaRefusedError
 
 T = TypeVar("T")
 
@@ -77,6 +78,8 @@ def broker_missing(what: str, error: BaseException) -> Missing:
     detail = str(error) or type(error).__name__
     if isinstance(error, UnsupportedCodecError):
         return Missing(what, Cause.CODEC_MISSING, detail, "pip install cramjam, then again")
+    if isinstance(error, KafkaRefusedError):
+        return Missing(what, Cause.PERMISSION_DENIED, detail, error.hint)
     if isinstance(error, _BROKER_REFUSALS):
         how = "allow Describe and Read on topics and groups (`relay check` names the ACLs)"
         return Missing(what, Cause.PERMISSION_DENIED, detail, how)
