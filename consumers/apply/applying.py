@@ -27,6 +27,7 @@ class Decided:
         changes: what the rows of the steps' orders are to become.
         locked: their orders are locked by somebody else: they wait.
         submitted: when each order was submitted, Unix time, where that is known.
+        canaries: steps of canaries, which are no orders.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -34,6 +35,7 @@ class Decided:
     refused: list[Refusal] = field(default_factory=list)
     locked: list[Return] = field(default_factory=list)
     submitted: dict[str, float | None] = field(default_factory=dict)
+    canaries: list[Step] = field(default_factory=list)
 
 
 class Applier(Protocol):

@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import structlog
 
+from consumers.confirm.continuity import TraceSample
 from consumers.confirm.spans import ReturnSpans
 from consumers.confirm.testpoints import TestPoint, nothing
 from consumers.confirm.transaction import Done
@@ -40,10 +41,16 @@ class Report:
     counts: Counter[str] = field(default_factory=Counter)
     waiting: int = 0
     gaps: int = 0
+    traces: TraceSample = field(default_factory=TraceSample)
 
     def detail(self) -> Mapping[str, Any]:
         """Return what `relay status` shows."""
-        return {"returns": dict(self.counts), "pending": self.waiting, "gaps": self.gaps}
+        return {
+            "returns": dict(self.counts),
+            "pending": self.waiting,
+            "gaps": self.gaps,
+            "traces": dict(self.traces.counts),
+        }
 
     async def done(self, done: Done, started_ns: int) -> None:
         """Note what became of a batch."""
@@ -61,6 +68,10 @@ class Report:
         _log_refused(done.refused)
         if self.connection is not None:
             await self.spans.export(self.connection, done, started_ns)
+            compared = await self.traces.look(self.connection, done)
+            if self.metrics is not None:
+                for result, number in compared.items():
+                    self.metrics.trace_continuity.labels(result).inc(number)
 
     def _latencies(self, done: Done) -> list[float]:
         now = time.time()

@@ -57,7 +57,7 @@ class Done:
 
     def add(self, decided: Decided) -> None:
         """Add what was decided."""
-        self.steps += decided.steps
+        self.steps += decided.steps + decided.canaries
         self.refused += decided.refused
         self.waiting += decided.locked
         self.submitted |= decided.submitted

@@ -25,6 +25,8 @@ class Outcome(StrEnum):
     """The order has this status already, or one of a higher rank."""
     OBSERVED = "observed"
     """As applied, in a flow whose orders are not written."""
+    CANARY = "canary"
+    """The return of a canary: it came back, and there is no order to change."""
 
 
 class Step(NamedTuple):

@@ -13,6 +13,8 @@ from relay.cli.output import console, print_json, settings_of, wants_json
 from relay.diagnose.status.counts import ProcessSeen
 from relay.diagnose.status.hops import HopStatus, Status, is_alive
 from relay.diagnose.status.reading import read_status
+from relay.diagnose.status.traces import Traces
+from relay.telemetry.continuity import BREAKS, Continuity
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
@@ -41,8 +43,21 @@ def as_data(status: Status) -> dict[str, Any]:
         "overdue": None if status.overdue is None else dict(status.overdue),
         "incidents_open": status.incidents,
         "quarantine": None if status.held is None else dict(status.held),
+        "trace_continuity": _traces_data(status.traces),
         "missing": list(status.missing),
         "next": [status.next_command] if status.next_command else [],
+    }
+
+
+def _traces_data(traces: Traces | None) -> dict[str, Any] | None:
+    if traces is None:
+        return None
+    return {
+        "orders": traces.orders,
+        "whole": traces.whole,
+        "share": traces.share,
+        "breaks": {kind.value: traces.breaks.get(kind, 0) for kind in BREAKS},
+        "records_not_read": traces.unread,
     }
 
 
@@ -107,12 +122,30 @@ def _lines(status: Status) -> list[tuple[str, str]]:
         lines.append((f"overdue: {sum(status.overdue.values()):,} orders ({by_hop})", "bold red"))
     if status.incidents:
         lines.append((f"open incidents: {status.incidents}", "bold red"))
+    lines += _traces_lines(status.traces)
     lines += [(f"not known: {text}", "yellow") for text in status.missing]
     if status.next_command:
         lines.append((f"next: {status.next_command}", "bold"))
     elif status.healthy:
         lines.append(("all is well", "green"))
     return lines
+
+
+_BREAK_WORDS = {
+    Continuity.RECORD_BREAKS: "records carry another trace than their outbox row",
+    Continuity.RETURN_OTHER: "returns carry another trace than their event",
+    Continuity.RETURN_WITHOUT: "returns carry none",
+}
+
+
+def _traces_lines(traces: Traces | None) -> list[tuple[str, str]]:
+    if traces is None or traces.share is None:
+        return []
+    head = f"traces: {traces.share:.0%} of the newest {traces.orders:,} answered orders are whole"
+    if traces.unread:
+        head += f" ({traces.unread:,} by database alone)"
+    told = [f"{count:,} {_BREAK_WORDS[kind]}" for kind, count in traces.breaks.items()]
+    return [(": ".join([head, "; ".join(told)]) if told else head, "yellow" if told else "")]
 
 
 def duration(seconds: float | None) -> str:

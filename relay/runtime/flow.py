@@ -15,6 +15,9 @@ KeyType = Literal["uuid", "bigint", "text"]
 PROBE_EVENT = "relay.probe"
 """Event type and aggregate type of the canaries that `relay probe` sends; no order has it."""
 
+CANARY_EVENT = "relay.canary"
+"""The same of the canaries that go through the processor and back: on the events' own topic."""
+
 
 class FlowError(ValueError):
     """The flow's settings contradict each other; the message names them."""
@@ -90,7 +93,7 @@ class Flow:
     Attributes:
         status_ranks: a status only moves to a higher rank.
         terminal_statuses: final ones: an order is returned when one of them was applied.
-        probe_topic: where canaries go: of their own, unless the processor answers them.
+        probe_topic: where canaries go that no processor is to see.
         status_aliases: the processor's own words for statuses of `status_ranks`.
     """
 
@@ -121,7 +124,17 @@ class Flow:
     @property
     def routes(self) -> Mapping[str, EventRoute]:
         """Where the relay publishes each event type, canaries included."""
-        return {**self.events, PROBE_EVENT: EventRoute(self.probe_topic)}
+        canaries = {
+            PROBE_EVENT: EventRoute(self.probe_topic),
+            CANARY_EVENT: EventRoute(self.canary_topic),
+        }
+        return {**self.events, **canaries}
+
+    @property
+    def canary_topic(self) -> str:
+        """Where a canary goes that the processor answers: where the events are that expect it."""
+        expecting = (one.topic for one in self.events.values() if one.deadline_seconds is not None)
+        return next(expecting, self.events_topic)
 
     def deadline_seconds(self, event_type: str) -> float | None:
         """Return when the return of such an event is overdue; None: it expects none."""

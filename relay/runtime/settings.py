@@ -27,6 +27,7 @@ from relay.runtime.settings_model import (
     LogSettings,
     MaintenanceSettings,
     MetricsSettings,
+    ProbeSettings,
     PublishSettings,
     TraceSettings,
     WatchSettings,
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     trace: TraceSettings = TraceSettings()
     watch: WatchSettings = WatchSettings()
+    probe: ProbeSettings = ProbeSettings()
 
     @classmethod
     def settings_customise_sources(

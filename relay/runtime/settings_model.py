@@ -301,6 +301,15 @@ class TraceSettings(Section):
         return f"{self.url.rstrip('/')}/trace/{trace_id}" if self.url and trace_id else None
 
 
+class ProbeSettings(Section):
+    """Canaries (`relay probe`)."""
+
+    through_processor: bool = Field(
+        default=False,
+        description="yes states that the order processor answers canaries (`ce_type` relay.canary)",
+    )
+
+
 class WatchSettings(Section):
     """What is recorded for the diagnosis while all is well."""
 

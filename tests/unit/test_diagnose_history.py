@@ -61,12 +61,24 @@ def test_a_member_that_leaves_much_later_had_time_to_answer() -> None:
 def test_a_group_that_never_came_past_is_waiting() -> None:
     seen = samples((0, 100, 3), (10, 120, 3))
     assert crossing("g", seen, 150, at(0)) is None
-    still = waiting(seen, 150)
+    still = waiting(seen, 150, at(0))
     assert still is not None
     assert (still.offset, still.at) == (120, at(10))
-    assert waiting(seen, 110) is None
-    assert waiting([], 110) is None
-    assert waiting(samples((0, None, 0)), 110) is None
+    assert waiting(seen, 110, at(0)) is None
+    assert waiting([], 110, at(0)) is None
+    assert waiting(samples((0, None, 0)), 110, at(0)) is None
+
+
+def test_what_was_recorded_long_before_a_record_says_nothing_of_it() -> None:
+    """The samples of a page begin with its oldest record; the log may have been another then."""
+    seen = samples((0, 900, 0), (10, 900, 0), (5000, 100, 2), (5010, 160, 2))
+    found = crossing("g", seen, 150, at(5005))
+    assert found is not None
+    assert (found.before_at, found.before_offset, found.after_offset) == (at(5000), 100, 160)
+    assert found.unattended_from_at is None
+    still = waiting(seen, 170, at(5005))
+    assert still is not None
+    assert still.offset == 160
 
 
 def test_the_first_position_is_already_past_the_record() -> None:

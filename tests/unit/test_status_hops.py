@@ -52,6 +52,8 @@ HEALTHY = Counts(
     incidents=0,
     rates={"place": 1.0, "publish": 2.0, "confirm": 3.0},
     processes=(process("relay"), process("confirm")),
+    answered=(),
+    canaries=(),
 )
 GROUPS = {"order-processor": GroupMembers("Stable", 2, None, None)}
 CAUGHT_UP = Lags(Lag(0), Lag(0), GROUPS)

@@ -4,7 +4,8 @@ Invariant: pure. What was not recorded is not guessed: without a position from b
 crossing without a story.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,6 +13,10 @@ from relay.diagnose.evidence.order import Crossing, Waiting
 
 # A member that leaves later than this after the commit had time to answer.
 LEFT_SOON_SECONDS = 120.0
+# What of a group's positions belongs to a record: from so long before it was published, to so long
+# after it was passed.
+BEFORE_SECONDS = 120.0
+AFTER_SECONDS = LEFT_SOON_SECONDS + 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,38 +41,57 @@ def crossing(
 
     Args:
         group: its name.
-        samples: of one partition, by time, from shortly before the record was published.
+        samples: of one partition, by time; those from shortly before the record was published
+            until shortly after it was passed are asked.
         offset: the record's.
         published_at: when the record was acknowledged.
     """
-    past = next((n for n, one in enumerate(samples) if _is_past(one, offset)), None)
+    start = _start(samples, published_at)
+    past = next((n for n in range(start, len(samples)) if _is_past(samples[n], offset)), None)
     if past is None:
         return None
     after = samples[past]
-    before = samples[past - 1] if past else after
-    left = _member_left(samples[past:], after.at)
+    before = samples[past - 1] if past > start else after
+    left = _member_left(samples, past)
+    unattended = _unattended_from(samples[start:past], published_at)
     return Crossing(
         group=group,
         before_at=before.at,
-        before_offset=_standing(before, offset) if past else offset,
+        before_offset=_standing(before, offset) if past > start else offset,
         before_members=before.members,
         after_at=after.at,
         after_offset=after.committed or 0,
         after_members=after.members,
-        unattended_from_at=_unattended_from(samples[:past], published_at) or _moved_alone(after),
+        unattended_from_at=unattended or _moved_alone(after),
         members_left_at=left.at if left else None,
         left_offset=left.committed if left else None,
         log_start=after.log_start,
     )
 
 
-def waiting(samples: Sequence[PositionSample], offset: int) -> Waiting | None:
+def waiting(
+    samples: Sequence[PositionSample], offset: int, published_at: datetime
+) -> Waiting | None:
     """Return the last recorded position, when no position past the offset was ever recorded."""
-    ever = any(one.committed is not None or one.members for one in samples)
-    if not ever or any(_is_past(one, offset) for one in samples):
+    ever = False
+    for one in _from(samples, _start(samples, published_at)):
+        if _is_past(one, offset):
+            return None
+        ever = ever or one.committed is not None or bool(one.members)
+    if not ever:
         return None  # nothing was recorded of it, or there was no such group
     last = samples[-1]
     return Waiting(last.at, _standing(last, offset), last.members)
+
+
+def _start(samples: Sequence[PositionSample], published_at: datetime) -> int:
+    """Return where the samples begin that tell of a record: others of the page are older."""
+    since = published_at - timedelta(seconds=BEFORE_SECONDS)
+    return bisect_left(samples, since, key=lambda one: one.at)
+
+
+def _from(samples: Sequence[PositionSample], start: int) -> Iterator[PositionSample]:
+    return (samples[number] for number in range(start, len(samples)))
 
 
 def _is_past(sample: PositionSample, offset: int) -> bool:
@@ -100,10 +124,10 @@ def _moved_alone(after: PositionSample) -> datetime | None:
     return after.at if after.members == 0 else None
 
 
-def _member_left(samples: Sequence[PositionSample], after_at: datetime) -> PositionSample | None:
-    latest = after_at + timedelta(seconds=LEFT_SOON_SECONDS)
-    members = samples[0].members
-    for one in samples[1:]:
+def _member_left(samples: Sequence[PositionSample], past: int) -> PositionSample | None:
+    latest = samples[past].at + timedelta(seconds=LEFT_SOON_SECONDS)
+    members = samples[past].members
+    for one in _from(samples, past + 1):
         if one.at > latest:
             return None
         if one.members is not None and members is not None and one.members < members:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import asyncpg
 
-from relay.diagnose.evidence.history import PositionSample
+from relay.diagnose.evidence.history import BEFORE_SECONDS
 from relay.diagnose.evidence.surroundings import (
     CheckpointSeen,
     ConsumerOffset,
@@ -23,7 +23,6 @@ from relay.diagnose.evidence.surroundings import (
     LeaseSeen,
     Missing,
     OutageSeen,
-    Partition,
     ProcessSeen,
     Shrink,
 )
@@ -31,12 +30,6 @@ from relay.diagnose.gather.reading import part
 from relay.runtime.flow import ApplyColumns, Flow
 
 _PROCESSES_AT_MOST: Final = 50
-_POSITIONS_AT_MOST: Final = 200_000
-# A position from shortly before the record was published, too.
-BEFORE_SECONDS: Final = 120.0
-
-Series = Mapping[tuple[str, Partition], list[PositionSample]]
-"""Recorded positions by group and partition, by time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,33 +281,3 @@ async def _shrinks(
     for topic, *columns in await connection.fetch(_SHRINKS, topics, start):
         found[topic].append(Shrink(*columns))
     return {topic: tuple(steps) for topic, steps in found.items()}
-
-
-_POSITIONS: Final = """
-SELECT consumer_group, topic, partition, taken_at, committed_offset, members, log_start
-  FROM relay.position
- WHERE consumer_group = ANY ($1::text[]) AND topic = ANY ($2::text[])
-   AND partition = ANY ($3::int[]) AND taken_at >= $4
- ORDER BY taken_at, position_id LIMIT $5
-"""
-
-
-async def read_positions(
-    connection: asyncpg.Connection,
-    groups: Sequence[str],
-    partitions: Collection[Partition],
-    since: datetime,
-) -> Series:
-    """Read the recorded positions of groups on partitions, from shortly before `since`."""
-    rows = await connection.fetch(
-        _POSITIONS,
-        groups,
-        sorted({topic for topic, _ in partitions}),
-        sorted({number for _, number in partitions}),
-        since - timedelta(seconds=BEFORE_SECONDS),
-        _POSITIONS_AT_MOST,
-    )
-    found: defaultdict[tuple[str, Partition], list[PositionSample]] = defaultdict(list)
-    for group, topic, number, *columns in rows:
-        found[group, (topic, number)].append(PositionSample(*columns))
-    return dict(found)

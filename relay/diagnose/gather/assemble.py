@@ -28,8 +28,8 @@ from relay.diagnose.evidence.order import (
 from relay.diagnose.evidence.rows import EventRow, ReturnRow, Rows
 from relay.diagnose.evidence.surroundings import Missing, Surroundings, TopicSeen
 from relay.diagnose.gather.answers import in_question, share_out
-from relay.diagnose.gather.around import Series
 from relay.diagnose.gather.database import trace_id
+from relay.diagnose.gather.positions import Series
 from relay.diagnose.gather.readback import ReadBacks
 from relay.diagnose.gather.scan import ScanResult
 from relay.runtime.flow import Flow
@@ -205,7 +205,7 @@ class Joiner:
         found = {}
         for group in self.flow.processor_groups:
             samples = self.log.positions.get((group, (newest.topic, newest.partition)), [])
-            still = waiting(samples, newest.offset)
+            still = waiting(samples, newest.offset, newest.published_at)
             if still is not None:
                 found[group] = still
         return found

@@ -15,10 +15,11 @@ from aiokafka.partitioner import murmur2
 from relay.diagnose.evidence.order import Delivery, Found
 from relay.diagnose.evidence.rows import EventRow, Rows
 from relay.diagnose.evidence.surroundings import Missing, Partition, TopicSeen
-from relay.diagnose.gather.around import AroundRows, Series
+from relay.diagnose.gather.around import AroundRows
 from relay.diagnose.gather.assemble import LogFacts
 from relay.diagnose.gather.broker import Broker, connected
 from relay.diagnose.gather.database import trace_id
+from relay.diagnose.gather.positions import Series
 from relay.diagnose.gather.readback import ReadBacks, Wanted, first_record, read_back
 from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
 from relay.diagnose.gather.scan import ScanResult, WantedReturns, scan_returns, search_elsewhere

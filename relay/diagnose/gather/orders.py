@@ -16,16 +16,11 @@ import asyncpg
 from relay.diagnose.evidence.order import Delivery, Evidence, Place
 from relay.diagnose.evidence.rows import EventRow, Rows
 from relay.diagnose.evidence.surroundings import GroupSeen, Missing, Surroundings
-from relay.diagnose.gather.around import (
-    AroundRows,
-    Series,
-    read_around,
-    read_ledger_from_at,
-    read_positions,
-)
+from relay.diagnose.gather.around import AroundRows, read_around, read_ledger_from_at
 from relay.diagnose.gather.assemble import Joiner, LogFacts
 from relay.diagnose.gather.database import read_answered, read_refused_at, read_rows, reread
 from relay.diagnose.gather.logs import LogReading, read_broker
+from relay.diagnose.gather.positions import Series, read_positions
 from relay.diagnose.gather.reading import DATABASE_FAILURES, database_missing, part
 from relay.diagnose.gather.topics import TopicFacts
 from relay.runtime.flow import ApplyColumns, Flow
@@ -117,9 +112,7 @@ class Gatherer:
         deliveries = newest_deliveries(open_orders(ids, rows, self.flow), rows)
         if not deliveries:
             return {}
-        since = min(one.published_at for one in deliveries)
-        partitions = {(one.topic, one.partition) for one in deliveries}
-        return await read_positions(connection, self.flow.processor_groups, partitions, since)
+        return await read_positions(connection, self.flow.processor_groups, deliveries)
 
     async def _once_more(
         self, open_ids: Sequence[str], rows: Rows, log: LogFacts

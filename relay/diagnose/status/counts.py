@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import asyncpg
@@ -20,6 +20,7 @@ from consumers.apply.statements import OrdersTable
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.surroundings import Missing, Partition
 from relay.diagnose.gather.reading import part
+from relay.diagnose.status.traces import Answered, Position, read_answered_orders
 from relay.runtime.flow import ApplyColumns, Flow
 
 COUNTED: Final = 100_000
@@ -69,6 +70,8 @@ class Counts:
         held: quarantine's open rows by kind.
         next_offsets: the confirmation consumer's, by partition of the returns topic.
         rates: by hop, per second over the last minute.
+        answered: the newest answered orders, to compare their traces.
+        canaries: where records and returns of the last days' canaries stand.
     """
 
     now: datetime
@@ -82,6 +85,8 @@ class Counts:
     overdue: Mapping[str, int] | Missing
     incidents: int | Missing
     rates: Mapping[str, float | None] | Missing
+    answered: tuple[Answered, ...] | Missing
+    canaries: tuple[Position, ...] | Missing
     processes: tuple[ProcessSeen, ...] | Missing
 
 
@@ -104,8 +109,9 @@ async def _read(connection: asyncpg.Connection, flow: Flow) -> Counts:
     async def read(what: str, how: Any, *args: Any) -> Any:
         return await part(connection, what, lambda: how(connection, *args))
 
+    now = await connection.fetchval("SELECT clock_timestamp()")
     return Counts(
-        now=await connection.fetchval("SELECT clock_timestamp()"),
+        now=now,
         kind=await read("the installation", _kind),
         publish=await read("the rows to publish", _publish),
         open_orders=await read("the open orders", _open_orders, flow),
@@ -115,7 +121,9 @@ async def _read(connection: asyncpg.Connection, flow: Flow) -> Counts:
         next_offsets=await read("the consumer's offsets", _next_offsets, flow),
         overdue=await read("the overdue orders", _overdue),
         incidents=await read("the incidents", _incidents),
-        rates=await read("the rates", _rates),
+        answered=await read("the traces of answered orders", read_answered_orders, flow, now),
+        canaries=await read("the canaries", _canaries, now, flow.returns_topic),
+        rates=await read("the rates", _rates, flow, now),
         processes=await read("the processes", _processes),
     )
 
@@ -131,15 +139,19 @@ WITH point AS MATERIALIZED (SELECT prev, cur, last_id FROM relay.checkpoint WHER
 rows AS (
     (SELECT id, created_at FROM relay.outbox
       WHERE (SELECT cur FROM point) IS NULL
+        AND event_type NOT IN ('relay.probe', 'relay.canary')
         AND txid >= (SELECT pg_snapshot_xmax(prev) FROM point)
       ORDER BY txid LIMIT $1)
     UNION ALL
     (SELECT o.id, o.created_at FROM point, pg_snapshot_xip(point.prev) AS x
-      CROSS JOIN LATERAL (SELECT id, created_at FROM relay.outbox WHERE txid = x OFFSET 0) o
+      CROSS JOIN LATERAL (SELECT id, created_at FROM relay.outbox
+                           WHERE txid = x AND event_type NOT IN ('relay.probe', 'relay.canary')
+                          OFFSET 0) o
       WHERE point.cur IS NULL LIMIT $1)
     UNION ALL
     (SELECT id, created_at FROM relay.outbox
       WHERE id > (SELECT last_id FROM point)
+        AND event_type NOT IN ('relay.probe', 'relay.canary')
         AND NOT pg_visible_in_snapshot(txid, (SELECT prev FROM point))
       ORDER BY id LIMIT $1)
 )
@@ -256,30 +268,59 @@ async def _incidents(connection: asyncpg.Connection) -> int:
     return count
 
 
-# The newest rows, from the end: by id the outbox, by time (BRIN) the ledger and the inbox.
+# The log is not asked for canaries older than that: the processor would be days behind.
+_CANARIES: Final = """
+SELECT topic, partition, record_offset FROM relay.probe_run
+ WHERE run_at > $1 AND record_offset IS NOT NULL
+ UNION ALL
+SELECT $2, return_partition, return_offset FROM relay.probe_run
+ WHERE run_at > $1 AND return_offset IS NOT NULL
+ LIMIT 100000
+"""
+_CANARY_DAYS: Final = 3
+
+
+async def _canaries(
+    connection: asyncpg.Connection, now: datetime, returns_topic: str
+) -> tuple[Position, ...]:
+    since = now - timedelta(days=_CANARY_DAYS)
+    rows = await connection.fetch(_CANARIES, since, returns_topic)
+    return tuple(((topic, partition), offset) for topic, partition, offset in rows)
+
+
+# The newest rows: by id the outbox, by time (BRIN) ledger and inbox. The time is a parameter:
+# a volatile function in its place would read ten million rows. Canaries are no business.
 _RATES: Final = """
 WITH newest AS (
-    SELECT created_at FROM relay.outbox ORDER BY id DESC LIMIT $2
+    SELECT created_at FROM (SELECT created_at, event_type FROM relay.outbox
+                             WHERE created_at > $3 ORDER BY id DESC LIMIT $2) AS o
+     WHERE event_type NOT IN ('relay.probe', 'relay.canary')
 ), ledger AS (
     SELECT record_count FROM relay.delivery_ledger
-     WHERE published_at > clock_timestamp() - make_interval(secs => $1) LIMIT $2
+     WHERE published_at > $3 AND topic = ANY ($4::text[]) LIMIT $2
 ), inbox AS (
-    SELECT FROM relay.inbox
-     WHERE received_at > clock_timestamp() - make_interval(secs => $1) LIMIT $2
+    SELECT FROM relay.inbox WHERE received_at > $3 AND outcome <> 'canary' LIMIT $2
+), canaries AS (
+    SELECT FROM relay.probe_run WHERE run_at > $3 AND topic = ANY ($4::text[])
 )
 SELECT (SELECT CASE WHEN count(*) = $2
                     THEN count(*) / extract(epoch FROM greatest(max(created_at) - min(created_at),
                                                                 interval '1 ms'))
                     ELSE count(*) / $1 END
-          FROM newest WHERE created_at > clock_timestamp() - make_interval(secs => $1)) AS place,
-       (SELECT coalesce(sum(record_count), 0) / $1 FROM ledger) AS publish,
+          FROM newest) AS place,
+       (SELECT greatest(0, coalesce(sum(record_count), 0) - (SELECT count(*) FROM canaries)) / $1
+          FROM ledger) AS publish,
        (SELECT count(*) / $1 FROM inbox) AS confirm
 """
 _RATE_ROWS: Final = 20_000
 
 
-async def _rates(connection: asyncpg.Connection) -> dict[str, float | None]:
-    row = await connection.fetchrow(_RATES, float(RATE_SECONDS), _RATE_ROWS)
+async def _rates(
+    connection: asyncpg.Connection, flow: Flow, now: datetime
+) -> dict[str, float | None]:
+    since = now - timedelta(seconds=RATE_SECONDS)
+    topics = sorted(flow.topics)
+    row = await connection.fetchrow(_RATES, float(RATE_SECONDS), _RATE_ROWS, since, topics)
     return {hop: None if rate is None else round(float(rate), 2) for hop, rate in row.items()}
 
 

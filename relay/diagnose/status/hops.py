@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeVar
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.status.counts import Counts, ProcessSeen
 from relay.diagnose.status.lags import Lag, Lags
+from relay.diagnose.status.traces import Traces, compare
 from relay.runtime.flow import Flow
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class Status:
     Attributes:
         missing: what could not be read, and how to get it.
         next_command: what to run next.
+        traces: of the newest answered orders; None: not known.
     """
 
     hops: tuple[HopStatus, ...]
@@ -64,6 +66,7 @@ class Status:
     held: Mapping[str, int] | None
     missing: tuple[str, ...]
     next_command: str
+    traces: Traces | None = None
 
     @property
     def healthy(self) -> bool:
@@ -87,7 +90,10 @@ def decide(counts: Counts | Missing, lags: Lags, flow: Flow, now: datetime) -> S
         lags.process,
         lags.confirm,
     )
-    return _status((place, publish, process, rest, confirm), counts, parts)
+    status = _status((place, publish, process, rest, confirm), counts, parts)
+    answered = _known(counts.answered)
+    traces = None if answered is None else compare(answered, lags.record_traces)
+    return replace(status, traces=traces)
 
 
 def _status(hops: tuple[HopStatus, ...], counts: Counts | None, parts: Sequence[object]) -> Status:

@@ -7,8 +7,8 @@ the log itself. A topic or a group that is not there is told as such, not as "no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -16,6 +16,7 @@ from relay.diagnose.evidence.surroundings import Missing, Partition
 from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker, GroupMembers, connected
 from relay.diagnose.gather.log_reader import fetch, seen
 from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
+from relay.diagnose.status.traces import Answered, Position, read_record_traces
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 
@@ -46,15 +47,22 @@ class Lags:
 
     Attributes:
         groups: who is in the processor's groups, and in ours.
+        record_traces: trace ids of the answered orders' records, by where they stand.
     """
 
     process: Lag | Missing
     confirm: Lag | Missing
     groups: Mapping[str, GroupMembers] = field(default_factory=dict)
+    record_traces: Mapping[Position, str] = field(default_factory=dict)
 
 
 async def read_lags(
-    kafka: KafkaConnection, flow: Flow, next_offsets: Mapping[Partition, int] | None
+    kafka: KafkaConnection,
+    flow: Flow,
+    next_offsets: Mapping[Partition, int] | None,
+    *,
+    canaries: Collection[Position] = (),
+    answered: Sequence[Answered] = (),
 ) -> Lags:
     """Ask the broker.
 
@@ -63,40 +71,53 @@ async def read_lags(
         flow: names topics and groups.
         next_offsets: the database's word on our consumer; None: it is not known, and the group's
             committed offsets (which follow it) stand in.
+        canaries: where canaries stand: they are no business.
+        answered: the orders whose records' traces are read back.
     """
     try:
         async with (
             asyncio.timeout(_SECONDS),
             connected(kafka, _CLIENT_ID, request_seconds=_REQUEST_SECONDS) as broker,
         ):
-            return await _read(broker, flow, next_offsets)
+            lags = await _read(broker, flow, next_offsets, canaries)
+            return replace(lags, record_traces=await read_record_traces(broker, answered))
     except BROKER_FAILURES as error:
         missing = broker_missing("the broker", error)
         return Lags(missing, missing)
 
 
-async def _read(broker: Broker, flow: Flow, next_offsets: Mapping[Partition, int] | None) -> Lags:
+async def _read(
+    broker: Broker,
+    flow: Flow,
+    next_offsets: Mapping[Partition, int] | None,
+    canaries: Collection[Position],
+) -> Lags:
     groups = {
         name: await broker.members(name) for name in (*flow.processor_groups, flow.confirm_group)
     }
-    process = await _processed(broker, flow)
+    process = await _processed(broker, flow, canaries)
     passed = next_offsets
     if passed is None:
         passed = await broker.committed(flow.confirm_group)
-    confirm = await _lag(broker, [flow.returns_topic], passed)
+    confirm = await _lag(broker, [flow.returns_topic], passed, canaries)
     return Lags(process, confirm, groups)
 
 
-async def _processed(broker: Broker, flow: Flow) -> Lag:
+async def _processed(broker: Broker, flow: Flow, canaries: Collection[Position]) -> Lag:
     """Tell how far the slowest of the processor's groups is behind."""
     lags = [
-        await _lag(broker, sorted(flow.topics), await broker.committed(group))
+        await _lag(broker, sorted(flow.topics), await broker.committed(group), canaries)
         for group in flow.processor_groups
     ]
     return max(lags, key=lambda lag: lag.count, default=Lag(0))
 
 
-async def _lag(broker: Broker, topics: list[str], passed: Mapping[Partition, int]) -> Lag:
+async def _lag(
+    broker: Broker,
+    topics: list[str],
+    passed: Mapping[Partition, int],
+    canaries: Collection[Position],
+) -> Lag:
     missing = tuple(topic for topic in topics if not broker.partitions(topic))
     partitions = [one for topic in topics for one in broker.partitions(topic)]
     starts = await broker.offsets(partitions, EARLIEST)
@@ -106,7 +127,16 @@ async def _lag(broker: Broker, topics: list[str], passed: Mapping[Partition, int
         for one, end in ends.items()
         if end > max(passed.get(one, 0), starts.get(one, 0))
     }
-    count = sum(ends[one] - offset for one, offset in behind.items())
+    birds = {
+        (one, offset)
+        for one, offset in canaries
+        if one in behind and behind[one] <= offset < ends[one]
+    }
+    count = sum(ends[one] - offset for one, offset in behind.items()) - len(birds)
+    # Where canaries alone wait, nothing does.
+    for one in {one for one, _ in birds}:
+        if all((one, offset) in birds for offset in range(behind[one], ends[one])):
+            del behind[one]
     return Lag(count, await _oldest(broker, behind), missing)
 
 

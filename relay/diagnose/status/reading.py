@@ -29,8 +29,16 @@ _SECONDS: Final = 20.0
 async def read_status(dsn: str | None, kafka: KafkaConnection, flow: Flow) -> Status:
     """Read how every hop stands."""
     counts = await _counts(dsn, flow)
-    offsets = None if isinstance(counts, Missing) else counts.next_offsets
-    lags = await read_lags(kafka, flow, None if isinstance(offsets, Missing) else offsets)
+    if isinstance(counts, Missing):
+        lags = await read_lags(kafka, flow, None)
+    else:
+        lags = await read_lags(
+            kafka,
+            flow,
+            None if isinstance(counts.next_offsets, Missing) else counts.next_offsets,
+            canaries=() if isinstance(counts.canaries, Missing) else counts.canaries,
+            answered=() if isinstance(counts.answered, Missing) else counts.answered,
+        )
     now = datetime.now(UTC) if isinstance(counts, Missing) else counts.now
     return decide(counts, lags, flow, now)
 

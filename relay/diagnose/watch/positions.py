@@ -155,12 +155,20 @@ def _shrank(before: Position, after: Position) -> bool:
     return (after.log_end or 0) < (before.log_end or 0)
 
 
+# A log that ends before where it ended is marked, so that nobody has to read a fortnight of rows to
+# find it; the row before may be of this batch, or the last that any watchdog wrote.
 _WRITE: Final = """
 INSERT INTO relay.position
     (taken_at, topic, partition, consumer_group, log_start, log_end, committed_offset, members,
-     group_state)
+     group_state, shrank)
 SELECT clock_timestamp() - make_interval(secs => p.age), p.topic, p.partition, p.consumer_group,
-       p.log_start, p.log_end, p.committed_offset, p.members, p.group_state
+       p.log_start, p.log_end, p.committed_offset, p.members, p.group_state,
+       p.consumer_group = '' AND coalesce(p.log_end < coalesce(
+           lag(p.log_end) OVER (PARTITION BY p.topic, p.partition, p.consumer_group
+                                ORDER BY p.age DESC),
+           (SELECT b.log_end FROM relay.position b
+             WHERE b.topic = p.topic AND b.consumer_group = p.consumer_group
+               AND b.partition = p.partition ORDER BY b.taken_at DESC LIMIT 1)), false)
   FROM unnest($1::float8[], $2::text[], $3::int[], $4::text[], $5::bigint[], $6::bigint[],
               $7::bigint[], $8::int[], $9::text[])
        AS p (age, topic, partition, consumer_group, log_start, log_end, committed_offset, members,

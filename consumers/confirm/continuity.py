@@ -1,0 +1,96 @@
+"""Hop 5: of the returns handled, a sample is compared with the trace of the event it answers.
+
+Invariant: looked at after the commit, at most once a second and so many at a time, so that it costs
+a batch nothing; what cannot be looked up is not counted. A return can know its trace from the
+record alone: where it agrees with the outbox row, all three do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import asyncpg
+import structlog
+
+from consumers.confirm.transaction import Done
+from consumers.returns.fold import Outcome
+from consumers.returns.reader import Return
+from consumers.returns.stored_record import recorded_ms
+from relay.telemetry.continuity import continuity, stored_trace, trace_of
+
+log = structlog.get_logger(__name__)
+
+_EVERY_SECONDS: Final = 1.0
+_AT_ONCE: Final = 32
+
+# The event that a return answers, where its day is: by ce_causationid, else the order's first.
+_STORED: Final = """
+SELECT k.place, o.event_id, o.traceparent
+  FROM unnest($1::int[], $2::text[], $3::text[], $4::float8[])
+       AS k (place, order_id, causation_id, around)
+ CROSS JOIN LATERAL (
+       SELECT o.event_id, o.traceparent FROM relay.outbox o
+        WHERE o.aggregate_id = k.order_id
+          AND o.created_at >= to_timestamp(k.around) - interval '2 days'
+          AND o.created_at < to_timestamp(k.around) + interval '1 day'
+          AND (k.causation_id IS NULL OR o.event_id::text = k.causation_id)
+        ORDER BY o.id LIMIT 1) o
+"""
+
+
+@dataclass(slots=True)
+class TraceSample:
+    """Compares now and then; `counts` says how many came out how."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    _next_at: float = 0.0
+
+    async def look(self, connection: asyncpg.Connection, done: Done) -> Counter[str]:
+        """Compare some returns of a committed batch, if it is time; return how they came out."""
+        now = time.monotonic()
+        if now < self._next_at:
+            return Counter()
+        chosen = _chosen(
+            [step.returned for step in done.steps if step.outcome is not Outcome.CANARY]
+        )
+        if not chosen:
+            return Counter()
+        self._next_at = now + _EVERY_SECONDS
+        found = await _compared(connection, chosen, done.submitted)
+        self.counts.update(found)
+        return found
+
+
+def _chosen(returns: Sequence[Return]) -> Sequence[Return]:
+    """Choose some, spread over the batch."""
+    stride = max(1, len(returns) // _AT_ONCE)
+    return returns[::stride][:_AT_ONCE]
+
+
+async def _compared(
+    connection: asyncpg.Connection, chosen: Sequence[Return], submitted: dict[str, float | None]
+) -> Counter[str]:
+    around = [submitted.get(one.order_id) or recorded_ms(one.record) / 1000 for one in chosen]
+    try:
+        rows = await connection.fetch(
+            _STORED,
+            list(range(len(chosen))),
+            [one.order_id for one in chosen],
+            [one.causation_id for one in chosen],
+            around,
+        )
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        # The batch is committed: whoever uses the connection next learns of a lost one.
+        log.info("traces not compared", error=str(error))
+        return Counter()
+    return Counter(
+        continuity(
+            stored_trace(row["traceparent"], row["event_id"]),
+            trace_of(chosen[row["place"]].traceparent),
+        ).value
+        for row in rows
+    )
