@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from relay.cli.errors import Found
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.diagnose.check.result import State, as_rows
 from relay.diagnose.check.run import CheckReport, run_check
 
@@ -36,7 +36,7 @@ def command(ctx: click.Context, show_all: bool) -> None:
     if wants_json(ctx):
         print_json(_as_json(report))
     else:
-        click.echo("\n".join(_lines(report, show_all=show_all)))
+        click.echo("\n".join(_lines(harmless(report), show_all=show_all)))
     if not report.healthy:
         raise Found
 

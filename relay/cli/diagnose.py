@@ -18,7 +18,7 @@ import click
 
 from relay.cli.diagnosis_text import first_command, many_orders, one_order, summary
 from relay.cli.errors import Found
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.gather.logs import LogReading
 from relay.diagnose.gather.lookup import order_of_submission, orders_of_events
@@ -149,6 +149,7 @@ def _print(
     if wants_json(ctx):
         print_json({"orders": [one.as_json(settings.trace.url) for one in found]})
         return
+    found = harmless(list(found))
     if everything:
         lines = summary(found, now_at) if found else ["no order is overdue: nothing is lost"]
         following = first_command(found)

@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from relay.telemetry.redaction import printable, redact
+
 FINE, FAILURE, USAGE, FOUND, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -28,11 +30,11 @@ def report(error: Exception, *, as_json: bool) -> int:
         return USAGE
     if isinstance(error, Found):
         if str(error):
-            _say(str(error))
+            _say(_shown(str(error)))
         return FOUND
     if os.environ.get("RELAY_TRACEBACK"):
-        traceback.print_exception(error)
-    _say(json.dumps(as_data(error), default=str) if as_json else as_text(error))
+        _say(redact("".join(traceback.format_exception(error))))
+    _say(json.dumps(_redacted(as_data(error)), default=str) if as_json else as_text(error))
     return USAGE if isinstance(error, click.UsageError) else FAILURE
 
 
@@ -43,11 +45,27 @@ def as_data(error: Exception) -> dict[str, Any]:
 
 def as_text(error: Exception) -> str:
     """Return the error for a person: what, and what to do next."""
-    lines = [f"error[{error_code(error)}]: {_message(error)}"]
+    lines = [f"error[{error_code(error)}]: {_shown(_message(error))}"]
     hint = getattr(error, "hint", None)
     if hint is None and isinstance(error, click.UsageError) and error.ctx is not None:
         hint = f"`{error.ctx.command_path} --help` lists what there is"
-    return "\n".join(lines + ([f"hint: {hint}"] if hint else []))
+    return "\n".join(lines + ([f"hint: {_shown(str(hint))}"] if hint else []))
+
+
+def _shown(text: str) -> str:
+    """Hide secrets, and whatever a terminal would act on; line ends of our own stay."""
+    return "\n".join(map(printable, redact(text).split("\n")))
+
+
+def _redacted(value: Any) -> Any:
+    match value:
+        case str():
+            return redact(value)
+        case Mapping():
+            return {key: _redacted(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_redacted(one) for one in value]
+    return value
 
 
 def error_code(error: Exception) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import re
 from datetime import datetime
+from shlex import quote
 from typing import Any
 
 import click
 
 from relay.cli.diagnose import SINCE
 from relay.cli.errors import Found
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.cli.watchdog import watch_options
 from relay.diagnose.causes import MEANINGS, Cause
 from relay.diagnose.evidence.surroundings import Missing
@@ -60,7 +61,7 @@ def command(ctx: click.Context, incident: int | None, closed: bool, since: datet
     if wants_json(ctx):
         print_json({"incidents": [as_data(one) for one in seen], "single_orders": single})
     else:
-        click.echo("\n".join(shown(seen, single, whole=incident is not None)))
+        click.echo("\n".join(shown(harmless(seen), single, whole=incident is not None)))
     if any(one.closed_at is None for one in seen):
         raise Found("incidents are open")
 
@@ -154,4 +155,4 @@ def next_command(one: IncidentSeen) -> str:
     first = own[0]
     if first.startswith("relay replay"):
         return f"relay replay --incident {one.name}"
-    return first.format(order=one.examples[0] if one.examples else "ORDER", twin="ORDER")
+    return first.format(order=quote(one.examples[0]) if one.examples else "ORDER", twin="ORDER")

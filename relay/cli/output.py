@@ -9,14 +9,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+
+from relay.telemetry.redaction import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from relay.runtime.settings import Settings
+
+T = TypeVar("T")
 
 
 def wants_json(ctx: click.Context) -> bool:
@@ -46,6 +52,35 @@ def print_json(data: Any) -> None:
 def _escape(char: str) -> str:
     # json itself writes out what is below the space and nothing else: neither DEL nor C1 controls.
     return "\\u007f" if char == "\x7f" else json.dumps(char)[1:-1]
+
+
+def harmless(value: T) -> T:
+    r"""Return a copy in which every text is printable: line ends as `\n`, escapes as `\x1b`.
+
+    What is shown to people was written by others: order ids, event types, reasons, what a server
+    said. None of it may move a terminal's cursor, or begin a line that looks like one of ours.
+    """
+    return cast("T", _harmless(value))
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str) and not isinstance(value, Enum):
+        return printable(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        names = [one.name for one in fields(value) if one.init]
+        return replace(value, **{name: _harmless(getattr(value, name)) for name in names})
+    return _harmless_collection(value)
+
+
+def _harmless_collection(value: Any) -> Any:
+    match value:
+        case dict():  # a Counter, too
+            return type(value)({_harmless(key): _harmless(one) for key, one in value.items()})
+        case tuple() if hasattr(value, "_fields"):
+            return type(value)(*map(_harmless, value))
+        case list() | tuple() | set() | frozenset():
+            return type(value)(map(_harmless, value))
+    return value
 
 
 def console() -> Console:

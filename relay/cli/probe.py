@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from relay.cli.errors import Found
-from relay.cli.output import settings_of, wants_json
+from relay.cli.output import harmless, settings_of, wants_json
 from relay.diagnose.probe import Probe, create_probe_topic, run_probe
 from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stop_on_signals
@@ -46,7 +46,7 @@ async def _probes(
             probe = await run_probe(
                 settings.database.dsn, settings.kafka, settings.flow, within_seconds=within
             )
-            click.echo(json.dumps(_as_json(probe)) if as_json else _line(probe))
+            click.echo(json.dumps(_as_json(probe)) if as_json else _line(harmless(probe)))
             if every is None or stop.is_set():
                 return probe.ok
             try:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from relay.cli.errors import Found
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.diagnose.reconcile.findings import MEANINGS, NEXT, Difference
 from relay.diagnose.reconcile.run import Range, Reconciliation, reconcile
 
@@ -52,7 +52,7 @@ def command(
     if wants_json(ctx):
         print_json(_as_json(done))
     else:
-        click.echo("\n".join(_lines(done)))
+        click.echo("\n".join(_lines(harmless(done))))
     if not done.proven:
         raise Found
 

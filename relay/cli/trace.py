@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from shlex import quote
 
 import click
 
 from relay.cli.errors import Found
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.cli.timeline_text import timeline_lines
 from relay.diagnose.session import session
 from relay.diagnose.tell.timeline import Timeline, timeline
@@ -30,11 +31,11 @@ def command(ctx: click.Context, order: str) -> None:
     if wants_json(ctx):
         print_json(told.as_json(settings.trace.url))
     else:
-        click.echo("\n".join(timeline_lines(told, datetime.now(UTC), settings.trace.url)))
+        click.echo("\n".join(timeline_lines(harmless(told), datetime.now(UTC), settings.trace.url)))
     if told.diagnosis.verdict is Verdict.NO_SUCH_ORDER:
         raise Found("there is no such order")
     if found_something(told.diagnosis.verdict):
-        raise Found(f"the order has not come back: relay diagnose {told.diagnosis.order_id}")
+        raise Found(f"the order has not come back: relay diagnose {quote(told.diagnosis.order_id)}")
 
 
 async def _read(settings: Settings, order: str) -> Timeline:

@@ -10,13 +10,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Any
 
 import click
 
 from relay.cli.diagnose import SINCE
 from relay.cli.errors import Found
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import session
 from relay.diagnose.tell.hops import span
@@ -29,6 +30,7 @@ from relay.diagnose.unreturned import (
 )
 from relay.diagnose.verdicts import HOPS, Fate
 from relay.runtime.settings import Settings
+from relay.telemetry.redaction import printable
 
 _LINES = 15
 
@@ -52,9 +54,9 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         orders = [one.as_json(settings.trace.url) for one in found.orders]
         print_json({"orders": orders, "by_hop": found.by_hop()})
     elif given["ids"]:
-        click.echo("".join(f"{one.order_id}\n" for one in found.orders), nl=False)
+        click.echo("".join(f"{printable(one.order_id)}\n" for one in found.orders), nl=False)
     else:
-        click.echo("\n".join(shown(found, datetime.now(UTC))))
+        click.echo("\n".join(shown(harmless(found), datetime.now(UTC))))
     if found.orders:
         raise Found(f"{len(found.orders)} orders are overdue")
 
@@ -103,4 +105,4 @@ def _kind_line(kind: Kind, count: int, orders: Sequence[Unreturned], now_at: dat
 def _next(orders: Sequence[Unreturned], incidents: Sequence[int]) -> str:
     if incidents:
         return "relay incidents"
-    return f"relay diagnose {orders[0].order_id}" if len(orders) == 1 else "relay diagnose"
+    return f"relay diagnose {quote(orders[0].order_id)}" if len(orders) == 1 else "relay diagnose"

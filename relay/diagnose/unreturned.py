@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from shlex import quote
 from typing import Any, Final
 
 import asyncpg
@@ -172,5 +173,5 @@ def _of_diagnosis(found: Diagnosis, placed_at: datetime) -> Unreturned:
         trace_id=found.trace_id,
         incident_id=found.incident_id,
         evidence=[{"what": line.hop.value, "found": line.text} for line in found.lines],
-        next=found.next if not unread else (f"relay diagnose {found.order_id}",),
+        next=found.next if not unread else (f"relay diagnose {quote(found.order_id)}",),
     )

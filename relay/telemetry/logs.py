@@ -21,20 +21,15 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import Processor
 
+from relay.telemetry.redaction import HIDDEN, printable, redact
 from relay.telemetry.traceparent import parse
 
 Format = Literal["json", "text"]
 
-_HIDDEN: Final = "***"
 _SECRET_KEY: Final = re.compile(
     r"(?i)pass(word|wd)?$|secret|token|authorization|api_?key|credential"
 )
 _PAYLOAD_KEYS: Final = frozenset({"payload", "body", "raw"})
-_URL_PASSWORD: Final = re.compile(r"(://[^:/@\s]*:)\S*@")
-_NAMED_PASSWORD: Final = re.compile(
-    r"(?i)(pass(?:word|wd)|secret|token|authorization)(['\"]?\s*[=:]\s*)"
-    r"('[^']*'|\"[^\"]*\"|(?:bearer |basic )?[^\s,;&'\"]+)"
-)
 _VALUE_CHARACTERS: Final = 8192
 _OUR_LOGGERS: Final = ("relay", "consumers")
 _REPEAT_SECONDS: Final = 30.0
@@ -161,7 +156,7 @@ def _harmless(key: str, value: object) -> object:
         size = f" of {len(value)} characters" if isinstance(value, str | bytes) else ""
         return f"[{key}{size} not logged]"
     if _SECRET_KEY.search(key):
-        return _HIDDEN
+        return HIDDEN
     match value:
         case None | bool() | int() | float():
             return value
@@ -179,12 +174,6 @@ def _text(value: object) -> str:
     except Exception as error:  # noqa: BLE001 - a broken __str__ must not break the hop
         text = f"[{type(value).__name__}: {type(error).__name__}]"
     return redact(text[:_VALUE_CHARACTERS])
-
-
-def redact(text: str) -> str:
-    """Hide passwords in URLs, connection strings and printed settings."""
-    hidden = _URL_PASSWORD.sub(rf"\1{_HIDDEN}@", text)
-    return _NAMED_PASSWORD.sub(rf"\1\2{_HIDDEN}", hidden)
 
 
 def _ordered(
@@ -218,18 +207,6 @@ class _TextLine:
         if exception is not None:
             parts.append(f"| {printable(exception)}")
         return " ".join(part for part in parts if part)
-
-
-def printable(value: object) -> str:
-    r"""Escape whatever a terminal would act on: line ends as `\n`, controls as `\x1b`."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else _escaped(one) for one in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def _quoted(value: object) -> str:

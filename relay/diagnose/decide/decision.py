@@ -5,6 +5,7 @@ earlier hop), and `unknown` where the deciding evidence is missing: a healthy ho
 """
 
 from datetime import datetime, timedelta
+from shlex import quote
 
 from relay.diagnose import causes
 from relay.diagnose.causes import Cause
@@ -170,7 +171,7 @@ def _only_partly_answered(evidence: Evidence) -> Finding:
             f"returns on {evidence.around.returns_topic}",
             Cause.SCAN_INCOMPLETE,
             f"{scan.records} records were read",
-            f"relay diagnose {evidence.order_id} --scan-seconds 600",
+            f"relay diagnose {quote(evidence.order_id)} --scan-seconds 600",
         )
         return unknown(missing, Hop.RETURN)
     return Finding(Verdict.RETURN_INCOMPLETE, Cause.FINAL_RETURN_MISSING)

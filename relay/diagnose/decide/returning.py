@@ -5,6 +5,7 @@ the neighbours on the partition got, laid over the recorded positions of the gro
 """
 
 from datetime import timedelta
+from shlex import quote
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
@@ -58,7 +59,7 @@ def _incomplete(evidence: Evidence, scan: Scan) -> Missing:
         f"returns on {evidence.around.returns_topic}",
         Cause.SCAN_INCOMPLETE,
         f"{scan.records} records of {scan.partitions_read}/{scan.partitions} partitions were read",
-        f"relay diagnose {evidence.order_id} --scan-seconds 600",
+        f"relay diagnose {quote(evidence.order_id)} --scan-seconds 600",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from shlex import quote
 
 from relay.diagnose.causes import MEANINGS, Cause
 from relay.diagnose.decide.decision import decide, due_at, placed_at
@@ -92,7 +93,8 @@ def _trace_id(event: EventSeen | None) -> str | None:
 
 def _next(evidence: Evidence, finding: Finding) -> tuple[str, ...]:
     """Return the commands, with the order's ids in them; a whole incident is replayed as one."""
-    names = {"order": evidence.order_id, "twin": evidence.twin or "ORDER"}
+    # Quoted: they are copied into a shell, and an order's id may be anybody's text.
+    names = {"order": quote(evidence.order_id), "twin": quote(evidence.twin or "ORDER")}
     commands = [command.format(**names) for command in MEANINGS[finding.cause].next]
     incident = evidence.incident_id
     if incident is not None:
