@@ -89,7 +89,8 @@ def with_globals(command: click.Command) -> click.Command:
     if isinstance(command, click.Group):
         for inner in command.commands.values():
             with_globals(inner)
-        return command
+        if not command.invoke_without_command:
+            return command
     taken = {name for param in command.params for name in param.opts}
     command.params.extend(option for option in _globals() if option.opts[0] not in taken)
     return command

@@ -66,6 +66,7 @@ class RelayService:
     Attributes:
         state: `starting`, `connecting`, `standby`, `active`, `waiting`, `stopped`.
         waiting_for: in words, while it waits.
+        upkeep: its duties; None: another process has them.
     """
 
     dsn: str | None
@@ -76,7 +77,7 @@ class RelayService:
     stop: asyncio.Event
     test_point: TestPoint = nothing
     metrics: Metrics | None = None
-    upkeep: MaintenanceOptions = field(default_factory=MaintenanceOptions)
+    upkeep: MaintenanceOptions | None = field(default_factory=MaintenanceOptions)
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("relay"))
     state: str = "starting"
     waiting_for: str | None = None
@@ -112,6 +113,7 @@ class RelayService:
             "epoch": self.epoch,
             "published": self.progress.published,
             "parked": self.progress.parked,
+            "replayed": self.progress.replayed,
             "released": self.progress.released,
         }
 
@@ -178,8 +180,9 @@ class RelayService:
             taken = await self._wait_for_lease(tenure)
             if taken is not None:
                 await note_timeline(writer, taken.timeline, taken.old_timeline)
-                upkeep = asyncio.create_task(keep_up(self.dsn, self.upkeep))
-                stack.push_async_callback(_cancelled, upkeep)
+                if self.upkeep is not None:
+                    upkeep = asyncio.create_task(keep_up(self.dsn, self.upkeep))
+                    stack.push_async_callback(_cancelled, upkeep)
                 try:
                     await tenure.run(taken, self.stop)
                 finally:

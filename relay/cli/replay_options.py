@@ -1,0 +1,138 @@
+"""Repair: the options of `relay replay` that say which events are meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from relay.cli.diagnose import SINCE
+from relay.diagnose.verdicts import HOPS, Verdict
+from relay.replay.candidates import canonical
+from relay.replay.plan import NEVER
+from relay.replay.selection import Selection, read_orders
+from relay.runtime.flow import Flow
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+SENDABLE = [str(one) for one in Verdict if one not in NEVER]
+
+
+class RangeType(click.ParamType[tuple[int | None, int | None]]):
+    """Outbox ids: `1000-2000`, `1000-`, `-2000`, or one of them."""
+
+    name = "ID-ID"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int | None, int | None]:
+        """Read it."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"(\d{1,18})?(-)?(\d{1,18})?", value)
+        if found is None or not (found[1] or found[3]):
+            self.fail(f"{value!r} is no range of outbox ids like 1000-2000", param, ctx)
+        low = int(found[1]) if found[1] else None
+        high = int(found[3]) if found[3] else None
+        if not found[2]:
+            high = low
+        if low is not None and high is not None and low > high:
+            self.fail(f"{value!r}: the first id is larger than the last", param, ctx)
+        return low, high
+
+
+class IncidentType(click.ParamType[int]):
+    """`I-17`, or 17."""
+
+    name = "I-N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number."""
+        found = re.fullmatch(r"(?:[Ii]-)?(\d{1,18})", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no incident: `relay incidents` lists them", param, ctx)
+        return int(found[1])
+
+
+def selects(function: CommandT) -> CommandT:
+    """Add the options that say which events are meant; they combine."""
+    for option in reversed(
+        (
+            click.option("--order", "orders", multiple=True, metavar="ORDER", help="This order."),
+            click.option("--event", "events", multiple=True, metavar="ID", help="This event."),
+            click.option("--customer", "customers", multiple=True, help="This customer's orders."),
+            click.option("--type", "event_types", multiple=True, help="Events of this type."),
+            click.option("--since", type=SINCE, help="Written since: a time, 24h, 7d."),
+            click.option("--until", type=SINCE, help="Written before: a time, 24h, 7d."),
+            click.option("--outbox", type=RangeType(), help="Outbox ids, both inclusive."),
+            click.option(
+                "--hop",
+                "hops",
+                multiple=True,
+                type=click.Choice([hop.value for hop in HOPS]),
+                help="Lost at this hop.",
+            ),
+            click.option(
+                "--verdict",
+                "verdicts",
+                multiple=True,
+                type=click.Choice(SENDABLE),
+                help="With this verdict; sends it, where that is not so by default.",
+            ),
+            click.option(
+                "--incident", "incidents", multiple=True, type=IncidentType(), help="Its orders."
+            ),
+            click.option(
+                "--from",
+                "source",
+                type=click.File("r", encoding="utf-8"),
+                metavar="FILE",
+                help="Orders: the JSON of `relay unreturned`, or ids by line; - is stdin.",
+            ),
+            click.option(
+                "--all", "everything", is_flag=True, help="All these events, returned or not."
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def selection_of(flow: Flow, given: dict[str, Any]) -> Selection:
+    """Return what the options mean.
+
+    Raises:
+        SelectionError: the file cannot be read as orders, or names none.
+        click.UsageError: the options contradict each other.
+    """
+    orders = list(given["orders"])
+    source = given["source"]
+    if source is not None:
+        named = [order for order, _event in read_orders(source.read())]
+        if not named:
+            raise NothingNamedError(f"{source.name} names no order: nothing is to be replayed")
+        orders += named
+    since, until = given["since"], given["until"]
+    if since is not None and until is not None and since >= until:
+        raise click.UsageError("--since must be before --until")
+    low, high = given["outbox"] or (None, None)
+    return Selection(
+        orders=tuple(canonical(flow, orders)),
+        events=tuple(one.lower() for one in given["events"]),
+        customers=given["customers"],
+        event_types=given["event_types"],
+        incidents=given["incidents"],
+        hops=given["hops"],
+        verdicts=given["verdicts"],
+        since=since,
+        until=until,
+        from_id=low,
+        to_id=high,
+        everything=given["everything"],
+    )
+
+
+class NothingNamedError(Exception):
+    """A file or pipe without an order: not an error of anybody's, and nothing to do."""

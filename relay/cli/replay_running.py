@@ -1,0 +1,221 @@
+"""Repair: runs a stored replay: wires the conductor, a relay that stands by, and what came of it.
+
+Invariant: events are published by whoever holds the relay's lease: a live relay when one runs, this
+process otherwise, which then is a relay like any other until the replay ends. Whatever ends this
+process, `relay replay resume` goes on from what the database knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.cli.run import publish_options
+from relay.diagnose.session import session
+from relay.diagnose.tell.diagnosis import Diagnosis
+from relay.publish.service import RelayService
+from relay.repair.session import repairing
+from relay.replay.follow import Counted
+from relay.replay.jobs import Job, ReplayError, claim, move, read_job, refused
+from relay.replay.missing import write_missing
+from relay.replay.run import Conductor, Progress, RunOptions
+from relay.runtime.database import is_connection_loss
+from relay.runtime.process import instance_name, program_version
+from relay.runtime.settings import Settings
+from relay.runtime.shutdown import stop_on_signals
+from relay.telemetry import logs
+from relay.telemetry.tracing import configure
+
+_DIAGNOSED_AT_MOST = 10_000
+_SPANS_DEADLINE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        counted: events whose order is to return, and those whose has.
+        refused: events that could not be sent, by reason.
+        missing: the orders that did not return, diagnosed.
+        waited: whether returns were waited for.
+    """
+
+    job: Job
+    counted: Counted = field(default_factory=Counted)
+    refused: dict[str, int] = field(default_factory=dict)
+    missing: Sequence[Diagnosis] = ()
+    waited: bool = True
+
+    @property
+    def well(self) -> bool:
+        """Whether everything was sent, and all that was waited for came back."""
+        came = self.counted.all_returned or not self.waited
+        return self.job.state == "done" and not self.refused and came
+
+    def result(self) -> str:
+        """Say it in a few words, for the audit log."""
+        if self.job.state in ("paused", "cancelled"):
+            return f"{self.job.state}, {self.job.sent_count} of {self.job.item_count} sent"
+        if not self.waited:
+            return f"{self.job.sent_count} sent, returns not waited for"
+        return f"{self.counted.returned} of {self.counted.expected} returned"
+
+    def by_verdict(self) -> dict[str, int]:
+        """Return how many did not return, by verdict."""
+        return dict(Counter(one.verdict.value for one in self.missing))
+
+
+class ReplayInterruptedError(Exception):
+    """The database was lost while a replay ran; what was released goes on without us."""
+
+    def __init__(self, job: Job, error: BaseException) -> None:
+        super().__init__(f"the database was lost: {error}")
+        self.hint = f"relay replay resume {job.replay_id}"
+
+
+async def run_job(
+    settings: Settings,
+    job: Job,
+    options: RunOptions,
+    *,
+    who: str,
+    why: str | None,
+    tell: Callable[[Progress], None],
+) -> Outcome:
+    """Run a stored replay to its end, or until somebody stops it.
+
+    Raises:
+        ReplayError: it cannot be run, or another process runs it.
+        NotPermittedError: this login may not replay.
+    """
+    logs.configure("warning", "text", environment=os.environ)
+    with stop_on_signals() as stop:
+        async with repairing(settings.database.dsn, "replay") as connection:
+            await claim(connection, job.replay_id)
+            job = await read_job(connection, job.replay_id)
+            if job.over:
+                raise ReplayError(f"replay {job.replay_id} is {job.state}: make a new plan")
+            unwritten = await write_missing(connection, settings.flow, job.missing)
+            await move(connection, job, "running", who=who, why=why)
+            job = await read_job(connection, job.replay_id)
+            conductor = Conductor(connection, settings.flow, job, options, who, tell)
+            try:
+                await _conduct(settings, conductor, stop)
+                return await _finish(settings, conductor, unwritten)
+            except Exception as error:
+                if is_connection_loss(error):
+                    raise ReplayInterruptedError(job, error) from error
+                raise
+
+
+async def _conduct(settings: Settings, conductor: Conductor, stop: asyncio.Event) -> None:
+    """Conduct, with a relay standing by in case that none runs."""
+    tracing = configure(
+        "relay-run", os.environ, version=program_version(), instance_id=instance_name()
+    )
+    relay_stop = asyncio.Event()
+    relay = RelayService(
+        settings.database.dsn,
+        settings.kafka,
+        settings.flow,
+        publish_options(settings),
+        tracing,
+        relay_stop,
+        upkeep=None,
+    )
+    publishing = asyncio.create_task(relay.run())
+    conducting = asyncio.create_task(conductor.run(stop))
+    try:
+        await asyncio.wait({publishing, conducting}, return_when=asyncio.FIRST_COMPLETED)
+        if not conducting.done():
+            # Nothing but an error ends a relay that was not asked to stop.
+            conducting.cancel()
+            await asyncio.gather(conducting, return_exceptions=True)
+            with suppress(ReplayError):
+                trouble = f"this process could not publish: {publishing.exception()}"
+                await move(
+                    conductor.connection, conductor.job, "paused", who=conductor.who,
+                    trouble=trouble,
+                )  # fmt: skip
+            publishing.result()
+        conducting.result()
+    finally:
+        relay_stop.set()
+        await asyncio.gather(publishing, return_exceptions=True)
+        tracing.close(_SPANS_DEADLINE_SECONDS)
+
+
+async def _finish(
+    settings: Settings, conductor: Conductor, unwritten: Mapping[str, str]
+) -> Outcome:
+    """Say what came of it; a replay that was sent is done."""
+    connection, job = conductor.connection, conductor.job
+    counted = conductor.follower.counted()
+    why_not = await refused(connection, job.replay_id)
+    if unwritten:
+        why_not["not_written"] = len(unwritten)
+    outcome = Outcome(job, counted, why_not, waited=conductor.options.wait_seconds > 0)
+    if job.state != "sent" or conductor.stopped:
+        return outcome
+    missing = await _diagnosed(settings, conductor.follower.waiting(_DIAGNOSED_AT_MOST))
+    outcome = Outcome(job, counted, why_not, missing, outcome.waited)
+    progress = {
+        "expected": counted.expected,
+        "returned": counted.returned,
+        "refused": why_not,
+        "missing": outcome.by_verdict(),
+    }
+    await move(
+        connection, job, "done", who=conductor.who, result=outcome.result(), progress=progress
+    )
+    job = await read_job(connection, job.replay_id)
+    return Outcome(job, counted, why_not, missing, outcome.waited)
+
+
+async def _diagnosed(settings: Settings, orders: Sequence[str]) -> Sequence[Diagnosis]:
+    if not orders:
+        return ()
+    async with session(settings.database.dsn, settings.kafka, settings.flow) as opened:
+        return await opened.diagnose(orders)
+
+
+def outcome_data(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome for `--json`."""
+    job = outcome.job
+    return {
+        "replay_id": str(job.replay_id),
+        "state": job.state,
+        "events": job.item_count,
+        "sent": job.sent_count,
+        "expected": outcome.counted.expected if outcome.waited else None,
+        "returned": outcome.counted.returned if outcome.waited else None,
+        "refused": outcome.refused,
+        "still_missing": [
+            {
+                "order_id": one.order_id,
+                "verdict": str(one.verdict),
+                "hop": None if one.hop is None else str(one.hop),
+                "cause": str(one.cause),
+            }
+            for one in outcome.missing
+        ],
+        "by_verdict": outcome.by_verdict(),
+        "trouble": job.trouble,
+        "next": following(outcome),
+    }
+
+
+def following(outcome: Outcome) -> list[str]:
+    """Return what to run next."""
+    job = outcome.job
+    if job.state in ("paused", "running"):
+        return [f"relay replay resume {job.replay_id}"]
+    if job.state == "sent":
+        return [f"relay replay status {job.replay_id}"]
+    return ["relay unreturned"] if outcome.missing else []

@@ -1,0 +1,152 @@
+"""Repair: what `relay replay` shows to people: plans, progress, and what came of it.
+
+Invariant: "sent" is never written where "returned" is meant.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from relay.cli.replay_running import Outcome, following
+from relay.diagnose.verdicts import HOPS
+from relay.replay.jobs import Job
+from relay.replay.run import Progress
+
+_KINDS = 12
+
+
+def plan_lines(job: Job) -> Iterator[str]:
+    """Show a plan."""
+    plan = job.plan
+    where = ", ".join(plan.get("topics", {})) or "no topic"
+    events = f"{job.item_count:,} events"
+    head = f"replay {job.replay_id}: {events} would go to {where}; nothing is sent yet"
+    yield click.style(head, bold=True)
+    for kind in plan.get("by_kind", [])[:_KINDS]:
+        yield f" {kind['count']:>9,}  {_kind(kind)}"
+    if plan.get("missing"):
+        yield f" {len(plan['missing']):>9,}  1 place    events are written from their orders first"
+    if plan.get("skipped"):
+        yield "left alone"
+    for skipped in plan.get("skipped", []):
+        command = f"   {skipped['next']}" if skipped["next"] else ""
+        yield f" {skipped['count']:>9,}  {skipped['reason']}{command}"
+    if plan.get("seen_twice"):
+        yield (
+            f"a consumer that does not deduplicate sees {plan['seen_twice']:,} events twice,"
+            f" {plan['seen_behind_newer']:,} of them after a newer one of their order"
+        )
+    for gone in plan.get("dropped", []):
+        yield (
+            f"gone: {gone['rows']:,} events of {gone['partition_name']}"
+            f" ({gone['from_at']} to {gone['to_at']}): their partition was dropped"
+        )
+    yield from _mended(plan.get("mended", {}))
+
+
+def _kind(kind: Mapping[str, Any]) -> str:
+    number = next((hop.number for hop in HOPS if hop.value == kind["hop"]), "-")
+    return f"{number} {kind['hop'] or '-':<8} {kind['verdict']} / {kind['cause']}"
+
+
+def _mended(mended: Mapping[str, Any]) -> Iterator[str]:
+    for hop, seen in mended.items():
+        state = "is done" if seen["healthy"] else click.style("is NOT done", fg="red")
+        said = "; ".join(filter(None, (seen["run_by"], seen["note"])))
+        yield f"hop {hop:<8} {state}{': ' if said else ''}{said}"
+
+
+def plan_next(job: Job) -> list[str]:
+    """Return what to run after a plan."""
+    if job.item_count or job.missing:
+        return [f'relay replay resume {job.replay_id} --reason "WHY"']
+    return []
+
+
+def outcome_lines(outcome: Outcome) -> Iterator[str]:
+    """Show what came of a run."""
+    job, counted = outcome.job, outcome.counted
+    colour = "green" if outcome.well else "yellow"
+    head = f"replay {job.replay_id} {job.state}: {job.sent_count:,} of {job.item_count:,} sent"
+    if outcome.waited:
+        head += f", {counted.returned:,} of {counted.expected:,} returned"
+    else:
+        head += "; returns were not waited for"
+    yield click.style(head, fg=colour, bold=True)
+    if job.trouble:
+        yield f" {job.trouble}"
+    for reason, count in outcome.refused.items():
+        yield f" {count:>9,}  could not be sent: {reason}"
+    for verdict, count in outcome.by_verdict().items():
+        yield f" {count:>9,}  did not return: {verdict}"
+    for one in outcome.missing[:5]:
+        yield f"            {one.order_id}: {one.verdict} / {one.cause}"
+    for command in following(outcome):
+        yield f" next  {command}"
+
+
+def job_line(job: Job) -> str:
+    """Show a replay in one line."""
+    returned = job.progress.get("returned")
+    came = "" if returned is None else f", {returned:,} of {job.progress['expected']:,} returned"
+    why = f"  {job.reason}" if job.reason else ""
+    return (
+        f"{job.replay_id}  {job.planned_at:%Y-%m-%d %H:%M}  {job.state:<9} "
+        f"{job.sent_count:,} of {job.item_count:,} sent{came}{why}"
+    )
+
+
+@contextmanager
+def progress_shown(job: Job, *, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """Show progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+    if quiet:
+        yield lambda _progress: None
+    elif sys.stderr.isatty():
+        yield from _bar(job)
+    else:
+        yield _Lines().tell
+
+
+def _bar(job: Job) -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console  # noqa: PLC0415 - takes its time
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn  # noqa: PLC0415
+    from rich.progress import Progress as Bars  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        sent = bars.add_task("sent", total=job.item_count)
+        returned = bars.add_task("returned", total=job.item_count)
+
+        def tell(progress: Progress) -> None:
+            bars.update(sent, completed=progress.job.sent_count)
+            bars.update(
+                returned,
+                completed=progress.counted.returned,
+                total=progress.counted.expected or job.item_count,
+            )
+
+        yield tell
+
+
+class _Lines:
+    """Progress where nobody sees a bar: a line whenever a tenth was done."""
+
+    def __init__(self) -> None:
+        self._told = -1
+
+    def tell(self, progress: Progress) -> None:
+        job, counted = progress.job, progress.counted
+        total = 2 * max(1, job.item_count)
+        tenth = 10 * (job.sent_count + counted.returned) // total
+        if tenth > self._told:
+            self._told = tenth
+            click.echo(
+                f"{progress.phase}: {job.sent_count:,} of {job.item_count:,} sent,"
+                f" {counted.returned:,} returned",
+                err=True,
+            )

@@ -1,0 +1,308 @@
+"""All hops: replays as they are stored: plans, what people decide about them, and how far they are.
+
+Invariant: a decision and its row in the audit log are one transaction. A replay moves between its
+states only as `_MOVES` says, whoever asks from whichever terminal, and is conducted by one process
+at a time (an advisory lock that ends with its connection).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from relay.publish.replays import PART_ITEMS
+from relay.replay.plan import Plan
+from relay.replay.selection import Selection
+from relay.runtime.audit import Action, note_action
+
+
+class ReplayError(Exception):
+    """It cannot be done to this replay; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A replay as it is stored."""
+
+    replay_id: UUID
+    state: str
+    planned_at: datetime
+    planned_by: str
+    selection: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    target_topic: str | None
+    item_count: int
+    released_count: int
+    sent_count: int
+    reason: str | None
+    run_by: str | None
+    trouble: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    progress: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will be sent."""
+        return self.state in ("done", "cancelled")
+
+    @property
+    def missing(self) -> Sequence[str]:
+        """Orders whose event is written first."""
+        found: Sequence[str] = self.plan.get("missing", ())
+        return found
+
+
+_CREATE: Final = """
+INSERT INTO relay.replay_job (replay_id, selection, plan, target_topic)
+VALUES ($1, $2::jsonb, '{}', $3)
+"""
+_PLANNED: Final = """
+UPDATE relay.replay_job SET plan = $2::jsonb, item_count = $3
+ WHERE replay_id = $1 AND state = 'planned'
+"""
+_PART: Final = """
+INSERT INTO relay.replay_part (replay_id, number, outbox_ids) VALUES ($1, $2, $3)
+"""
+
+
+async def store_plan(
+    connection: asyncpg.Connection,
+    replay_id: UUID,
+    selection: Mapping[str, Any],
+    plan: Plan,
+    *,
+    target: str | None,
+    who: str,
+) -> None:
+    """Store a plan with its items, in the caller's transaction.
+
+    Raises:
+        asyncpg.InsufficientPrivilegeError: replays are relay_operator's.
+    """
+    await create_job(connection, replay_id, selection, target)
+    await store_items(connection, replay_id, plan)
+    ids = plan.outbox_ids
+    await connection.executemany(
+        _PART,
+        [
+            (replay_id, number, ids[first : first + PART_ITEMS])
+            for number, first in enumerate(range(0, len(ids), PART_ITEMS))
+        ],
+    )
+    await note_planned(connection, replay_id, selection, plan.count, who)
+
+
+async def create_job(
+    connection: asyncpg.Connection,
+    replay_id: UUID,
+    selection: Mapping[str, Any],
+    target: str | None,
+) -> None:
+    """Begin a plan; its items follow in the same transaction.
+
+    Raises:
+        asyncpg.InsufficientPrivilegeError: replays are relay_operator's.
+    """
+    chosen = json.dumps(dict(selection), default=str)
+    await connection.execute(_CREATE, replay_id, chosen, target)
+
+
+async def store_items(connection: asyncpg.Connection, replay_id: UUID, plan: Plan) -> None:
+    """Store what a plan says, and how many items it has."""
+    stored = json.dumps(plan.as_data(), default=str)
+    await connection.execute(_PLANNED, replay_id, stored, plan.count)
+
+
+async def note_planned(
+    connection: asyncpg.Connection,
+    replay_id: UUID,
+    selection: Mapping[str, Any],
+    events: int,
+    who: str,
+) -> None:
+    """Note in the audit log that a plan was made."""
+    detail = {"selection": dict(selection), "events": events}
+    await note_action(
+        connection, Action(who, "replay_planned", str(replay_id), None, "done", detail)
+    )
+
+
+def selection_data(selection: Selection) -> dict[str, Any]:
+    """Return a selection as it is stored: long lists by their length and first entries."""
+    data = selection.as_data()
+    for name, value in data.items():
+        if isinstance(value, tuple) and len(value) > _LISTED:
+            data[name] = {"count": len(value), "first": list(value[:_LISTED])}
+    return data
+
+
+_LISTED: Final = 20
+
+_READ: Final = """
+SELECT replay_id, state, planned_at, planned_by, selection::text, plan::text, target_topic,
+       item_count, released_count, sent_count, reason, run_by, trouble, started_at, finished_at,
+       progress::text
+  FROM relay.replay_job
+"""
+_READ_ONE: Final = f"{_READ} WHERE replay_id = $1"
+_READ_LAST: Final = f"{_READ} ORDER BY planned_at DESC LIMIT $1"
+_STARTING: Final = """
+SELECT replay_id FROM relay.replay_job WHERE left(replay_id::text, length($1)) = $1 LIMIT 2
+"""
+
+
+async def read_job(connection: asyncpg.Connection, replay_id: UUID) -> Job:
+    """Read a replay.
+
+    Raises:
+        ReplayError: there is none of that id.
+    """
+    row = await connection.fetchrow(_READ_ONE, replay_id)
+    if row is None:
+        raise ReplayError(f"there is no replay {replay_id}: `relay replay list` names them")
+    return _job(row)
+
+
+async def find_job(connection: asyncpg.Connection, named: str) -> Job:
+    """Read the replay whose id is, or begins with, what a person wrote.
+
+    Raises:
+        ReplayError: there is none, or several.
+    """
+    found = await connection.fetch(_STARTING, named.strip().lower())
+    if len(found) != 1 or not named.strip():
+        how = "no replay begins" if not found else "several replays begin"
+        raise ReplayError(f"{how} with {named!r}: `relay replay list` names them")
+    return await read_job(connection, found[0]["replay_id"])
+
+
+async def list_jobs(connection: asyncpg.Connection, at_most: int) -> list[Job]:
+    """Read the latest replays, newest first."""
+    return [_job(row) for row in await connection.fetch(_READ_LAST, at_most)]
+
+
+def _job(row: asyncpg.Record) -> Job:
+    values = dict(row)
+    for name in ("selection", "plan", "progress"):
+        values[name] = json.loads(values[name])
+    return Job(**values)
+
+
+# What may become what.
+_MOVES: Final[Mapping[str, tuple[str, ...]]] = {
+    "running": ("planned", "running", "paused", "sent"),
+    "paused": ("running",),
+    "cancelled": ("planned", "running", "paused", "sent"),
+    "done": ("running", "sent"),
+}
+_MOVE: Final = """
+UPDATE relay.replay_job
+   SET state = $2, reason = coalesce($3, reason), run_by = coalesce($4, run_by), trouble = $5,
+       started_at = CASE WHEN $2 = 'running' THEN coalesce(started_at, clock_timestamp())
+                         ELSE started_at END,
+       finished_at = CASE WHEN $2 IN ('done', 'cancelled') THEN clock_timestamp() END,
+       progress = coalesce($6::jsonb, progress)
+ WHERE replay_id = $1 AND state = ANY ($7::text[])
+"""
+_ACTIONS: Final = {
+    "running": "replay_started",
+    "paused": "replay_paused",
+    "cancelled": "replay_cancelled",
+    "done": "replay_finished",
+}
+
+
+async def move(
+    connection: asyncpg.Connection,
+    job: Job,
+    state: str,
+    *,
+    who: str,
+    why: str | None = None,
+    trouble: str | None = None,
+    result: str = "done",
+    progress: Mapping[str, Any] | None = None,
+) -> None:
+    """Bring a replay into another state, audited.
+
+    Raises:
+        ReplayError: it cannot come there from where it is.
+        asyncpg.InsufficientPrivilegeError: replays are relay_operator's.
+    """
+    kept = None if progress is None else json.dumps(dict(progress), default=str)
+    person = who if state == "running" else None
+    async with connection.transaction():
+        done = await connection.execute(
+            _MOVE, job.replay_id, state, why, person, trouble, kept, list(_MOVES[state])
+        )
+        if done != "UPDATE 1":
+            now = (await read_job(connection, job.replay_id)).state
+            raise ReplayError(f"replay {job.replay_id} is {now}: it cannot become {state}")
+        detail = {"sent": job.sent_count, "events": job.item_count, **(progress or {})}
+        if trouble is not None:
+            detail["trouble"] = trouble
+        resumed = state == "running" and job.state != "planned"
+        name = "replay_resumed" if resumed else _ACTIONS[state]
+        await note_action(
+            connection, Action(who, name, str(job.replay_id), why or job.reason, result, detail)
+        )
+
+
+_RELEASE: Final = """
+UPDATE relay.replay_job
+   SET released_count = greatest(released_count, least(item_count, $2))
+ WHERE replay_id = $1 AND state = 'running'
+"""
+_ALL_SENT: Final = """
+UPDATE relay.replay_job SET state = 'sent'
+ WHERE replay_id = $1 AND state = 'running' AND sent_count = item_count
+"""
+_REFUSED: Final = """
+SELECT reason, count(*) FROM relay.replay_refused WHERE replay_id = $1 GROUP BY reason
+"""
+_NOTE: Final = "UPDATE relay.replay_job SET progress = progress || $2::jsonb WHERE replay_id = $1"
+
+
+async def release(connection: asyncpg.Connection, replay_id: UUID, count: int) -> None:
+    """Let the items up to `count` be sent."""
+    await connection.execute(_RELEASE, replay_id, count)
+
+
+async def all_sent(connection: asyncpg.Connection, replay_id: UUID) -> None:
+    """Note that every item was sent, or refused."""
+    await connection.execute(_ALL_SENT, replay_id)
+
+
+async def refused(connection: asyncpg.Connection, replay_id: UUID) -> dict[str, int]:
+    """Return how many items could not be sent, by reason."""
+    return dict(list(await connection.fetch(_REFUSED, replay_id)))
+
+
+async def note_progress(
+    connection: asyncpg.Connection, replay_id: UUID, progress: Mapping[str, Any]
+) -> None:
+    """Keep what is known of a replay, for whoever asks from another terminal."""
+    await connection.execute(_NOTE, replay_id, json.dumps(dict(progress), default=str))
+
+
+_LOCK: Final = "SELECT pg_try_advisory_lock(491293464, hashtext($1))"
+
+
+async def claim(connection: asyncpg.Connection, replay_id: UUID) -> None:
+    """Become the one who conducts a replay, for as long as the connection lives.
+
+    Raises:
+        ReplayError: somebody else is.
+    """
+    if not await connection.fetchval(_LOCK, str(replay_id)):
+        raise ReplayError(
+            f"replay {replay_id} is conducted by another process:"
+            f" `relay replay status {replay_id}` shows it"
+        )

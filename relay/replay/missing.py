@@ -1,0 +1,100 @@
+"""Hop 1: makes the event that an order was committed without, out of the order's own row.
+
+Invariant: through `append`, in one transaction with the look that there is none yet; two at once
+make one event (an advisory lock on the order). What the order's row does not hold is not invented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+
+from consumers.apply.catalog import orders_table
+from relay.outbox import Event, append
+from relay.outbox.errors import EventRefusedError
+from relay.outbox.event_types import EventTypes, standard
+from relay.runtime.flow import ApplyColumns, Flow
+
+# The contract's payload of order.placed; money is a string of decimal digits, a time RFC 3339.
+_CONTRACT: Final = ("order_id", "customer_id", "items", "total", "currency", "submitted_at")
+_COLUMNS: Final = """
+SELECT attname FROM pg_catalog.pg_attribute
+ WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped
+"""
+_LOCK: Final = "SELECT pg_advisory_xact_lock(491293465, hashtext($1))"
+_THERE: Final = """
+SELECT EXISTS (SELECT FROM relay.outbox_summary
+                WHERE aggregate_id = $1 AND event_type = ANY ($2::text[]))
+    OR EXISTS (SELECT FROM relay.kept_summary
+                WHERE aggregate_id = $1 AND event_type = ANY ($2::text[]))
+"""
+
+
+class NotWrittenError(Exception):
+    """An order's missing event cannot be made; the message says why."""
+
+
+async def write_missing(
+    connection: asyncpg.Connection, flow: Flow, orders: Sequence[str]
+) -> dict[str, str]:
+    """Write the events of orders that have none; return those that could not be, and why.
+
+    Raises:
+        NotWrittenError: the flow has no orders table.
+        asyncpg.InsufficientPrivilegeError: this login may not write events.
+    """
+    refused: dict[str, str] = {}
+    if not orders:
+        return refused
+    maker = await _maker(connection, flow)
+    for order_id in orders:
+        try:
+            async with connection.transaction():
+                await connection.execute(_LOCK, order_id)
+                if not await connection.fetchval(_THERE, order_id, [maker.kind]):
+                    await _write(connection, flow, maker, order_id)
+        except (EventRefusedError, NotWrittenError) as error:
+            refused[order_id] = str(error)
+    return refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    kind: str
+    query: str
+    event_types: EventTypes | None
+
+
+async def _write(connection: asyncpg.Connection, flow: Flow, maker: _Maker, order_id: str) -> None:
+    payload: Any = await connection.fetchval(maker.query, order_id)
+    if payload is None:
+        raise NotWrittenError(f"order {order_id} is gone: `relay diagnose {order_id}`")
+    event = Event(maker.kind, order_id, payload, aggregate_type=flow.aggregate_type)
+    topic = flow.events[maker.kind].topic
+    await append(connection, event, event_types=maker.event_types, topic=topic)
+
+
+async def _maker(connection: asyncpg.Connection, flow: Flow) -> _Maker:
+    if not isinstance(flow.apply, ApplyColumns):
+        raise NotWrittenError("--write-missing needs a flow with an orders table (columns)")
+    table = await orders_table(connection, flow)
+    columns = {row[0] for row in await connection.fetch(_COLUMNS, flow.apply.table)}
+    due = (name for name, route in flow.events.items() if route.deadline_seconds is not None)
+    kind = next(due, next(iter(flow.events)))
+    by_contract = columns >= set(_CONTRACT)
+    payload = _payload() if by_contract else "row_to_json(o)"
+    # An order table of the user's own shape makes an event of that shape.
+    ours = by_contract and kind in standard().known
+    query = (
+        f"SELECT ({payload})::text FROM {table.table} o "  # noqa: S608 - from the catalog
+        f"WHERE o.{table.key} = $1::text::{table.key_type}"
+    )
+    return _Maker(kind, query, None if ours else EventTypes().with_type(kind, None))
+
+
+def _payload() -> str:
+    fields = (f"'{name}', o.{name}{'::text' if name == 'total' else ''}" for name in _CONTRACT)
+    return f"json_build_object({', '.join(fields)})"

@@ -1,0 +1,276 @@
+"""All hops: decides what of a selection is sent again, and says why the rest is not.
+
+Invariant: pure; every selected order is either sent or counted as skipped under one reason, with
+the command that helps it. By default only what is lost, and what another return would mend, is
+sent: what flows by itself would only be duplicated.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from relay.replay.selection import Selection
+
+
+class Skip(StrEnum):
+    """Why an order is not sent again."""
+
+    RETURNED = "already_returned"
+    IN_FLIGHT = "in_flight"
+    FLOWS = "flows_by_itself"
+    REPLAYED = "replayed_before"
+    IN_REPLAY = "in_another_replay"
+    DROPPED = "dropped_partition"
+    PARKED = "parked"
+    CLOSED = "closed"
+    UNKNOWN = "unknown"
+    NO_ORDER = "no_such_order"
+    NO_ROW = "no_outbox_row"
+    RETURN_WAITS = "return_waits"
+    NOT_SELECTED = "not_selected"
+
+
+# What helps an order that is not sent; {order} and {replay} are put in.
+HELP: Final[Mapping[Skip, str]] = {
+    Skip.IN_FLIGHT: "relay diagnose {order}",
+    Skip.FLOWS: "relay status",
+    Skip.REPLAYED: "relay replay --order {order} --again",
+    Skip.IN_REPLAY: "relay replay resume {replay}",
+    Skip.PARKED: "relay quarantine list --order {order}",
+    Skip.UNKNOWN: "relay diagnose {order} --scan-seconds 600",
+    Skip.NO_ORDER: "relay diagnose {order}",
+    Skip.NO_ROW: "relay replay --order {order} --write-missing",
+    Skip.RETURN_WAITS: "relay quarantine list --order {order}",
+}
+
+_BY_VERDICT: Final[Mapping[str, Skip]] = {
+    "returned": Skip.RETURNED,
+    "in_flight": Skip.IN_FLIGHT,
+    "closed": Skip.CLOSED,
+    "no_such_order": Skip.NO_ORDER,
+    "no_outbox_row": Skip.NO_ROW,
+    "not_published": Skip.FLOWS,
+    "not_processed": Skip.FLOWS,
+    "not_confirmed": Skip.FLOWS,
+    "parked": Skip.PARKED,
+    "return_quarantined": Skip.RETURN_WAITS,
+    "return_skipped": Skip.RETURN_WAITS,
+}
+
+LOST: Final = frozenset({"no_return", "record_missing", "return_incomplete"})
+# Their return came and can never be applied: only another one helps.
+_USELESS_RETURN: Final = frozenset({"return_malformed", "return_unknown_order", "return_misnamed"})
+# Never by a replay: the relay publishes them first, or there is nothing to publish.
+NEVER: Final = frozenset({"no_such_order", "no_outbox_row", "not_published", "parked"})
+
+EXAMPLES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An order with its diagnosis; `event_id` and `outbox_id` where its event is known."""
+
+    order_id: str
+    verdict: str
+    cause: str
+    hop: str | None = None
+    event_id: str | None = None
+    outbox_id: int | None = None
+    dropped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """A selected event's row, as it stands in the outbox or among what was kept.
+
+    Attributes:
+        selected: it meets the conditions on events.
+        newer: a newer event of its order was published.
+        replayed: it went to the same topic again before.
+        in_replay: the replay under way that holds it.
+    """
+
+    outbox_id: int
+    order_id: str
+    event_type: str
+    topic: str | None
+    selected: bool = True
+    newer: bool = False
+    replayed: bool = False
+    in_replay: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Orders that are not sent, for one reason."""
+
+    reason: Skip
+    count: int
+    examples: tuple[str, ...]
+    next: str | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "reason": str(self.reason),
+            "count": self.count,
+            "examples": list(self.examples),
+            "next": self.next,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Events that are sent for the same reason."""
+
+    hop: str | None
+    verdict: str | None
+    cause: str | None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What would be sent.
+
+    Attributes:
+        count: events.
+        kinds: how many of which kind.
+        topics: how many to which topic.
+        skipped: what is not sent.
+        outbox_ids: the events, ascending; left out of the data (they have a table).
+        missing: orders whose event was never written and is, before the replay begins.
+        twice: events that a consumer without deduplication sees once more ...
+        behind: ... and of these, events that it sees after a newer one of the same order.
+        gone: ranges whose rows were dropped.
+        mended: what is known of the cause now.
+    """
+
+    count: int = 0
+    kinds: Counter[Kind] = field(default_factory=Counter)
+    topics: Counter[str] = field(default_factory=Counter)
+    skipped: list[Skipped] = field(default_factory=list)
+    outbox_ids: list[int] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    twice: int = 0
+    behind: int = 0
+    gone: list[dict[str, Any]] = field(default_factory=list)
+    mended: dict[str, Any] = field(default_factory=dict)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it for JSON and for the stored job."""
+        return {
+            "events": self.count,
+            "by_kind": [
+                {"hop": one.hop, "verdict": one.verdict, "cause": one.cause, "count": count}
+                for one, count in self.kinds.most_common()
+            ],
+            "topics": dict(self.topics),
+            "skipped": [one.as_data() for one in self.skipped],
+            "missing": self.missing,
+            "seen_twice": self.twice,
+            "seen_behind_newer": self.behind,
+            "dropped": self.gone,
+            "mended": self.mended,
+        }
+
+
+def skip_reason(one: Judged, selection: Selection, *, write_missing: bool = False) -> Skip | None:
+    """Return why an order is not sent, judged by its diagnosis alone; None: it is."""
+    if selection.hops and one.hop not in selection.hops:
+        return Skip.NOT_SELECTED
+    if selection.verdicts and one.verdict not in selection.verdicts:
+        return Skip.NOT_SELECTED
+    if one.verdict == "no_outbox_row":
+        return None if write_missing else Skip.NO_ROW
+    named = one.verdict in selection.verdicts and one.verdict not in NEVER
+    if named or one.verdict in LOST or one.cause in _USELESS_RETURN:
+        return None
+    if one.dropped:
+        return Skip.DROPPED
+    return _BY_VERDICT.get(one.verdict, Skip.UNKNOWN)
+
+
+def decide(
+    judged: Iterable[Judged],
+    rows: Mapping[int, EventRow],
+    selection: Selection,
+    *,
+    again: bool = False,
+    write_missing: bool = False,
+) -> Plan:
+    """Decide about every order.
+
+    Args:
+        judged: the selected orders.
+        rows: the events' rows that are there and meet the selection, by outbox id.
+        selection: what was asked for.
+        again: events that were replayed before, too.
+        write_missing: make the missing events of orders without one.
+    """
+    plan, skips = Plan(), _Skips()
+    for one in judged:
+        reason = skip_reason(one, selection, write_missing=write_missing)
+        if reason is None and one.verdict == "no_outbox_row":
+            plan.missing.append(one.order_id)
+            continue
+        row = None if one.outbox_id is None else rows.get(one.outbox_id)
+        if reason is None:
+            reason = _row_reason(one, row, again=again)
+        if reason is not None or row is None:
+            skips.add(reason or Skip.DROPPED, one.order_id, None if row is None else row.in_replay)
+            continue
+        plan.outbox_ids.append(row.outbox_id)
+        plan.kinds[Kind(one.hop, one.verdict, one.cause)] += 1
+        plan.topics[row.topic or "-"] += 1
+        plan.twice += 1
+        plan.behind += row.newer
+    plan.outbox_ids.sort()
+    plan.count = len(plan.outbox_ids)
+    plan.skipped = skips.listed()
+    return plan
+
+
+def _row_reason(one: Judged, row: EventRow | None, *, again: bool) -> Skip | None:
+    if row is None:
+        return Skip.UNKNOWN if one.outbox_id is None else Skip.DROPPED
+    if not row.selected:
+        return Skip.NOT_SELECTED
+    if row.in_replay is not None:
+        return Skip.IN_REPLAY
+    return Skip.REPLAYED if row.replayed and not again else None
+
+
+@dataclass(slots=True)
+class _Skips:
+    found: dict[Skip, list[str]] = field(default_factory=dict)
+    counts: Counter[Skip] = field(default_factory=Counter)
+    replays: dict[Skip, str] = field(default_factory=dict)
+
+    def add(self, reason: Skip, order_id: str, replay: str | None) -> None:
+        self.counts[reason] += 1
+        examples = self.found.setdefault(reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(order_id)
+        if replay is not None:
+            self.replays.setdefault(reason, replay)
+
+    def listed(self) -> list[Skipped]:
+        return [
+            Skipped(reason, count, tuple(self.found[reason]), self._next(reason))
+            for reason, count in self.counts.most_common()
+        ]
+
+    def _next(self, reason: Skip) -> str | None:
+        said = HELP.get(reason)
+        if said is None:
+            return None
+        return said.format(order=self.found[reason][0], replay=self.replays.get(reason, "ID"))
+
+
+def skipped_at_once(counts: Mapping[Skip, int]) -> Sequence[Skipped]:
+    """Return skips that were only counted."""
+    return [Skipped(reason, count, ()) for reason, count in counts.items() if count]
