@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import click
 
 from relay.cli.errors import Found
 from relay.cli.output import harmless, settings_of, wants_json
-from relay.diagnose.probe import Probe, create_probe_topic, run_probe
+from relay.diagnose.probe.run import Probe, create_probe_topic, probe_or_outage, run_probe
+from relay.runtime.process import program_version
 from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stop_on_signals
+from relay.telemetry.endpoint import EndpointError, Health, serving
+from relay.telemetry.exporter import ExportCounts
+from relay.telemetry.metrics import Metrics, ProbeMetrics
+
+METRICS_PORT = 9467
+
+Send = Callable[..., Awaitable[Probe]]
 
 
 @click.command("probe", short_help="A canary through the hops, timed.")
 @click.option("--create-topic", is_flag=True, help="Make the canaries' topic if it is missing.")
 @click.option("--every", type=click.FloatRange(min=1), help="Seconds between canaries; else one.")
-@click.option("--within", default=10.0, show_default=True, help="Seconds for the relay to publish.")
+@click.option("--within", default=10.0, show_default=True, help="Seconds for each hop.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -28,32 +41,85 @@ def command(
 ) -> None:
     """Send an event of no order through the relay and read it back.
 
-    Safe by default: it has a topic of its own, and no processor sees it. Exit code 3: it stopped,
-    and the hop is named.
+    Safe by default: it has a topic of its own, and no processor sees it. With
+    RELAY_PROBE_THROUGH_PROCESSOR=yes, which states that the processor answers events of type
+    relay.canary, it goes through every hop and back. With --every its metrics are served, and an
+    outage is a canary that stopped. Exit code 3: it stopped, and the hop is named.
     """
-    settings, as_json = settings_of(ctx), wants_json(ctx)
-    if not asyncio.run(_probes(settings, create_topic, every, within, as_json=as_json)):
+    probing = _Probing(settings_of(ctx), within, wants_json(ctx))
+    if not asyncio.run(probing.run(every, create_topic=create_topic)):
         raise Found
 
 
-async def _probes(
-    settings: Settings, create_topic: bool, every: float | None, within: float, *, as_json: bool
-) -> bool:
-    if create_topic and await create_probe_topic(settings.kafka, settings.flow):
-        click.echo(f"made topic {settings.flow.probe_topic}", err=True)
-    with stop_on_signals() as stop:
-        while True:
-            probe = await run_probe(
-                settings.database.dsn, settings.kafka, settings.flow, within_seconds=within
-            )
-            click.echo(json.dumps(_as_json(probe)) if as_json else _line(harmless(probe)))
-            if every is None or stop.is_set():
-                return probe.ok
-            try:
-                await asyncio.wait_for(stop.wait(), every)
-            except TimeoutError:
-                continue
+@dataclass(frozen=True, slots=True)
+class _Probing:
+    settings: Settings
+    within: float
+    as_json: bool
+
+    async def run(self, every: float | None, *, create_topic: bool) -> bool:
+        """Send one, or one after the other until told to stop; tell whether the last was fine."""
+        settings = self.settings
+        if create_topic and await create_probe_topic(settings.kafka, settings.flow):
+            click.echo(f"made topic {settings.flow.probe_topic}", err=True)
+        if every is None:
+            probe = await self._send(run_probe)
+            self._show(probe)
             return probe.ok
+        return await self._repeat(every)
+
+    async def _repeat(self, every: float) -> bool:
+        metrics = Metrics("probe", program_version(), lambda: ExportCounts(0, {}, 0, 0))
+        told = metrics.probes()
+        async with AsyncExitStack() as stack:
+            await self._serve(stack, metrics)
+            stop = stack.enter_context(stop_on_signals())
+            while True:
+                probe = await self._send(probe_or_outage)
+                _count(told, probe)
+                self._show(probe)
+                try:
+                    await asyncio.wait_for(stop.wait(), every)
+                except TimeoutError:
+                    continue
+                return probe.ok
+
+    async def _serve(self, stack: AsyncExitStack, metrics: Metrics) -> None:
+        wanted = self.settings.metrics
+        if not wanted.enabled:
+            return
+        ready = partial(Health, ok=True, checks={})
+        start = partial(serving, wanted.host, registry=metrics.registry, live=ready, ready=ready)
+        port = METRICS_PORT if wanted.port is None else wanted.port
+        try:
+            found = await stack.enter_async_context(start(port=port))
+        except EndpointError:
+            if wanted.port is not None:
+                raise
+            # Nobody asked for that port: a second one on this machine takes another.
+            found = await stack.enter_async_context(start(port=0))
+        click.echo(f"metrics on http://{wanted.host}:{found}/metrics", err=True)
+
+    async def _send(self, send: Send) -> Probe:
+        settings = self.settings
+        return await send(
+            settings.database.dsn,
+            settings.kafka,
+            settings.flow,
+            within_seconds=self.within,
+            through_processor=settings.probe.through_processor,
+        )
+
+    def _show(self, probe: Probe) -> None:
+        click.echo(json.dumps(_as_json(probe)) if self.as_json else _line(harmless(probe)))
+
+
+def _count(told: ProbeMetrics, probe: Probe) -> None:
+    told.runs.labels("ok" if probe.failed_hop is None else probe.failed_hop.value).inc()
+    for hop, took in probe.seconds.items():
+        told.seconds.labels(hop).set(took)
+    if probe.ok:
+        told.last_ok_at.set(time.time())
 
 
 def _as_json(probe: Probe) -> dict[str, Any]:

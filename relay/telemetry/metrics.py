@@ -28,6 +28,9 @@ from data, so the number of series is bounded. Nothing here raises in a hop.
 | relay_incident_alerts_total | counter | event | incidents opened, grown tenfold, closed |
 | relay_dependency_up | gauge | dependency | 1 while database or broker answer |
 | relay_outage_seconds_total | counter | dependency | time without it |
+| relay_probe_runs_total | counter | result | canaries: ok, or the hop where they stopped |
+| relay_probe_seconds | gauge | hop | the last canary's time for each hop, and in total |
+| relay_probe_last_ok_timestamp_seconds | gauge | | when a canary last came through, Unix time |
 | relay_spans_exported_total | counter | | spans the collector took |
 | relay_spans_dropped_total | counter | reason | spans lost, by reason |
 | relay_spans_waiting | gauge | | spans not yet decided |
@@ -38,7 +41,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 from prometheus_client.core import (
@@ -119,6 +122,14 @@ class _SpanCollector(Collector):
         yield GaugeMetricFamily("relay_spans_queue_bytes", "memory they hold", counts.queued_bytes)
 
 
+class ProbeMetrics(NamedTuple):
+    """What `relay probe --every` says of its canaries."""
+
+    runs: Counter
+    seconds: Gauge
+    last_ok_at: Gauge
+
+
 class Metrics:
     """A process's metrics; whoever serves a hop updates those of its hop.
 
@@ -168,6 +179,14 @@ class Metrics:
         self.incident_alerts = self._counter("incident_alerts", "what happened to one", "event")
         self.dependency_up = self._gauge("dependency_up", "1 while it answers", "dependency")
         self.outage_seconds = self._counter("outage_seconds", "time without it", "dependency")
+
+    def probes(self) -> ProbeMetrics:
+        """Return the metrics of a process that sends canaries; call it once."""
+        return ProbeMetrics(
+            self._counter("probe_runs", "canaries, by where they stopped", "result"),
+            self._gauge("probe_seconds", "of the last canary", "hop"),
+            self._gauge("probe_last_ok_timestamp_seconds", "when one last came through"),
+        )
 
     def _counter(self, name: str, says: str, *labels: str) -> Counter:
         return Counter(f"relay_{name}", says, labels, registry=self.registry)
