@@ -17,6 +17,7 @@ class SessionOptions:
     Attributes:
         client_id: what the broker's logs and metrics call it.
         batch_records: handled in one transaction at most.
+        connections: batches handled at once, each of its own partitions.
         poll_seconds: the longest wait for records before duties that do not wait are done.
         commit_seconds: Kafka's committed offset (for lag tools only) is at most this old.
         session_timeout_seconds: Kafka gives a silent consumer's partitions away after this long.
@@ -34,6 +35,7 @@ class SessionOptions:
 
     client_id: str = "relay-confirm"
     batch_records: int = 2000
+    connections: int = 2
     poll_seconds: float = 1.0
     commit_seconds: float = 1.0
     session_timeout_seconds: float = 8.0
@@ -48,8 +50,8 @@ class SessionOptions:
     backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 10.0))
 
     def __post_init__(self) -> None:
-        if self.batch_records < 1:
-            raise ValueError("batch_records must be 1 or more")
+        if min(self.batch_records, self.connections) < 1:
+            raise ValueError("batch_records and connections must be 1 or more")
         if self.drain_seconds >= self.session_timeout_seconds:
             raise ValueError("drain_seconds must be less than session_timeout_seconds")
 

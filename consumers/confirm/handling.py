@@ -45,8 +45,14 @@ class DatabaseBlockedError(Exception):
 class Listener(Protocol):
     """Told of what happened, after it is committed."""
 
-    async def done(self, done: Done, started_ns: int) -> None:
-        """Note what became of a batch that was begun at `started_ns`, Unix time."""
+    async def done(self, connection: asyncpg.Connection, done: Done, started_ns: int) -> None:
+        """Note what became of a batch.
+
+        Args:
+            connection: the batch's own, idle.
+            done: what became of it.
+            started_ns: when it was begun, Unix time.
+        """
 
     def gap(self, partition: Partition, gap: Gap) -> None:
         """Note that records were not seen."""
@@ -60,6 +66,20 @@ class Streak:
     """How many returns in a row the database refused one by one; outlives a connection."""
 
     refused: int = 0
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Whether returns wait for locked orders, and when to look for some; all lanes share it.
+
+    Attributes:
+        likely: some may be there: look for them.
+        retry_at, look_at: by the monotonic clock.
+    """
+
+    likely: bool = True
+    retry_at: float = 0.0
+    look_at: float = 0.0
 
 
 class _OneByOneError(Exception):
@@ -83,9 +103,7 @@ class Returns:
     listener: Listener
     streak: Streak
     batch_records: int
-    _any_pending: bool = True
-    _retry_pending_at: float = 0.0
-    _look_for_releases_at: float = 0.0
+    waiting: Waiting
 
     async def positions(
         self, logs: Mapping[Partition, LogBounds], *, truncated: bool
@@ -95,7 +113,7 @@ class Returns:
         starts, gaps = await books.open(self.connection, logs, truncated=truncated)
         for partition, gap in gaps:
             self.listener.gap(partition, gap)
-        self._any_pending, self._retry_pending_at = True, 0.0
+        self.waiting.likely, self.waiting.retry_at = True, 0.0
         return starts
 
     async def other_log(self, partition: Partition, log_bounds: LogBounds) -> None:
@@ -131,8 +149,8 @@ class Returns:
                     todo += [await self.read(second), await self.read(first)]
                     continue
                 done = await self._single(batch.parts[0], found)
-            await self.listener.done(done, started_ns)
-            self._any_pending = self._any_pending or bool(done.waiting)
+            await self.listener.done(self.connection, done, started_ns)
+            self.waiting.likely = self.waiting.likely or bool(done.waiting)
 
     async def _single(self, part: Part, found: _OneByOneError) -> Done:
         confirmation = self.confirmation
@@ -161,16 +179,16 @@ class Returns:
     async def idle(self, owned: Collection[Partition]) -> float:
         """Decide waiting returns whose orders are free; return when to be asked again."""
         now = time.monotonic()
-        if now >= self._look_for_releases_at:
-            self._look_for_releases_at = now + _LOOK_FOR_RELEASES_SECONDS
+        if now >= self.waiting.look_at:
+            self.waiting.look_at = now + _LOOK_FOR_RELEASES_SECONDS
             books = self.confirmation.books
             if await release_requested(self.connection, books.group, books.topic, owned):
-                self._any_pending = True
-        if not self._any_pending:
+                self.waiting.likely = True
+        if not self.waiting.likely:
             return _LOOK_FOR_RELEASES_SECONDS
-        if now >= self._retry_pending_at:
+        if now >= self.waiting.retry_at:
             await self._retry_pending(owned)
-            self._retry_pending_at = time.monotonic() + _RETRY_PENDING_SECONDS
+            self.waiting.retry_at = time.monotonic() + _RETRY_PENDING_SECONDS
         return _RETRY_PENDING_SECONDS
 
     async def _retry_pending(self, owned: Collection[Partition]) -> None:
@@ -190,10 +208,10 @@ class Returns:
                     limit = len(due) // 2
                     continue
                 done = await self._single_pending(owned, due[0], found)
-            await self.listener.done(done, started_ns)
+            await self.listener.done(self.connection, done, started_ns)
         books = self.confirmation.books
         count = await count_pending(self.connection, books.group, books.topic, owned)
-        self._any_pending = count > 0
+        self.waiting.likely = count > 0
         self.listener.pending(count)
 
     async def _single_pending(

@@ -37,7 +37,6 @@ class Report:
     metrics: Metrics | None
     terminal: frozenset[str]
     test_point: TestPoint = nothing
-    connection: asyncpg.Connection | None = None
     counts: Counter[str] = field(default_factory=Counter)
     waiting: int = 0
     gaps: int = 0
@@ -52,7 +51,7 @@ class Report:
             "traces": dict(self.traces.counts),
         }
 
-    async def done(self, done: Done, started_ns: int) -> None:
+    async def done(self, connection: asyncpg.Connection, done: Done, started_ns: int) -> None:
         """Note what became of a batch."""
         await self.test_point("after_commit")
         counts = Counter(step.outcome.value for step in done.steps)
@@ -66,12 +65,11 @@ class Report:
                 self.metrics.returns.labels(outcome).inc(number)
             self.metrics.return_latency_seconds.observe(self._latencies(done))
         _log_refused(done.refused)
-        if self.connection is not None:
-            await self.spans.export(self.connection, done, started_ns)
-            compared = await self.traces.look(self.connection, done)
-            if self.metrics is not None:
-                for result, number in compared.items():
-                    self.metrics.trace_continuity.labels(result).inc(number)
+        await self.spans.export(connection, done, started_ns)
+        compared = await self.traces.look(connection, done)
+        if self.metrics is not None:
+            for result, number in compared.items():
+                self.metrics.trace_continuity.labels(result).inc(number)
 
     def _latencies(self, done: Done) -> list[float]:
         now = time.time()

@@ -7,7 +7,8 @@ It tries for as long as it takes and says what it waits for; only settings that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,7 +23,8 @@ from consumers.apply.function import ARGUMENT_TYPES, FunctionApplier
 from consumers.apply.observe import Observer
 from consumers.confirm.books import Books
 from consumers.confirm.failures import Failure, classify, described
-from consumers.confirm.handling import DatabaseBlockedError, Returns, Streak
+from consumers.confirm.handling import DatabaseBlockedError, Returns, Streak, Waiting
+from consumers.confirm.lanes import Lanes
 from consumers.confirm.report import Report
 from consumers.confirm.spans import ReturnSpans
 from consumers.confirm.testpoints import TestPoint, nothing
@@ -162,23 +164,27 @@ class ConfirmService:
 
     async def _connection(self) -> None:
         self.state = "connecting"
+        async with AsyncExitStack() as opened:
+            connections = [
+                await self._connect(opened) for _ in range(self.options.session.connections)
+            ]
+            await require_schema(connections[0])
+            lanes = await self._lanes(connections)
+            self._back("database")
+            self._worked = True
+            self.state, self.waiting_for = "joining", f"the group {self.flow.confirm_group}"
+            await self._loop().run(lanes, self.stop)
+
+    async def _connect(self, opened: AsyncExitStack) -> asyncpg.Connection:
         connection = await connect(
             self.dsn,
             CONNECTION_NAME,
             command_timeout_seconds=self.options.statement_seconds,
             server_settings=self._server_settings(),
         )
-        try:
-            await connection.execute(_LIMIT_TRANSACTIONS, str(int(self._longest_seconds * 1000)))
-            await require_schema(connection)
-            returns = await self._returns(connection)
-            self._back("database")
-            self._worked = True
-            self.state, self.waiting_for = "joining", f"the group {self.flow.confirm_group}"
-            await self._loop().run(returns, self.stop)
-        finally:
-            self.report.connection = None
-            await _close(connection)
+        opened.push_async_callback(_close, connection)
+        await connection.execute(_LIMIT_TRANSACTIONS, str(int(self._longest_seconds * 1000)))
+        return connection
 
     @property
     def _longest_seconds(self) -> float:
@@ -194,18 +200,17 @@ class ConfirmService:
             "jit": "off",
         }
 
-    async def _returns(self, connection: asyncpg.Connection) -> Returns:
-        self.report.connection = connection
+    async def _lanes(self, connections: Sequence[asyncpg.Connection]) -> Lanes:
         books = Books(self.flow.confirm_group, self.flow.returns_topic, self.process.instance)
         reader = ReturnReader(self.flow, self.options.max_return_bytes)
-        how = BesideCanaries(await applier(connection, self.flow))
+        how = BesideCanaries(await applier(connections[0], self.flow))
         confirmation = Confirmation(reader, how, books)
-        return Returns(
-            connection,
-            confirmation,
-            self.report,
-            self._streak,
-            self.options.session.batch_records,
+        batch_records, waiting = self.options.session.batch_records, Waiting()
+        return Lanes(
+            [
+                Returns(one, confirmation, self.report, self._streak, batch_records, waiting)
+                for one in connections
+            ]
         )
 
     def _loop(self) -> Loop:

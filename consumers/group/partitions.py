@@ -138,6 +138,11 @@ class LogBehindError(Exception):
     """The log ends before what was handled: a leader that lags, or a log that was truncated."""
 
 
+def lane_of(partition: Partition, lanes: int) -> int:
+    """Return which of several lanes handles a partition: always the same one."""
+    return partition.partition % lanes
+
+
 def starting_point(
     progress: Progress | None, log: LogBounds, *, truncated: bool = False
 ) -> tuple[Start, Gap | None]:

@@ -33,6 +33,7 @@ from consumers.group.partitions import (
     Start,
     continuing,
     holes,
+    lane_of,
 )
 from consumers.group.rebalances import Rebalances
 from consumers.group.topic_log import TopicLog
@@ -202,6 +203,8 @@ class Session(Generic[WorkT]):
         try:
             # More than asked for: a rebalance that begins meanwhile makes getmany wait for its end.
             polled = await self.broker.ask(poll, seconds + self.options.start_seconds)
+            if polled:
+                polled |= await self._of_other_lanes(polled)
         except OffsetOutOfRangeError as error:
             log.warning("the position is not in the log", error=str(error))
             self._sought = _NEVER
@@ -210,6 +213,22 @@ class Session(Generic[WorkT]):
         records = {Partition(*tp): found for tp, found in polled.items()}
         self._look_for_a_stall(records)
         return records
+
+    async def _of_other_lanes(
+        self, polled: Collection[TopicPartition]
+    ) -> Mapping[TopicPartition, Sequence[Record]]:
+        """Take what is here for lanes that got nothing: a poll empties one partition at a time."""
+        lanes = self.options.connections
+        found: dict[TopicPartition, Sequence[Record]] = {}
+        served = {lane_of(one, lanes) for one in polled}
+        for lane in set(range(lanes)) - served:
+            own = [TopicPartition(*one) for one in self._starts if lane_of(one, lanes) == lane]
+            if own:
+                more = self._consumer.getmany(
+                    *own, timeout_ms=0, max_records=self.options.batch_records
+                )
+                found |= await self.broker.ask(more, self.options.start_seconds)
+        return found
 
     def _look_for_a_stall(self, polled: Collection[Partition]) -> None:
         if polled:

@@ -226,6 +226,9 @@ class ConfirmSettings(Section):
     batch_records: PositiveInt = Field(
         default=2000, description="returns in one transaction at most"
     )
+    connections: PositiveInt = Field(
+        default=2, description="batches applied at once, each on a database connection of its own"
+    )
     session_timeout_seconds: PositiveFloat = Field(
         default=8.0, description="seconds until Kafka gives a dead consumer's partitions away"
     )
