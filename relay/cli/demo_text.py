@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from relay.cli.timeline_text import timeline_lines
 from relay.diagnose.tell.explain import headline
+from relay.diagnose.verdicts import HOPS, Hop
+from relay.sample.demo_mishaps import WHAT
 from relay.sample.demo_result import DemoResult
 from relay.sample.load_report import Times
 from relay.sample.place import TERMINAL
@@ -22,6 +24,7 @@ _MEANING: Final = {
     "hops 2 to 5": "committed order to its new status",
 }
 _IN_A_LINE: Final = 6
+_OF_A_HOP: Final = 2
 
 
 def lines(result: DemoResult, trace_url: str | None) -> Iterator[str]:
@@ -31,15 +34,15 @@ def lines(result: DemoResult, trace_url: str | None) -> Iterator[str]:
         f"{number} {status}" for status, number in result.statuses.items() if status in TERMINAL
     )
     yield ""
-    yield f"placed    {result.placed} orders over HTTP in {result.place_seconds:.1f} s"
+    yield f"placed    {result.placed} orders in {result.place_seconds:.1f} s"
     yield (
         f"returned  {result.returned} of the {result.expected} that were expected"
         f"{f': {outcomes}' if outcomes else ''}"
     )
     if result.lost:
         yield (
-            f"lost      {len(result.lost)} on purpose, by the order processor; "
-            f"{len(result.found)} of them found by the evidence alone"
+            f"lost      {len(result.lost)} on purpose; {len(result.found)} of them found by the "
+            "evidence alone, at the hop where they were lost"
         )
     yield ""
     yield from _times(result)
@@ -63,17 +66,23 @@ def _ms(seconds: float) -> str:
 
 
 def _missing(result: DemoResult, now_at: datetime, trace_url: str | None) -> Iterator[str]:
-    """Show an order lost on purpose, and one lost otherwise, whole; some others in a line."""
+    """Show what was done to each lost order beside what the evidence says; one order whole."""
     on_purpose = [one for one in result.missing if one.diagnosis.order_id in result.lost]
-    for title, told in (
-        ("One that was lost on purpose", on_purpose),
-        ("One that did not come back, and should have", result.unexpected_told),
-    ):
-        if not told:
-            continue
-        yield f"\n{title}:"
-        yield from timeline_lines(told[0], now_at, trace_url)
-        for one in told[1:_IN_A_LINE]:
+    if on_purpose:
+        yield "\nWhat was done on purpose, and what the evidence says:"
+        for hop in HOPS:
+            told = [one for one in on_purpose if result.lost[one.diagnosis.order_id] is hop]
+            for one in told[:_OF_A_HOP]:
+                yield f" {hop.number} {hop.value:<8} {WHAT[hop]}"
+                yield f"            {headline(one.diagnosis, now_at)}"
+    whole = [one for one in on_purpose if result.lost[one.diagnosis.order_id] is Hop.RETURN]
+    if on_purpose:
+        yield "\nOne of them, as `relay trace` shows it:"
+        yield from timeline_lines((whole or on_purpose)[0], now_at, trace_url)
+    if result.unexpected_told:
+        yield "\nOne that did not come back, and should have:"
+        yield from timeline_lines(result.unexpected_told[0], now_at, trace_url)
+        for one in result.unexpected_told[1:_IN_A_LINE]:
             yield f"order {one.diagnosis.order_id}  {headline(one.diagnosis, now_at)}"
 
 
@@ -90,6 +99,7 @@ def as_json(result: DemoResult, trace_url: str | None) -> dict[str, Any]:
         "statuses": dict(result.statuses),
         "lost_on_purpose": sorted(result.lost),
         "lost_and_found": sorted(result.found),
+        "lost_at": {one: str(hop) for one, hop in result.lost.items()},
         "hops": {name: _times_data(times) for name, times in result.hops.items()},
         "example": None if result.example is None else result.example.as_json(trace_url),
         "missing": [one.as_json(trace_url) for one in result.missing],

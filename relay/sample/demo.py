@@ -2,7 +2,7 @@
 
 Invariant: bounded in time; whatever happens, nothing that it started keeps running, and the logs of
 a failure are kept. What came back is judged by the orders' own status, what was lost by the
-evidence; the processor's journal, the truth, is only compared with it.
+evidence; what was done on purpose, the truth, is only compared with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Final
 from uuid import UUID, uuid4
 
 import asyncpg
-import orjson
 
 from relay.diagnose.gather.broker import connected
 from relay.diagnose.session import session
@@ -27,6 +26,7 @@ from relay.diagnose.tell.timeline import Timeline, timeline
 from relay.embedded.folders import run_folder
 from relay.runtime.database import connect
 from relay.sample.demo_counts import Counts, HopCounter
+from relay.sample.demo_mishaps import Mishaps, lost_by_processor
 from relay.sample.demo_result import (
     Audience,
     DemoFailedError,
@@ -101,11 +101,12 @@ async def _story(
         )
         with run_folder() as folder:
             journal = folder / "order-processor" / "journal.jsonl"
-            faults = ("--lose-count", str(options.lose), "--journal", str(journal))
-            arguments = ("--reject-above", _REJECT_ABOVE, *faults)
+            mishaps = Mishaps.dealt(options.lose)
+            arguments = ("--reject-above", _REJECT_ABOVE, *mishaps.processor_arguments(journal))
             services = Services(folder, ground.environment, arguments)
+            stage = _Stage(options, ground, services, mishaps, journal, audience)
             try:
-                result = await _on_stage(_Stage(options, ground, services, journal, audience))
+                result = await _on_stage(stage)
             except Exception as error:
                 logs = await asyncio.to_thread(_keep_logs, folder, ground, services)
                 raise DemoFailedError(f"{error}\n\n{logs}") from error
@@ -120,6 +121,7 @@ class _Stage:
     options: DemoOptions
     ground: Servers
     services: Services
+    mishaps: Mishaps
     journal: Path
     audience: Audience
 
@@ -157,32 +159,36 @@ async def _orders_and_returns(stage: _Stage, connection: asyncpg.Connection) -> 
     async with connected(settings.kafka, "relay-demo") as broker:
         counter = HopCounter(connection, broker, settings.flow)
         await counter.begin()
+        lost = await stage.mishaps.place(connection)
         await _watch(stage, load, counter)
         times = await hop_times(connection, broker, settings.flow, load.order_ids)
-    lost = await asyncio.to_thread(_lost, stage.journal)
-    unreturned = await _overdue(stage, connection, load)
+    orders = [*load.order_ids, *lost]
+    lost |= await asyncio.to_thread(lost_by_processor, stage.journal)
+    unreturned = await _overdue(stage, connection, orders)
     example = next((one for one in reversed(load.order_ids) if one not in set(unreturned)), None)
     stage.audience.tell("reading the evidence")
     told = sorted(unreturned, key=lost.__contains__, reverse=True)[:_TOLD_AT_MOST]
     timelines = await _timelines(stage, told)
     placing = times_of(load.place_seconds)
     return DemoResult(
-        placed=len(load.order_ids),
+        placed=len(orders),
         place_seconds=load.seconds,
         failed=dict(load.failed),
-        statuses=await statuses(connection, load.order_ids),
-        returned=len(load.order_ids) - len(unreturned),
-        lost=lost & frozenset(load.order_ids),
+        statuses=await statuses(connection, orders),
+        returned=len(orders) - len(unreturned),
+        lost={one: hop for one, hop in lost.items() if one in set(orders)},
         missing=timelines,
         hops={**({"place": placing} if placing else {}), **times},
         example=None if example is None else (await _timelines(stage, [example]))[0],
     )
 
 
-async def _overdue(stage: _Stage, connection: asyncpg.Connection, load: Load) -> list[str]:
+async def _overdue(
+    stage: _Stage, connection: asyncpg.Connection, orders: Sequence[str]
+) -> list[str]:
     """Return the orders that did not come back, once the deadline of them all is over."""
     rows = await connection.fetch(
-        _UNRETURNED, [UUID(one) for one in load.order_ids], stage.options.deadline_seconds
+        _UNRETURNED, [UUID(one) for one in orders], stage.options.deadline_seconds
     )
     left_seconds = max((row["left_seconds"] for row in rows), default=0.0)
     if left_seconds > 0:
@@ -216,16 +222,9 @@ async def _watch(stage: _Stage, load: Load, counter: HopCounter) -> None:
 def _is_over(stage: _Stage, placing: asyncio.Task[None], load: Load, counts: Counts) -> bool:
     placing.result()
     placed = len(load.order_ids)
-    return counts.process >= placed and counts.confirm >= placed - len(_lost(stage.journal))
-
-
-def _lost(journal: Path) -> frozenset[str]:
-    """Read what the processor lost on purpose."""
-    if not journal.exists():
-        return frozenset()
-    whole_lines = journal.read_bytes().rpartition(b"\n")[0]  # one may be in the writing
-    lines = [orjson.loads(line) for line in whole_lines.splitlines()]
-    return frozenset(line["order_id"] for line in lines if line["fault"] == "lose")
+    return counts.process >= placed and counts.confirm >= placed - len(
+        lost_by_processor(stage.journal)
+    )
 
 
 async def _timelines(stage: _Stage, order_ids: Sequence[str]) -> tuple[Timeline, ...]:

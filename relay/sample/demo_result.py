@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from relay.diagnose.tell.timeline import Timeline
-from relay.diagnose.verdicts import Verdict
+from relay.diagnose.verdicts import Hop
 from relay.sample.demo_counts import Counts
 from relay.sample.load_report import Times
 
@@ -37,14 +37,14 @@ class DemoOptions:
     Args:
         orders: placed over HTTP.
         rate: orders a second.
-        lose: so many are lost on purpose, by the order processor.
+        lose: so many are lost on purpose, dealt out over the five hops.
         timeout_seconds: for the returns, after the last order was placed.
         deadline_seconds: an order without its return is overdue after that.
     """
 
     orders: int = 500
     rate: float = 50.0
-    lose: int = 3
+    lose: int = 5
     timeout_seconds: float = 30.0
     deadline_seconds: float = 5.0
 
@@ -56,7 +56,8 @@ class DemoResult:
     Attributes:
         failed: orders that could not be placed, by reason.
         returned: orders with a terminal status.
-        lost: orders lost on purpose, by the processor's own journal.
+        placed: orders over HTTP, and those of other programs that are lost on purpose.
+        lost: orders lost on purpose, and at which hop.
         missing: orders without a terminal status: their timelines, from the evidence alone.
         hops: each hop's times over the orders that passed it.
         example: the timeline of an order that came back.
@@ -69,7 +70,7 @@ class DemoResult:
     failed: Mapping[str, int]
     statuses: Mapping[str, int]
     returned: int
-    lost: frozenset[str]
+    lost: Mapping[str, Hop]
     missing: tuple[Timeline, ...]
     hops: Mapping[str, Times]
     example: Timeline | None
@@ -83,11 +84,12 @@ class DemoResult:
 
     @property
     def found(self) -> frozenset[str]:
-        """The missing orders of which the evidence says that no return was ever sent."""
+        """Those lost on purpose that the evidence lays at the hop where they were lost."""
         return frozenset(
             one.diagnosis.order_id
             for one in self.missing
-            if one.diagnosis.verdict is Verdict.NO_RETURN
+            if one.diagnosis.hop is not None
+            and one.diagnosis.hop == self.lost.get(one.diagnosis.order_id)
         )
 
     @property
@@ -103,12 +105,12 @@ class DemoResult:
     @property
     def problems(self) -> list[str]:
         """What is not as it should be; nothing when the demo succeeded."""
-        not_found = len(self.lost - self.found)
+        not_found = len(self.lost.keys() - self.found)
         failed = sum(self.failed.values())
         found = [
             (failed, f"{failed} orders could not be placed"),
             (self.unexpected, f"{self.unexpected} orders did not come back, not on purpose"),
-            (not_found, f"{not_found} orders lost on purpose were not found by the evidence"),
+            (not_found, f"{not_found} orders lost on purpose were not found where they were lost"),
         ]
         codes = [
             f"{name} ended with exit code {code}"

@@ -24,6 +24,7 @@ from relay.runtime.database import connect
 from relay.runtime.migrations import migrate
 from relay.runtime.settings import Settings, load_settings
 from relay.runtime.topics import make_topics
+from relay.sample.demo_mishaps import EXPRESS, EXPRESS_TOPIC
 from relay.sample.demo_result import DemoFailedError
 from relay.sample.installation import require_sample
 
@@ -120,12 +121,11 @@ def _flow(cluster: Cluster, deadline_seconds: float) -> dict[str, str]:
 
     A sample processor in a real group, on a real topic, would confirm customers' orders.
     """
-    events = {"order.placed": {"deadline_seconds": deadline_seconds}}
-    flow = {"RELAY_FLOW_EVENTS": json.dumps(events)}
     if cluster.kafka is not None:
-        return flow
+        return {"RELAY_FLOW_EVENTS": _events(EXPRESS_TOPIC, deadline_seconds)}
     own = f"relay-demo-{uuid4().hex[:8]}"
-    return flow | {
+    return {
+        "RELAY_FLOW_EVENTS": _events(f"{own}.{EXPRESS_TOPIC}", deadline_seconds),
         "RELAY_FLOW_EVENTS_TOPIC": f"{own}.orders.events",
         "RELAY_FLOW_RETURNS_TOPIC": f"{own}.orders.returns",
         "RELAY_FLOW_PROCESSOR_GROUPS": f"{own}.order-processor",
@@ -133,10 +133,16 @@ def _flow(cluster: Cluster, deadline_seconds: float) -> dict[str, str]:
     }
 
 
+def _events(express_topic: str, deadline_seconds: float) -> str:
+    """Map the events: one of them to a topic that no processor reads."""
+    due = {"deadline_seconds": deadline_seconds}
+    return json.dumps({"order.placed": due, EXPRESS: {**due, "topic": express_topic}})
+
+
 @asynccontextmanager
 async def _topics(settings: Settings, *, given: bool) -> AsyncIterator[None]:
     """Make both topics; on somebody's own broker they are removed afterwards."""
-    topics = [settings.flow.events_topic, settings.flow.returns_topic]
+    topics = sorted(settings.flow.topics | {settings.flow.returns_topic})
     made = await make_topics(settings.kafka, topics, partitions=PARTITIONS)
     try:
         yield
