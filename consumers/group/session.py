@@ -44,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 _ASK_AGAIN_SECONDS = 0.5
 _NEVER = -1
+_METADATA_MS = 10_000
 # How soon a batch that is done is noticed while no records come.
 _IN_HAND_POLL_SECONDS = 0.02
 
@@ -105,6 +106,8 @@ class Session(Generic[WorkT]):
             "rebalance_timeout_ms": max(session_ms, int(2000 * options.drain_seconds)),
             "request_timeout_ms": int(options.request_seconds * 1000),
             "max_partition_fetch_bytes": options.max_partition_fetch_bytes,
+            # A partition that was added is unknown until then: by default for five minutes.
+            "metadata_max_age_ms": _METADATA_MS,
         }
 
     async def run(self) -> None:

@@ -43,6 +43,7 @@ CRASH_EXIT_CODE: Final = 137  # what a shell reports of kill -9
 _POLL_SECONDS: Final = 0.2
 _STOP_SECONDS: Final = 5.0
 _FETCH_BYTES: Final = 4 * 1024 * 1024
+_METADATA_MS: Final = 10_000  # a partition that was added is unknown for so long
 
 
 async def run_processor(
@@ -150,6 +151,7 @@ class _Processor:
             session_timeout_ms=milliseconds,
             heartbeat_interval_ms=milliseconds // 3,
             max_partition_fetch_bytes=_FETCH_BYTES,
+            metadata_max_age_ms=_METADATA_MS,
         )
         try:
             await consumer.start()

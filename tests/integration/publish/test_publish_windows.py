@@ -18,7 +18,7 @@ async def test_a_foreign_transaction_that_stays_open_delays_nobody(lab: Any) -> 
     lab.relay()
     await lab.fill(200)
     # It is still open: whoever waits for it waits for ever.
-    await lab.until_published(200)
+    await lab.until_published(200, 10)
     await transaction.rollback()
     await foreign.close()
     await lab.assert_published(200)
@@ -37,10 +37,10 @@ async def test_what_its_transaction_wrote_early_and_commits_late_is_not_skipped(
         )
     lab.relay()
     await lab.fill(200)
-    await lab.until_published(200)
+    await lab.until_published(200, 10)
     await transaction.commit()
     await late.close()
-    await lab.until_published(203)
+    await lab.until_published(203, 10)
     records = [one.body["seq"] for one in await lab.read() if one.key == "late"]
     assert records == [0, 1, 2]
 
@@ -58,7 +58,7 @@ async def test_an_order_keeps_its_order_whatever_its_transactions_numbers_are(la
     await transaction.commit()
     await late.close()
     lab.relay()
-    await lab.until_published(2)
+    await lab.until_published(2, 10)
     assert [one.body["seq"] for one in await lab.read()] == [0, 1]
 
 
@@ -66,11 +66,11 @@ async def test_a_row_of_a_transaction_yet_to_come_is_not_read_at_every_poll(lab:
     """A restored dump holds such rows: `relay rebaseline` publishes them, the window never does."""
     running = lab.relay()
     await lab.fill(50)
-    await lab.until_published(50)
+    await lab.until_published(50, 10)
     # Afterwards: a relay that finds one when it takes over refuses to run.
     await lab.pg.execute(ROWS_AHEAD)
     await lab.fill(100, start=50)
-    await lab.until_published(100)
+    await lab.until_published(100, 10)
     reads = running.service.progress.reads
     await lab.until(lambda: running.service.progress.reads > reads + 20)
     assert running.service.progress.published == 100
