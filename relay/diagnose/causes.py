@@ -117,6 +117,10 @@ _STATUS = "relay status"
 _CHECK = "relay check"
 _REPLAY = "relay replay --order {order}"
 _QUARANTINE = "relay quarantine list --order {order}"
+_ALL_QUARANTINE = "relay quarantine list --order {order} --state all"
+_RELEASE = "relay quarantine release --order {order} --reason REASON"
+_RETURNS_AGAIN = "relay replay returns --order {order}"
+_WRITE_MISSING = "relay replay --order {order} --write-missing"
 _AGAIN = "relay diagnose {order}"
 
 
@@ -173,19 +177,20 @@ _PLACE: dict[Cause, CauseMeaning] = {
         _V.NO_OUTBOX_ROW,
         "whoever wrote the order wrote no outbox row beside it",
         "make that writer append the event in the order's transaction, then insert the missing row",
-        _TRACE,
+        _WRITE_MISSING,
     ),
     Cause.TRIGGER_DISABLED: _row(
         _V.NO_OUTBOX_ROW,
         "a trigger that writes to the outbox is disabled on the orders table",
         "ALTER TABLE ... ENABLE TRIGGER, then insert the missing rows",
         _CHECK,
+        _WRITE_MISSING,
     ),
     Cause.WRONG_AGGREGATE_ID: _row(
         _V.NO_OUTBOX_ROW,
         "the order's transaction wrote an outbox row under another aggregate id",
         "make the writer use the order's id as aggregate_id, then insert the right row",
-        _TRACE,
+        _WRITE_MISSING,
     ),
     Cause.WRONG_EVENT_TYPE: _row(
         _V.NO_OUTBOX_ROW,
@@ -232,26 +237,29 @@ _PUBLISH: dict[Cause, CauseMeaning] = {
     Cause.CHECKPOINT_SKIPPED: _row(
         _V.NOT_PUBLISHED,
         "the checkpoint is past the row, and the ledger does not know it: it was never sent",
-        "find who wrote the checkpoint by hand, then publish the row",
-        _REPLAY,
+        "find who wrote the checkpoint by hand; a new one publishes the rows that were passed over",
+        "relay rebaseline",
     ),
     Cause.TOO_LARGE: _row(
         _V.PARKED,
         "the event is larger than the topic takes",
         "raise the topic's max.message.bytes, then release it",
         _QUARANTINE,
+        _RELEASE,
     ),
     Cause.NO_TOPIC_MAPPED: _row(
         _V.PARKED,
         "no topic is mapped to its event type",
         "map the type in the flow's settings, restart the relay, then release it",
         _QUARANTINE,
+        _RELEASE,
     ),
     Cause.REFUSED_BY_BROKER: _row(
         _V.PARKED,
         "the broker refuses this record and takes others",
         "see the broker's reason, mend it, then release the event",
         _QUARANTINE,
+        _RELEASE,
     ),
     Cause.PARKED_BEHIND: _row(
         _V.PARKED,
@@ -269,8 +277,7 @@ _PUBLISH: dict[Cause, CauseMeaning] = {
         _V.PARKED,
         "somebody discarded the event in quarantine",
         "ask who did and why; publish it after all, or close the order",
-        _QUARANTINE,
-        _REPLAY,
+        _ALL_QUARANTINE,
     ),
     Cause.TOPIC_RECREATED: _row(
         (_V.RECORD_MISSING, _V.NO_RETURN),
@@ -452,6 +459,7 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
         "its return carries a status that the flow does not know",
         "add the status to the flow, or mend the processor, then release it",
         _QUARANTINE,
+        _RELEASE,
     ),
     Cause.RETURN_CONFLICTS: _row(
         _V.RETURN_QUARANTINED,
@@ -463,7 +471,7 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
         _V.RETURN_QUARANTINED,
         "somebody discarded its return in quarantine",
         "ask who did and why; replay the order, or close it",
-        _QUARANTINE,
+        _ALL_QUARANTINE,
         _REPLAY,
     ),
     Cause.APPLY_FAILED: _row(
@@ -471,25 +479,26 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
         "applying its return failed in the database",
         "see the error, mend it, then release the return",
         _QUARANTINE,
+        _RELEASE,
     ),
     Cause.ORDER_HIDDEN: _row(
         _V.RETURN_QUARANTINED,
         "the consumer was told that no such order exists, yet it does",
         "look for row-level security or another database, and for events that outran their order",
-        _QUARANTINE,
         _CHECK,
+        _RELEASE,
     ),
     Cause.OFFSET_GAP: _row(
         _V.RETURN_SKIPPED,
         "the consumer recorded a gap that covers the return",
-        "release or replay what the gap covers",
-        _REPLAY,
+        "give the consumer what the gap covers once more",
+        _RETURNS_AGAIN,
     ),
     Cause.OFFSET_MOVED: _row(
         _V.RETURN_SKIPPED,
         "the consumer's offset was moved past the return, and no gap was recorded",
-        "find who wrote relay.consumer_offset by hand, then replay the order",
-        _REPLAY,
+        "find who wrote relay.consumer_offset by hand, then give the consumer its return once more",
+        _RETURNS_AGAIN,
     ),
     Cause.RETURN_MISNAMED: _row(
         _V.RETURN_SKIPPED,

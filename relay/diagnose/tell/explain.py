@@ -98,10 +98,9 @@ def _next(evidence: Evidence, finding: Finding) -> tuple[str, ...]:
     commands = [command.format(**names) for command in MEANINGS[finding.cause].next]
     incident = evidence.incident_id
     if incident is not None:
-        commands = [
-            f"{_REPLAY} --incident I-{incident}" if one.startswith(_REPLAY) else one
-            for one in commands
-        ]
+        one_order = f"{_REPLAY} --order {names['order']}"
+        all_orders = f"{_REPLAY} --incident I-{incident}"
+        commands = [one.replace(one_order, all_orders) for one in commands]
     return tuple(commands)
 
 
