@@ -17,7 +17,7 @@ import asyncpg
 
 from relay.publish.checkpoint import Checkpoint, position_of
 from relay.publish.errors import LeaseLostError
-from relay.publish.server import refuse_restored, server_state
+from relay.publish.server import Written, has_copied_rows, refuse_restored, server_state
 
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
 
@@ -36,10 +36,11 @@ RETURNING epoch
 
 READ_CHECKPOINT: Final = """
 UPDATE relay.checkpoint AS c
-   SET epoch = $2, system_identifier = coalesce(c.system_identifier, $3), timeline = $4
+   SET epoch = $2, system_identifier = coalesce(c.system_identifier, $3),
+       home = coalesce(c.home, $5), timeline = $4
   FROM (SELECT shard, timeline FROM relay.checkpoint WHERE shard = $1 FOR UPDATE) AS before
  WHERE c.shard = before.shard
-RETURNING c.prev::text, c.cur::text, c.last_id, c.seq, c.high_id, c.system_identifier,
+RETURNING c.prev::text, c.cur::text, c.last_id, c.seq, c.high_id, c.system_identifier, c.home,
           before.timeline AS old_timeline
 """
 
@@ -116,14 +117,20 @@ class Lease:
     async def _read_checkpoint(self, epoch: int) -> Taken:
         server = await server_state(self.connection)
         row = await self.connection.fetchrow(
-            READ_CHECKPOINT, self.shard, epoch, server.system_identifier, server.timeline
+            READ_CHECKPOINT,
+            self.shard,
+            epoch,
+            server.system_identifier,
+            server.timeline,
+            server.home,
         )
         if row is None:
             raise LeaseLostError(f"shard {self.shard} has no checkpoint: run `relay migrate`")
         position = position_of(row["prev"], row["cur"], row["last_id"])
         # Asked again, now that nobody can move the checkpoint on: its transactions are not ahead.
         server = await server_state(self.connection)
-        refuse_restored(server, row["system_identifier"], position)
+        written = Written(row["system_identifier"], row["home"], position)
+        refuse_restored(server, written, copied_rows=await has_copied_rows(self.connection))
         checkpoint = Checkpoint(self.shard, epoch, row["seq"], position, row["high_id"])
         return Taken(checkpoint, server.timeline, row["old_timeline"])
 

@@ -94,8 +94,9 @@ CREATE TABLE relay.checkpoint (
     high_id           bigint      NOT NULL DEFAULT -9223372036854775808,  -- highest handed over: a hint
     epoch             bigint      NOT NULL DEFAULT 0,
     seq               bigint      NOT NULL DEFAULT 0,
-    system_identifier bigint,
-    timeline          text,
+    system_identifier bigint,                          -- where it was written: the cluster,
+    home              text,                            -- the database and this table in it (oids),
+    timeline          text,                            -- and how often the cluster was promoted
     updated_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
     CHECK ((cur IS NULL) = (last_id IS NULL))
 );

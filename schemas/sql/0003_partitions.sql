@@ -198,7 +198,42 @@ BEGIN
     RETURN 'dropped';
 END $$;
 
-REVOKE ALL ON FUNCTION relay.move_out_of_default(text, timestamptz, timestamptz),
+-- After a logical copy, which copies rows and no sequences: sets each sequence of this schema behind the
+-- ids that were given out, so that none is given out again; returns how many were behind.
+CREATE FUNCTION relay.move_sequences_on()
+RETURNS int LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    drawn      record;
+    sequence   text;
+    highest    bigint;
+    last_drawn bigint;
+    moved      int := 0;
+BEGIN
+    FOR drawn IN SELECT c.oid::regclass AS relation, a.attname AS name
+                   FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+                  WHERE c.relnamespace = 'relay'::regnamespace AND c.relkind IN ('r', 'p')
+                    AND NOT c.relispartition AND a.attidentity <> ''
+    LOOP
+        EXECUTE format('SELECT max(%I) FROM %s', drawn.name, drawn.relation) INTO highest;
+        IF drawn.relation = 'relay.outbox'::regclass THEN
+            highest := greatest(highest, (SELECT max(high_id) FROM relay.checkpoint),
+                                (SELECT max(id) FROM relay.kept),
+                                (SELECT max(outbox_id) FROM relay.quarantine));
+        END IF;
+        sequence := pg_get_serial_sequence(drawn.relation::text, drawn.name);
+        EXECUTE format('SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM %s', sequence)
+           INTO last_drawn;
+        IF highest > last_drawn THEN
+            PERFORM setval(sequence, highest);
+            moved := moved + 1;
+        END IF;
+    END LOOP;
+    RETURN moved;
+END $$;
+
+REVOKE ALL ON FUNCTION relay.move_sequences_on(), relay.move_out_of_default(text, timestamptz, timestamptz),
                        relay.default_is_large(), relay.today_has_partition(),
                        relay.create_partition(date), relay.is_handed_over(text),
                        relay.keep_rows(text), relay.drop_partition(text, bigint) FROM PUBLIC;
@@ -208,3 +243,4 @@ GRANT EXECUTE ON FUNCTION relay.default_is_large(),
                           relay.drop_partition(text, bigint)
     TO relay_publisher;
 GRANT EXECUTE ON PROCEDURE relay.empty_default(date, bigint) TO relay_publisher;
+GRANT EXECUTE ON FUNCTION relay.move_sequences_on() TO relay_operator;
