@@ -22,6 +22,7 @@ from aiokafka.record import MemoryRecords
 from aiokafka.structs import TopicPartition
 
 from relay.diagnose.evidence.surroundings import Partition
+from relay.diagnose.gather.batch_cut import cut
 from relay.diagnose.gather.broker import Broker
 
 _WAIT_MS: Final = 200
@@ -135,7 +136,7 @@ def _decoded(one: Partition, span: range, error: int, rest: list[Any], level: in
 def _plain(data: bytes, span: range) -> Fetched:
     """Decode without aiokafka's object for each record: half the time of a scan."""
     records: list[Any] = []
-    pending, next_offset = MemoryRecords(data), span.start
+    pending, next_offset = MemoryRecords(cut(data, span.start, span.stop)), span.start
     while pending.has_next():
         batch = pending.next_batch()
         next_offset = batch.next_offset

@@ -7,6 +7,7 @@ in offset order. What time does not suffice for is absent from the result, never
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +18,11 @@ from relay.diagnose.evidence.surroundings import LogSeen, Missing, Partition, To
 from relay.diagnose.gather.broker import Broker
 from relay.diagnose.gather.log_reader import Fetched, RecordSeen, fetch, seen
 
-# At least one batch always comes; more than this pays only where wanted offsets lie close together.
+# More pays only where wanted offsets lie close together. Of the first partition of an answer at
+# least one batch comes, however large; a batch of another one that is larger does not come at all
+# (KIP-74), and so more is asked for until it does.
 _BYTES_EACH: Final = 64_000
+_LARGEST_BATCH: Final = 16_000_000
 
 # Decoding that many records costs less than another fetch.
 _WORTH_DECODING: Final = 200
@@ -87,16 +91,22 @@ async def read_back(
     """
     result = ReadBacks(reach=neighbours)
     ways = _ways(topics, wanted, neighbours, result)
-    loop = asyncio.get_running_loop()
+    loop, bytes_each = asyncio.get_running_loop(), _BYTES_EACH
     while ways and loop.time() < deadline:
         starts = {one: way.position for one, way in ways.items()}
         until = {one: way.wanted_until(neighbours) for one, way in ways.items()}
-        got = await fetch(broker, starts, bytes_each=_BYTES_EACH, committed=False, until=until)
+        got = await fetch(broker, starts, bytes_each=bytes_each, committed=False, until=until)
+        if any(_came_empty(fetched, starts[one]) for one, fetched in got.items()):
+            bytes_each = min(2 * bytes_each, _LARGEST_BATCH)
         for one, fetched in got.items():
             _take(result, one, ways[one], fetched, neighbours)
             await asyncio.sleep(0)
         ways = {one: way for one, way in ways.items() if way.position < way.end}
     return result
+
+
+def _came_empty(fetched: Fetched, start: int) -> bool:
+    return not fetched.out_of_range and fetched.next_offset <= start
 
 
 def _ways(
@@ -149,13 +159,14 @@ def _take(result: ReadBacks, one: Partition, way: _Way, fetched: Fetched, neighb
     for offset, record in records.items():
         if record.key is not None and near.holds(offset):
             result.keys[one][offset] = record.key
-    for offset in way.offsets:
-        if way.position <= offset < reached and (one, offset) not in result.found:
+    first, behind = bisect_left(way.offsets, way.position), bisect_left(way.offsets, reached)
+    for offset in way.offsets[first:behind]:
+        if (one, offset) not in result.found:
             deleted = ReadBack(Found.GONE_BEFORE)  # while it was being read
             stands = _compared(one, records.get(offset), way.events[offset])
             result.found[one, offset] = deleted if fetched.out_of_range else stands
     # Skip what nobody wants: go on where the next wanted one's neighbourhood begins.
-    way.offsets = [offset for offset in way.offsets if offset + neighbours >= reached]
+    way.offsets = way.offsets[bisect_left(way.offsets, reached - neighbours) :]
     way.position = max(reached, way.offsets[0] - neighbours) if way.offsets else way.end
 
 

@@ -23,7 +23,7 @@ from relay.telemetry.continuity import Continuity, continuity, stored_trace, tra
 
 ORDERS: Final = 200
 _RECORDS_SECONDS: Final = 1.5
-_BYTES_EACH: Final = 64_000
+_BYTES_EACH: Final = 256_000
 # Looked back until something was answered.
 _LOOK_BACK: Final = (timedelta(minutes=1), timedelta(hours=1), timedelta(days=1))
 
