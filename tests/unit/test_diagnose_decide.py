@@ -543,3 +543,23 @@ def test_a_lease_that_a_killed_relay_left_behind_proves_nothing() -> None:
 def test_a_consumer_that_has_just_started_is_not_down() -> None:
     case = waiting_for_consumer(consumers=(KILLED,), newcomers=frozenset({"confirm"}))
     assert decide(case).cause is Cause.CONSUMER_LAGGING
+
+
+def test_the_relays_own_word_for_a_missing_permission_is_understood() -> None:
+    case = relay(error="permission: grant Write on topic orders.events to the relay's user")
+    assert named(case) == (Hop.PUBLISH, Verdict.NOT_PUBLISHED, Cause.PERMISSION_DENIED)
+
+
+@pytest.mark.parametrize(
+    ("log_start", "expected"),
+    [
+        (OFFSET + 10, (Hop.PUBLISH, Verdict.RECORD_MISSING, Cause.RECORDS_DELETED)),
+        (0, (Hop.PROCESS, Verdict.UNKNOWN, Cause.TIMED_OUT)),
+    ],
+)
+def test_a_group_that_passed_a_gone_record_since_its_last_position(
+    log_start: int, expected: tuple[Hop, Verdict, Cause]
+) -> None:
+    waiting = Waiting(ago(seconds=5), OFFSET - 5, 0, log_start)
+    case = replace(gone(Found.GONE_BEFORE, LOST), waiting={GROUP: waiting})
+    assert named(case) == expected

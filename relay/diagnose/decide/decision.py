@@ -193,11 +193,14 @@ def _delivered_and_then(evidence: Evidence, newest: Delivery) -> Finding:
     if came_past.passed is Passed.YES:
         return decide_unanswered(evidence, newest)
     readback = evidence.readback
-    if isinstance(readback, ReadBack) and readback.found is not Found.SAME:
-        return decide_record_gone(evidence, newest, readback)
-    if came_past.missing is not None:
+    if not isinstance(readback, ReadBack) or readback.found is Found.SAME:
+        if came_past.missing is not None:
+            return unknown(came_past.missing, Hop.PROCESS)
+        return decide_unprocessed(evidence, newest)
+    if came_past.missing is not None and readback.found is Found.GONE_BEFORE:
+        # What left the log's front may have been read before: only the group's way tells.
         return unknown(came_past.missing, Hop.PROCESS)
-    return decide_unprocessed(evidence, newest)
+    return decide_record_gone(evidence, newest, readback)
 
 
 def _before_the_deadline(finding: Finding) -> Finding:

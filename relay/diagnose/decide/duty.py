@@ -23,6 +23,7 @@ _ERROR_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
         Cause.PERMISSION_DENIED,
         (
             "permission denied",
+            "permission: grant",
             "insufficient_privilege",
             "insufficientprivilege",
             "authorizationfailed",
@@ -34,7 +35,10 @@ _ERROR_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
             "row-level security",
         ),
     ),
-    (Cause.TOPIC_MISSING, ("unknowntopic", "unknown topic", "topic does not exist", "no topic")),
+    (
+        Cause.TOPIC_MISSING,
+        ("unknowntopic", "unknown topic", "topic does not exist", "no topic", "to exist: create"),
+    ),
     (Cause.DATABASE_UNREACHABLE, ("postgres", "database")),
     (Cause.BROKER_UNREACHABLE, ("broker", "kafka", "bootstrap", "leader")),
 )

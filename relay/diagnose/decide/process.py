@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
-from relay.diagnose.evidence.order import Crossing, Delivery, Evidence, Found
+from relay.diagnose.evidence.order import Crossing, Delivery, Evidence, Found, ReadBack
 from relay.diagnose.evidence.surroundings import GroupSeen, Missing
 from relay.diagnose.verdicts import Hop, Verdict
 
@@ -122,12 +122,37 @@ def _committed_passage(evidence: Evidence, delivery: Delivery, offset: int) -> P
     named = [groups[name] for name in evidence.around.processor_groups if name in groups]
     for group in named:
         if group.committed.get(where, -1) > offset:
-            return Passage(Passed.YES, group.name)
+            return _passed_unrecorded(evidence, group.name, offset)
     if any(group.exists for group in named) or evidence.waiting:
         return Passage(Passed.NO)
     if evidence.around.other_groups:
         return Passage(Passed.UNKNOWN, missing=_group_unknown(evidence))
     return Passage(Passed.NO)
+
+
+def _passed_unrecorded(evidence: Evidence, group: str, offset: int) -> Passage:
+    """Tell whether a group that is past the record has read it: since the last recorded position.
+
+    A record that left the log's front while the group still waited was never read.
+    """
+    before = evidence.waiting.get(group)
+    if before is None or not _gone_before(evidence):
+        return Passage(Passed.YES, group)
+    if before.log_start is not None and before.log_start > offset:
+        return Passage(Passed.NO, group)
+    missing = Missing(
+        f"how {group} came past the record",
+        Cause.TIMED_OUT,
+        f"both happened since its last recorded position at {before.at:%H:%M:%S}: the record left "
+        "the log, and the group passed it",
+        "again in ten seconds, when the next position is recorded",
+    )
+    return Passage(Passed.UNKNOWN, group, missing=missing)
+
+
+def _gone_before(evidence: Evidence) -> bool:
+    readback = evidence.readback
+    return isinstance(readback, ReadBack) and readback.found is Found.GONE_BEFORE
 
 
 def _group_unknown(evidence: Evidence) -> Missing:

@@ -81,7 +81,7 @@ def waiting(
     if not ever:
         return None  # nothing was recorded of it, or there was no such group
     last = samples[-1]
-    return Waiting(last.at, _standing(last, offset), last.members)
+    return Waiting(last.at, _standing(last, offset), last.members, last.log_start)
 
 
 def _start(samples: Sequence[PositionSample], published_at: datetime) -> int:

@@ -180,11 +180,16 @@ class Crossing:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The last recorded position of a group that is still at or before the record."""
+    """The last recorded position of a group that is still at or before the record.
+
+    Attributes:
+        log_start: the log's start then, when recorded.
+    """
 
     at: datetime
     offset: int
     members: int | None
+    log_start: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

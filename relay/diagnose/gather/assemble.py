@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from consumers.returns.refusals import Reason
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.history import crossing, waiting
 from relay.diagnose.evidence.order import (
@@ -151,7 +152,8 @@ class Joiner:
             return stored
         rows = list(stored.get(order_id, []))
         for event in events:
-            rows += self.rows.returns_by_trace.get(trace_id(event), [])
+            found = self.rows.returns_by_trace.get(trace_id(event), [])
+            rows += [one for one in found if _may_be_of(order_id, one.seen)]
         if isinstance(self.log.scan, ScanResult):
             found = self.log.scan.found.get(order_id, [])
             rows += [
@@ -249,6 +251,16 @@ class Joiner:
         return unread_lost(
             self.around, topic, home, published_at, lost=home in scan.lost_partitions
         )
+
+
+def _may_be_of(order_id: str, refused: ReturnSeen) -> bool:
+    """Tell whether a refused return of an order's trace may be the order's own.
+
+    Several orders may have been placed in one trace: one that names another order is that one's,
+    unless there is no such order.
+    """
+    strangers = refused.reason == Reason.UNKNOWN_ORDER
+    return strangers or refused.names_order in (None, order_id)
 
 
 def unread_lost(

@@ -101,14 +101,24 @@ class Recogniser:
         kind = applied.key_type if isinstance(applied, ApplyColumns) else "text"
         self._canonical = canonical_key(kind)
 
-    def order_of(self, record: Any) -> str | None:
-        """Return the wanted order that a record is a return of, by whatever it names."""
+    def orders_of(self, record: Any) -> set[str]:
+        """Return the wanted orders that a record may be a return of.
+
+        Two of them when it names one and answers another's event: it was meant for that one.
+        """
+        named = self._by_content(record)
+        if named is not None:
+            # Not by its trace: several orders may have been placed in one.
+            meant = self.wanted.by_event.get(_text(record.headers, "ce_causationid") or "")
+            return {named} if meant is None else {named, meant}
+        found = self._by_headers(record) or self._torn(record.value)
+        return set() if found is None else {found}
+
+    def _by_content(self, record: Any) -> str | None:
         if record.key in self._keys:
             return str(record.key.decode())
         named = self._named(record.value)
-        if named in self.wanted.orders:
-            return named
-        return self._by_headers(record) or self._torn(record.value)
+        return named if named in self.wanted.orders else None
 
     def _named(self, value: bytes | None) -> str | None:
         if not value or b"order_id" not in value:
@@ -171,6 +181,10 @@ class Recogniser:
             ),
             None if isinstance(read, Refusal) else read.causation_id,
         )
+
+
+def _text(headers: Iterable[tuple[str, bytes | None]], name: str) -> str | None:
+    return next((_ascii(value) for key, value in headers if key == name), None)
 
 
 def _ascii(value: bytes | None) -> str | None:
@@ -260,8 +274,7 @@ async def _read(
         for number, record in enumerate(records):
             if number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-            order = recogniser.order_of(record)
-            if order is not None:
+            for order in recogniser.orders_of(record):
                 result.found[order].append(recogniser.row(one, record))
         _note_newest(result, records)
     result.records += reader.count
