@@ -186,6 +186,10 @@ class Topics:
         self.delete(topic)
         while topic in self._admin.list_topics(timeout=10).topics:
             time.sleep(0.05)
+        self.make(topic, partitions)
+
+    def make(self, topic: str, partitions: int = 3) -> None:
+        """Make a topic of exactly this name: one that was deleted."""
         new = NewTopic(topic, partitions, replication_factor=1)
         self._admin.create_topics([new])[topic].result(30)
         self._made.append(topic)

@@ -1,0 +1,52 @@
+"""Plays a scene: makes its faults, waits for the facts, asks once, mends, and asks once more."""
+
+from collections.abc import Sequence
+
+from tests.corpus.fault import LATE, Act, Fault, Scene
+from tests.corpus.tally import Tally
+from tests.corpus.world import World, new_ids
+
+Made = Sequence[tuple[Fault, list[str]]]
+
+
+async def play(world: World, scene: Scene, tally: Tally) -> None:
+    """Play it to its end; what was said stands in the tally."""
+    acts = [
+        (act, [(fault, new_ids(fault.count, fault.suits)) for fault in act.faults])
+        for act in scene.acts
+    ]
+    for _act, made in acts:
+        world.faults += _options(made)
+    await scene.opening(world)
+    for act, made in acts:
+        async with world.doing:
+            await _stand(world, act, made, tally)
+        for fault, _orders in reversed(made):
+            await fault.mend(world)
+        if act.come_back:
+            await _come_back(world, made, tally)
+
+
+def _options(made: Made) -> list[str]:
+    return [part for fault, orders in made for option in fault.processor
+            for one in orders for part in (option, one)]  # fmt: skip
+
+
+async def _stand(world: World, act: Act, made: Made, tally: Tally) -> None:
+    for fault, orders in made:
+        await fault.make(world, orders)
+    await act.then(world)
+    for fault, orders in made:
+        await fault.settle(world, orders)
+    for fault, orders in made:
+        tally.judge(fault, await world.told(orders, **fault.asked_with))
+
+
+async def _come_back(world: World, made: Made, tally: Tally) -> None:
+    """Nothing was lost: each order returns, late, and is said to have waited where it did."""
+    for fault, orders in made:
+        await world.until_returned(orders, 60)
+        found = await world.told(orders)
+        tally.add(f"{fault.name}, mended", fault.family, LATE, found)
+        waited = {str(one.delay.hop) for one in found if one.delay is not None}
+        assert waited == {fault.waits_at or fault.label[0]}, f"{fault.name}: waited at {waited}"
