@@ -154,5 +154,7 @@ def next_command(one: IncidentSeen) -> str:
     own = [command for command in commands if command != "relay incidents"] or list(commands)
     first = own[0]
     if first.startswith("relay replay"):
-        return f"relay replay --incident {one.name}"
+        # Returns that were passed over are given again by the incident's replay, too.
+        how = first.partition("{order}")[2]
+        return f"relay replay --incident {one.name}{how}"
     return first.format(order=quote(one.examples[0]) if one.examples else "ORDER", twin="ORDER")

@@ -16,6 +16,7 @@ from relay.cli.errors import Found
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.replay_options import NothingNamedError, selection_of, selects
 from relay.cli.replay_planning import Wanted, make_plan
+from relay.cli.replay_returns import returns_command
 from relay.cli.replay_running import Outcome, outcome_data, run_job
 from relay.cli.replay_text import job_line, outcome_lines, plan_lines, plan_next, progress_shown
 from relay.repair.session import repairing
@@ -101,7 +102,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         _tell_nothing(ctx, str(nothing))
         return
     job = asyncio.run(make_plan(settings, wanted))
-    if not given["execute"] or (not job.item_count and not job.missing):
+    if not given["execute"] or job.nothing:
         _show_plan(ctx, job)
     else:
         _run(ctx, settings, job, given, who)
@@ -182,6 +183,9 @@ def _show_outcome(ctx: click.Context, outcome: Outcome) -> None:
         raise Found(f"replay {outcome.job.replay_id}: {outcome.result()}")
 
 
+command.add_command(returns_command)
+
+
 @command.command("list")
 @click.option("--limit", type=click.IntRange(1), default=_LATEST, help="Replays shown.")
 @click.pass_context
@@ -220,9 +224,9 @@ def status_command(ctx: click.Context, replay: str) -> None:
 async def _status(settings: Settings, named: str) -> Outcome:
     async with repairing(settings.database.dsn, "replay") as connection:
         job = await find_job(connection, named)
-        follower = Follower(connection, settings.flow, job.replay_id, tuple(job.missing))
+        follower = Follower(connection, settings.flow, job.replay_id, job.besides)
         counted = Counted()
-        if job.target_topic is None and job.sent_count + len(job.missing):
+        if job.target_topic is None and job.sent_count + len(job.besides):
             counted = await follower.look(job.sent_count, _PARTS_AT_MOST)
         return Outcome(job, counted, await refused(connection, job.replay_id))
 

@@ -17,7 +17,7 @@ from relay.runtime.flow import Flow
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
-SENDABLE = [str(one) for one in Verdict if one not in NEVER]
+SENDABLE = [str(one) for one in Verdict if one not in NEVER or one is Verdict.PARKED]
 
 
 class RangeType(click.ParamType[tuple[int | None, int | None]]):

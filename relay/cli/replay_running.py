@@ -20,9 +20,11 @@ from relay.diagnose.session import session
 from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.publish.service import RelayService
 from relay.repair.session import repairing
+from relay.replay.candidates import first_written
 from relay.replay.follow import Counted
 from relay.replay.jobs import Job, ReplayError, claim, move, read_job, refused
 from relay.replay.missing import write_missing
+from relay.replay.returns import Stretch, feed_returns
 from relay.replay.run import Conductor, Progress, RunOptions
 from relay.runtime.database import is_connection_loss
 from relay.runtime.process import instance_name, program_version
@@ -101,9 +103,10 @@ async def run_job(
             job = await read_job(connection, job.replay_id)
             if job.over:
                 raise ReplayError(f"replay {job.replay_id} is {job.state}: make a new plan")
-            unwritten = await write_missing(connection, settings.flow, job.missing)
             await move(connection, job, "running", who=who, why=why)
             job = await read_job(connection, job.replay_id)
+            unwritten = await write_missing(connection, settings.flow, job.missing)
+            await _feed(settings, connection, job)
             conductor = Conductor(connection, settings.flow, job, options, who, tell)
             try:
                 await _conduct(settings, conductor, stop)
@@ -112,6 +115,14 @@ async def run_job(
                 if is_connection_loss(error):
                     raise ReplayInterruptedError(job, error) from error
                 raise
+
+
+async def _feed(settings: Settings, connection: Any, job: Job) -> None:
+    """Give the consumer the returns that it went past."""
+    if job.returns:
+        since = await first_written(connection, job.returns)
+        stretch = Stretch(since=since, orders=frozenset(job.returns))
+        await feed_returns(connection, settings.kafka, settings.flow, stretch, execute=True)
 
 
 async def _conduct(settings: Settings, conductor: Conductor, stop: asyncio.Event) -> None:

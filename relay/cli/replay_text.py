@@ -31,6 +31,8 @@ def plan_lines(job: Job) -> Iterator[str]:
         yield f" {kind['count']:>9,}  {_kind(kind)}"
     if plan.get("missing"):
         yield f" {len(plan['missing']):>9,}  1 place    events are written from their orders first"
+    if plan.get("returns"):
+        yield f" {len(plan['returns']):>9,}  5 confirm  returns are given to the consumer once more"
     if plan.get("skipped"):
         yield "left alone"
     for skipped in plan.get("skipped", []):
@@ -63,7 +65,7 @@ def _mended(mended: Mapping[str, Any]) -> Iterator[str]:
 
 def plan_next(job: Job) -> list[str]:
     """Return what to run after a plan."""
-    if job.item_count or job.missing:
+    if not job.nothing:
         return [f'relay replay resume {job.replay_id} --reason "WHY"']
     return []
 

@@ -472,7 +472,7 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
         "somebody discarded its return in quarantine",
         "ask who did and why; replay the order, or close it",
         _ALL_QUARANTINE,
-        _REPLAY,
+        f"{_REPLAY} --verdict return_quarantined",
     ),
     Cause.APPLY_FAILED: _row(
         _V.RETURN_QUARANTINED,

@@ -94,6 +94,18 @@ async def orders_of_customers(
     return found
 
 
+_FIRST_WRITTEN: Final = """
+SELECT least((SELECT min(created_at) FROM relay.outbox_summary WHERE aggregate_id = ANY ($1)),
+             (SELECT min(created_at) FROM relay.kept_summary WHERE aggregate_id = ANY ($1)))
+"""
+
+
+async def first_written(connection: asyncpg.Connection, orders: Sequence[str]) -> datetime | None:
+    """Return when the first event of these orders was written; None: none is there."""
+    found: datetime | None = await connection.fetchval(_FIRST_WRITTEN, list(orders))
+    return found
+
+
 def canonical(flow: Flow, orders: Iterable[str]) -> list[str]:
     """Write order ids as the database does, each once; what cannot be one stays as it is."""
     kind = flow.apply.key_type if isinstance(flow.apply, ApplyColumns) else "text"

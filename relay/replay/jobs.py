@@ -58,6 +58,22 @@ class Job:
         found: Sequence[str] = self.plan.get("missing", ())
         return found
 
+    @property
+    def returns(self) -> Sequence[str]:
+        """Orders whose return is given to the consumer once more."""
+        found: Sequence[str] = self.plan.get("returns", ())
+        return found
+
+    @property
+    def besides(self) -> tuple[str, ...]:
+        """Orders that are helped without sending their event again."""
+        return (*self.missing, *self.returns)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.item_count or self.besides)
+
 
 _CREATE: Final = """
 INSERT INTO relay.replay_job (replay_id, selection, plan, target_topic)

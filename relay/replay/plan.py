@@ -64,6 +64,8 @@ _BY_VERDICT: Final[Mapping[str, Skip]] = {
 LOST: Final = frozenset({"no_return", "record_missing", "return_incomplete"})
 # Their return came and can never be applied: only another one helps.
 _USELESS_RETURN: Final = frozenset({"return_malformed", "return_unknown_order", "return_misnamed"})
+# Their return is there, and the consumer only went past it.
+_PASSED_RETURN: Final = frozenset({"offset_gap", "offset_moved"})
 # Never by a replay: the relay publishes them first, or there is nothing to publish.
 NEVER: Final = frozenset({"no_such_order", "no_outbox_row", "not_published", "parked"})
 
@@ -143,6 +145,7 @@ class Plan:
         skipped: what is not sent.
         outbox_ids: the events, ascending; left out of the data (they have a table).
         missing: orders whose event was never written and is, before the replay begins.
+        returns: orders whose return is on Kafka, and is given to the consumer once more.
         twice: events that a consumer without deduplication sees once more ...
         behind: ... and of these, events that it sees after a newer one of the same order.
         gone: ranges whose rows were dropped.
@@ -155,6 +158,7 @@ class Plan:
     skipped: list[Skipped] = field(default_factory=list)
     outbox_ids: list[int] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    returns: list[str] = field(default_factory=list)
     twice: int = 0
     behind: int = 0
     gone: list[dict[str, Any]] = field(default_factory=list)
@@ -171,6 +175,7 @@ class Plan:
             "topics": dict(self.topics),
             "skipped": [one.as_data() for one in self.skipped],
             "missing": self.missing,
+            "returns": self.returns,
             "seen_twice": self.twice,
             "seen_behind_newer": self.behind,
             "dropped": self.gone,
@@ -186,12 +191,16 @@ def skip_reason(one: Judged, selection: Selection, *, write_missing: bool = Fals
         return Skip.NOT_SELECTED
     if one.verdict == "no_outbox_row":
         return None if write_missing else Skip.NO_ROW
-    named = one.verdict in selection.verdicts and one.verdict not in NEVER
-    if named or one.verdict in LOST or one.cause in _USELESS_RETURN:
+    # What a person discarded was never published; another person may think otherwise.
+    sendable = one.verdict not in NEVER or one.cause == "discarded_by_hand"
+    named = one.verdict in selection.verdicts and sendable
+    if named or one.verdict in LOST or one.cause in _USELESS_RETURN or _passed(one):
         return None
-    if one.dropped:
-        return Skip.DROPPED
-    return _BY_VERDICT.get(one.verdict, Skip.UNKNOWN)
+    return Skip.DROPPED if one.dropped else _BY_VERDICT.get(one.verdict, Skip.UNKNOWN)
+
+
+def _passed(one: Judged) -> bool:
+    return one.verdict == "return_skipped" and one.cause in _PASSED_RETURN
 
 
 def decide(
@@ -216,6 +225,9 @@ def decide(
         reason = skip_reason(one, selection, write_missing=write_missing)
         if reason is None and one.verdict == "no_outbox_row":
             plan.missing.append(one.order_id)
+            continue
+        if reason is None and _passed(one):
+            plan.returns.append(one.order_id)
             continue
         row = None if one.outbox_id is None else rows.get(one.outbox_id)
         if reason is None:

@@ -73,9 +73,7 @@ class Conductor:
     _look_at: float = 0.0
 
     def __post_init__(self) -> None:
-        self.follower = Follower(
-            self.connection, self.flow, self.job.replay_id, tuple(self.job.missing)
-        )
+        self.follower = Follower(self.connection, self.flow, self.job.replay_id, self.job.besides)
 
     async def run(self, stop: asyncio.Event) -> Job:
         """Conduct it until it is done, or somebody stops it; return it as it stands then.
