@@ -201,7 +201,7 @@ class PublishSettings(Section):
         default=0.002, description="seconds between reads, rows flowing"
     )
     idle_poll_seconds: PositiveFloat = Field(
-        default=0.02, description="seconds between reads when idle"
+        default=0.025, description="seconds between reads when idle"
     )
     largest_record_bytes: PositiveInt = Field(
         default=32_000_000, description="bytes of payload beyond which an event is parked unread"
@@ -262,11 +262,19 @@ class MaintenanceSettings(Section):
     record_days: PositiveInt = Field(
         default=180, description="days process and outage records are kept"
     )
+    kept_days: PositiveInt = Field(
+        default=365, description="days that rows of stuck orders outlive their day's partition"
+    )
 
     @model_validator(mode="after")
     def _ledger_outlives_outbox(self) -> Self:
         if self.ledger_days < self.outbox_days:
             raise ValueError("ledger_days must not be less than outbox_days: rows without proof")
+        if self.inbox_days < self.outbox_days:
+            raise ValueError(
+                "inbox_days must not be less than outbox_days: the oldest event can be replayed, and"
+                " its return would not be known again"
+            )
         return self
 
 
