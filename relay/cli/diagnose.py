@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -59,7 +59,11 @@ SINCE = SinceType()
 @click.command("diagnose")
 @click.argument("orders", nargs=-1)
 @click.option("--event", "events", multiple=True, metavar="ID", help="The order of an event.")
-@click.option("--customer", metavar="ID", help="With --key: the order of a submission.")
+@click.option(
+    "--customer",
+    metavar="ID",
+    help="With --key: the order of a submission; also which order a lost id is known as.",
+)
 @click.option("--key", metavar="KEY", help="The idempotency key of a submission.")
 @click.option("--since", type=SINCE, help="Judge orders placed from then on: a time, 24h, 7d.")
 @click.option(
@@ -123,23 +127,32 @@ async def _diagnose(settings: Settings, options: GatherOptions, asked: _Asked) -
         if asked.nothing:
             overdue = await opened.open_orders(asked.since, TRIAGE_ORDERS)
             return await opened.diagnose([one.order_id for one in overdue])
-        orders, of_events = await _looked_up(opened, asked)
-        return await opened.diagnose([*orders, *of_events], of_events)
+        found = await _looked_up(opened, asked)
+        return await opened.diagnose([*found.orders, *found.events], found.events, found.twin)
 
 
-async def _looked_up(opened: Session, asked: _Asked) -> tuple[list[str], dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class _LookedUp:
+    """The orders that were meant; the events of some; the order that the submission is known as."""
+
+    orders: Sequence[str]
+    events: Mapping[str, str]
+    twin: str | None = None
+
+
+async def _looked_up(opened: Session, asked: _Asked) -> _LookedUp:
     orders = list(asked.orders)
     if not asked.events and asked.submission is None:
-        return orders, {}
+        return _LookedUp(orders, {})
     con = opened.connection
     if isinstance(con, Missing):
         raise UnreachableError(f"{con.detail}: order ids can still be given")
     of_events = await orders_of_events(con, asked.events) if asked.events else {}
-    if asked.submission is not None:
-        customer, key = asked.submission
-        known = await order_of_submission(con, opened.flow, customer, key)
-        orders.append(known or f"{customer}/{key}")
-    return orders, of_events
+    if asked.submission is None:
+        return _LookedUp(orders, of_events)
+    customer, key = asked.submission
+    known = await order_of_submission(con, opened.flow, customer, key)
+    return _LookedUp([*orders, known or f"{customer}/{key}"], of_events, known)
 
 
 def _print(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import asyncpg
@@ -42,20 +42,24 @@ class Session:
     options: GatherOptions = field(default_factory=GatherOptions)
 
     async def diagnose(
-        self, order_ids: Sequence[str], events: Mapping[str, str] | None = None
+        self,
+        order_ids: Sequence[str],
+        events: Mapping[str, str] | None = None,
+        twin: str | None = None,
     ) -> list[Diagnosis]:
         """Diagnose these orders, each once, in their order.
 
         Args:
             order_ids: as people write them.
             events: order id -> event id, where a certain event is asked about.
+            twin: the order that these orders' submission is known as.
         """
         ids = list(dict.fromkeys(canonical(self.flow, order_ids)))
         gatherer = Gatherer(self.connection, self.kafka, self.flow, self.options)
         found: list[Diagnosis] = []
         for start in range(0, len(ids), PAGE_ORDERS):
             page = await gatherer.gather(ids[start : start + PAGE_ORDERS], events)
-            found += [diagnose(one) for one in page]
+            found += [diagnose(replace(one, twin=twin) if twin else one) for one in page]
         return await self._with_mend(found)
 
     async def _with_mend(self, found: list[Diagnosis]) -> list[Diagnosis]:
