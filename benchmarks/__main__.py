@@ -13,6 +13,7 @@ from dataclasses import fields
 from benchmarks import (
     contended,
     crash,
+    diagnosis,
     drain,
     held,
     idle,
@@ -45,6 +46,7 @@ WORKLOADS: dict[str, Callable[[Servers, Settings], None]] = {
     "crash": crash.run,
     "partitions": partitions.run,
     "returns": returns.run,
+    "diagnosis": diagnosis.run,
     "idle": idle.run,
     "memory": idle.run_memory,
     "tracing": tracing,
