@@ -182,7 +182,9 @@ class Returns:
         if now >= self.waiting.look_at:
             self.waiting.look_at = now + _LOOK_FOR_RELEASES_SECONDS
             books = self.confirmation.books
-            if await release_requested(self.connection, books.group, books.topic, owned):
+            where = (self.connection, books.group, books.topic, owned)
+            # `relay replay returns` puts some there, too.
+            if await release_requested(*where) or await count_pending(*where):
                 self.waiting.likely = True
         if not self.waiting.likely:
             return _LOOK_FOR_RELEASES_SECONDS
