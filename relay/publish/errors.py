@@ -34,6 +34,14 @@ class ProducerBrokenError(PublishError):
     """The producer must be thrown away: what it sent last has no known outcome."""
 
 
+class TopicForbiddenError(ProducerBrokenError):
+    """The broker kept refusing this user's records for one topic."""
+
+    def __init__(self, topic: str, message: str) -> None:
+        super().__init__(message)
+        self.topic = topic
+
+
 class RecordRefusedError(ProducerBrokenError):
     """The broker refused a batch for its size.
 

@@ -23,7 +23,7 @@ from relay.publish.checkpoint import Delivery
 from relay.publish.commits import Commits
 from relay.publish.cursor import OutboxCursor
 from relay.publish.dispatch import Dispatcher, Prepared
-from relay.publish.errors import LeaseLostError, TopicWaitError
+from relay.publish.errors import LeaseLostError, TopicForbiddenError, TopicWaitError
 from relay.publish.lease import Lease
 from relay.publish.options import PublishOptions
 from relay.publish.pacing import Pace
@@ -154,7 +154,7 @@ class Pipeline:
 
         One page of a replay is under way at a time: that is all that a kill can repeat.
         """
-        if self.underway.replaying:
+        if self.underway.replay is not None:
             return 1  # the next one follows at once
         found = await self.replays.next()
         if found is None:
@@ -178,6 +178,12 @@ class Pipeline:
             self.replays.later()
             return False
         return True
+
+    async def pause_replay_to(self, error: TopicForbiddenError) -> None:
+        """Stop a replay to another topic that this user may not write to: it stopped us."""
+        replay = self.underway.replay
+        if replay is not None and replay.topic == error.topic:
+            await self._pause_replay(replay, str(error))
 
     async def _pause_replay(self, replay: Replayed, trouble: str) -> None:
         _LOG.warning("replay_paused", replay_id=str(replay.replay_id), trouble=trouble)

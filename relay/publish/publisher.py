@@ -39,7 +39,12 @@ from aiokafka.structs import TopicPartition
 from relay.publish import wire
 from relay.publish.batch import Batch
 from relay.publish.checkpoint import Delivery
-from relay.publish.errors import ProducerBrokenError, RecordRefusedError, TopicWaitError
+from relay.publish.errors import (
+    ProducerBrokenError,
+    RecordRefusedError,
+    TopicForbiddenError,
+    TopicWaitError,
+)
 
 _LOG: Final = structlog.get_logger("relay.publish")
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
@@ -250,11 +255,13 @@ class Publisher:
         batch = outgoing.batch
         now = time.monotonic()
         if outgoing.give_up_at and now > outgoing.give_up_at:
+            said = (
+                f"no acknowledgement from {batch.topic}-{batch.partition} within"
+                f" {self.ack_timeout_seconds:g} s; the last error: {error!r}"
+            )
+            forbidden = isinstance(error, TopicWaitError)
             self._break(
-                ProducerBrokenError(
-                    f"no acknowledgement from {batch.topic}-{batch.partition} within"
-                    f" {self.ack_timeout_seconds:g} s; the last error: {error!r}"
-                )
+                TopicForbiddenError(batch.topic, said) if forbidden else ProducerBrokenError(said)
             )
             return
         outgoing.give_up_at = outgoing.give_up_at or now + self.ack_timeout_seconds

@@ -22,7 +22,12 @@ from relay.publish.compression import Codec
 from relay.publish.cursor import OutboxCursor
 from relay.publish.dataschemas import dataschemas
 from relay.publish.dispatch import Dispatcher
-from relay.publish.errors import LeaseLostError, ProducerBrokenError, RecordRefusedError
+from relay.publish.errors import (
+    LeaseLostError,
+    ProducerBrokenError,
+    RecordRefusedError,
+    TopicForbiddenError,
+)
 from relay.publish.lease import Lease, Taken
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
@@ -138,12 +143,16 @@ class Tenure:
         publisher = await self._start_publisher(stop)
         if publisher is None:
             return
+        pipeline = None
         try:
             pipeline = await self._pipeline(taken, publisher)
             self.watcher.active(self.lease.epoch)
             await pipeline.run(stop)
         except BaseExceptionGroup as errors:
-            raise _first(errors) from errors
+            first = _first(errors)
+            if isinstance(first, TopicForbiddenError) and pipeline is not None:
+                await pipeline.pause_replay_to(first)
+            raise first from errors
         finally:
             await publisher.close(_CLOSE_SECONDS)
 

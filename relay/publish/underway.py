@@ -100,9 +100,9 @@ class Underway:
         self.left.set()
 
     @property
-    def replaying(self) -> bool:
-        """Whether one of the pages is a replay's."""
-        return any(page.replay is not None for page in self._pages)
+    def replay(self) -> Replayed | None:
+        """What is replayed by one of the pages."""
+        return next((page.replay for page in self._pages if page.replay is not None), None)
 
     def parked_orders(self) -> set[bytes]:
         """Return the orders that a page under way parks."""
