@@ -563,3 +563,12 @@ def test_a_group_that_passed_a_gone_record_since_its_last_position(
     waiting = Waiting(ago(seconds=5), OFFSET - 5, 0, log_start)
     case = replace(gone(Found.GONE_BEFORE, LOST), waiting={GROUP: waiting})
     assert named(case) == expected
+
+
+def test_an_offset_left_over_from_an_older_log_is_no_proof_of_hop_3() -> None:
+    # The topic was made again, and nobody has committed on the new log yet.
+    left = Waiting(ago(seconds=5), 0, 0, 0, left_over=900_000)
+    case = replace(group(committed={WHERE: 900_000}), waiting={GROUP: left})
+    assert named(case)[:2] == (Hop.PROCESS, Verdict.NOT_PROCESSED)
+    moved = replace(case, waiting={GROUP: replace(left, left_over=800_000)})
+    assert named(moved)[:2] == (Hop.RETURN, Verdict.NO_RETURN)

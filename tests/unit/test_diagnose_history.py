@@ -148,3 +148,20 @@ def test_a_log_that_shrinks_is_written_with_where_it_ended() -> None:
     notebook.take({LOG: Position(0, 120)}, 1.0)
     rows = notebook.take({LOG: Position(0, 3)}, 2.0)
     assert [(age, one.log_end) for age, _, one in rows] == [(1.0, 120), (0.0, 3)]
+
+
+def test_positions_of_a_log_that_was_there_before_tell_nothing_of_a_record() -> None:
+    older = samples((0, 400, 1), (20, 400, 0))
+    assert crossing("g", older, 5, at(60)) is None
+    assert waiting(older, 5, at(60)) is None
+    found = crossing("g", [*older, *samples((70, 2, 1), (80, 9, 1))], 5, at(60))
+    assert found is not None
+    assert (found.before_offset, found.after_offset) == (2, 9)
+
+
+def test_an_offset_beyond_the_log_was_committed_on_another() -> None:
+    stale = [PositionSample(at(second), 400, 0, 0, 20) for second in (65, 70)]
+    assert crossing("g", stale, 5, at(60)) is None
+    still = waiting(stale, 5, at(60))
+    assert still is not None
+    assert (still.offset, still.left_over) == (0, 400)

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
 from relay.diagnose.evidence.order import Crossing, Delivery, Evidence, Found, ReadBack
-from relay.diagnose.evidence.surroundings import GroupSeen, Missing
+from relay.diagnose.evidence.surroundings import GroupSeen, Missing, Partition
 from relay.diagnose.verdicts import Hop, Verdict
 
 # A record this young may not have been fetched yet.
@@ -121,13 +121,19 @@ def _committed_passage(evidence: Evidence, delivery: Delivery, offset: int) -> P
     where = (delivery.topic, delivery.partition)
     named = [groups[name] for name in evidence.around.processor_groups if name in groups]
     for group in named:
-        if group.committed.get(where, -1) > offset:
+        if group.committed.get(where, -1) > offset and not _left_over(evidence, group, where):
             return _passed_unrecorded(evidence, group.name, offset)
     if any(group.exists for group in named) or evidence.waiting:
         return Passage(Passed.NO)
     if evidence.around.other_groups:
         return Passage(Passed.UNKNOWN, missing=_group_unknown(evidence))
     return Passage(Passed.NO)
+
+
+def _left_over(evidence: Evidence, group: GroupSeen, where: Partition) -> bool:
+    """Tell whether the group's offset is one of a log that was there before this one."""
+    last = evidence.waiting.get(group.name)
+    return last is not None and last.left_over == group.committed.get(where)
 
 
 def _passed_unrecorded(evidence: Evidence, group: str, offset: int) -> Passage:

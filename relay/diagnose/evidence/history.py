@@ -17,6 +17,8 @@ LEFT_SOON_SECONDS = 120.0
 # after it was passed.
 BEFORE_SECONDS = 120.0
 AFTER_SECONDS = LEFT_SOON_SECONDS + 30.0
+# A record may be read, and that recorded, so long before its acknowledgement is.
+ACKNOWLEDGED_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,14 @@ class PositionSample:
     Attributes:
         committed: None when the group had committed nothing there.
         members: of the whole group; None when they could not be read.
+        log_end: of the log that was there then; an offset beyond it was committed on an older one.
     """
 
     at: datetime
     committed: int | None
     members: int | None
     log_start: int | None = None
+    log_end: int | None = None
 
 
 def crossing(
@@ -46,7 +50,7 @@ def crossing(
         offset: the record's.
         published_at: when the record was acknowledged.
     """
-    start = _start(samples, published_at)
+    start = _start(samples, offset, published_at)
     past = next((n for n in range(start, len(samples)) if _is_past(samples[n], offset)), None)
     if past is None:
         return None
@@ -74,20 +78,30 @@ def waiting(
 ) -> Waiting | None:
     """Return the last recorded position, when no position past the offset was ever recorded."""
     ever = False
-    for one in _from(samples, _start(samples, published_at)):
+    for one in _from(samples, _start(samples, offset, published_at)):
         if _is_past(one, offset):
             return None
         ever = ever or one.committed is not None or bool(one.members)
     if not ever:
         return None  # nothing was recorded of it, or there was no such group
     last = samples[-1]
-    return Waiting(last.at, _standing(last, offset), last.members, last.log_start)
+    left_over = last.committed if _foreign(last) else None
+    return Waiting(last.at, _standing(last, offset), last.members, last.log_start, left_over)
 
 
-def _start(samples: Sequence[PositionSample], published_at: datetime) -> int:
-    """Return where the samples begin that tell of a record: others of the page are older."""
+def _start(samples: Sequence[PositionSample], offset: int, published_at: datetime) -> int:
+    """Return where the samples begin that tell of a record.
+
+    Others of the page are older; and who was past the record before there was one was so on a log
+    that was there before the topic was made again.
+    """
     since = published_at - timedelta(seconds=BEFORE_SECONDS)
-    return bisect_left(samples, since, key=lambda one: one.at)
+    start = bisect_left(samples, since, key=lambda one: one.at)
+    there = published_at - timedelta(seconds=ACKNOWLEDGED_SECONDS)
+    for number in range(bisect_left(samples, there, key=lambda one: one.at) - 1, start - 1, -1):
+        if _is_past(samples[number], offset):
+            return number + 1
+    return start
 
 
 def _from(samples: Sequence[PositionSample], start: int) -> Iterator[PositionSample]:
@@ -95,11 +109,17 @@ def _from(samples: Sequence[PositionSample], start: int) -> Iterator[PositionSam
 
 
 def _is_past(sample: PositionSample, offset: int) -> bool:
-    return sample.committed is not None and sample.committed > offset
+    return sample.committed is not None and sample.committed > offset and not _foreign(sample)
+
+
+def _foreign(sample: PositionSample) -> bool:
+    """Tell whether the offset was committed on a log that is no longer there."""
+    beyond = sample.log_end is not None and sample.committed is not None
+    return beyond and sample.committed > sample.log_end  # type: ignore[operator]
 
 
 def _standing(sample: PositionSample, offset: int) -> int:
-    if sample.committed is not None:
+    if sample.committed is not None and not _foreign(sample):
         return sample.committed
     return min(sample.log_start if sample.log_start is not None else 0, offset)
 

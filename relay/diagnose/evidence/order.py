@@ -184,12 +184,14 @@ class Waiting:
 
     Attributes:
         log_start: the log's start then, when recorded.
+        left_over: the offset committed then, when it was one of an older log.
     """
 
     at: datetime
     offset: int
     members: int | None
     log_start: int | None = None
+    left_over: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

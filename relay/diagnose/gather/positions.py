@@ -13,7 +13,12 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.evidence.history import AFTER_SECONDS, BEFORE_SECONDS, PositionSample
+from relay.diagnose.evidence.history import (
+    ACKNOWLEDGED_SECONDS,
+    AFTER_SECONDS,
+    BEFORE_SECONDS,
+    PositionSample,
+)
 from relay.diagnose.evidence.order import Delivery
 from relay.diagnose.evidence.surroundings import Partition
 
@@ -32,11 +37,13 @@ SELECT w.place, g.name, (
        SELECT p.taken_at FROM relay.position AS p
         WHERE p.topic = w.topic AND p.consumer_group = g.name AND p.partition = w.partition
           AND p.taken_at >= f.taken_at AND p.taken_at < f.taken_at + interval '1 hour'
-          AND p.committed_offset > w.last_offset
+          AND p.committed_offset > w.last_offset AND p.taken_at >= w.there
+          AND p.committed_offset <= coalesce(p.log_end, p.committed_offset)
         ORDER BY p.taken_at LIMIT 1)
-  FROM unnest($1::int[], $2::text[], $3::int[], $4::bigint[], $5::timestamptz[])
-       AS w (place, topic, partition, last_offset, since)
- CROSS JOIN unnest($6::text[]) AS g (name)
+  FROM unnest($1::int[], $2::text[], $3::int[], $4::bigint[], $5::timestamptz[],
+              $6::timestamptz[])
+       AS w (place, topic, partition, last_offset, since, there)
+ CROSS JOIN unnest($7::text[]) AS g (name)
  CROSS JOIN LATERAL (
        SELECT p.taken_at FROM relay.position AS p
         WHERE p.topic = w.topic AND p.consumer_group = g.name AND p.partition = w.partition
@@ -48,11 +55,11 @@ SELECT w.place, g.name, (
 # minutes: does the group move now?
 _POSITIONS: Final = """
 SELECT w.consumer_group, w.topic, w.partition, p.taken_at, p.committed_offset, p.members,
-       p.log_start
+       p.log_start, p.log_end
   FROM unnest($1::text[], $2::text[], $3::int[], $4::timestamptz[], $5::timestamptz[])
        AS w (consumer_group, topic, partition, since, until)
  CROSS JOIN LATERAL (
-       SELECT taken_at, position_id, committed_offset, members, log_start,
+       SELECT taken_at, position_id, committed_offset, members, log_start, log_end,
               row_number() OVER series = 1
               OR (committed_offset, members)
                  IS DISTINCT FROM (lag(committed_offset) OVER series, lag(members) OVER series)
@@ -115,6 +122,7 @@ async def _windows(
         [partition[1] for partition, *_ in wanted],
         [offset for _, offset, _ in wanted],
         sinces,
+        [at - timedelta(seconds=ACKNOWLEDGED_SECONDS) for *_, at in wanted],
         groups,
     )
     after = timedelta(seconds=AFTER_SECONDS)

@@ -50,19 +50,19 @@ async def take_sample(broker: Broker, flow: Flow, *, refresh: bool) -> dict[Seri
         await broker.refresh()
     topics = sorted(flow.topics | {flow.returns_topic})
     partitions = [one for topic in topics for one in broker.partitions(topic)]
-    ends = await broker.offsets(partitions, LATEST)
     starts = await broker.offsets(partitions, EARLIEST)
+    groups = [await read_group(broker, name) for name in flow.processor_groups]
+    confirm = await read_group(broker, flow.confirm_group)
+    # Last: an offset beyond the end was then committed on an older log, not a moment later.
+    ends = await broker.offsets(partitions, LATEST)
     sample: dict[Series, Position] = {
         (THE_LOG, one): Position(starts.get(one), ends[one]) for one in ends
     }
-    for name in flow.processor_groups:
-        group = await read_group(broker, name)
+    for group in groups:
         sample |= _of_group(group, [one for one in ends if one[0] in flow.topics], starts, ends)
-    confirm = await read_group(broker, flow.confirm_group)
-    sample |= _of_group(
+    return sample | _of_group(
         confirm, [one for one in ends if one[0] == flow.returns_topic], starts, ends
     )
-    return sample
 
 
 def _of_group(

@@ -71,8 +71,8 @@ async def forbid(world: World, kind: ResourceType, name: str, operation: AclOper
 
 async def allow(world: World, kind: ResourceType, name: str) -> None:
     """Drop all rules about one thing."""
-    every = every_rule(kind, name)
-    await asyncio.to_thread(admin(world).delete_acls([every])[every].result, 20)
+    every, speaker = every_rule(kind, name), admin(world)
+    await asyncio.to_thread(speaker.delete_acls([every])[every].result, 20)
 
 
 async def configure(world: World, topic: str, **settings: str) -> None:
@@ -86,8 +86,8 @@ async def configure(world: World, topic: str, **settings: str) -> None:
         for name, text in settings.items()
     ]
     asked = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
-    done = admin(world).incremental_alter_configs([asked])
-    for one in done.values():
+    speaker = admin(world)
+    for one in speaker.incremental_alter_configs([asked]).values():
         await asyncio.to_thread(one.result, 20)
 
 
