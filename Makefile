@@ -1,6 +1,6 @@
 # Needs nothing but Python 3.11+, make and the package registries. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test corpus faults check format lock jaeger bench clean
+.PHONY: help setup demo test corpus faults mutants simulate soak check format lock jaeger bench clean
 
 # The first Python that is new enough; `make setup PYTHON=/path/to/python3.11` chooses another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -27,6 +27,15 @@ corpus: setup  ## make every loss there is with real processes; print what was s
 
 faults: setup  ## ROUNDS=200 rounds of real faults against the whole loop (ARGS="--seed 7 --brokers 3")
 	@.venv/bin/python -m tests.faults --rounds $(or $(ROUNDS),20) $(ARGS)
+
+mutants: setup  ## plant bugs in a copy of the tree: each must turn a test red (ARGS=NAME chooses)
+	@.venv/bin/python -m tests.mutants $(ARGS)
+
+simulate: setup  ## SEEDS=100000 runs of the simulation
+	@.venv/bin/python -m tests.simulation $(or $(SEEDS),1000)
+
+soak: setup  ## MINUTES=60 of steady load; memory, file handles and connections over time
+	@.venv/bin/python -m tests.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
 check: setup  ## lint, formatting, types and import contracts
 	.venv/bin/ruff check .

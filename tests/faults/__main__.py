@@ -31,10 +31,9 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def play(options: argparse.Namespace) -> Report:
-    """Play the rounds and return the report; the first word is the seed."""
-    seed = secrets.randbits(32) if options.seed is None else options.seed
-    report = Report(seed, options.brokers)
+async def play(options: argparse.Namespace, report: Report) -> Report:
+    """Play the rounds and return the report, which is kept up to date meanwhile."""
+    seed = report.seed
     _say(f"seed {seed}: {options.rounds} rounds, {options.brokers} broker(s)")
     last_start = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     async with a_stage(brokers=options.brokers, keep=options.keep) as stage:
@@ -79,7 +78,12 @@ def _say(text: str) -> None:
 
 def main() -> int:
     options = _arguments()
-    report = asyncio.run(play(options))
+    seed = secrets.randbits(32) if options.seed is None else options.seed
+    report = Report(seed, options.brokers)
+    try:
+        asyncio.run(play(options, report))
+    except KeyboardInterrupt:
+        _say("interrupted: what was played until now")
     sys.stdout.write(report.text())
     if options.json:
         options.json.write_text(report.json(), encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.__main__ import play
+from tests.faults.report import Report
 
 ROUNDS = 20
 MINUTES = 5.0
@@ -19,13 +20,13 @@ async def test_rounds_of_faults_break_no_promise(tmp_path: Path) -> None:
     options = argparse.Namespace(
         rounds=ROUNDS,
         orders=300,
-        seed=int(os.environ.get("FAULTS_SEED") or secrets.randbits(32)),
         brokers=1,
         kind=None,
         first=1,
         minutes=MINUTES,
         keep=tmp_path,
     )
-    report = await play(options)
+    seed = int(os.environ.get("FAULTS_SEED") or secrets.randbits(32))
+    report = await play(options, Report(seed, options.brokers))
     assert report.ok, report.text()
     assert report.rounds >= 8, f"only {report.rounds} rounds in {MINUTES} minutes"
