@@ -14,6 +14,7 @@ import asyncpg
 from relay.runtime.tls import TlsProblem, said_by_tls, tls_problem
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+_UNSHOWN = "the server that DATABASE_URL names"
 
 _IN_RECOVERY = "SELECT pg_catalog.pg_is_in_recovery()"
 
@@ -75,7 +76,8 @@ async def connect(
         translated = connection_error(error, dsn)
         if translated is None:
             raise
-        raise translated from error
+        # What the driver could not parse may be a part of the password: it is in no traceback.
+        raise translated from (None if _is_unparsed(error) else error)
     if require_primary:
         await _refuse_standby(connection, dsn, timeout_seconds)
     return connection
@@ -131,8 +133,20 @@ def connection_error(error: BaseException, dsn: str | None) -> DatabaseError | N
     return None
 
 
+_NO_URL = (
+    "DATABASE_URL is no postgresql:// URL; percent-encode special characters of the password "
+    "(@ is %40, / is %2F, ? is %3F, # is %23)"
+)
+
+
+def _is_unparsed(error: BaseException) -> bool:
+    return isinstance(error, ValueError) and not isinstance(error, asyncpg.InterfaceError | OSError)
+
+
 def _refusal(error: BaseException, dsn: str | None) -> str | None:
     """Return what is wrong and how to mend it, for what no waiting mends."""
+    if _is_unparsed(error):
+        return _NO_URL
     said = str(error)
     match error:
         case asyncpg.InvalidPasswordError():
@@ -193,6 +207,12 @@ def shown_dsn(dsn: str | None) -> str:
     try:
         parts = urlsplit(dsn)
     except ValueError:
-        return "DATABASE_URL"
+        return _UNSHOWN
+    # A keyword string has no scheme; an @ further on is a password that was not percent-encoded.
+    if (
+        parts.scheme not in ("postgresql", "postgres")
+        or "@" in parts.path + parts.query + parts.fragment
+    ):
+        return _UNSHOWN
     hosts = parts.netloc.rpartition("@")[2]
     return f"{hosts or 'the local socket'}{parts.path}"

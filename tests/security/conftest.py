@@ -44,7 +44,7 @@ from relay.embedded.folders import (
 from relay.embedded.ports import free_port
 
 KEY_PASSWORD = "of-the-key"
-USER, PASSWORD = "relay-user", "right-password"
+USER, PASSWORD = "relay-user", "kafka-secret-5d1c"
 SUPER_USER = "User:ANONYMOUS"
 
 

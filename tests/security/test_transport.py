@@ -16,7 +16,7 @@ from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
 from relay.runtime.kafka_refusal import KafkaRefusedError, refusal
 from relay.runtime.migrations import migrate
 
-USER, PASSWORD, KEY_PASSWORD = "relay-user", "right-password", "of-the-key"
+USER, PASSWORD, KEY_PASSWORD = "relay-user", "kafka-secret-5d1c", "of-the-key"
 SCRAM_256 = {
     "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
     "KAFKA_SASL_MECHANISM": "SCRAM-SHA-256",

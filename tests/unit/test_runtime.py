@@ -99,7 +99,7 @@ def test_the_contract_is_found() -> None:
         ("postgresql://u:ge@heim@h/d", "h/d"),
         ("postgresql:///d", "the local socket/d"),
         (None, "the server that PGHOST and PGDATABASE name"),
-        ("postgresql://u:geheim@[bad", "DATABASE_URL"),
+        ("postgresql://u:geheim@[bad", "the server that DATABASE_URL names"),
     ],
 )
 def test_a_dsn_is_shown_without_its_secrets(dsn: str | None, shown: str) -> None:
