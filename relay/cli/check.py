@@ -31,6 +31,7 @@ def command(ctx: click.Context, show_all: bool) -> None:
             settings.flow,
             outbox_days=settings.maintenance.outbox_days,
             batch_bytes=settings.publish.batch_bytes,
+            session_seconds=settings.confirm.session_timeout_seconds,
         )
     )
     if wants_json(ctx):

@@ -62,10 +62,11 @@ SELECT c.oid::regclass::text AS table_name, t.tgname::text AS name, t.tgenabled 
    AND t.tgrelid = ANY (ARRAY(SELECT to_regclass(n)::oid FROM unnest($1::text[]) AS n))
 """
 
-_UNVALIDATED: Final = """
-SELECT c.conrelid::regclass::text AS table_name, c.conname::text AS name
+_CONSTRAINTS: Final = """
+SELECT c.conrelid::regclass::text AS table_name, c.conname::text AS name,
+       c.convalidated AS validated
   FROM pg_constraint c
- WHERE NOT c.convalidated
+ WHERE c.contype <> 'n'
    AND c.conrelid = ANY (ARRAY(SELECT to_regclass(n)::oid FROM unnest($1::text[]) AS n))
 """
 
@@ -144,7 +145,7 @@ class DatabaseFacts:
     outbox: Mapping[str, Any] | None
     default_rows: int | None
     triggers: tuple[Mapping[str, Any], ...] | None
-    unvalidated: tuple[Mapping[str, Any], ...] | None
+    constraints: tuple[Mapping[str, Any], ...] | None
     old_transactions: tuple[Mapping[str, Any], ...] | None
     service_users: tuple[Mapping[str, Any], ...] | None
     role_members: Mapping[str, int] | None
@@ -174,7 +175,7 @@ async def gather_database(connection: asyncpg.Connection, tables: tuple[str, ...
         outbox=await reader.row("outbox", _OUTBOX),
         default_rows=await reader.value("default", _DEFAULT_ROWS),
         triggers=await reader.rows("triggers", _TRIGGERS, list(tables)),
-        unvalidated=await reader.rows("constraints", _UNVALIDATED, list(tables)),
+        constraints=await reader.rows("constraints", _CONSTRAINTS, list(tables)),
         old_transactions=await reader.rows("transactions", _OLD_TRANSACTIONS),
         service_users=await reader.rows("users", _SERVICE_USERS),
         role_members=None if members is None else {m["role_name"]: m["members"] for m in members},

@@ -8,11 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relay.diagnose.check.database_facts import DatabaseFacts
-from relay.diagnose.check.result import Result, failed, ok, unknown, warning
+from relay.diagnose.check.pooler import PoolerFacts
+from relay.diagnose.check.result import (
+    CLOCK_TOLERANCE_SECONDS,
+    Result,
+    failed,
+    ok,
+    unknown,
+    warning,
+)
 
 OLDEST_VERSION = 130000
 NEARLY_ALL = 0.9
-CLOCK_TOLERANCE_SECONDS = 1.0
 DAYS_AHEAD_AT_LEAST = 2
 _OBSERVE = "run `relay check` as a member of relay_operator (or as the owner)"
 
@@ -70,6 +77,37 @@ def _clock(offset_seconds: float) -> Result:
     )
 
 
+def judge_pooler(facts: PoolerFacts) -> list[Result]:
+    """Return what stands between this program and PostgreSQL does to the services."""
+    results = []
+    if facts.untried is not None:
+        fix = "allow this user two connections more, then again"
+        results.append(unknown("database.sessions", facts.untried, fix))
+    elif facts.shared is None:
+        results.append(ok("database.sessions", "each connection keeps its own"))
+    else:
+        results.append(
+            failed(
+                "database.sessions",
+                f"connections share them: {facts.shared}",
+                "a pooler gives a session to several: pool_mode=session in PgBouncer for the "
+                "services of the relay, or connect to PostgreSQL directly",
+            )
+        )
+    if facts.startup is None:
+        results.append(ok("database.startup", "what a connection asks for at its start holds"))
+    else:
+        results.append(
+            failed(
+                "database.startup",
+                f"what a connection asks for at its start does not hold: {facts.startup}",
+                "connect to PostgreSQL directly: a pooler drops startup parameters, and the "
+                "services could not pin their plans or bound their transactions",
+            )
+        )
+    return results
+
+
 def _pooler(facts: DatabaseFacts) -> Result:
     seen, own = facts.server["seen_port"], facts.client_port
     if own is None or seen == own:
@@ -77,8 +115,8 @@ def _pooler(facts: DatabaseFacts) -> Result:
     return warning(
         "database.pooler",
         "something stands between this program and PostgreSQL (a pooler or proxy)",
-        "the relay needs session state and prepared statements: with PgBouncer use "
-        "pool_mode=session for it, or connect to PostgreSQL directly",
+        "see database.sessions and database.startup; a pooler gains nothing for the few "
+        "connections of the relay",
     )
 
 
@@ -155,7 +193,7 @@ def _default_rows(facts: DatabaseFacts) -> Result:
 
 
 def _tables(facts: DatabaseFacts) -> Iterator[Result]:
-    if facts.triggers is None or facts.unvalidated is None:
+    if facts.triggers is None or facts.constraints is None:
         why = facts.refused.get("triggers") or facts.refused.get("constraints", "")
         yield unknown("orders.triggers", why, _OBSERVE)
         return
@@ -169,7 +207,12 @@ def _tables(facts: DatabaseFacts) -> Iterator[Result]:
     if not disabled:
         known = sorted(f"{t['table_name']}.{t['name']}" for t in facts.triggers)
         yield ok("orders.triggers", f"enabled: {', '.join(known)}" if known else "there are none")
-    for constraint in facts.unvalidated:
+    # Named, so that one that is gone shows among what changed.
+    names = sorted(f"{c['table_name']}.{c['name']}" for c in facts.constraints)
+    yield ok("orders.constraints", ", ".join(names) if names else "there are none")
+    for constraint in facts.constraints:
+        if constraint["validated"]:
+            continue
         yield warning(
             f"orders.constraint:{constraint['table_name']}.{constraint['name']}",
             "was never validated: rows may contradict it",

@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final, TypeVar
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, for_code
+from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from consumers.group.topic_id import TopicDescription, describe_topics
+from relay.diagnose.check.broker_clock import broker_clock_offset
+from relay.diagnose.check.group_rights import group_operations
 from relay.diagnose.gather.broker import Broker, GroupMembers, connected
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
@@ -21,6 +25,12 @@ from relay.runtime.kafka import KafkaConnection
 _CLIENT_ID: Final = "relay-check"
 # A cluster that has just started makes its offsets topic when it is first asked.
 _GROUP_SECONDS: Final = 10.0
+_BROKER_RESOURCE: Final = 4
+_SETTINGS: Final = [
+    "group.min.session.timeout.ms",
+    "group.max.session.timeout.ms",
+    "offsets.retention.minutes",
+]
 
 T = TypeVar("T")
 
@@ -33,6 +43,9 @@ class KafkaFacts:
         configs: topic -> its settings; a topic that may not be asked is not in it.
         groups: those that may be seen; state `Dead` where there is none.
         offsets: group -> topics for which it committed offsets.
+        broker_settings: of one broker; empty when they may not be asked.
+        confirm_operations: what may be done with our own group; empty: the broker does not say.
+        clock_offset: the cluster's clock minus this machine's; None: it cannot be asked.
     """
 
     bootstrap_servers: str
@@ -42,6 +55,9 @@ class KafkaFacts:
     groups: Mapping[str, GroupMembers]
     offsets: Mapping[str, frozenset[str]]
     refused: Mapping[str, str] = field(default_factory=dict)
+    broker_settings: Mapping[str, str] = field(default_factory=dict)
+    confirm_operations: frozenset[int] = frozenset()
+    clock_offset: timedelta | None = None
 
 
 async def gather_kafka(kafka: KafkaConnection, flow: Flow) -> KafkaFacts:
@@ -57,6 +73,9 @@ async def gather_kafka(kafka: KafkaConnection, flow: Flow) -> KafkaFacts:
         there = [name for name, topic in described.items() if not topic.error_code]
         names = [*flow.processor_groups, flow.confirm_group]
         seen = {name: await _group(broker, name, refused) for name in names}
+        settings = await _settings(broker, refused)
+        clock = await _clock(broker, refused)
+        rights = await _rights(broker, flow.confirm_group)
         return KafkaFacts(
             bootstrap_servers=kafka.bootstrap_servers,
             brokers=len(broker.client.cluster.brokers()),
@@ -65,7 +84,39 @@ async def gather_kafka(kafka: KafkaConnection, flow: Flow) -> KafkaFacts:
             groups={name: told[0] for name, told in seen.items() if told},
             offsets={name: told[1] for name, told in seen.items() if told},
             refused=refused,
+            broker_settings=settings,
+            confirm_operations=rights,
+            clock_offset=clock,
         )
+
+
+async def _settings(broker: Broker, refused: dict[str, str]) -> dict[str, str]:
+    node = broker.client.get_random_node()
+    request = DescribeConfigsRequest([(_BROKER_RESOURCE, str(node), _SETTINGS)])
+    try:
+        answer = await _bounded(broker.send(request, node))
+    except (KafkaError, TimeoutError, OSError) as error:
+        refused["settings"] = str(error) or type(error).__name__
+        return {}
+    ((error_code, message, _kind, _name, entries),) = answer.resources
+    if error_code:
+        refused["settings"] = message or for_code(error_code).__name__
+    return {entry[0]: entry[1] for entry in entries}
+
+
+async def _clock(broker: Broker, refused: dict[str, str]) -> timedelta | None:
+    try:
+        return await _bounded(broker_clock_offset(broker.client))
+    except (KafkaError, NotImplementedError, TimeoutError, OSError) as error:
+        refused["clock"] = str(error) or type(error).__name__
+        return None
+
+
+async def _rights(broker: Broker, group: str) -> frozenset[int]:
+    try:
+        return await _bounded(group_operations(broker, group))
+    except (KafkaError, NotImplementedError, TimeoutError, OSError):
+        return frozenset()  # what may not be described is told of the group itself
 
 
 async def _group(

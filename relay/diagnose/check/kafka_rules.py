@@ -9,12 +9,19 @@ Source of the operation codes: org.apache.kafka.common.acl.AclOperation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from consumers.group.topic_id import TopicDescription
 from relay.diagnose.check.kafka_facts import KafkaFacts
-from relay.diagnose.check.result import Result, failed, ok, unknown, warning
+from relay.diagnose.check.result import (
+    CLOCK_TOLERANCE_SECONDS,
+    Result,
+    failed,
+    ok,
+    unknown,
+    warning,
+)
 from relay.runtime.flow import Flow
 
 _READ, _WRITE = 3, 4
@@ -22,18 +29,32 @@ _UNKNOWN_TOPIC, _NOT_PERMITTED = 3, 29
 _CONFIGS: Final = "kafka-configs.sh --bootstrap-server ... --alter"
 _DAY_MS: Final = 86_400_000
 _FOR_EVER: Final = -1
+_DAY_MINUTES: Final = 1440
+_OFFSETS_MINUTES: Final = _DAY_MINUTES
 
 
-def judge_kafka(
-    facts: KafkaFacts, flow: Flow, *, outbox_days: int, batch_bytes: int
-) -> list[Result]:
-    """Return every check of topics, groups and rights.
+@dataclass(frozen=True, slots=True)
+class KafkaNeeds:
+    """What our own settings need of the broker.
+
+    Attributes:
+        outbox_days: how long events can be replayed from the outbox.
+        batch_bytes: the largest batch that the relay sends.
+        session_seconds: after so long Kafka is to give up a silent consumer of ours.
+    """
+
+    outbox_days: int
+    batch_bytes: int
+    session_seconds: float
+
+
+def judge_kafka(facts: KafkaFacts, flow: Flow, needs: KafkaNeeds) -> list[Result]:
+    """Return every check of topics, groups, rights, and the broker's own settings.
 
     Args:
         facts: what the broker said.
         flow: which topics and groups matter.
-        outbox_days: how long events can be replayed from the outbox.
-        batch_bytes: the largest batch that the relay sends.
+        needs: what our own settings ask of it.
     """
     results = [ok("kafka.brokers", str(facts.brokers))]
     for topic, described in sorted(facts.topics.items()):
@@ -41,14 +62,80 @@ def judge_kafka(
         config = facts.configs.get(topic)
         if config is not None:
             results.extend(_config(topic, described, config, facts.brokers, flow))
-            results.extend(_sizes(topic, config, flow, outbox_days, batch_bytes))
+            results.extend(_sizes(topic, config, flow, needs))
         elif not described.error_code:
             fix = _acl("DESCRIBE_CONFIGS", "topic", topic)
             results.append(unknown(f"kafka.config:{topic}", "not permitted to see it", fix))
     groups = (*flow.processor_groups, flow.confirm_group)
     results.extend(_group(group, facts, flow) for group in groups)
+    if facts.confirm_operations and _READ not in facts.confirm_operations:
+        results.append(
+            failed(
+                f"kafka.rights:{flow.confirm_group}",
+                "no right to READ: nobody can join the group, and returns are not applied",
+                _acl("READ", "group", flow.confirm_group),
+            )
+        )
+    results.extend(_broker(facts, needs))
+    results.append(_clock(facts))
     here = f"--bootstrap-server {facts.bootstrap_servers}"
     return [replace(r, fix=r.fix.replace("--bootstrap-server ...", here)) for r in results]
+
+
+def _broker(facts: KafkaFacts, needs: KafkaNeeds) -> Iterator[Result]:
+    """Judge what a broker's settings do to consumers: ours, and the processor's."""
+    settings = facts.broker_settings
+    if not settings:
+        why = facts.refused.get("settings", "it does not say")
+        fix = _cluster_acl("DESCRIBE_CONFIGS")
+        yield warning("kafka.broker_settings", f"not known: {why}", fix)
+        return
+    low = int(settings.get("group.min.session.timeout.ms", "6000")) / 1000
+    high = int(settings.get("group.max.session.timeout.ms", "1800000")) / 1000
+    name = "kafka.session_timeout"
+    if low <= needs.session_seconds <= high:
+        yield ok(name, f"{needs.session_seconds:g} s, {low:g} to {high:g} are allowed")
+    else:
+        yield failed(
+            name,
+            f"{needs.session_seconds:g} s: the broker allows {low:g} to {high:g}, and takes no "
+            "other member into a group",
+            f"RELAY_CONFIRM_SESSION_TIMEOUT_SECONDS={min(max(needs.session_seconds, low), high):g}",
+        )
+    minutes = int(settings.get("offsets.retention.minutes", "10080"))
+    name = "kafka.offsets_retention"
+    if minutes >= _OFFSETS_MINUTES:
+        yield ok(name, f"{minutes / _DAY_MINUTES:g} days")
+    else:
+        yield warning(
+            name,
+            f"{minutes / _DAY_MINUTES:.2g} days: a processor that is away longer begins anew, at "
+            "the end (events are skipped) or at the start (they are processed again)",
+            "offsets.retention.minutes=10080 on every broker",
+        )
+
+
+def _clock(facts: KafkaFacts) -> Result:
+    name = "clock.broker"
+    if facts.clock_offset is None:
+        why = facts.refused.get("clock", "it does not say")
+        fix = f"{_cluster_acl('DESCRIBE')}; it takes Kafka 3.3 with KRaft"
+        return warning(name, f"not known: {why}", fix)
+    seconds = facts.clock_offset.total_seconds()
+    if abs(seconds) <= CLOCK_TOLERANCE_SECONDS:
+        return ok(name, f"agrees with this machine's [{seconds:+.3f} s]")
+    return warning(
+        name,
+        f"differs from this machine's [{seconds:+.1f} s]",
+        "let both follow a time server: returns are looked for by their records' times",
+    )
+
+
+def _cluster_acl(operation: str) -> str:
+    return (
+        "kafka-acls.sh --bootstrap-server ... --add --allow-principal User:... "
+        f"--operation {operation} --cluster"
+    )
 
 
 def _acl(operation: str, kind: str, name: str) -> str:
@@ -166,8 +253,9 @@ def _copies(topic: str, copies: int, wanted: int, brokers: int) -> Result:
 
 
 def _sizes(
-    topic: str, config: Mapping[str, str], flow: Flow, outbox_days: int, batch_bytes: int
+    topic: str, config: Mapping[str, str], flow: Flow, needs: KafkaNeeds
 ) -> Iterator[Result]:
+    outbox_days, batch_bytes = needs.outbox_days, needs.batch_bytes
     largest = int(config.get("max.message.bytes", "1048588"))
     if topic != flow.returns_topic:
         name = f"kafka.max_message_bytes:{topic}"

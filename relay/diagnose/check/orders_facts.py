@@ -22,9 +22,15 @@ SELECT c.oid::regclass::text AS name, c.relrowsecurity AS row_security,
                  ON a.attrelid = c.oid AND a.attname = $2 AND i.indkey[0] = a.attnum
                 WHERE i.indrelid = c.oid AND i.indisunique AND i.indnkeyatts = 1 AND i.indisvalid
               ) AS key_is_unique,
-       EXISTS (SELECT FROM pg_index i JOIN pg_attribute a
-                 ON a.attrelid = c.oid AND a.attname = $3 AND i.indkey[0] = a.attnum
-                WHERE i.indrelid = c.oid AND i.indisvalid) AS submitted_is_indexed
+       -- Of the unreturned alone, by time: all orders by time would be read through to find them.
+       EXISTS (SELECT FROM pg_index i
+                 JOIN pg_attribute t ON t.attrelid = c.oid AND t.attname = $3
+                 JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = $4
+                WHERE i.indrelid = c.oid AND i.indisvalid
+                  AND (i.indkey[0] = t.attnum
+                       AND pg_get_expr(i.indpred, i.indrelid) LIKE '%' || quote_ident($4) || '%'
+                       OR i.indkey[0] = s.attnum AND i.indkey[1] = t.attnum)
+              ) AS unreturned_are_indexed
   FROM pg_class c WHERE c.oid = to_regclass($1)
 """
 
@@ -108,7 +114,11 @@ async def gather_orders(
     table, columns, checks, grants = None, {}, {}, []
     if isinstance(apply, ApplyColumns):
         table = await connection.fetchrow(
-            _TABLE, apply.table, apply.key_column, apply.submitted_at_column
+            _TABLE,
+            apply.table,
+            apply.key_column,
+            apply.submitted_at_column,
+            apply.status_column,
         )
         columns = {r["name"]: r["type"] for r in await connection.fetch(_COLUMNS, apply.table)}
         checks = {r["name"]: r["definition"] for r in await connection.fetch(_CHECKS, apply.table)}

@@ -105,7 +105,7 @@ def _columns_mode(facts: OrdersFacts, flow: Flow, apply: ApplyColumns) -> Iterat
             f"{apply.key_column} has no unique index: each return would scan the table",
             f"CREATE UNIQUE INDEX CONCURRENTLY ON {apply.table} ({apply.key_column})",
         )
-    yield _overdue_index(apply, indexed=table["submitted_is_indexed"], flow=flow)
+    yield _overdue_index(apply, indexed=table["unreturned_are_indexed"], flow=flow)
     if table["row_security"]:
         yield warning(
             "orders.row_security",

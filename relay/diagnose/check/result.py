@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+CLOCK_TOLERANCE_SECONDS: Final = 1.0
+"""Clocks that differ by more are reported."""
 
 
 class State(StrEnum):

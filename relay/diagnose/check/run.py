@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import asyncpg
@@ -17,12 +18,14 @@ import orjson
 from aiokafka.errors import KafkaError
 
 from relay.diagnose.check.database_facts import DatabaseFacts, gather_database
-from relay.diagnose.check.database_rules import judge_database
+from relay.diagnose.check.database_rules import judge_database, judge_pooler
 from relay.diagnose.check.exporter import check_exporter
+from relay.diagnose.check.kafka_changes import judge_changed_topics
 from relay.diagnose.check.kafka_facts import gather_kafka
-from relay.diagnose.check.kafka_rules import judge_kafka
+from relay.diagnose.check.kafka_rules import KafkaNeeds, judge_kafka
 from relay.diagnose.check.orders_facts import gather_orders
 from relay.diagnose.check.orders_rules import judge_orders
+from relay.diagnose.check.pooler import gather_pooler
 from relay.diagnose.check.result import (
     Change,
     Result,
@@ -36,7 +39,6 @@ from relay.diagnose.check.result import (
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
-from relay.runtime.kafka_refusal import KafkaRefusedError
 from relay.runtime.migrations import MigrationError, require_schema
 from relay.runtime.schema_drift import schema_differences
 
@@ -76,6 +78,7 @@ async def run_check(
     *,
     outbox_days: int,
     batch_bytes: int,
+    session_seconds: float = 10.0,
     environment: Mapping[str, str] | None = None,
 ) -> CheckReport:
     """Check everything.
@@ -86,10 +89,11 @@ async def run_check(
         flow: names tables, topics and groups.
         outbox_days: retention of the outbox.
         batch_bytes: the largest batch that the relay sends.
+        session_seconds: after so long Kafka is to give up a silent consumer of ours.
         environment: the `OTEL_*` variables; None: this process's own.
     """
     around = [
-        *await _kafka(kafka, flow, outbox_days, batch_bytes),
+        *await _kafka(kafka, flow, KafkaNeeds(outbox_days, batch_bytes, session_seconds)),
         await check_exporter(os.environ if environment is None else environment),
     ]
     try:
@@ -100,21 +104,36 @@ async def run_check(
         )
         return CheckReport((down, *around), (), None, "the database cannot be reached")
     try:
-        results = (*await _database(connection, flow), *around)
-        return await _compared(connection, results)
+        poolers = await gather_pooler(connection, partial(_another, dsn))
+        results = [ok("database.connection", "a primary answers"), *judge_pooler(poolers)]
+        if poolers.shared is not None:
+            # Nothing that is asked through it could be trusted.
+            return CheckReport((*results, *around), (), None, "connections share sessions")
+        results += await _database(connection, flow)
+        return await _compared(connection, (*results, *around), flow)
     finally:
         await connection.close()
 
 
+async def _another(dsn: str | None, settings: Mapping[str, str]) -> asyncpg.Connection:
+    return await connect(
+        dsn, APPLICATION_NAME, command_timeout_seconds=15.0, server_settings=settings
+    )
+
+
 async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
-    results = [ok("database.connection", "a primary answers")]
+    results: list[Result] = []
     try:
         await require_schema(connection)
         results.append(ok("database.schema", "of this version"))
     except (MigrationError, asyncpg.PostgresError) as error:
         results.append(failed("database.schema", str(error), "relay migrate"))
         return results
-    results.append(_drift(await schema_differences(connection)))
+    try:
+        results.append(_drift(await schema_differences(connection)))
+    except MigrationError as error:
+        fix = "relay migrate --verify lists what differs; put each back"
+        results.append(failed("database.schema_drift", str(error), fix))
     tables = ["relay.outbox"]
     if isinstance(flow.apply, ApplyColumns):
         tables.append(flow.apply.table)
@@ -152,15 +171,11 @@ def _users(facts: DatabaseFacts) -> Mapping[str, tuple[str, ...]]:
     return {kind: tuple(sorted(users)) for kind, users in found.items()}
 
 
-async def _kafka(
-    kafka: KafkaConnection, flow: Flow, outbox_days: int, batch_bytes: int
-) -> Sequence[Result]:
+async def _kafka(kafka: KafkaConnection, flow: Flow, needs: KafkaNeeds) -> Sequence[Result]:
     try:
         facts = await gather_kafka(kafka, flow)
     except (KafkaError, KafkaSettingsError, OSError, TimeoutError) as error:
         said = str(error) or type(error).__name__
-        if isinstance(error, KafkaRefusedError):
-            return [failed("kafka.connection", said, error.hint)]
         return [
             failed(
                 "kafka.connection",
@@ -170,16 +185,20 @@ async def _kafka(
         ]
     return [
         ok("kafka.connection", f"{kafka.bootstrap_servers} answers"),
-        *judge_kafka(facts, flow, outbox_days=outbox_days, batch_bytes=batch_bytes),
+        *judge_kafka(facts, flow, needs),
     ]
 
 
-async def _compared(connection: asyncpg.Connection, results: tuple[Result, ...]) -> CheckReport:
+async def _compared(
+    connection: asyncpg.Connection, results: tuple[Result, ...], flow: Flow
+) -> CheckReport:
     try:
         last: Any = await connection.fetchrow(_LAST_HEALTHY)
     except asyncpg.PostgresError as error:
         return CheckReport(results, (), None, str(error))
-    changed = changes(orjson.loads(last["results"]), results) if last else ()
+    before = orjson.loads(last["results"]) if last else []
+    results = (*results, *judge_changed_topics(before, results, flow))
+    changed = changes(before, results) if last else ()
     not_stored = None
     try:
         body = orjson.dumps(as_rows(results)).decode()

@@ -7,52 +7,14 @@ from types import MappingProxyType
 import pytest
 
 from relay.diagnose.check.result import State
-from relay.diagnose.check.run import CheckReport, run_check
+from relay.diagnose.watch.overdue import find_open
 from relay.runtime.flow import ApplyColumns, EventRoute, Flow
 from relay.runtime.kafka import KafkaConnection
-
-DAY_MS = 86_400_000
-
-
-@pytest.fixture
-def flow(topics):
-    events = topics.create("orders.events", retention_ms=str(30 * DAY_MS))
-    returns = topics.create("orders.returns", retention_ms=str(30 * DAY_MS))
-    return Flow(
-        events=MappingProxyType({"order.placed": EventRoute(events, 900.0)}),
-        events_topic=events,
-        returns_topic=returns,
-        processor_groups=(f"processor-{topics.suffix}",),
-        confirm_group=f"confirm-{topics.suffix}",
-    )
-
-
-@pytest.fixture
-def check(database, kafka_bootstrap, flow):
-    async def run(flow=flow, environment=MappingProxyType({})) -> CheckReport:
-        return await run_check(
-            database,
-            KafkaConnection(kafka_bootstrap),
-            flow,
-            outbox_days=30,
-            batch_bytes=900_000,
-            environment=environment,
-        )
-
-    return run
-
-
-def states(report: CheckReport) -> dict[str, State]:
-    return {result.name: result.state for result in report.results}
-
-
-def found(report: CheckReport, name: str) -> str:
-    return next(result.found for result in report.results if result.name == name)
 
 
 async def test_a_fresh_installation_fails_for_processor_and_unsafe_server(check, flow):
     report = await check()
-    bad = {n for n, s in states(report).items() if s in (State.FAILED, State.UNKNOWN)}
+    bad = {n for n, s in report.states.items() if s in (State.FAILED, State.UNKNOWN)}
     # The tests' common PostgreSQL does not wait for its disk, which no production may do.
     assert bad == {f"kafka.group:{flow.processor_groups[0]}", "database.fsync"}
 
@@ -78,6 +40,28 @@ async def test_a_fresh_installation_fails_for_processor_and_unsafe_server(check,
         ("ALTER TABLE public.orders DROP CONSTRAINT orders_pkey", "orders.key", "failed"),
         ("ALTER TABLE public.orders DROP COLUMN return_reason", "orders.columns", "failed"),
         ("DROP TABLE public.orders", "orders.table", "failed"),
+        ("DROP INDEX relay.outbox_aggregate", "database.schema_drift", "failed"),
+        (
+            "ALTER TABLE relay.quarantine DROP CONSTRAINT quarantine_state_check",
+            "database.schema_drift",
+            "failed",
+        ),
+        (
+            "DROP INDEX public.orders_unreturned;CREATE INDEX ON public.orders (submitted_at)",
+            "orders.overdue_index",
+            "warning",
+        ),
+        (
+            "DROP INDEX public.orders_unreturned;"
+            "CREATE INDEX ON public.orders (status, submitted_at)",
+            "orders.overdue_index",
+            "ok",
+        ),
+        (
+            "ALTER DEFAULT PRIVILEGES IN SCHEMA relay GRANT SELECT ON TABLES TO PUBLIC",
+            "access.default_privileges:postgres",
+            "warning",
+        ),
         (
             "UPDATE relay.checkpoint SET prev = '9000000000:9000000000:'",
             "publish.checkpoint",
@@ -126,7 +110,51 @@ async def test_a_fresh_installation_fails_for_processor_and_unsafe_server(check,
 async def test_what_is_wrong_in_the_database_is_named(check, pg, harm, name, state):
     await pg.execute(harm)
     report = await check()
-    assert states(report)[name] == state
+    assert report.states[name] == state
+
+
+async def test_a_trigger_or_constraint_that_is_gone_is_shown_as_changed(check, pg, be_healthy):
+    await pg.execute(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        "CREATE TRIGGER audit BEFORE INSERT ON public.orders FOR EACH ROW EXECUTE FUNCTION f()"
+    )
+    await check()
+    await be_healthy()
+    await pg.execute(
+        "DROP TRIGGER audit ON public.orders;"
+        "ALTER TABLE public.orders DROP CONSTRAINT orders_customer_id_idempotency_key_key"
+    )
+    changed = {change.name: change for change in (await check()).changed}
+    assert "orders.audit" in changed["orders.triggers"].before
+    assert changed["orders.triggers"].now == "ok: there are none"
+    assert "idempotency_key" in changed["orders.constraints"].before
+    assert "idempotency_key" not in changed["orders.constraints"].now
+
+
+async def test_the_index_that_is_printed_is_the_one_that_serves_the_unreturned(check, pg):
+    await pg.execute("DROP INDEX public.orders_unreturned")
+    report = await check()
+    fix = next(r.fix for r in report.results if r.name == "orders.overdue_index")
+    await pg.execute(fix)
+    assert (await check()).states["orders.overdue_index"] == State.OK
+    await pg.execute(
+        "INSERT INTO public.orders (order_id, customer_id, items, total, currency, status,"
+        " submitted_at) SELECT gen_random_uuid(), 'c', '[]', 1, 'EUR', CASE WHEN g % 1000 = 0"
+        " THEN 'submitted' ELSE 'confirmed' END, now() - make_interval(secs => g)"
+        " FROM generate_series(1, 50000) AS g"
+    )
+    await pg.execute("ANALYZE public.orders")
+    await pg.execute("UPDATE relay.installation SET watched_since = now() - interval '90 days'")
+    executed: list[str] = []
+    pg.add_query_logger(lambda record: executed.append(record.query))
+    found = await find_open(pg, Flow(), since=None, at_most=1000)
+    assert 40 <= len(found) <= 50
+    query = next(one for one in executed if "o.submitted_at" in one)
+    since = await pg.fetchval("SELECT watched_since FROM relay.installation")
+    lines = await pg.fetch(f"EXPLAIN {query}", since, 900.0, False, 1000)
+    plan = "\n".join(line[0] for line in lines)
+    assert "Seq Scan on orders" not in plan, plan
+    assert "orders_submitted_at_idx" in plan, plan
 
 
 async def test_missing_partitions_are_named(check, pg):
@@ -135,29 +163,22 @@ async def test_missing_partitions_are_named(check, pg):
         " WHERE inhparent = 'relay.outbox'::regclass AND inhrelid::regclass::text ~ '_p[0-9]{8}$'"
     ):
         await pg.execute(f"DROP TABLE {name['name']}")
-    assert states(await check())["outbox.partitions"] == State.FAILED
+    assert (await check()).states["outbox.partitions"] == State.FAILED
 
 
-async def test_a_missing_schema_is_one_failure_with_its_command(
-    kafka_bootstrap, flow, empty_database
-):
-    report = await run_check(
-        empty_database, KafkaConnection(kafka_bootstrap), flow, outbox_days=30, batch_bytes=900_000
-    )
-    schema = next(r for r in report.results if r.name == "database.schema")
-    assert (schema.state, schema.fix) == (State.FAILED, "relay migrate")
+async def test_a_missing_schema_is_one_failure_with_its_command(check, empty_database):
+    checked = await check(dsn=empty_database)
+    assert checked.states["database.schema"] == State.FAILED
+    assert checked.fix("database.schema") == "relay migrate"
 
 
-async def test_an_unreachable_database_or_broker_is_one_failure_each(flow):
-    report = await run_check(
-        "postgresql://nobody@127.0.0.1:1/none",
-        KafkaConnection("127.0.0.1:1"),
-        flow,
-        outbox_days=30,
-        batch_bytes=900_000,
+async def test_an_unreachable_database_or_broker_is_one_failure_each(check):
+    checked = await check(
+        dsn="postgresql://nobody@127.0.0.1:1/none",
+        kafka=KafkaConnection("127.0.0.1:1"),
         environment={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
     )
-    assert states(report) == {
+    assert checked.states == {
         "database.connection": State.FAILED,
         "kafka.connection": State.FAILED,
         "traces.exporter": State.WARNING,
@@ -171,7 +192,7 @@ async def test_what_is_wrong_with_topics_is_named(check, flow, topics):
         {"order.placed": EventRoute(short, 900.0), "order.other": EventRoute("no.such.topic")}
     )
     report = await check(replace(flow, events=events, returns_topic=compacted))
-    seen = states(report)
+    seen = report.states
     assert seen["kafka.topic:no.such.topic"] == State.FAILED
     assert seen[f"kafka.cleanup:{compacted}"] == State.FAILED
     assert seen[f"kafka.retention:{short}"] == State.FAILED
@@ -182,19 +203,16 @@ async def test_what_is_wrong_with_topics_is_named(check, flow, topics):
 
 async def test_wrong_columns_and_key_type_are_named(check, flow):
     columns = ApplyColumns(key_type="bigint", status_column="state")
-    seen = states(await check(replace(flow, apply=columns)))
+    seen = (await check(replace(flow, apply=columns))).states
     assert seen["orders.columns"] == State.FAILED
-    seen = states(await check(replace(flow, apply=ApplyColumns(key_type="bigint"))))
+    seen = (await check(replace(flow, apply=ApplyColumns(key_type="bigint")))).states
     assert seen["orders.key_type"] == State.FAILED
 
 
-async def test_changes_since_the_last_healthy_run_are_shown(check, pg, flow, topics):
+async def test_changes_since_the_last_healthy_run_are_shown(check, pg, flow, topics, be_healthy):
     # Healthy once: the group that has never read is somebody else's until then.
     healthy = await check()
-    await pg.execute(
-        "UPDATE relay.check_run SET healthy = true"
-        " WHERE check_run_id = (SELECT max(check_run_id) FROM relay.check_run)"
-    )
+    await be_healthy()
     await pg.execute("ALTER TABLE relay.outbox ALTER COLUMN id SET CACHE 20")
     topics.delete(flow.returns_topic)
     report = await check()
