@@ -17,12 +17,13 @@ import asyncpg
 import orjson
 from aiokafka.errors import KafkaError
 
+from relay.diagnose.check.broker_rules import KafkaNeeds
 from relay.diagnose.check.database_facts import DatabaseFacts, gather_database
 from relay.diagnose.check.database_rules import judge_database, judge_pooler
 from relay.diagnose.check.exporter import check_exporter
 from relay.diagnose.check.kafka_changes import judge_changed_topics
 from relay.diagnose.check.kafka_facts import gather_kafka
-from relay.diagnose.check.kafka_rules import KafkaNeeds, judge_kafka
+from relay.diagnose.check.kafka_rules import judge_kafka
 from relay.diagnose.check.orders_facts import gather_orders
 from relay.diagnose.check.orders_rules import judge_orders
 from relay.diagnose.check.pooler import gather_pooler
