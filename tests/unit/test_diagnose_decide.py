@@ -572,3 +572,21 @@ def test_an_offset_left_over_from_an_older_log_is_no_proof_of_hop_3() -> None:
     assert named(case)[:2] == (Hop.PROCESS, Verdict.NOT_PROCESSED)
     moved = replace(case, waiting={GROUP: replace(left, left_over=800_000)})
     assert named(moved)[:2] == (Hop.RETURN, Verdict.NO_RETURN)
+
+
+def test_one_lost_record_of_a_group_that_had_just_begun_is_no_skipped_range() -> None:
+    crossing = replace(
+        CROSSED,
+        before_offset=OFFSET,
+        after_offset=OFFSET + 1,
+        unattended_from_at=ago(minutes=60),
+        unattended_before=True,
+    )
+    alone = replace(
+        LOST, crossing={GROUP: crossing}, neighbours=Neighbours((OFFSET,), (OFFSET + 1,))
+    )
+    assert named(alone) == (Hop.RETURN, Verdict.NO_RETURN, Cause.RETURN_NEVER_SENT)
+    many = tuple(range(OFFSET - 6, OFFSET + 1))
+    wide = replace(crossing, before_offset=OFFSET - 6)
+    range_lost = replace(LOST, crossing={GROUP: wide}, neighbours=Neighbours(many, (OFFSET + 1,)))
+    assert named(range_lost) == (Hop.RETURN, Verdict.NO_RETURN, Cause.OFFSETS_SKIPPED)

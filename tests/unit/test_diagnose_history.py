@@ -165,3 +165,12 @@ def test_an_offset_beyond_the_log_was_committed_on_another() -> None:
     still = waiting(stale, 5, at(60))
     assert still is not None
     assert (still.offset, still.left_over) == (0, 400)
+
+
+def test_nobody_in_the_group_before_the_record_came_is_told_apart() -> None:
+    found = crossing("g", samples((0, 100, 0), (10, 160, 1)), 150, at(5))
+    assert found is not None
+    assert (found.unattended_from_at, found.unattended_before) == (at(0), True)
+    found = crossing("g", samples((0, 100, 0), (6, 100, 0), (10, 160, 1)), 150, at(5))
+    assert found is not None
+    assert (found.unattended_from_at, found.unattended_before) == (at(0), False)

@@ -87,6 +87,8 @@ def _resumed_past(crossing: Crossing, around: Neighbours, own: int) -> bool:
     lost = sum(one in jump for one in around.unanswered)
     answered = sum(one in jump for one in around.answered)
     first, last = around.run(own)
+    if crossing.unattended_before and last - first + 1 < JUMP_RUN:
+        return False  # it may have had members again, and lost a few of many
     # The first position after the resumption may lie past records that were answered again.
     from_the_start = first <= crossing.before_offset and last - first + 1 >= JUMP_RUN
     to_the_end = crossing.after_members == 0 and last == crossing.after_offset - 1

@@ -57,7 +57,8 @@ def crossing(
     after = samples[past]
     before = samples[past - 1] if past > start else after
     left = _member_left(samples, past)
-    unattended = _unattended_from(samples[start:past], published_at)
+    seen, before_it = _unattended_from(samples[start:past], published_at)
+    seen = seen or _moved_alone(after)
     return Crossing(
         group=group,
         before_at=before.at,
@@ -66,7 +67,8 @@ def crossing(
         after_at=after.at,
         after_offset=after.committed or 0,
         after_members=after.members,
-        unattended_from_at=unattended or _moved_alone(after),
+        unattended_from_at=seen or before_it,
+        unattended_before=seen is None and before_it is not None,
         members_left_at=left.at if left else None,
         left_offset=left.committed if left else None,
         log_start=after.log_start,
@@ -124,8 +126,10 @@ def _standing(sample: PositionSample, offset: int) -> int:
     return min(sample.log_start if sample.log_start is not None else 0, offset)
 
 
-def _unattended_from(samples: Sequence[PositionSample], published_at: datetime) -> datetime | None:
-    """Return since when the group had no members, if it had none while the record waited."""
+def _unattended_from(
+    samples: Sequence[PositionSample], published_at: datetime
+) -> tuple[datetime | None, datetime | None]:
+    """Return since when the group had no members while the record waited, and when it came."""
     since: datetime | None = None
     found: datetime | None = None
     for one in samples:
@@ -135,8 +139,8 @@ def _unattended_from(samples: Sequence[PositionSample], published_at: datetime) 
                 found = since
         elif one.members is not None:
             since = None
-    # It had none at the last position before the publication, and nothing was recorded since.
-    return found or since
+    # It may have had none at the last position before the publication, and none was recorded since.
+    return found, since
 
 
 def _moved_alone(after: PositionSample) -> datetime | None:

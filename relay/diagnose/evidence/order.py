@@ -160,6 +160,8 @@ class Crossing:
         after_offset: the first position past it, and its members.
         unattended_from_at: when the group lost its last member while the record waited; None:
             it had members all the time.
+        unattended_before: that is only known of the moment before the record came: whether it had
+            members again by then was not recorded.
         members_left_at: when it lost a member at most a minute after passing the record.
         left_offset: the committed offset at that moment.
         log_start: the log's start when it was passed, when recorded.
@@ -173,6 +175,7 @@ class Crossing:
     after_offset: int
     after_members: int | None
     unattended_from_at: datetime | None = None
+    unattended_before: bool = False
     members_left_at: datetime | None = None
     left_offset: int | None = None
     log_start: int | None = None
