@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import random
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ class Client:
     placed: list[str] = field(default_factory=list)
     hot: list[str] = field(default_factory=list)
     enough: asyncio.Event = field(default_factory=asyncio.Event)
+    committed_at: dict[str, float] = field(default_factory=dict)
     _left: int = 0
 
     async def run(self) -> None:
@@ -169,7 +171,9 @@ class Client:
             await self.journal.outcome(transaction_id, "rolled_back")
             await transaction.rollback()
             return False
-        return await self._commit(transaction, transaction_id, events, new=new)
+        committed = await self._commit(transaction, transaction_id, events, new=new)
+        self.committed_at |= dict.fromkeys((one.event_id for one in intents), time.monotonic())
+        return committed
 
     async def _commit(
         self,

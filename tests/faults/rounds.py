@@ -129,6 +129,13 @@ class Round:
         rows = await self.stage.fetch(_STATUSES, orders)
         return len(rows) == len(orders) and all(row["status"] in TERMINAL for row in rows)
 
+    async def judged(self) -> Result:
+        """Wait until all that was placed before is through, and judge it."""
+        result = Result(self.number, [])
+        await self._drain(result)
+        result.violations += self._violations
+        return result
+
     # --- the end of a round
 
     async def _drain(self, result: Result) -> None:

@@ -30,6 +30,7 @@ EVENTS, RETURNS = "orders.events", "orders.returns"
 PARTITIONS = 6
 # Small, so that a row that is too large for the topic need not be huge.
 LARGEST_BATCH_BYTES = 200_000
+_NOBODY = 9  # a port where nobody listens
 INSTANCES = {"relay": 2, "confirm": 2, "processor": 1}
 
 
@@ -45,6 +46,7 @@ class Stage:
     programs: dict[str, Program]
     journal: Journal
     reader: Reader
+    silent_collector: Proxy
     truth: Truth = field(default_factory=Truth)
     postgres_crashes: int = 0
     partitions_added: bool = False
@@ -127,21 +129,27 @@ def _through(dsn: str, port: int) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}@{LOOPBACK}:{port}"))
 
 
-def _settings(role: str, name: str, dsn: str, kafka: list[Proxy]) -> dict[str, str]:
-    events = {"order.placed": {"deadline_seconds": 900}, "order.noted": {}}
+def _settings(
+    dsn: str, kafka: list[Proxy], collector_port: int, deadline_seconds: float
+) -> dict[str, str]:
+    events = {"order.placed": {"deadline_seconds": deadline_seconds}, "order.noted": {}}
     return {
         "DATABASE_URL": dsn,
         "KAFKA_BOOTSTRAP_SERVERS": ",".join(f"{LOOPBACK}:{one.port}" for one in kafka),
         "RELAY_FLOW_EVENTS": orjson.dumps(events).decode(),
         "RELAY_METRICS_ENABLED": "false",
         "RELAY_LOG_LEVEL": "info",
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{LOOPBACK}:{collector_port}",
         # Small pages, so that several are under way at once.
         "RELAY_PUBLISH_PAGE_ROWS": "100",
     }
 
 
 @asynccontextmanager
-async def a_stage(*, brokers: int = 1, keep: Path | None = None) -> AsyncIterator[Stage]:
+async def a_stage(
+    *, brokers: int = 1, keep: Path | None = None, deadline_seconds: float = 900.0
+) -> AsyncIterator[Stage]:
     """Start everything; afterwards nothing is left but `keep`, with the journal and the logs."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(run_folder())
@@ -163,9 +171,11 @@ async def a_stage(*, brokers: int = 1, keep: Path | None = None) -> AsyncIterato
         bootstrap = ",".join(one.bootstrap_servers for one in nodes)
         reader = Reader(bootstrap, EVENTS, RETURNS)
         stack.callback(reader.close)
-        stage = Stage(folder, postgres, nodes, database, kafka, {}, journal, reader)
+        collector = await _proxy(stack, postgres.port)
+        collector.stall()
+        stage = Stage(folder, postgres, nodes, database, kafka, {}, journal, reader, collector)
         await _tables(stage)
-        for program in _programs(stage, kept):
+        for program in _programs(stage, kept, deadline_seconds):
             stage.programs[program.name] = program
             stack.callback(program.kill)
             program.start()
@@ -191,13 +201,15 @@ async def _tables(stage: Stage) -> None:
     await connection.close()
 
 
-def _programs(stage: Stage, kept: Path) -> list[Program]:
+def _programs(stage: Stage, kept: Path, deadline_seconds: float) -> list[Program]:
     found = []
     for role, count in INSTANCES.items():
         dsn = _through(stage.dsn, stage.database[role].port)
         for number in range(1, count + 1):
             name = f"{role}-{number}"
-            env = _settings(role, name, dsn, stage.kafka[role])
+            # The first ones' collector is down, the others' takes everything and never answers.
+            collector_port = _NOBODY if number == 1 else stage.silent_collector.port
+            env = _settings(dsn, stage.kafka[role], collector_port, deadline_seconds)
             found.append(Program(name, role, env, kept))
     return found
 

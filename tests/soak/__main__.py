@@ -1,0 +1,133 @@
+"""Steady load for a chosen time: `python -m tests.soak --minutes 60`.
+
+Watches memory, file handles and connections of every process; afterwards all orders must have come
+back, and the verdict is by slope. Every so often connections are cut: what is made anew must not
+leave the old behind. With `--foreign-transaction` somebody's transaction stays open for the whole
+time, and nothing is cut: it must not delay anybody's events.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import psutil
+
+from tests.faults.client import Client, Habits
+from tests.faults.report import quantile
+from tests.faults.rounds import Result, Round
+from tests.faults.stage import Stage, a_stage, until
+from tests.soak.slopes import Finding, Sample, judge, verdict
+
+_CUT_SECONDS = 45.0
+
+
+def sample(pid: int, began: float) -> Sample:
+    process = psutil.Process(pid)
+    with process.oneshot():
+        return Sample(
+            time.monotonic() - began,
+            process.memory_info().rss,
+            process.num_fds(),
+            len(process.net_connections("tcp")),
+        )
+
+
+async def watch(
+    stage: Stage, seconds: float, every: float, *, cuts: bool
+) -> dict[str, list[Sample]]:
+    """Sample every process until the time is over; cut connections now and then."""
+    began, samples = time.monotonic(), {name: list[Sample]() for name in stage.programs}
+    cut_at = began + (_CUT_SECONDS if cuts else float("inf"))
+    while time.monotonic() - began < seconds:
+        await asyncio.sleep(every)
+        for name, program in stage.programs.items():
+            samples[name].append(await asyncio.to_thread(sample, program.pid, began))
+        if time.monotonic() >= cut_at:
+            cut_at = time.monotonic() + _CUT_SECONDS
+            for proxy in stage.all_proxies():
+                proxy.cut()
+    return samples
+
+
+@asynccontextmanager
+async def foreign_transaction(stage: Stage) -> AsyncIterator[None]:
+    """Hold a transaction with a number of its own open."""
+    connection = await asyncpg.connect(stage.dsn)
+    await connection.execute("BEGIN")
+    await connection.execute("SELECT pg_current_xact_id()")
+    yield
+    await connection.execute("ROLLBACK")
+    await connection.close()
+
+
+def delays(stage: Stage, client: Client) -> list[float]:
+    """Return, ascending, how long events took from COMMIT's reply to a foreign reader."""
+    seen: dict[str, float] = {}
+    for record in stage.events.records:
+        seen.setdefault(record.record_id, record.seen_at)
+    return sorted(seen[one] - at for one, at in client.committed_at.items() if one in seen)
+
+
+async def soak(
+    minutes: float, rate: float, keep: Path | None, *, foreign: bool
+) -> tuple[list[Finding], Result, list[float]]:
+    """Place `rate` orders a second; return the findings, the judgement, and the delays."""
+    seconds = minutes * 60
+    async with AsyncExitStack() as stack:
+        stage = await stack.enter_async_context(a_stage(keep=keep))
+        await until(stage.all_came_up, 60)
+        if foreign:
+            await stack.enter_async_context(foreign_transaction(stage))
+        habits = Habits(orders=int(seconds * rate), seconds=seconds, writers=6)
+        client = Client(stage.client_dsn, stage.journal, habits, random.Random(1))
+        client.enough.set()
+        placing = asyncio.create_task(client.run())
+        every = max(1.0, min(10.0, seconds / 60))
+        samples = await watch(stage, seconds, every, cuts=not foreign)
+        await placing
+        result = await Round(stage, 1, 1, [], habits).judged()
+        late = delays(stage, client)
+    return [judge(name, found) for name, found in samples.items()], result, late
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--rate", type=float, default=100.0, help="orders a second")
+    parser.add_argument("--keep", type=Path, help="folder for the journal and the logs")
+    parser.add_argument("--json", type=Path, help="file for the findings as JSON")
+    parser.add_argument("--foreign-transaction", action="store_true", help="held all the time")
+    options = parser.parse_args()
+    foreign = options.foreign_transaction
+    findings, result, late = asyncio.run(
+        soak(options.minutes, options.rate, options.keep, foreign=foreign)
+    )
+    for one in findings:
+        sys.stdout.write(one.line() + "\n")
+    sys.stdout.write(
+        f"{result.orders} orders, {result.events} events, {result.duplicates} repeated,"
+        f" {len(result.violations)} promises broken\n"
+    )
+    sys.stdout.write(
+        f"from COMMIT to a foreign reader: p50 {quantile(late, 0.5):.3f} s,"
+        f" p99 {quantile(late, 0.99):.3f} s, longest {late[-1]:.3f} s"
+        f"{' beside an open transaction' if foreign else ''}\n"
+    )
+    for violation in result.violations[:20]:
+        sys.stdout.write(f"  {violation}\n")
+    if options.json:
+        options.json.write_text(json.dumps([one.line() for one in findings]), encoding="utf-8")
+    good = verdict({one.name: one for one in findings}) and not result.violations
+    sys.stdout.write("steady\n" if good else "NOT STEADY\n")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
