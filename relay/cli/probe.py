@@ -21,7 +21,7 @@ from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stop_on_signals
 from relay.telemetry.endpoint import EndpointError, Health, serving
 from relay.telemetry.exporter import ExportCounts
-from relay.telemetry.metrics import Metrics, ProbeMetrics
+from relay.telemetry.metrics import Metrics
 
 METRICS_PORT = 9467
 
@@ -70,13 +70,12 @@ class _Probing:
 
     async def _repeat(self, every: float) -> bool:
         metrics = Metrics("probe", program_version(), lambda: ExportCounts(0, {}, 0, 0))
-        told = metrics.probes()
         async with AsyncExitStack() as stack:
             await self._serve(stack, metrics)
             stop = stack.enter_context(stop_on_signals())
             while True:
                 probe = await self._send(probe_or_outage)
-                _count(told, probe)
+                _count(metrics, probe)
                 self._show(probe)
                 try:
                     await asyncio.wait_for(stop.wait(), every)
@@ -114,12 +113,12 @@ class _Probing:
         click.echo(json.dumps(_as_json(probe)) if self.as_json else _line(harmless(probe)))
 
 
-def _count(told: ProbeMetrics, probe: Probe) -> None:
-    told.runs.labels("ok" if probe.failed_hop is None else probe.failed_hop.value).inc()
+def _count(metrics: Metrics, probe: Probe) -> None:
+    metrics.probe_runs.labels("ok" if probe.failed_hop is None else probe.failed_hop.value).inc()
     for hop, took in probe.seconds.items():
-        told.seconds.labels(hop).set(took)
+        metrics.probe_seconds.labels(hop).set(took)
     if probe.ok:
-        told.last_ok_at.set(time.time())
+        metrics.probe_last_ok_at.set(time.time())
 
 
 def _as_json(probe: Probe) -> dict[str, Any]:

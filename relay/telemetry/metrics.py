@@ -41,7 +41,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 from prometheus_client.core import (
@@ -122,14 +122,6 @@ class _SpanCollector(Collector):
         yield GaugeMetricFamily("relay_spans_queue_bytes", "memory they hold", counts.queued_bytes)
 
 
-class ProbeMetrics(NamedTuple):
-    """What `relay probe --every` says of its canaries."""
-
-    runs: Counter
-    seconds: Gauge
-    last_ok_at: Gauge
-
-
 class Metrics:
     """A process's metrics; whoever serves a hop updates those of its hop.
 
@@ -179,13 +171,10 @@ class Metrics:
         self.incident_alerts = self._counter("incident_alerts", "what happened to one", "event")
         self.dependency_up = self._gauge("dependency_up", "1 while it answers", "dependency")
         self.outage_seconds = self._counter("outage_seconds", "time without it", "dependency")
-
-    def probes(self) -> ProbeMetrics:
-        """Return the metrics of a process that sends canaries; call it once."""
-        return ProbeMetrics(
-            self._counter("probe_runs", "canaries, by where they stopped", "result"),
-            self._gauge("probe_seconds", "of the last canary", "hop"),
-            self._gauge("probe_last_ok_timestamp_seconds", "when one last came through"),
+        self.probe_runs = self._counter("probe_runs", "canaries, by where they stopped", "result")
+        self.probe_seconds = self._gauge("probe_seconds", "of the last canary", "hop")
+        self.probe_last_ok_at = self._gauge(
+            "probe_last_ok_timestamp_seconds", "when a canary last came through"
         )
 
     def _counter(self, name: str, says: str, *labels: str) -> Counter:

@@ -114,13 +114,33 @@ async def test_rates_are_of_the_last_minute(pg: asyncpg.Connection) -> None:
     await pg.execute(ROWS, 120)
     await pg.execute(
         "INSERT INTO relay.delivery_ledger (epoch, topic, partition, base_offset, record_count,"
-        " outbox_ids, id_range, published_at) SELECT 1, 't', 0, 0, 60,"
+        " outbox_ids, id_range, published_at) SELECT 1, 'orders.events', 0, 0, 60,"
         " array_agg(n), '[1,60]', at FROM generate_series(1, 60) n,"
         " (VALUES (clock_timestamp()), (clock_timestamp() - interval '2 minutes')) v (at)"
         " GROUP BY at"
     )
     rates = (await read_counts(pg, Flow())).rates
     assert rates == {"place": 2.0, "publish": 1.0, "confirm": 0.0}
+
+
+async def test_canaries_are_in_no_rate_and_in_no_queue(pg: asyncpg.Connection) -> None:
+    await pg.execute(
+        "INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload)"
+        " SELECT t, 'c', t, '{}' FROM unnest(ARRAY['relay.probe', 'relay.canary']) AS t,"
+        " generate_series(1, 30)"
+    )
+    await pg.execute(
+        "INSERT INTO relay.delivery_ledger (epoch, topic, partition, base_offset, record_count,"
+        " outbox_ids, id_range) SELECT 1, 'orders.events', 0, 0, 90, array_agg(n), '[1,90]'"
+        " FROM generate_series(1, 90) n"
+    )
+    await pg.execute(
+        "INSERT INTO relay.probe_run (probe_id, aggregate_id, topic)"
+        " SELECT gen_random_uuid(), n, 'orders.events' FROM generate_series(1, 30) n"
+    )
+    counts = await read_counts(pg, Flow())
+    assert counts.rates == {"place": 0.0, "publish": 1.0, "confirm": 0.0}
+    assert counts.publish == Waiting(0)
 
 
 async def test_how_it_stands_as_json(

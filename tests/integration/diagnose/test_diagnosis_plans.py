@@ -22,7 +22,7 @@ async def large(pg: asyncpg.Connection) -> asyncpg.Connection:
     await pg.execute(
         """INSERT INTO relay.inbox (event_id, aggregate_id, status, outcome, content_hash,
                consumer_group, topic, partition, record_offset, recorded_at, received_at)
-           SELECT g, g, 'confirmed', 'applied', '', 'order-confirmation', 'orders.returns', 0, g,
+           SELECT g, g, 'confirmed', 'applied', ''::bytea, 'order-confirmation', 'orders.returns', 0, g,
                   t, t
              FROM (SELECT g, now() - interval '30 days' + make_interval(secs => 12.9 * g) AS t
                      FROM generate_series(1, 200000) AS g) AS x"""
@@ -33,7 +33,7 @@ async def large(pg: asyncpg.Connection) -> asyncpg.Connection:
            SELECT now() - interval '14 days' + make_interval(secs => 20 * s), 'orders.events', p, g,
                   0, s, CASE g WHEN '' THEN NULL ELSE s END, CASE g WHEN '' THEN NULL ELSE 2 END
              FROM generate_series(1, 60000) AS s, generate_series(0, 1) AS p,
-                  unnest(ARRAY['', 'order-processor']) AS g ORDER BY s"""
+                  unnest(ARRAY['', 'order-processor']) AS g ORDER BY 1"""
     )
     await pg.execute("SELECT brin_summarize_new_values('relay.inbox_received_at')")
     await pg.execute("VACUUM ANALYZE relay.inbox, relay.position")

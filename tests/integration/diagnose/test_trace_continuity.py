@@ -27,9 +27,10 @@ async def test_whole_traces_and_each_way_to_break_one(wiring: Wiring) -> None:
     wiring.consumer()
     orders = await wiring.place(5)
     await wiring.until_published(orders)
-    stored = dict(await wiring.pg.fetch("SELECT aggregate_id, traceparent FROM relay.outbox"))
+    # Rows without a context have the one that the relay derives from their event.
+    events = dict(await wiring.pg.fetch("SELECT aggregate_id, event_id FROM relay.outbox"))
     for one in orders[:3]:
-        span = stored[one][:36] + "d" * 16 + stored[one][52:]
+        span = f"00-{events[one].hex}-{'d' * 16}-01"
         await answer(wiring, one, traceparent=span)
     await answer(wiring, orders[3], traceparent=OTHER)
     await answer(wiring, orders[4])
