@@ -590,3 +590,15 @@ def test_one_lost_record_of_a_group_that_had_just_begun_is_no_skipped_range() ->
     wide = replace(crossing, before_offset=OFFSET - 6)
     range_lost = replace(LOST, crossing={GROUP: wide}, neighbours=Neighbours(many, (OFFSET + 1,)))
     assert named(range_lost) == (Hop.RETURN, Verdict.NO_RETURN, Cause.OFFSETS_SKIPPED)
+
+
+def test_an_empty_group_whose_offset_has_just_moved_was_moved_by_hand() -> None:
+    case = replace(
+        group(members=0, committed={WHERE: 118_971}),
+        waiting={GROUP: Waiting(ago(seconds=5), OFFSET - 2, 0)},
+        neighbours=Neighbours(tuple(range(OFFSET - 2, OFFSET + 4))),
+        scan=Scan(True, 0, 6, 6, None),
+    )
+    assert named(case) == (Hop.RETURN, Verdict.NO_RETURN, Cause.OFFSETS_SKIPPED)
+    staffed = replace(case, waiting={GROUP: Waiting(ago(seconds=5), OFFSET - 2, 1)})
+    assert named(staffed)[2] is not Cause.OFFSETS_SKIPPED

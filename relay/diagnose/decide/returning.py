@@ -68,6 +68,8 @@ def unanswered_cause(evidence: Evidence, delivery: Delivery, scan: Scan) -> Caus
     own = delivery.offset if delivery.offset is not None else -1
     around = evidence.neighbours or Neighbours((own,))
     crossing = next(iter(evidence.crossing.values()), None)
+    if crossing is None and _moved_a_moment_ago(evidence, delivery):
+        return Cause.OFFSETS_SKIPPED
     if crossing is not None and _resumed_past(crossing, around, own):
         return Cause.OFFSETS_SKIPPED
     if crossing is not None and _died(crossing, around, own):
@@ -77,6 +79,20 @@ def unanswered_cause(evidence: Evidence, delivery: Delivery, scan: Scan) -> Caus
     if crossing is not None and _jumped(crossing, around, own):
         return Cause.OFFSETS_SKIPPED
     return Cause.RETURN_NEVER_SENT
+
+
+def _moved_a_moment_ago(evidence: Evidence, delivery: Delivery) -> bool:
+    """Tell whether the group has no members now, had none at its last position, and moved since."""
+    groups = evidence.around.groups
+    if isinstance(groups, Missing):
+        return False
+    where = (delivery.topic, delivery.partition)
+    for name, before in evidence.waiting.items():
+        group = groups.get(name)
+        alone = group is not None and group.exists and group.members == 0 == before.members
+        if alone and group is not None and group.committed.get(where, -1) > before.offset:
+            return True
+    return False
 
 
 def _resumed_past(crossing: Crossing, around: Neighbours, own: int) -> bool:
