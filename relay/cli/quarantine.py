@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,8 +17,15 @@ import click
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.quarantine_decisions import discard_command, release_command
 from relay.cli.quarantine_options import STATES, selection_of, selects
-from relay.cli.quarantine_text import content_lines, held_as_data, list_lines, show_lines
+from relay.cli.quarantine_text import (
+    content_lines,
+    gone_lines,
+    held_as_data,
+    list_lines,
+    show_lines,
+)
 from relay.repair.exporting import as_line, export
+from relay.repair.gone import Gone, read_gone
 from relay.repair.held import Content, Group, Held, count_held, read_contents, read_held
 from relay.repair.selection import OPEN, Selection, select
 from relay.repair.session import NotPermittedError, repairing
@@ -48,7 +56,7 @@ def list_command(ctx: click.Context, /, **given: Any) -> None:
     settings = settings_of(ctx)
     states = given["states"] or OPEN
     selection = selection_of(settings.flow, given, STATES if "all" in states else states)
-    groups, rows = asyncio.run(_list(settings, selection, given["limit"]))
+    groups, rows, gone = asyncio.run(_list(settings, selection, given["limit"]))
     if wants_json(ctx):
         print_json(
             {
@@ -58,18 +66,20 @@ def list_command(ctx: click.Context, /, **given: Any) -> None:
                      "count": one.count, "oldest_at": one.oldest_at} for one in groups
                 ],
                 "quarantine": [held_as_data(one) for one in rows],
+                "no_longer_replayable": [asdict(one) for one in gone],
             }
         )  # fmt: skip
     else:
-        click.echo("\n".join(list_lines(groups, rows)))
+        click.echo("\n".join([*list_lines(groups, rows), *gone_lines(gone)]))
 
 
 async def _list(
     settings: Settings, selection: Selection, limit: int
-) -> tuple[list[Group], list[Held]]:
+) -> tuple[list[Group], list[Held], list[Gone]]:
     async with repairing(settings.database.dsn, "quarantine") as connection:
         ids = await select(connection, selection)
-        return await count_held(connection, ids), await read_held(connection, ids[:limit])
+        groups = await count_held(connection, ids)
+        return groups, await read_held(connection, ids[:limit]), await read_gone(connection)
 
 
 @command.command("show")

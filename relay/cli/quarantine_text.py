@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from relay.repair.gone import Gone
 from relay.repair.held import Content, Group, Held
 from relay.repair.printable import printable, printable_bytes
 from relay.repair.resolving import Outcome, Resolved
@@ -66,6 +67,19 @@ def _row_lines(row: Held) -> list[str]:
     if row.seen_count > 1:
         seen += f", {row.seen_count:,} times, last {_time(row.last_seen_at)}"
     return [first, f"{'':>10}{seen}  {_short(row.detail or '')}".rstrip()]
+
+
+def gone_lines(gone: Sequence[Gone]) -> list[str]:
+    """Return which events can no longer be replayed."""
+    lines = ["", "no longer to be replayed (past retention):"] if gone else []
+    for one in gone:
+        ids = "" if one.first_id is None else f", outbox ids {one.first_id}-{one.last_id}"
+        kept = f"; {one.kept:,} of stuck orders were kept" if one.kept else ""
+        what = "kept rows of stuck orders" if one.from_kept else "rows"
+        lines.append(
+            f"  {one.rows:>9,}  {what} of {one.from_at:%Y-%m-%d} to {one.to_at:%Y-%m-%d}{ids}{kept}"
+        )
+    return lines
 
 
 def show_lines(row: Held) -> list[str]:

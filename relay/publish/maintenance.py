@@ -27,6 +27,7 @@ class MaintenanceOptions:
         merge_span_seconds: how imprecise the publish time of an event may become.
         merge_ids: events in one joined ledger row, about.
         forget_seconds: pause between two runs of the retention.
+        kept_days: how long rows of stuck orders outlive their day's partition.
     """
 
     every_seconds: float = 60.0
@@ -36,6 +37,7 @@ class MaintenanceOptions:
     inbox_days: int = 60
     position_days: int = 14
     record_days: int = 180
+    kept_days: int = 365
     lock_attempts: int = 5
     merge_after_seconds: float = 60.0
     merge_span_seconds: float = 10.0
@@ -46,6 +48,8 @@ class MaintenanceOptions:
     def __post_init__(self) -> None:
         if self.ledger_days < self.outbox_days:
             raise ValueError("maintenance.ledger_days must not be less than outbox_days")
+        if self.inbox_days < self.outbox_days:
+            raise ValueError("maintenance.inbox_days must not be less than outbox_days")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,5 +120,6 @@ async def _run(connection: asyncpg.Connection, options: MaintenanceOptions) -> M
             inbox_days=options.inbox_days,
             position_days=options.position_days,
             record_days=options.record_days,
+            kept_days=options.kept_days,
         )
     return MaintenanceReport(partitions=partitions, merged_rows=merged, deleted_rows=deleted)

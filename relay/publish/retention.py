@@ -1,7 +1,9 @@
-"""Hop 2: forgets what is past its retention: ledger, inbox, positions, process and outage records.
+"""Hop 2: forgets what is past its retention: ledger, inbox, positions, records, kept rows.
 
 Invariant: rows go in small batches, each its own transaction, so that nobody waits for them and a
 crash loses nothing. What a person decided (quarantine, closed orders, audit) is not forgotten here.
+Kept rows (of orders that were stuck when their day was dropped) leave by name: what can no longer
+be replayed is noted by range, and each batch has its row in the audit log.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ DELETE FROM relay.outage_record WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM relay.outage_record
      WHERE coalesce(to_at, from_at) < clock_timestamp() - make_interval(days => $1) LIMIT $2))
 """
+# Its own transaction, with its notes; by a function of the owner's.
+_KEPT = "SELECT relay.forget_kept($1, $2)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ async def forget(
     inbox_days: int,
     position_days: int,
     record_days: int,
+    kept_days: int,
 ) -> dict[str, int]:
     """Delete what is older than its days; return how many rows of which table."""
     duties = (
@@ -65,6 +70,7 @@ async def forget(
         _Duty("outage_record", _OUTAGE, record_days),
     )
     deleted = {duty.table: await _forget_one(connection, duty) for duty in duties}
+    deleted["kept"] = await _forget_kept(connection, kept_days)
     return {table: count for table, count in deleted.items() if count}
 
 
@@ -73,6 +79,16 @@ async def _forget_one(connection: asyncpg.Connection, duty: _Duty) -> int:
     for _ in range(MOST_BATCHES):
         status = await connection.execute(duty.statement, duty.days, BATCH_ROWS)
         batch = int(status.removeprefix("DELETE "))
+        deleted += batch
+        if batch < BATCH_ROWS:
+            break
+    return deleted
+
+
+async def _forget_kept(connection: asyncpg.Connection, days: int) -> int:
+    deleted = 0
+    for _ in range(MOST_BATCHES):
+        batch = await connection.fetchval(_KEPT, days, BATCH_ROWS)
         deleted += batch
         if batch < BATCH_ROWS:
             break

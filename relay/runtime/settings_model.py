@@ -272,8 +272,8 @@ class MaintenanceSettings(Section):
             raise ValueError("ledger_days must not be less than outbox_days: rows without proof")
         if self.inbox_days < self.outbox_days:
             raise ValueError(
-                "inbox_days must not be less than outbox_days: the oldest event can be replayed, and"
-                " its return would not be known again"
+                "inbox_days must not be less than outbox_days: the oldest event can be replayed,"
+                " and its return would not be known again"
             )
         return self
 

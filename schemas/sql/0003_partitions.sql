@@ -122,24 +122,91 @@ BEGIN
     RETURN shards > 0;
 END $$;
 
--- Saves the rows that must outlive their partition: parked ones, and those of open overdue orders.
-CREATE FUNCTION relay.keep_rows(partition_name text)
+-- Saves the rows that must outlive their partition: parked ones, and those of open overdue orders. So
+-- no stuck order pins its day. Under the lock of a drop only cases of orders placed about that day are
+-- looked at: with a million cases open, all of them would make orders wait.
+CREATE FUNCTION relay.keep_rows(partition_name text,
+                                placed_from timestamptz DEFAULT '-infinity',
+                                placed_until timestamptz DEFAULT 'infinity')
 RETURNS void LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    first_id bigint;
+    last_id  bigint;
 BEGIN
+    EXECUTE format('SELECT min(id), max(id) FROM relay.%I', partition_name) INTO first_id, last_id;
     EXECUTE format(
         'INSERT INTO relay.kept
          SELECT o.*, clock_timestamp(), ''parked'' FROM relay.quarantine q
            JOIN relay.%1$I o ON o.id = q.outbox_id
           WHERE q.kind = ''event'' AND q.state IN (''held'', ''release_requested'')
-         ON CONFLICT (id) DO NOTHING', partition_name);
+            AND q.outbox_id BETWEEN $1 AND $2
+         ON CONFLICT (id) DO NOTHING', partition_name) USING first_id, last_id;
     EXECUTE format(
         'INSERT INTO relay.kept
          SELECT o.*, clock_timestamp(), ''overdue'' FROM relay.overdue d
            JOIN relay.%1$I o ON o.aggregate_id = d.aggregate_id AND o.event_id::text = d.event_id
-          WHERE d.closed_at IS NULL
-         ON CONFLICT (id) DO NOTHING', partition_name);
+          WHERE d.closed_at IS NULL AND d.placed_at BETWEEN $1 AND $2
+         ON CONFLICT (id) DO NOTHING', partition_name) USING placed_from, placed_until;
+END $$;
+
+-- Lets go of kept rows past their own retention, some at a time; returns how many. An order that is
+-- still parked then is stuck for good: its event is discarded, by name, with a row in the audit log,
+-- and the range is noted with the dropped partitions.
+CREATE FUNCTION relay.forget_kept(days int, most int)
+RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    gone      bigint[];
+    discarded bigint[];
+    from_at   timestamptz;
+    to_at     timestamptz;
+    said      text := format('kept for %s days, past its retention', days);
+BEGIN
+    IF days < 1 THEN
+        RAISE EXCEPTION 'kept rows are kept for a day at least';
+    END IF;
+    WITH old AS (
+        SELECT id FROM relay.kept k
+         WHERE kept_at < clock_timestamp() - make_interval(days => $1)
+           AND NOT EXISTS (SELECT FROM relay.quarantine q      -- on its way at last
+                            WHERE q.kind = 'event' AND q.outbox_id = k.id
+                              AND q.state = 'release_requested')
+         ORDER BY kept_at LIMIT $2 FOR UPDATE OF k SKIP LOCKED
+    ), left_us AS (
+        DELETE FROM relay.kept k USING old WHERE k.id = old.id RETURNING k.id, k.created_at
+    )
+    SELECT array_agg(id ORDER BY id), min(created_at), max(created_at) INTO gone, from_at, to_at
+      FROM left_us;
+    IF gone IS NULL THEN
+        RETURN 0;
+    END IF;
+    WITH stuck AS (
+        UPDATE relay.quarantine
+           SET state = 'discarded', resolved_at = clock_timestamp(), resolved_by = 'retention',
+               resolved_why = said
+         WHERE kind = 'event' AND state = 'held' AND outbox_id = ANY (gone)
+        RETURNING quarantine_id
+    )
+    SELECT array_agg(quarantine_id ORDER BY quarantine_id) INTO discarded FROM stuck;
+    INSERT INTO relay.dropped_partition AS p
+                (partition_name, from_at, to_at, id_range, row_count, kept_count)
+         VALUES ('kept', from_at, to_at + interval '1 microsecond',
+                 int8range(gone[1], gone[array_upper(gone, 1)], '[]'), cardinality(gone), 0)
+    ON CONFLICT ON CONSTRAINT dropped_partition_pkey DO UPDATE
+            SET from_at = least(p.from_at, excluded.from_at),
+                to_at = greatest(p.to_at, excluded.to_at),
+                id_range = range_merge(p.id_range, excluded.id_range),
+                row_count = p.row_count + excluded.row_count,
+                dropped_at = excluded.dropped_at;
+    INSERT INTO relay.audit_log (who, action, why, result, detail)
+         VALUES ('relay retention', 'forget_kept', said,
+                 format('%s rows can no longer be replayed', cardinality(gone)),
+                 jsonb_build_object('outbox_ids', gone,
+                                    'discarded', coalesce(to_jsonb(discarded), '[]')));
+    RETURN cardinality(gone);
 END $$;
 
 -- Drops a day that is over and handed over. Returns 'dropped', or why not: 'not_a_partition',
@@ -181,7 +248,8 @@ BEGIN
     IF NOT relay.is_handed_over(partition_name) THEN
         RETURN 'not_handed_over';
     END IF;
-    PERFORM relay.keep_rows(partition_name);
+    -- An order is placed before its event is written, but for clocks that differ.
+    PERFORM relay.keep_rows(partition_name, starts_at - interval '2 days', ends_at + interval '2 days');
     EXECUTE format('SELECT int8range(min(id), max(id), ''[]'') FROM relay.%I', partition_name)
        INTO ids;
     INSERT INTO relay.dropped_partition
@@ -233,12 +301,14 @@ BEGIN
     RETURN moved;
 END $$;
 
-REVOKE ALL ON FUNCTION relay.move_sequences_on(), relay.move_out_of_default(text, timestamptz, timestamptz),
+REVOKE ALL ON FUNCTION relay.move_sequences_on(), relay.forget_kept(int, int),
+                       relay.move_out_of_default(text, timestamptz, timestamptz),
                        relay.default_is_large(), relay.today_has_partition(),
                        relay.create_partition(date), relay.is_handed_over(text),
-                       relay.keep_rows(text), relay.drop_partition(text, bigint) FROM PUBLIC;
+                       relay.keep_rows(text, timestamptz, timestamptz),
+                       relay.drop_partition(text, bigint) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE relay.empty_default(date, bigint) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION relay.default_is_large(),
+GRANT EXECUTE ON FUNCTION relay.default_is_large(), relay.forget_kept(int, int),
                           relay.create_partition(date), relay.is_handed_over(text),
                           relay.drop_partition(text, bigint)
     TO relay_publisher;

@@ -214,7 +214,9 @@ async def test_what_is_past_its_days_is_forgotten(pg: asyncpg.Connection) -> Non
     for statement in AGED:
         for days in (1, 9, 11):
             await pg.execute(statement, timedelta(days=days))
-    deleted = await forget(pg, ledger_days=10, inbox_days=10, position_days=10, record_days=10)
+    deleted = await forget(
+        pg, ledger_days=10, inbox_days=10, position_days=10, record_days=10, kept_days=10
+    )
     assert deleted == dict.fromkeys(TABLES, 1)
     for table in TABLES:
         assert await pg.fetchval(f"SELECT count(*) FROM relay.{table}") == 2
@@ -224,7 +226,9 @@ async def test_more_than_a_batch_goes_in_batches(pg: asyncpg.Connection) -> None
     rows = 2 * BATCH_ROWS + 1
     statement = AGED[0] + f" FROM generate_series(1, {rows})"
     await pg.execute(statement, timedelta(days=11))
-    deleted = await forget(pg, ledger_days=10, inbox_days=10, position_days=10, record_days=10)
+    deleted = await forget(
+        pg, ledger_days=10, inbox_days=10, position_days=10, record_days=10, kept_days=10
+    )
     assert deleted == {"position": rows}
 
 
@@ -235,3 +239,66 @@ async def test_the_retention_runs_once_an_hour(pg: asyncpg.Connection) -> None:
     assert (await run_once(pg, options)).deleted_rows == {}
     await pg.execute("UPDATE relay.maintenance SET ran_at = ran_at - interval '2 hours'")
     assert (await run_once(pg, options)).deleted_rows == {"position": 1}
+
+
+KEPT = """
+INSERT INTO relay.kept (txid, id, event_id, aggregate_type, aggregate_id, event_type, payload,
+                        created_at, kept_at, why)
+SELECT '3', $1::int, gen_random_uuid(), 'order', 'o-' || $1::int, 'order.placed', '{}',
+       timestamptz '2026-01-05 12:00Z' + $1::int * interval '1 day', now() - $2::interval, 'parked'
+"""
+HELD = """
+INSERT INTO relay.quarantine (kind, reason, aggregate_id, outbox_id, state)
+VALUES ('event', 'too_large', 'o-' || $1::int, $1::int, $2)
+"""
+
+
+async def test_kept_rows_have_a_retention_of_their_own_and_leave_by_name(
+    pg: asyncpg.Connection,
+) -> None:
+    for number, days, state in ((1, 400, "held"), (2, 380, "release_requested"),
+                                (3, 370, "released"), (4, 10, "held")):  # fmt: skip
+        await pg.execute(KEPT, number, timedelta(days=days))
+        await pg.execute(HELD, number, state)
+    options = MaintenanceOptions(kept_days=365)
+    report = await run_once(pg, options)
+    assert report.deleted_rows == {"kept": 2}
+    # One that somebody released is on its way, and stays until it is sent.
+    assert await pg.fetchval("SELECT array_agg(id ORDER BY id) FROM relay.kept") == [2, 4]
+    rows = await pg.fetch("SELECT outbox_id, state, resolved_by FROM relay.quarantine ORDER BY 1")
+    assert [tuple(row) for row in rows] == [
+        (1, "discarded", "retention"),
+        (2, "release_requested", None),
+        (3, "released", None),
+        (4, "held", None),
+    ]
+    gone = await pg.fetchrow("SELECT * FROM relay.dropped_partition WHERE partition_name = 'kept'")
+    assert (gone["row_count"], gone["id_range"].lower, gone["id_range"].upper) == (2, 1, 4)
+    audit = await pg.fetchrow("SELECT * FROM relay.audit_log")
+    assert (audit["action"], audit["result"]) == (
+        "forget_kept",
+        "2 rows can no longer be replayed",
+    )
+    # The range grows with what leaves later.
+    await pg.execute("UPDATE relay.kept SET kept_at = now() - interval '2 years' WHERE id = 4")
+    await pg.execute("UPDATE relay.maintenance SET ran_at = ran_at - interval '2 hours'")
+    await run_once(pg, options)
+    gone = await pg.fetchrow("SELECT * FROM relay.dropped_partition WHERE partition_name = 'kept'")
+    assert (gone["row_count"], gone["id_range"].upper) == (3, 5)
+
+
+async def test_the_relays_role_lets_go_of_kept_rows_by_that_function_only(
+    pg: asyncpg.Connection,
+) -> None:
+    await pg.execute(KEPT, 1, timedelta(days=400))
+    await pg.execute("SET ROLE relay_publisher")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await pg.execute("DELETE FROM relay.kept")
+    assert await pg.fetchval("SELECT relay.forget_kept(365, 10)") == 1
+    with pytest.raises(asyncpg.RaiseError):
+        await pg.fetchval("SELECT relay.forget_kept(0, 10)")
+
+
+def test_an_inbox_that_forgets_before_the_outbox_is_refused() -> None:
+    with pytest.raises(ValueError, match="inbox_days"):
+        MaintenanceOptions(inbox_days=29)
