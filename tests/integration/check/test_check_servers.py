@@ -131,7 +131,9 @@ async def test_a_trigger_or_constraint_that_is_gone_is_shown_as_changed(check, p
     assert "idempotency_key" not in changed["orders.constraints"].now
 
 
-async def test_the_index_that_is_printed_is_the_one_that_serves_the_unreturned(check, pg):
+async def test_the_index_that_is_printed_is_the_one_that_serves_the_unreturned(
+    check, pg, eventually
+):
     await pg.execute("DROP INDEX public.orders_unreturned")
     report = await check()
     fix = next(r.fix for r in report.results if r.name == "orders.overdue_index")
@@ -149,7 +151,7 @@ async def test_the_index_that_is_printed_is_the_one_that_serves_the_unreturned(c
     pg.add_query_logger(lambda record: executed.append(record.query))
     found = await find_open(pg, Flow(), since=None, at_most=1000)
     assert 40 <= len(found) <= 50
-    query = next(one for one in executed if "o.submitted_at" in one)
+    (query,) = await eventually(lambda: [one for one in executed if "o.submitted_at" in one])
     since = await pg.fetchval("SELECT watched_since FROM relay.installation")
     lines = await pg.fetch(f"EXPLAIN {query}", since, 900.0, False, 1000)
     plan = "\n".join(line[0] for line in lines)

@@ -22,7 +22,8 @@ async def large(pg: asyncpg.Connection) -> asyncpg.Connection:
     await pg.execute(
         """INSERT INTO relay.inbox (event_id, aggregate_id, status, outcome, content_hash,
                consumer_group, topic, partition, record_offset, recorded_at, received_at)
-           SELECT g, g, 'confirmed', 'applied', ''::bytea, 'order-confirmation', 'orders.returns', 0, g,
+           SELECT g, g, 'confirmed', 'applied', ''::bytea, 'order-confirmation',
+                  'orders.returns', 0, g,
                   t, t
              FROM (SELECT g, now() - interval '30 days' + make_interval(secs => 12.9 * g) AS t
                      FROM generate_series(1, 200000) AS g) AS x"""
