@@ -117,6 +117,8 @@ def selection_of(flow: Flow, given: dict[str, Any]) -> Selection:
     since, until = given["since"], given["until"]
     if since is not None and until is not None and since >= until:
         raise click.UsageError("--since must be before --until")
+    if given["everything"] and (given["hops"] or given["verdicts"]):
+        raise click.UsageError("--all judges no order: --hop and --verdict do not go with it")
     low, high = given["outbox"] or (None, None)
     return Selection(
         orders=tuple(canonical(flow, orders)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from relay.replay.jobs import Job, ReplayError, claim, move, read_job, refused
 from relay.replay.missing import write_missing
 from relay.replay.returns import Stretch, feed_returns
 from relay.replay.run import Conductor, Progress, RunOptions
+from relay.replay.spans import tell_replay
 from relay.runtime.database import is_connection_loss
 from relay.runtime.process import instance_name, program_version
 from relay.runtime.settings import Settings
@@ -130,7 +132,7 @@ async def _conduct(settings: Settings, conductor: Conductor, stop: asyncio.Event
     tracing = configure(
         "relay-run", os.environ, version=program_version(), instance_id=instance_name()
     )
-    relay_stop = asyncio.Event()
+    relay_stop, started_ns = asyncio.Event(), time.time_ns()
     relay = RelayService(
         settings.database.dsn,
         settings.kafka,
@@ -156,6 +158,7 @@ async def _conduct(settings: Settings, conductor: Conductor, stop: asyncio.Event
                 )  # fmt: skip
             publishing.result()
         conducting.result()
+        await tell_replay(conductor.connection, tracing, conductor.job, started_ns)
     finally:
         relay_stop.set()
         await asyncio.gather(publishing, return_exceptions=True)
@@ -174,7 +177,8 @@ async def _finish(
     outcome = Outcome(job, counted, why_not, waited=conductor.options.wait_seconds > 0)
     if job.state != "sent" or conductor.stopped:
         return outcome
-    missing = await _diagnosed(settings, conductor.follower.waiting(_DIAGNOSED_AT_MOST))
+    waiting = conductor.follower.waiting(_DIAGNOSED_AT_MOST) if outcome.waited else ()
+    missing = await _diagnosed(settings, waiting)
     outcome = Outcome(job, counted, why_not, missing, outcome.waited)
     progress = {
         "expected": counted.expected,

@@ -154,7 +154,9 @@ class Pipeline:
 
         One page of a replay is under way at a time: that is all that a kill can repeat.
         """
-        if self.underway.replay is not None:
+        underway = self.underway.replay
+        if underway is not None:
+            await self.replays.read_ahead(underway)
             return 1  # the next one follows at once
         found = await self.replays.next()
         if found is None:

@@ -101,6 +101,9 @@ class Replays:
     page_rows: int
     _look_at: float = 0.0
     _active_until: float = 0.0
+    _job: UUID | None = None
+    _released: int = 0
+    _ahead: tuple[Page, Replayed] | None = None
     _statements: dict[str, asyncpg.prepared_stmt.PreparedStatement] = field(default_factory=dict)
 
     @property
@@ -128,14 +131,29 @@ class Replays:
 
     def later(self) -> None:
         """Look again in a while: what was found cannot be sent now."""
+        self._ahead = None
         self._look_at = time.monotonic() + _LOOK_SECONDS
 
+    async def read_ahead(self, underway: Replayed) -> None:
+        """Read what follows on the items under way, while the broker has those."""
+        first = underway.sent_after
+        if self._ahead is None and underway.replay_id == self._job and first < self._released:
+            page, replay = await self._read(underway.replay_id, underway.topic, first)
+            self._ahead = page, replay
+
     async def _due(self) -> tuple[Page, Replayed] | None:
+        ahead, self._ahead = self._ahead, None
         jobs = await self._fetch(DUE)
         if not jobs:
             return None
         replay_id, topic, sent, released = jobs[0]
-        last = min(released, sent + self.page_rows)
+        self._job, self._released = replay_id, released
+        if ahead is not None and (ahead[1].replay_id, ahead[1].sent_before) == (replay_id, sent):
+            return ahead[0].ending_at(self.cursor.position), ahead[1]
+        return await self._read(replay_id, topic, sent)
+
+    async def _read(self, replay_id: UUID, topic: str | None, sent: int) -> tuple[Page, Replayed]:
+        last = min(self._released, sent + self.page_rows)
         outbox_ids = await self._items(replay_id, sent, last)
         position = self.cursor.position
         forbidden = dict(await self._fetch(FORBIDDEN, outbox_ids, str(position.prev)))

@@ -275,14 +275,9 @@ async def count_returned(
     return count
 
 
-# Everything that was published, in the order of the outbox. $7: orders; $8: event types with a
-# topic. A row that waits in quarantine was not published.
-_BULK: Final = f"""
-WITH chosen AS (
-    SELECT e.id, row_number() OVER (ORDER BY e.id) - 1 AS place
-      FROM (SELECT id, txid, aggregate_id, event_type, created_at FROM relay.outbox
-             UNION ALL
-            SELECT id, txid, aggregate_id, event_type, created_at FROM relay.kept) AS e
+# Everything that was published, in the order of the outbox. $7: orders; $8: event types that have a
+# topic. What waits in quarantine was not published.
+_CHOSEN: Final = f"""
      WHERE {_CONDITIONS}
        AND ($7::text[] IS NULL OR e.aggregate_id = ANY ($7))
        AND ($8::text[] IS NULL OR e.event_type = ANY ($8))
@@ -290,12 +285,30 @@ WITH chosen AS (
                                   (SELECT prev FROM relay.checkpoint WHERE shard = 0))
        AND NOT EXISTS (SELECT FROM relay.quarantine AS q
                         WHERE q.kind = 'event' AND q.outbox_id = e.id AND q.state <> 'released')
-)
+"""  # noqa: S608 - constants of this module
+_STORE: Final = f"""
 INSERT INTO relay.replay_part (replay_id, number, outbox_ids)
 SELECT $1::uuid, place / {PART_ITEMS}, array_agg(id ORDER BY place)
   FROM chosen GROUP BY place / {PART_ITEMS}
 RETURNING cardinality(outbox_ids)
 """  # noqa: S608 - constants of this module
+# The outbox alone can be read along its primary key.
+_BULK: Final = f"""
+WITH chosen AS (
+    SELECT e.id, row_number() OVER (ORDER BY e.id) - 1 AS place FROM relay.outbox AS e
+    {_CHOSEN}
+) {_STORE}
+"""  # noqa: S608 - constants of this module
+_BULK_WITH_KEPT: Final = f"""
+WITH chosen AS (
+    SELECT e.id, row_number() OVER (ORDER BY e.id) - 1 AS place
+      FROM (SELECT id, txid, aggregate_id, event_type, created_at FROM relay.outbox
+             UNION ALL
+            SELECT id, txid, aggregate_id, event_type, created_at FROM relay.kept) AS e
+    {_CHOSEN}
+) {_STORE}
+"""  # noqa: S608 - constants of this module
+_ANY_KEPT: Final = "SELECT EXISTS (SELECT FROM relay.kept)"
 
 
 async def store_everything(
@@ -306,5 +319,6 @@ async def store_everything(
     event_types: Sequence[str] | None,
 ) -> int:
     """Store all published events of a selection as a job's items; return how many."""
-    rows = await connection.fetch(_BULK, replay_id, *conditions(selection), orders, event_types)
-    return sum(row[0] for row in rows)
+    query = _BULK_WITH_KEPT if await connection.fetchval(_ANY_KEPT) else _BULK
+    values = (replay_id, *conditions(selection), orders, event_types)
+    return sum(row[0] for row in await connection.fetch(query, *values))

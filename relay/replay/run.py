@@ -147,6 +147,8 @@ class Conductor:
 
     async def _look(self, *, at_once: bool = False) -> Counted:
         now = time.monotonic()
+        if self.options.wait_seconds <= 0:
+            return self.follower.counted()
         if at_once or now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
             found = await self.follower.look(self.job.sent_count)

@@ -77,6 +77,7 @@ class SpanKind(IntEnum):
 
 
 RETURN_OVERDUE: Final = "return overdue"
+REPLAY: Final = "replay"
 
 
 def server_span(method: str, route: str) -> str:

@@ -67,6 +67,34 @@ class Replaying(Wiring):
         finally:
             consumer.close()
 
+    async def go_past_returns(self) -> None:
+        """Move the stopped consumer's offsets behind everything, as a hand-written UPDATE does."""
+        for number, end in self.ends(self.returns).items():
+            await self.pg.execute(
+                "UPDATE relay.consumer_offset SET next_offset = $3, last_record_offset = NULL,"
+                "       last_record = NULL"
+                " WHERE consumer_group = $1 AND partition = $2",
+                self.confirm_group,
+                number,
+                end,
+            )
+
+    async def until_handled(self) -> None:
+        """Wait until the consumer has handled every return that is there."""
+
+        async def handled() -> bool:
+            rows = await self.pg.fetch(
+                "SELECT partition, next_offset FROM relay.consumer_offset"
+                " WHERE consumer_group = $1",
+                self.confirm_group,
+            )
+            known = dict(rows)
+            return all(
+                known.get(number, 0) >= end for number, end in self.ends(self.returns).items()
+            )
+
+        await self.eventually(handled, 40)
+
     async def audited(self) -> list[str]:
         rows = await self.pg.fetch(
             "SELECT action FROM relay.audit_log WHERE action LIKE 'replay%' ORDER BY audit_id"
@@ -85,4 +113,24 @@ def loop(
     eventually: Callable[..., Awaitable[Any]],
 ) -> Replaying:
     """The test's own loop."""
-    return Replaying(database, pg, kafka_bootstrap, topics, relay_process, relay_command, eventually)
+    return Replaying(
+        database, pg, kafka_bootstrap, topics, relay_process, relay_command, eventually
+    )
+
+
+@pytest.fixture
+def relay_piped(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Run `relay A --json | relay B --json`, as a shell does; return what B says."""
+    from tests.conftest import RELAY, _relay_environment  # noqa: PLC0415
+
+    def run(loop: Replaying, left: Sequence[str], right: Sequence[str]) -> Any:
+        env = _relay_environment(request, loop.environment)
+        with subprocess.Popen([RELAY, *left, "--json"], stdout=subprocess.PIPE, env=env) as first:
+            done = subprocess.run(
+                [RELAY, *right, "--json"], check=False, stdin=first.stdout, capture_output=True,
+                text=True, timeout=120, env=env,
+            )  # fmt: skip
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout) | {"exit": done.returncode}
+
+    return run
