@@ -18,7 +18,7 @@ from relay.cli.diagnose import SINCE
 from relay.cli.errors import Found
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.cli.watchdog import watch_options
-from relay.diagnose.causes import MEANINGS, Cause
+from relay.diagnose.causes import MEANINGS, Cause, for_incident
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.incidents.listing import IncidentSeen, list_incidents, single_orders
 from relay.diagnose.session import UnreachableError, session
@@ -150,11 +150,7 @@ def _counts(one: IncidentSeen) -> str:
 
 def next_command(one: IncidentSeen) -> str:
     """Return the command to run now."""
-    commands = MEANINGS[Cause(one.kind[2])].next
-    own = [command for command in commands if command != "relay incidents"] or list(commands)
-    first = own[0]
-    if first.startswith("relay replay"):
-        # Returns that were passed over are given again by the incident's replay, too.
-        how = first.partition("{order}")[2]
-        return f"relay replay --incident {one.name}{how}"
-    return first.format(order=quote(one.examples[0]) if one.examples else "ORDER", twin="ORDER")
+    cause = Cause(one.kind[2])
+    commands = [for_incident(command, cause, one.name) for command in MEANINGS[cause].next]
+    own = [command for command in commands if command != "relay incidents"] or commands
+    return own[0].format(order=quote(one.examples[0]) if one.examples else "ORDER", twin="ORDER")

@@ -592,6 +592,40 @@ MOVING_BY_ITSELF = frozenset(
 NEVER_BY_ITSELF = frozenset({Cause.CHECKPOINT_SKIPPED})
 
 
+# What holds the orders of an incident in quarantine, in the quarantine's own word.
+_HELD_FOR: Mapping[Cause, str] = MappingProxyType(
+    {
+        Cause.TOO_LARGE: "too_large",
+        Cause.NO_TOPIC_MAPPED: "no_topic",
+        Cause.REFUSED_BY_BROKER: "refused_by_broker",
+        Cause.RETURN_MALFORMED: "malformed",
+        Cause.RETURN_UNKNOWN_ORDER: "unknown_order",
+        Cause.RETURN_UNKNOWN_STATUS: "unknown_status",
+        Cause.RETURN_CONFLICTS: "conflict",
+        Cause.APPLY_FAILED: "apply_failed",
+        Cause.ORDER_HIDDEN: "unknown_order",
+    }
+)
+
+
+def for_incident(command: str, cause: Cause, incident: str) -> str:
+    """Return a cause's command for all orders of an incident, with `{order}` where it is for one.
+
+    Args:
+        command: of `MEANINGS[cause].next`.
+        cause: the incident's.
+        incident: its name, such as I-17.
+    """
+    if command.startswith("relay replay returns"):
+        # Returns that were passed over are given again by the incident's replay, too.
+        return f"relay replay --incident {incident}"
+    if command.startswith("relay replay --order {order}"):
+        return command.replace("--order {order}", f"--incident {incident}")
+    if command.startswith("relay quarantine") and cause in _HELD_FOR:
+        return command.replace("--order {order}", f"--held-for {_HELD_FOR[cause]}")
+    return command
+
+
 def causes_of(verdict: Verdict) -> tuple[Cause, ...]:
     """Every cause that can explain a verdict, in the order of the list."""
     return tuple(cause for cause in Cause if verdict in MEANINGS[cause].verdicts)

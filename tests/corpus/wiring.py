@@ -90,7 +90,8 @@ class Wiring:
         """Insert orders as a writer does that knows of no outbox."""
         await self.pg.executemany(
             """INSERT INTO orders (order_id, customer_id, items, total, currency)
-               VALUES ($1::text::uuid, $2, '[]', 1, 'EUR')""",
+               VALUES ($1::text::uuid, $2,
+                       '[{"sku": "tea", "quantity": 1, "price": "9.95"}]', 9.95, 'EUR')""",
             [(one, customer) for one in orders],
         )
 

@@ -42,3 +42,15 @@ def test_hops_are_named_where_a_verdict_blames_one() -> None:
     free = {verdict for verdict, row in MEANINGS.items() if row.hop is None}
     expected = {Verdict.RETURNED, Verdict.IN_FLIGHT, Verdict.CLOSED, Verdict.UNKNOWN}
     assert free == expected
+
+
+def test_what_helps_one_order_helps_a_whole_incident() -> None:
+    command = causes.MEANINGS[Cause.RETURN_NEVER_SENT].next[0]
+    named = causes.for_incident(command, Cause.RETURN_NEVER_SENT, "I-17")
+    assert named == "relay replay --incident I-17"
+    release = causes.MEANINGS[Cause.TOO_LARGE].next[1]
+    named = causes.for_incident(release, Cause.TOO_LARGE, "I-17")
+    assert named == "relay quarantine release --held-for too_large --reason REASON"
+    missing = causes.MEANINGS[Cause.OUTBOX_BYPASSED].next[0]
+    named = causes.for_incident(missing, Cause.OUTBOX_BYPASSED, "I-17")
+    assert named == "relay replay --incident I-17 --write-missing"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from shlex import quote
 
-from relay.diagnose.causes import MEANINGS, Cause
+from relay.diagnose.causes import MEANINGS, Cause, for_incident
 from relay.diagnose.decide.decision import decide, due_at, placed_at
 from relay.diagnose.decide.delay import Delay, longest_delay
 from relay.diagnose.decide.finding import Finding
@@ -19,8 +19,6 @@ from relay.diagnose.tell import hops
 from relay.diagnose.tell.diagnosis import Diagnosis, HopLine, Mark
 from relay.diagnose.verdicts import HOPS, Hop, Verdict
 from relay.telemetry import traceparent as w3c
-
-_REPLAY = "relay replay"
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
@@ -95,13 +93,11 @@ def _next(evidence: Evidence, finding: Finding) -> tuple[str, ...]:
     """Return the commands, with the order's ids in them; a whole incident is replayed as one."""
     # Quoted: they are copied into a shell, and an order's id may be anybody's text.
     names = {"order": quote(evidence.order_id), "twin": quote(evidence.twin or "ORDER")}
-    commands = [command.format(**names) for command in MEANINGS[finding.cause].next]
+    commands = MEANINGS[finding.cause].next
     incident = evidence.incident_id
     if incident is not None:
-        one_order = f"{_REPLAY} --order {names['order']}"
-        all_orders = f"{_REPLAY} --incident I-{incident}"
-        commands = [one.replace(one_order, all_orders) for one in commands]
-    return tuple(commands)
+        commands = tuple(for_incident(one, finding.cause, f"I-{incident}") for one in commands)
+    return tuple(command.format(**names) for command in commands)
 
 
 _DESCRIBED = {
