@@ -39,6 +39,7 @@ from consumers.group.rebalances import Rebalances
 from consumers.group.topic_log import TopicLog
 from consumers.options import SessionOptions
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_records import read_any_header_name
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +80,7 @@ class Session(Generic[WorkT]):
 
     def __post_init__(self) -> None:
         self._drained.set()
+        read_any_header_name()
         self._rebalances = Rebalances(self._drained, self.options.drain_seconds)
         self._consumer = AIOKafkaConsumer(**self._consumer_options())
         self._consumer.subscribe(topics=[self.topic], listener=self._rebalances)

@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from relay.cli.output import console, print_json, settings_of, wants_json
+from relay.cli.output import console, harmless, print_json, settings_of, wants_json
 from relay.diagnose.status.counts import ProcessSeen
 from relay.diagnose.status.hops import HopStatus, Status, is_alive
 from relay.diagnose.status.reading import read_status
@@ -31,7 +31,7 @@ def command(ctx: click.Context) -> None:
     if wants_json(ctx):
         print_json(as_data(status))
     else:
-        show(status)
+        show(harmless(status))
 
 
 def as_data(status: Status) -> dict[str, Any]:

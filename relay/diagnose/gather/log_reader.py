@@ -18,18 +18,19 @@ from typing import Any, Final
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
 from aiokafka.errors import for_code
 from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.record import MemoryRecords
 from aiokafka.structs import TopicPartition
 
 from relay.diagnose.evidence.surroundings import Partition
 from relay.diagnose.gather.batch_cut import cut
 from relay.diagnose.gather.broker import Broker
+from relay.runtime.kafka_records import AnyRecords
 
 _WAIT_MS: Final = 200
 _ANSWER_BYTES: Final = 50_000_000
 _OUT_OF_RANGE: Final = 1
 _MOVED: Final = frozenset({3, 5, 6, 9, 74, 75, 76})
 _NO_END: Final = 2**63 - 1
+_NEWEST_MS: Final = 253_402_300_799_000  # the end of the year 9999; producers write anything
 _NOBODY_LEADS_SECONDS: Final = 0.1
 
 
@@ -136,7 +137,7 @@ def _decoded(one: Partition, span: range, error: int, rest: list[Any], level: in
 def _plain(data: bytes, span: range) -> Fetched:
     """Decode without aiokafka's object for each record: half the time of a scan."""
     records: list[Any] = []
-    pending, next_offset = MemoryRecords(cut(data, span.start, span.stop)), span.start
+    pending, next_offset = AnyRecords(cut(data, span.start, span.stop)), span.start
     while pending.has_next():
         batch = pending.next_batch()
         next_offset = batch.next_offset
@@ -153,7 +154,7 @@ def _plain(data: bytes, span: range) -> Fetched:
 def _without_aborted(one: Partition, data: bytes, aborted: list[Any], offset: int) -> Fetched:
     unpacked = PartitionRecords(
         TopicPartition(*one),
-        MemoryRecords(data),
+        AnyRecords(data),
         aborted,
         offset,
         key_deserializer=None,
@@ -170,7 +171,7 @@ def seen(partition: Partition, record: Any) -> RecordSeen:
     return RecordSeen(
         partition,
         record.offset,
-        datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC),
+        datetime.fromtimestamp(min(max(record.timestamp, 0), _NEWEST_MS) / 1000, UTC),
         record.key,
         record.value,
         tuple(record.headers),
