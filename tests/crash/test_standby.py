@@ -7,6 +7,7 @@ as its users would feel it, with the settings' defaults.
 import asyncio
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -77,16 +78,16 @@ def pair(
     return Pair(pg, lambda: relay_process("run", env=env), eventually)
 
 
-async def test_after_a_crash_within_five_seconds(pair: Pair, record_property: Any) -> None:
+async def test_after_a_crash_within_five_seconds(pair: Pair) -> None:
     seconds = [await pair.seconds_without(signal.SIGKILL) for _ in range(TIMES)]
-    record_property("takeover_after_crash_seconds", seconds)
+    sys.stdout.write(f"takeover after a crash: {seconds} s\n")
     assert max(seconds) < 5.0, seconds
     # The lease had to lapse: whoever is quicker took it from a relay that might live.
     assert min(seconds) > 1.0, seconds
 
 
-async def test_after_a_clean_stop_within_a_second(pair: Pair, record_property: Any) -> None:
+async def test_after_a_clean_stop_within_a_second(pair: Pair) -> None:
     seconds = [await pair.seconds_without(signal.SIGTERM) for _ in range(TIMES)]
-    record_property("takeover_after_stop_seconds", seconds)
+    sys.stdout.write(f"takeover after a clean stop: {seconds} s\n")
     assert statistics.median(seconds) < 1.0, seconds
     assert max(seconds) < 2.0, seconds  # other tests run at the same time
