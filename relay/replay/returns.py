@@ -22,6 +22,7 @@ from consumers.confirm.pending import put_pending
 from consumers.returns.reader import Return, ReturnReader
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_records import read_any_header_name
 
 _START_SECONDS: Final = 15.0
 _POLL_MS: Final = 1000
@@ -119,6 +120,7 @@ async def feed_returns(
         ReturnsUnreadError: the topic is not there, or the broker does not answer.
         asyncpg.InsufficientPrivilegeError: this login may not.
     """
+    read_any_header_name()
     consumer = AIOKafkaConsumer(
         **kafka.client_options("relay-replay"),
         enable_auto_commit=False,

@@ -59,7 +59,7 @@ def tls_problem(error: BaseException) -> TlsProblem | None:
         if isinstance(one, ssl.SSLCertVerificationError):
             return _VERIFY_CODES.get(one.verify_code, TlsProblem.UNTRUSTED)
         if isinstance(one, ssl.SSLError):
-            reason = (one.reason or "").upper()
+            reason = (getattr(one, "reason", None) or "").upper()
             return next((problem for part, problem in _REASONS if part in reason), None)
     return None
 
@@ -70,7 +70,7 @@ def said_by_tls(error: BaseException) -> str:
         if isinstance(one, ssl.SSLCertVerificationError):
             return one.verify_message
         if isinstance(one, ssl.SSLError):
-            return (one.reason or "").lower().replace("_", " ")
+            return (getattr(one, "reason", None) or "").lower().replace("_", " ")
     return ""
 
 
