@@ -33,13 +33,20 @@ DO UPDATE SET seen_count = relay.quarantine.seen_count + 1, last_seen_at = clock
               state = 'held', resolved_at = NULL, resolved_by = NULL, resolved_why = NULL
 """
 
+# A million that are released at once must not be one statement, which would be cancelled, and asked
+# for again, for ever.
+RELEASED_AT_A_TIME = 10_000
+
 # Released by a person: it waits with the pending ones, and is decided anew as if it came now.
 _RELEASE = """
 WITH released AS (
     UPDATE relay.quarantine
        SET state = 'released', resolved_at = clock_timestamp()
-     WHERE kind = 'return' AND state = 'release_requested'
-       AND consumer_group = $1 AND topic = $2 AND partition = ANY ($3::int[])
+     WHERE quarantine_id = ANY (ARRAY(
+           SELECT quarantine_id FROM relay.quarantine
+            WHERE kind = 'return' AND state = 'release_requested'
+              AND consumer_group = $1 AND topic = $2 AND partition = ANY ($3::int[])
+            ORDER BY quarantine_id LIMIT $4 FOR UPDATE))
     RETURNING *
 )
 INSERT INTO relay.pending_return
@@ -79,9 +86,9 @@ async def write_quarantine(
 async def release_requested(
     connection: asyncpg.Connection, group: str, topic: str, owned: Collection[Partition]
 ) -> int:
-    """Move returns whose release was asked for to the pending ones; return how many."""
+    """Move returns whose release was asked for to the pending ones, the oldest; return how many."""
     numbers = [partition.partition for partition in owned]
-    done = await connection.execute(_RELEASE, group, topic, numbers)
+    done = await connection.execute(_RELEASE, group, topic, numbers, RELEASED_AT_A_TIME)
     return int(done.rpartition(" ")[2])
 
 

@@ -24,6 +24,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "incidents": ("relay.cli.incidents", "When, where and why returns were late or lost."),
         "diagnose": ("relay.cli.diagnose", "Where an order was lost, why, and what to do."),
         "trace": ("relay.cli.trace", "An order's timeline, and the gap in it."),
+        "audit": ("relay.cli.audit", "Who did what to the system, and why."),
     },
     "Repair": {
         "replay": ("relay.cli.replay", "Missed events again: plan, then --execute."),

@@ -32,6 +32,7 @@ def command(ctx: click.Context, show_all: bool) -> None:
             outbox_days=settings.maintenance.outbox_days,
             batch_bytes=settings.publish.batch_bytes,
             session_seconds=settings.confirm.session_timeout_seconds,
+            inbox_days=settings.maintenance.inbox_days,
         )
     )
     if wants_json(ctx):

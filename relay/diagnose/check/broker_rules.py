@@ -25,11 +25,13 @@ class KafkaNeeds:
         outbox_days: how long events can be replayed from the outbox.
         batch_bytes: the largest batch that the relay sends.
         session_seconds: after so long Kafka is to give up a silent consumer of ours.
+        inbox_days: how long returns are remembered.
     """
 
     outbox_days: int
     batch_bytes: int
     session_seconds: float
+    inbox_days: int
 
 
 def judge_broker(facts: KafkaFacts, needs: KafkaNeeds) -> list[Result]:

@@ -120,9 +120,9 @@ VALUES ('relay.check', 'relay.check', 'relay.check', '{}') RETURNING id
 _CHECKPOINT: Final = """
 SELECT pg_snapshot_xmax(prev)::text::bigint
          > pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS ahead,
-       system_identifier IS NOT NULL
-         AND system_identifier <> (SELECT system_identifier FROM pg_control_system())
-           AS foreign_system
+       coalesce(system_identifier <> (SELECT system_identifier FROM pg_control_system()), false)
+         OR coalesce(home <> (SELECT oid FROM pg_database WHERE datname = current_database())::text
+                             || '/' || 'relay.checkpoint'::regclass::oid, false) AS foreign_system
   FROM relay.checkpoint WHERE shard = 0
 """
 

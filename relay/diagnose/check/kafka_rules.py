@@ -189,6 +189,8 @@ def _sizes(
         else:
             yield ok(name, str(largest))
     kept_ms = int(config.get("retention.ms", str(7 * _DAY_MS)))
+    if topic == flow.returns_topic:
+        yield _inbox(topic, kept_ms, needs)
     name = f"kafka.retention:{topic}"
     longest = max((r.deadline_seconds or 0) for r in flow.events.values())
     if kept_ms == _FOR_EVER or kept_ms >= outbox_days * _DAY_MS:
@@ -206,6 +208,27 @@ def _sizes(
             "without their records",
             f"retention.ms={outbox_days * _DAY_MS} on {topic}, or RELAY_MAINTENANCE_OUTBOX_DAYS",
         )
+
+
+def _inbox(topic: str, kept_ms: int, needs: KafkaNeeds) -> Result:
+    """Judge whether a return is known again, however late it comes a second time."""
+    name = f"kafka.inbox:{topic}"
+    if kept_ms == _FOR_EVER:
+        return warning(
+            name,
+            f"returns stay for ever, the inbox remembers them for {needs.inbox_days} days: older "
+            "ones, read again, are told apart by the order's status alone",
+            f"a retention.ms on {topic}",
+        )
+    wanted = -(-kept_ms // _DAY_MS) + needs.outbox_days
+    if needs.inbox_days >= wanted:
+        return ok(name, f"the inbox remembers returns for {needs.inbox_days} days")
+    return warning(
+        name,
+        f"the inbox forgets returns after {needs.inbox_days} days, but the oldest event can be "
+        f"replayed for {needs.outbox_days}, and its return stays {kept_ms / _DAY_MS:.1f}",
+        f"RELAY_MAINTENANCE_INBOX_DAYS={wanted}",
+    )
 
 
 def _group(group: str, facts: KafkaFacts, flow: Flow) -> Result:

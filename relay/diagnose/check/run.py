@@ -80,6 +80,7 @@ async def run_check(
     outbox_days: int,
     batch_bytes: int,
     session_seconds: float = 10.0,
+    inbox_days: int = 60,
     environment: Mapping[str, str] | None = None,
 ) -> CheckReport:
     """Check everything.
@@ -91,10 +92,12 @@ async def run_check(
         outbox_days: retention of the outbox.
         batch_bytes: the largest batch that the relay sends.
         session_seconds: after so long Kafka is to give up a silent consumer of ours.
+        inbox_days: how long returns are remembered.
         environment: the `OTEL_*` variables; None: this process's own.
     """
+    needs = KafkaNeeds(outbox_days, batch_bytes, session_seconds, inbox_days)
     around = [
-        *await _kafka(kafka, flow, KafkaNeeds(outbox_days, batch_bytes, session_seconds)),
+        *await _kafka(kafka, flow, needs),
         await check_exporter(os.environ if environment is None else environment),
     ]
     try:

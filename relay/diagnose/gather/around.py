@@ -177,6 +177,9 @@ _CHECKPOINT: Final = """
 SELECT updated_at,
        pg_snapshot_xmax(coalesce(cur, prev))::text::numeric
            > pg_snapshot_xmax(pg_current_snapshot())::text::numeric AS ahead,
+       coalesce(home <> (SELECT oid FROM pg_catalog.pg_database
+                          WHERE datname = current_database())::text
+                        || '/' || 'relay.checkpoint'::regclass::oid, false) AS copied,
        system_identifier
   FROM relay.checkpoint WHERE shard = 0
 """
@@ -191,7 +194,9 @@ async def _checkpoint(connection: asyncpg.Connection) -> CheckpointSeen | None:
     foreign = False
     if row["system_identifier"] is not None and await connection.fetchval(_MAY_IDENTIFY):
         foreign = row["system_identifier"] != await connection.fetchval(_IDENTIFY)
-    return CheckpointSeen(row["updated_at"], rebaseline_needed=row["ahead"] or foreign)
+    return CheckpointSeen(
+        row["updated_at"], rebaseline_needed=row["ahead"] or row["copied"] or foreign
+    )
 
 
 _LEASE: Final = """

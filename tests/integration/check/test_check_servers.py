@@ -68,6 +68,7 @@ async def test_a_fresh_installation_fails_for_processor_and_unsafe_server(check,
             "failed",
         ),
         ("UPDATE relay.checkpoint SET system_identifier = 1", "publish.checkpoint", "failed"),
+        ("UPDATE relay.checkpoint SET home = '1/1'", "publish.checkpoint", "failed"),
         (
             "ALTER TABLE public.orders DROP CONSTRAINT orders_status_check,"
             " ADD CONSTRAINT few CHECK (status IN ('submitted', 'confirmed'))",
@@ -201,6 +202,17 @@ async def test_what_is_wrong_with_topics_is_named(check, flow, topics):
     assert seen[f"kafka.max_message_bytes:{short}"] == State.WARNING
     missing = next(r for r in report.results if r.name == "kafka.topic:no.such.topic")
     assert "--create --topic no.such.topic" in missing.fix
+
+
+async def test_an_inbox_that_forgets_returns_that_can_come_again_is_named(check, flow, topics):
+    name = f"kafka.inbox:{flow.returns_topic}"
+    assert (await check(inbox_days=60)).states[name] == State.OK
+    report = await check(inbox_days=59)
+    assert report.states[name] == State.WARNING
+    assert report.fix(name) == "RELAY_MAINTENANCE_INBOX_DAYS=60"
+    for_ever = topics.create("for.ever", retention_ms="-1")
+    states = (await check(replace(flow, returns_topic=for_ever))).states
+    assert states[f"kafka.inbox:{for_ever}"] == State.WARNING
 
 
 async def test_wrong_columns_and_key_type_are_named(check, flow):

@@ -9,6 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from consumers.confirm.quarantine import RELEASED_AT_A_TIME, release_requested
+from consumers.group.partitions import Partition
+
 HOSTILE = b'{"status": "\x1b]0;owned\x07\x1b[2J\x9b31m\xff", \r\n"x": "' + "\u202e".encode() + b'"}'
 
 
@@ -191,11 +194,33 @@ async def test_a_large_decision_is_asked_about_and_each_part_of_it_is_audited(sh
     assert await shop.pg.fetchval("SELECT count(*) FROM relay.audit_log") == 0
     done = shop.data("quarantine", "discard", "--all", "--reason", "x", "--by", "ann", "--yes")
     assert (done["discarded"], done["by"]) == (2500, "ann")
+    listed = shop.data("audit", "--action", "quarantine_discard", "--since", "1h")["audit"]
+    assert [one["detail"]["count"] for one in listed] == [500, 1000, 1000]
+    text = shop.command("audit", "--limit", "1").stdout
+    assert "quarantine_discard (500): done" in text
+    assert "by ann (login postgres): x" in text
+    assert shop.command("audit", "--action", "close").stdout == "nothing was done\n"
     audits = await shop.audits("quarantine_discard")
     numbers = [number for one in audits for number in one["detail"]["ids"]]
     assert numbers == sorted(numbers)
     assert len(set(numbers)) == 2500
     assert {one["who"] for one in audits} == {"ann"}
+
+
+async def test_many_that_are_released_at_once_move_on_by_and_by_oldest_first(
+    pg: asyncpg.Connection,
+) -> None:
+    await fill(pg, RELEASED_AT_A_TIME + 5)
+    await pg.execute("UPDATE relay.quarantine SET state = 'release_requested'")
+    owned = [Partition("t", 0)]
+    assert await release_requested(pg, "g", "t", [Partition("t", 1)]) == 0
+    assert await release_requested(pg, "g", "t", owned) == RELEASED_AT_A_TIME
+    left = await pg.fetch("SELECT record_offset FROM relay.quarantine"
+                          " WHERE state = 'release_requested' ORDER BY 1")  # fmt: skip
+    assert [row[0] for row in left] == [RELEASED_AT_A_TIME + n for n in range(1, 6)]
+    assert await release_requested(pg, "g", "t", owned) == 5
+    waiting = await pg.fetch("SELECT record_offset FROM relay.pending_return ORDER BY pending_id")
+    assert [row[0] for row in waiting] == list(range(1, RELEASED_AT_A_TIME + 6))
 
 
 async def test_the_operator_role_suffices_and_the_observer_role_does_not(shop: Any) -> None:

@@ -1,0 +1,51 @@
+"""Find: `relay audit`: what people, and upkeep, did to the system, and why."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from datetime import datetime
+
+import click
+
+from relay.cli.diagnose import SINCE
+from relay.cli.output import print_json, settings_of, wants_json
+from relay.repair.audited import Audited, read_audit
+from relay.repair.printable import printable
+from relay.repair.session import repairing
+from relay.runtime.settings import Settings
+
+
+@click.command("audit")
+@click.option("--since", type=SINCE, help="Done since then: a time, 24h, 7d.")
+@click.option("--action", default=None, help="E.g. close, quarantine_release, rebaseline.")
+@click.option("--subject", default=None, help="Done to this order, incident, replay.")
+@click.option("--limit", type=click.IntRange(1), default=50, help="So many, the newest.")
+@click.pass_context
+def command(
+    ctx: click.Context, since: datetime | None, action: str | None, subject: str | None, limit: int
+) -> None:
+    """Show who closed, released, discarded, replayed or rebaselined what, when, and why."""
+    rows = asyncio.run(_read(settings_of(ctx), since, action, subject, limit))
+    if wants_json(ctx):
+        print_json({"audit": [asdict(row) for row in rows]})
+    else:
+        click.echo("\n".join(line for row in rows for line in _lines(row)) or "nothing was done")
+
+
+async def _read(
+    settings: Settings, since: datetime | None, action: str | None, subject: str | None, limit: int
+) -> list[Audited]:
+    async with repairing(settings.database.dsn, "audit") as connection:
+        return await read_audit(connection, since, action, subject, limit)
+
+
+def _lines(row: Audited) -> list[str]:
+    at = row.at.astimezone().isoformat(sep=" ", timespec="seconds")
+    subject = f" {row.subject}" if row.subject else ""
+    count = row.detail.get("count") if isinstance(row.detail, dict) else None
+    what = f"{row.action}{subject}" + (f" ({count:,})" if isinstance(count, int) else "")
+    return [
+        f"{at}  {printable(what)}: {printable(row.result)}",
+        f"    by {printable(row.who)} (login {printable(row.login)}): {printable(row.why or '-')}",
+    ]
