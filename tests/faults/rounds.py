@@ -75,8 +75,7 @@ class Round:
             recoveries = [self._fault(kind, result) for kind in self.kinds]
             await asyncio.gather(*recoveries)
             client.enough.set()
-            async with asyncio.timeout(self.habits.seconds + 60):
-                await placing
+            await self._placed(placing)
             await self.stage.everybody_up()
             await self._drain(result)
         finally:
@@ -86,6 +85,15 @@ class Round:
         result.violations += self._violations
         result.seconds = time.monotonic() - began
         return result
+
+    async def _placed(self, placing: "asyncio.Task[None]") -> None:
+        """Wait until the client has placed everything; a slow machine needs its time."""
+        patience = self.habits.seconds + 60 + 0.1 * self.habits.orders
+        _, late = await asyncio.wait([placing], timeout=patience)
+        if late:
+            self._violations.append(Violation("no recovery", f"the client, in {patience:.0f} s"))
+        else:
+            placing.result()
 
     async def _fault(self, kind: Kind, result: Result) -> None:
         luck = luck_of(self.seed, f"{self.number}/{kind.name}")
