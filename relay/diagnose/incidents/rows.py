@@ -29,6 +29,7 @@ from relay.diagnose.incidents.clusters import (
     grown_tenfold,
     ordinary_rate,
 )
+from relay.diagnose.incidents.twins import join_twins
 from relay.diagnose.verdicts import MEANINGS as VERDICTS
 from relay.diagnose.verdicts import Fate, Verdict
 
@@ -101,7 +102,10 @@ async def assign(connection: asyncpg.Connection, now_at: datetime) -> list[Incid
     ordinary = await _ordinary(connection, {case.kind for case in cases}, now_at)
     opened = [await _put(connection, one) for one in cluster(cases, spans, ordinary)]
     changes = await _refresh(connection)
-    return [one for one in opened if one is not None] + changes
+    joined = [IncidentChange("closed", *one) for one in await join_twins(connection)]
+    if joined:
+        changes += await _refresh(connection)
+    return [one for one in opened if one is not None] + changes + joined
 
 
 async def _ordinary(
