@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from relay.diagnose.check import run as check_run
 from relay.outbox import Item, NewOrder, place_order
 from relay.runtime.database import DatabaseRefusedError, connect
 from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
@@ -326,3 +327,12 @@ async def test_check_and_diagnose_say_why_the_broker_refuses(
         await pg.close()
     told = await asyncio.to_thread(relay_command, "diagnose", str(order.order_id), env=env)
     assert "not signed by an authority that we trust" in told.stdout, told.stdout + told.stderr
+
+
+def test_check_warns_of_a_password_in_the_clear() -> None:
+    plain = KafkaConnection("a:1", **sasl("PLAIN", protocol="SASL_PLAINTEXT"))
+    (found,) = check_run._password_in_clear(plain)
+    assert "in the clear" in found.found
+    assert "SASL_SSL" in found.fix
+    scram = sasl("SCRAM-SHA-256", protocol="SASL_PLAINTEXT")
+    assert check_run._password_in_clear(KafkaConnection("a:1", **scram)) == []

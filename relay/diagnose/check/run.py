@@ -36,10 +36,12 @@ from relay.diagnose.check.result import (
     is_healthy,
     ok,
     unknown,
+    warning,
 )
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
+from relay.runtime.kafka_refusal import KafkaRefusedError
 from relay.runtime.migrations import MigrationError, require_schema
 from relay.runtime.schema_drift import schema_differences
 
@@ -175,11 +177,20 @@ def _users(facts: DatabaseFacts) -> Mapping[str, tuple[str, ...]]:
     return {kind: tuple(sorted(users)) for kind, users in found.items()}
 
 
+def _password_in_clear(kafka: KafkaConnection) -> list[Result]:
+    if (kafka.security_protocol, kafka.sasl_mechanism) != ("SASL_PLAINTEXT", "PLAIN"):
+        return []
+    fix = "KAFKA_SECURITY_PROTOCOL=SASL_SSL, or KAFKA_SASL_MECHANISM=SCRAM-SHA-512"
+    return [warning("kafka.password", "is sent in the clear: PLAIN without TLS", fix)]
+
+
 async def _kafka(kafka: KafkaConnection, flow: Flow, needs: KafkaNeeds) -> Sequence[Result]:
     try:
         facts = await gather_kafka(kafka, flow)
     except (KafkaError, KafkaSettingsError, OSError, TimeoutError) as error:
         said = str(error) or type(error).__name__
+        if isinstance(error, KafkaRefusedError):
+            return [failed("kafka.connection", said, error.hint)]
         return [
             failed(
                 "kafka.connection",
@@ -189,6 +200,7 @@ async def _kafka(kafka: KafkaConnection, flow: Flow, needs: KafkaNeeds) -> Seque
         ]
     return [
         ok("kafka.connection", f"{kafka.bootstrap_servers} answers"),
+        *_password_in_clear(kafka),
         *judge_kafka(facts, flow, needs),
     ]
 
