@@ -142,6 +142,8 @@ MAY_NOT: Final[dict[str, Sequence[str]]] = {
         "UPDATE relay.audit_log SET who = 'somebody'",
         "INSERT INTO relay.audit_log (action, login) VALUES ('close', 'somebody')",
         "INSERT INTO relay.audit_log (action, at) VALUES ('close', now())",
+        "DELETE FROM relay.replay_job",
+        "UPDATE relay.replay_part SET outbox_ids = '{}'",
         "DELETE FROM relay.audit_log",
         "UPDATE public.orders SET status = 'confirmed'",
         "SELECT relay.drop_partition('outbox_p20200101')",
@@ -157,6 +159,9 @@ MAY_NOT: Final[dict[str, Sequence[str]]] = {
         "UPDATE relay.lease SET owner = 'me'",
         "INSERT INTO relay.audit_log (action) VALUES ('x')",
         "UPDATE relay.overdue SET closed_at = now()",
+        "INSERT INTO relay.replay_job (replay_id, selection, plan)"
+        " VALUES (gen_random_uuid(), '{}', '{}')",
+        "UPDATE relay.replay_job SET state = 'cancelled'",
     ),
 }
 
