@@ -149,7 +149,7 @@ async def test_pause_and_cancel_from_another_terminal(loop) -> None:
     loop.relay(), loop.processor(), loop.consumer()
     orders = await loop.place(40)
     await loop.until_returned(orders)
-    running = loop.start("replay", "--all", "--execute", "--reason", "x", "--rate", "5", "--json")
+    running = loop.start("replay", "--all", "--execute", "--reason", "x", "--rate", "0.5", "--json")
     job = "SELECT replay_id::text FROM relay.replay_job WHERE sent_count > 5"
     replay_id = await loop.eventually(lambda: loop.pg.fetchval(job), 30)
     twice = loop.command("replay", "resume", replay_id)
