@@ -14,6 +14,7 @@ import click
 
 from relay.cli.replay_running import Outcome, following
 from relay.diagnose.verdicts import HOPS
+from relay.repair.printable import printable
 from relay.replay.jobs import Job
 from relay.replay.run import Progress
 
@@ -23,7 +24,7 @@ _KINDS = 12
 def plan_lines(job: Job) -> Iterator[str]:
     """Show a plan."""
     plan = job.plan
-    where = ", ".join(plan.get("topics", {})) or "no topic"
+    where = printable(", ".join(plan.get("topics", {})) or "no topic")
     events = f"{job.item_count:,} events"
     head = f"replay {job.replay_id}: {events} would go to {where}; nothing is sent yet"
     yield click.style(head, bold=True)
@@ -36,7 +37,7 @@ def plan_lines(job: Job) -> Iterator[str]:
     if plan.get("skipped"):
         yield "left alone"
     for skipped in plan.get("skipped", []):
-        command = f"   {skipped['next']}" if skipped["next"] else ""
+        command = f"   {printable(skipped['next'])}" if skipped["next"] else ""
         yield f" {skipped['count']:>9,}  {skipped['reason']}{command}"
     if plan.get("seen_twice"):
         yield (
@@ -81,13 +82,13 @@ def outcome_lines(outcome: Outcome) -> Iterator[str]:
         head += "; returns were not waited for"
     yield click.style(head, fg=colour, bold=True)
     if job.trouble:
-        yield f" {job.trouble}"
+        yield f" {printable(job.trouble)}"
     for reason, count in outcome.refused.items():
         yield f" {count:>9,}  could not be sent: {reason}"
     for verdict, count in outcome.by_verdict().items():
         yield f" {count:>9,}  did not return: {verdict}"
     for one in outcome.missing[:5]:
-        yield f"            {one.order_id}: {one.verdict} / {one.cause}"
+        yield f"            {printable(one.order_id)}: {one.verdict} / {one.cause}"
     for command in following(outcome):
         yield f" next  {command}"
 
@@ -96,7 +97,7 @@ def job_line(job: Job) -> str:
     """Show a replay in one line."""
     returned = job.progress.get("returned")
     came = "" if returned is None else f", {returned:,} of {job.progress['expected']:,} returned"
-    why = f"  {job.reason}" if job.reason else ""
+    why = f"  {printable(job.reason)}" if job.reason else ""
     return (
         f"{job.replay_id}  {job.planned_at:%Y-%m-%d %H:%M}  {job.state:<9} "
         f"{job.sent_count:,} of {job.item_count:,} sent{came}{why}"

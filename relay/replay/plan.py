@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from shlex import quote
 from typing import Any, Final
 
 from relay.replay.selection import Selection
@@ -280,7 +281,9 @@ class _Skips:
         said = HELP.get(reason)
         if said is None:
             return None
-        return said.format(order=self.found[reason][0], replay=self.replays.get(reason, "ID"))
+        # Quoted: it is copied into a shell, and an order's id may be anybody's text.
+        order = quote(self.found[reason][0])
+        return said.format(order=order, replay=self.replays.get(reason, "ID"))
 
 
 def skipped_at_once(counts: Mapping[Skip, int]) -> Sequence[Skipped]:
