@@ -45,7 +45,8 @@ class Fault:
         processor: options for the sample processor that are given each of the orders.
         suits: whether an order id is fit for this fault.
         asked_with: settings of whoever diagnoses.
-        waits_at: the hop where its orders waited, once they have come back.
+        waits_at: the hops where its orders may have waited longest, once they have come back; by
+            default the label's.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Fault:
     processor: tuple[str, ...] = ()
     suits: Callable[[str], bool] = lambda _order: True
     asked_with: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    waits_at: str | None = None
+    waits_at: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,9 @@ from relay.diagnose.verdicts import Hop, Verdict
 # A record this young may not have been fetched yet.
 FETCH_SECONDS = 10.0
 
+# How often the watchdog writes a position that does not change.
+UNCHANGED_SECONDS = 60.0
+
 _REBALANCING = frozenset({"PreparingRebalance", "CompletingRebalance"})
 
 
@@ -111,7 +114,8 @@ def _passage_unasked(evidence: Evidence, missing: Missing) -> Passage:
 
 
 def _recorded_until(evidence: Evidence, outage_from_at: datetime) -> bool:
-    edge = outage_from_at - timedelta(seconds=FETCH_SECONDS)
+    # What does not change is recorded once a minute, what changes within ten seconds.
+    edge = outage_from_at - timedelta(seconds=UNCHANGED_SECONDS + FETCH_SECONDS)
     return all(one.at >= edge for one in evidence.waiting.values())
 
 

@@ -43,7 +43,7 @@ SCENE = Scene(
                 Fault(
                     "database away", "system", (None, "unknown", "database_unreachable"),
                     database_killed, longer_than_the_deadline, database_back,
-                    waits_at="publish",
+                    waits_at=("publish",),
                 ),
             ),
             come_back=True,

@@ -90,6 +90,7 @@ SCENE = Scene(
                     "events topic missing", "configuration",
                     ("publish", "not_published", "topic_missing"), no_events_topic, relay_says_so,
                     topic_made,
+                    waits_at=("publish", "process"),
                 ),
             ),
             come_back=True,
