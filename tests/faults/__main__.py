@@ -5,7 +5,9 @@ Prints the seed; the same seed draws the same faults, orders and pauses again.
 
 import argparse
 import asyncio
+import os
 import secrets
+import signal
 import sys
 import time
 from pathlib import Path
@@ -76,10 +78,16 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
+def end_on_sigterm() -> None:
+    """Take SIGTERM as an interrupt: everything that was started is ended, and reported."""
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+
+
 def main() -> int:
     options = _arguments()
     seed = secrets.randbits(32) if options.seed is None else options.seed
     report = Report(seed, options.brokers)
+    end_on_sigterm()
     try:
         asyncio.run(play(options, report))
     except KeyboardInterrupt:

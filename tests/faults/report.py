@@ -68,7 +68,8 @@ class Report:
         return 1e6 * self.last.duplicates / self.last.events
 
     def text(self) -> str:
-        assert self.last is not None
+        if self.last is None:
+            return "no round was played\n"
         lines = [
             f"\n{self.rounds} rounds in {self.seconds / 60:.1f} min (seed {self.seed},"
             f" {self.brokers} broker(s)): {self.last.orders} orders, {self.last.events} events,"

@@ -19,6 +19,7 @@ from pathlib import Path
 import asyncpg
 import psutil
 
+from tests.faults.__main__ import end_on_sigterm
 from tests.faults.client import Client, Habits
 from tests.faults.report import quantile
 from tests.faults.rounds import Result, Round
@@ -106,6 +107,7 @@ def main() -> int:
     parser.add_argument("--foreign-transaction", action="store_true", help="held all the time")
     options = parser.parse_args()
     foreign = options.foreign_transaction
+    end_on_sigterm()
     findings, result, late = asyncio.run(
         soak(options.minutes, options.rate, options.keep, foreign=foreign)
     )
