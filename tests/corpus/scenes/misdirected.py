@@ -165,7 +165,9 @@ SCENE = Scene(
                 Fault(
                     "partitions added", "configuration",
                     ("process", "not_processed", "partition_unassigned"), partitions_added,
-                    mend=own_processor, suits=on_a_new_partition,
+                    mend=own_processor,
+                    # The relay was restarted: on a slow machine they waited for it, too.
+                    waits_at=("publish", "process"), suits=on_a_new_partition,
                 ),
             ),
             come_back=True,
