@@ -109,6 +109,13 @@ class Stage:
         processors = self.of_role("processor")
         return recorded <= pids and all(one.said_since_start("processing") for one in processors)
 
+    async def somebody_up(self) -> None:
+        """Start one program of each role that has none left, as a supervisor would."""
+        for role in INSTANCES:
+            programs = self.of_role(role)
+            if not any(one.is_running() for one in programs):
+                await asyncio.to_thread(programs[0].start)
+
     async def everybody_up(self) -> None:
         """Start whatever should run and does not; thaw what is frozen; heal what is cut."""
         for proxy in self.all_proxies():
