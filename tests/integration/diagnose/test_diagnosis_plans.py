@@ -71,7 +71,8 @@ async def test_a_passed_record_costs_the_positions_around_it(large: asyncpg.Conn
     (samples,) = found.values()
     assert 5 < len(samples) < 30
     assert samples[0].committed <= offset < samples[-1].committed
-    passed = await plan(large, positions._PASSED, [0], [TOPIC], [0], [offset], [at], [GROUP])
+    given = ([0], [TOPIC], [0], [offset], [at], [at], [GROUP])
+    passed = await plan(large, positions._PASSED, *given)
     assert "Seq Scan" not in passed, passed
 
 
