@@ -11,8 +11,8 @@ import click
 from relay.cli.diagnose import SINCE
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.repair.audited import Audited, read_audit
-from relay.repair.printable import printable
 from relay.repair.session import repairing
+from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
 
 

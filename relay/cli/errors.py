@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from relay.telemetry.redaction import printable, redact
+from relay.runtime.printable import printable
+from relay.telemetry.redaction import redact
 
 FINE, FAILURE, USAGE, FOUND, INTERRUPTED = 0, 1, 2, 3, 130
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from relay.telemetry.redaction import printable
+from relay.runtime.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

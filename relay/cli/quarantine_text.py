@@ -12,8 +12,8 @@ from typing import Any
 
 from relay.repair.gone import Gone
 from relay.repair.held import Content, Group, Held
-from relay.repair.printable import printable, printable_bytes
 from relay.repair.resolving import Outcome, Resolved
+from relay.runtime.printable import printable, printable_bytes
 
 _DETAIL_CHARACTERS = 100
 _SHOWN_HEADERS = 40

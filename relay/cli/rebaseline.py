@@ -18,11 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from relay.cli.errors import Found
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.repair.later_records import LaterRecords
-from relay.repair.printable import printable
 from relay.repair.rebaseline import Plan, Rebaseline, Rebaselined, plan
 from relay.repair.retained import RetainedRows
 from relay.repair.session import repairing
 from relay.runtime.audit import this_person
+from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
 
 _SHOWN = 10

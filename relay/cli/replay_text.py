@@ -14,9 +14,9 @@ import click
 
 from relay.cli.replay_running import Outcome, following
 from relay.diagnose.verdicts import HOPS
-from relay.repair.printable import printable
 from relay.replay.jobs import Job
 from relay.replay.run import Progress
+from relay.runtime.printable import printable
 
 _KINDS = 12
 

@@ -13,7 +13,7 @@ from relay.diagnose.tell.diagnosis import Mark, viewer_link
 from relay.diagnose.tell.explain import headline
 from relay.diagnose.tell.hops import span
 from relay.diagnose.tell.timeline import Timeline, TimelineHop
-from relay.telemetry.redaction import printable
+from relay.runtime.printable import printable
 
 _COLOURS: Final[Mapping[Mark, str | None]] = {
     Mark.OK: "green",

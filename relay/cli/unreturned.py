@@ -29,8 +29,8 @@ from relay.diagnose.unreturned import (
     list_unreturned,
 )
 from relay.diagnose.verdicts import HOPS, Fate
+from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
-from relay.telemetry.redaction import printable
 
 _LINES = 15
 

@@ -21,7 +21,8 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import Processor
 
-from relay.telemetry.redaction import HIDDEN, printable, redact
+from relay.runtime.printable import printable
+from relay.telemetry.redaction import HIDDEN, redact
 from relay.telemetry.traceparent import parse
 
 Format = Literal["json", "text"]

@@ -1,4 +1,4 @@
-"""Every hop: text of others made fit to be shown: no password in it, nothing that moves a terminal.
+"""Every hop: text of others made fit to be shown: no password in it.
 
 Invariant: pure, and light: the command line's errors go through here, and it starts quickly.
 """
@@ -20,15 +20,3 @@ def redact(text: str) -> str:
     """Hide passwords in URLs, connection strings and printed settings."""
     hidden = _URL_PASSWORD.sub(rf"\1{HIDDEN}@", text)
     return _NAMED_PASSWORD.sub(rf"\1\2{HIDDEN}", hidden)
-
-
-def printable(value: object) -> str:
-    r"""Escape whatever a terminal would act on: line ends as `\n`, controls as `\x1b`."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else _escaped(one) for one in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

@@ -34,13 +34,14 @@ from relay.outbox.payload import Limits, check, encode
 from relay.publish.record import own_headers
 from relay.runtime.database import connection_error, shown_dsn
 from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
+from relay.runtime.printable import printable
 from relay.runtime.settings import load_settings
 from relay.runtime.settings_sources import SettingsError
 from relay.runtime.tls import TlsProblem, said_by_tls, tls_problem
 from relay.sample.serve_body import order_of
 from relay.telemetry import logs, transport
 from relay.telemetry.export_settings import ExportSettingsError, from_environment
-from relay.telemetry.redaction import printable, redact
+from relay.telemetry.redaction import redact
 from relay.telemetry.traceparent import from_header, parse, tracestate
 
 FUZZ = settings(

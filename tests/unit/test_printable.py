@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.repair.held import Held, by_bytes
-from relay.repair.printable import printable, printable_bytes
+from relay.runtime.printable import printable, printable_bytes
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""All hops: bytes that others wrote, so that a terminal shows them and obeys none of them.
+"""Every hop: what others wrote, so that a terminal shows it and obeys none of it.
 
 Invariant: pure; what comes out has no control character, no escape sequence, nothing that turns the
 direction of writing or takes no room, and no line end but those asked for. The bytes themselves are
@@ -13,13 +13,14 @@ from typing import Final
 _SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\0": "\\0"}
 
 
-def printable(text: str, *, lines: bool = False) -> str:
-    """Return the text with everything that is no plain character written out.
+def printable(value: object, *, lines: bool = False) -> str:
+    r"""Return text with everything that is no plain character written out: `\n`, `\x1b`.
 
     Args:
-        text: anybody's.
+        value: anybody's text, or what is to be shown as text.
         lines: whether line ends stay.
     """
+    text = str(value)
     if text.isprintable():
         return text
     return "".join(
