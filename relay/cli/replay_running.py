@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relay.cli.run import publish_options
@@ -48,6 +48,7 @@ class Outcome:
         refused: events that could not be sent, by reason.
         missing: the orders that did not return, diagnosed.
         waited: whether returns were waited for.
+        unwritten: orders whose missing event could not be made, and why.
     """
 
     job: Job
@@ -55,6 +56,7 @@ class Outcome:
     refused: dict[str, int] = field(default_factory=dict)
     missing: Sequence[Diagnosis] = ()
     waited: bool = True
+    unwritten: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def well(self) -> bool:
@@ -174,12 +176,13 @@ async def _finish(
     why_not = await refused(connection, job.replay_id)
     if unwritten:
         why_not["not_written"] = len(unwritten)
-    outcome = Outcome(job, counted, why_not, waited=conductor.options.wait_seconds > 0)
+    waited = conductor.options.wait_seconds > 0
+    outcome = Outcome(job, counted, why_not, waited=waited, unwritten=unwritten)
     if job.state != "sent" or conductor.stopped:
         return outcome
     waiting = conductor.follower.waiting(_DIAGNOSED_AT_MOST) if outcome.waited else ()
     missing = await _diagnosed(settings, waiting)
-    outcome = Outcome(job, counted, why_not, missing, outcome.waited)
+    outcome = replace(outcome, missing=missing)
     progress = {
         "expected": counted.expected,
         "returned": counted.returned,
@@ -190,7 +193,7 @@ async def _finish(
         connection, job, "done", who=conductor.who, result=outcome.result(), progress=progress
     )
     job = await read_job(connection, job.replay_id)
-    return Outcome(job, counted, why_not, missing, outcome.waited)
+    return replace(outcome, job=job)
 
 
 async def _diagnosed(settings: Settings, orders: Sequence[str]) -> Sequence[Diagnosis]:
@@ -219,6 +222,9 @@ def outcome_data(outcome: Outcome) -> dict[str, Any]:
                 "cause": str(one.cause),
             }
             for one in outcome.missing
+        ],
+        "not_written": [
+            {"order_id": order_id, "why": why} for order_id, why in outcome.unwritten.items()
         ],
         "by_verdict": outcome.by_verdict(),
         "trouble": job.trouble,

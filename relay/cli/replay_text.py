@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import click
@@ -19,6 +20,7 @@ from relay.replay.run import Progress
 from relay.runtime.printable import printable
 
 _KINDS = 12
+_EXAMPLES = 5
 
 
 def plan_lines(job: Job) -> Iterator[str]:
@@ -85,9 +87,11 @@ def outcome_lines(outcome: Outcome) -> Iterator[str]:
         yield f" {printable(job.trouble)}"
     for reason, count in outcome.refused.items():
         yield f" {count:>9,}  could not be sent: {reason}"
+    for order_id, why in islice(outcome.unwritten.items(), _EXAMPLES):
+        yield f"            {printable(order_id)}: {printable(why)}"
     for verdict, count in outcome.by_verdict().items():
         yield f" {count:>9,}  did not return: {verdict}"
-    for one in outcome.missing[:5]:
+    for one in outcome.missing[:_EXAMPLES]:
         yield f"            {printable(one.order_id)}: {one.verdict} / {one.cause}"
     for command in following(outcome):
         yield f" next  {command}"

@@ -195,6 +195,20 @@ async def test_an_event_that_was_never_written_is_made_from_its_order(loop) -> N
     assert await loop.pg.fetchval(written, bypassed) == 1
 
 
+async def test_an_order_that_makes_no_event_is_named_with_the_reason(loop) -> None:
+    hollow = await loop.pg.fetchval(
+        "INSERT INTO orders (order_id, customer_id, items, total, currency)"
+        " VALUES (gen_random_uuid(), 'c-9', '[]', 0, 'EUR') RETURNING order_id::text"
+    )
+    await loop.until_overdue([hollow])
+    arguments = ("--order", hollow, "--write-missing", "--execute", "--reason", "try")
+    done = loop.replay(*arguments, "--wait", "0")
+    assert done["exit"] == 3
+    (unwritten,) = done["not_written"]
+    assert unwritten["order_id"] == hollow
+    assert "items" in unwritten["why"]
+
+
 async def test_the_operator_may_and_the_observer_may_not(loop) -> None:
     relay = loop.relay()
     loop.consumer()
