@@ -48,6 +48,10 @@ class _Batch:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
 
+    def __next__(self) -> Any:
+        # How aiokafka takes the one record of a transaction's marker.
+        return next(self._batch)
+
     def __iter__(self) -> Iterator[Any]:
         last = -1
         try:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +12,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 from aiokafka.partitioner import murmur2
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from relay.diagnose.session import session
@@ -20,6 +21,7 @@ from relay.outbox import Item, NewOrder, place_order
 from relay.runtime.settings import load_settings
 
 DEADLINE_SECONDS = 2.0
+_LEADER_SECONDS = 20.0
 TEA = NewOrder("c-1", [Item("tea", 1, "9.95")], "EUR")
 
 
@@ -225,12 +227,20 @@ class Wiring:
         )
         try:
             numbers = consumer.list_topics(topic, 10).topics[topic].partitions
-            return {
-                number: consumer.get_watermark_offsets(TopicPartition(topic, number), 10)
-                for number in numbers
-            }
+            return {number: self._bounds(consumer, topic, number) for number in numbers}
         finally:
             consumer.close()
+
+    @staticmethod
+    def _bounds(consumer: Consumer, topic: str, number: int) -> tuple[int, int]:
+        deadline = time.monotonic() + _LEADER_SECONDS
+        while True:
+            try:
+                return consumer.get_watermark_offsets(TopicPartition(topic, number), 10)
+            except KafkaException as error:
+                # A topic that was just made has no leader yet.
+                if time.monotonic() > deadline or not error.args[0].retriable():
+                    raise
 
     def ends(self, topic: str) -> dict[int, int]:
         """Return where each partition's log ends."""

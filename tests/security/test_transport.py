@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from relay.diagnose.check import run as check_run
 from relay.outbox import Item, NewOrder, place_order
-from relay.runtime.database import DatabaseRefusedError, connect
+from relay.runtime.database import DatabaseRefusedError, DatabaseUnreachableError, connect
 from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
 from relay.runtime.kafka_refusal import KafkaRefusedError, refusal
 from relay.runtime.migrations import migrate
@@ -205,12 +205,30 @@ async def test_postgresql_s_refusals_say_what_to_do(
         (f"{postgres_url}?sslmode=require", "does not speak TLS", "turn TLS on"),
     ]
     for url, said, hint in cases:
-        with pytest.raises(DatabaseRefusedError) as caught:
-            await connect(url, "relay-test")
-        assert said in str(caught.value), (said, str(caught.value))
-        assert hint in str(caught.value), (hint, str(caught.value))
+        refused = str(await refusal_by_postgresql(url))
+        assert said in refused, (said, refused)
+        assert hint in refused, (hint, refused)
         for secret in (PASSWORD, "wrong"):
-            assert secret not in str(caught.value)
+            assert secret not in refused
+
+
+async def refusal_by_postgresql(url: str) -> DatabaseRefusedError:
+    """Return how a connection is refused.
+
+    With TLS 1.3 a server hangs up on a client whose handshake is already done: now and then its
+    reason is lost with the connection, and a service asks again.
+    """
+    for _ in range(20):
+        try:
+            connection = await connect(url, "relay-test")
+        except DatabaseRefusedError as refused:
+            return refused
+        except DatabaseUnreachableError:
+            continue
+        else:
+            await connection.close()
+            raise AssertionError(f"{url} was let in")
+    raise AssertionError(f"{url} was never told why")
 
 
 # --- the whole program on servers like these ----------------------------------------------------

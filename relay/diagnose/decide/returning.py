@@ -20,6 +20,8 @@ STOPPED_RUN = 5
 SKIPPED_SHARE = 0.9
 # From how many unanswered records in a row, just where the group stood, it is no coincidence.
 JUMP_RUN = 5
+# The same, where the group was seen to have no members while these very records waited.
+RESUMED_RUN = 2
 
 
 def decide_unanswered(evidence: Evidence, delivery: Delivery) -> Finding:
@@ -106,7 +108,7 @@ def _resumed_past(crossing: Crossing, around: Neighbours, own: int) -> bool:
     if crossing.unattended_before and last - first + 1 < JUMP_RUN:
         return False  # it may have had members again, and lost a few of many
     # The first position after the resumption may lie past records that were answered again.
-    from_the_start = first <= crossing.before_offset and last - first + 1 >= JUMP_RUN
+    from_the_start = first <= crossing.before_offset and last - first + 1 >= RESUMED_RUN
     to_the_end = crossing.after_members == 0 and last == crossing.after_offset - 1
     return from_the_start or to_the_end or lost >= (lost + answered) * SKIPPED_SHARE
 

@@ -83,6 +83,7 @@ async def test_the_processor_came_back_past_its_records(wiring) -> None:
     )
     (before,) = incidents(wiring)
     wiring.skip_to_end(wiring.group, wiring.events)
+    await wiring.until_position(wiring.group, members=0)
     wiring.processor()
     await wiring.until_returned(await wiring.place_everywhere(), 60)
     await wiring.eventually(

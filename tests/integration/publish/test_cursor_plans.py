@@ -19,8 +19,8 @@ from relay.publish.cursor import READER_SETTINGS
 DAYS = 30
 ROWS_A_DAY = 2_000
 PARTITIONS = DAYS + 10  # and those that `relay migrate` made ahead
-# An index probe of a partition: root, perhaps a leaf, the row.
-PROBE = 4
+# An index probe of a partition: root, a leaf, perhaps the next one, visibility map, the row.
+PROBE = 6
 
 PARTITION = """
 DO $$
