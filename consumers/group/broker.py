@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
+from relay.runtime.shutdown import stopped_within
+
 ResultT = TypeVar("ResultT")
 
 
@@ -62,8 +64,4 @@ class Broker:
 
     async def pause(self, seconds: float) -> None:
         """Wait for some time, or until `stop`."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.stop.wait()
-        except TimeoutError:
-            return
+        await stopped_within(self.stop, seconds)

@@ -36,6 +36,7 @@ from relay.runtime.flow import CANARY_EVENT, Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.kafka_records import read_any_header_name
 from relay.runtime.kafka_refusal import refusal
+from relay.runtime.shutdown import stopped_within
 from relay.telemetry.tracing import Tracing
 
 log = structlog.get_logger(__name__)
@@ -119,8 +120,7 @@ class _Processor:
                     error=f"{type(error).__name__}: {error}",
                     retry_in_seconds=round(delay_seconds, 3),
                 )
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), delay_seconds)
+                await stopped_within(stop, delay_seconds)
 
     async def _session(self, stop: asyncio.Event) -> None:
         client = self.kafka.client_options(self.options.client_id)

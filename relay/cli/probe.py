@@ -18,7 +18,7 @@ from relay.cli.output import harmless, settings_of, wants_json
 from relay.diagnose.probe.run import Probe, create_probe_topic, probe_or_outage, run_probe
 from relay.runtime.process import program_version
 from relay.runtime.settings import Settings
-from relay.runtime.shutdown import stop_on_signals
+from relay.runtime.shutdown import stop_on_signals, stopped_within
 from relay.telemetry.endpoint import EndpointError, Health, serving
 from relay.telemetry.exporter import ExportCounts
 from relay.telemetry.metrics import Metrics
@@ -77,11 +77,8 @@ class _Probing:
                 probe = await self._send(probe_or_outage)
                 _count(metrics, probe)
                 self._show(probe)
-                try:
-                    await asyncio.wait_for(stop.wait(), every)
-                except TimeoutError:
-                    continue
-                return probe.ok
+                if await stopped_within(stop, every):
+                    return probe.ok
 
     async def _serve(self, stack: AsyncExitStack, metrics: Metrics) -> None:
         wanted = self.settings.metrics

@@ -6,7 +6,6 @@ not come to are diagnosed here, without reading Kafka for long. Nothing is left 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +21,8 @@ from relay.diagnose.session import Session
 from relay.diagnose.tell.diagnosis import Diagnosis, viewer_link
 from relay.diagnose.verdicts import MEANINGS as VERDICTS
 from relay.diagnose.verdicts import Fate, Verdict, found_something, page
-from relay.diagnose.watch.cases import NO_EVENT, NO_HOP
-from relay.diagnose.watch.overdue_spans import Report, context_of
+from relay.diagnose.watch.cases import NO_HOP
+from relay.diagnose.watch.overdue_spans import context_of, report_of
 
 # Of those that no watchdog has seen, so many are diagnosed at once: some tenths of a second.
 DIAGNOSED_AT_ONCE: Final = 100
@@ -128,34 +127,20 @@ async def list_unreturned(opened: Session, since: datetime | None, at_most: int)
 
 
 def _of_case(row: asyncpg.Record) -> Unreturned:
-    told = json.loads(row["evidence"])
-    key = row["event_id"]
-    event_id = None if key.startswith(NO_EVENT) else key
-    report = Report(
-        key=key,
-        order_id=row["aggregate_id"],
-        event_id=event_id,
-        event_type=row["event_type"],
-        traceparent=row["traceparent"],
-        hop=row["hop"],
-        verdict=row["verdict"],
-        cause=row["cause"],
-        incident_id=row["incident_id"],
-        placed_at=row["placed_at"],
-        deadline_at=row["deadline_at"],
-        evidence={},
-    )
+    report = report_of(row)
     return Unreturned(
         order_id=row["aggregate_id"],
         placed_at=row["placed_at"],
         hop=None if row["hop"] == NO_HOP else row["hop"],
         verdict=row["verdict"],
         cause=row["cause"],
-        event_id=event_id,
+        event_id=report.event_id,
         trace_id=context_of(report).trace_id,
         incident_id=row["incident_id"],
-        evidence=[{"what": one["hop"], "found": one["found"]} for one in told.get("lines", ())],
-        next=tuple(told.get("next", ())),
+        evidence=[
+            {"what": one["hop"], "found": one["found"]} for one in report.evidence.get("lines", ())
+        ],
+        next=tuple(report.evidence.get("next", ())),
         recorded=True,
     )
 

@@ -36,6 +36,7 @@ from relay.publish.testpoints import TestPoint
 from relay.publish.topics import Topics
 from relay.publish.underway import PageUnderway, Underway
 from relay.runtime.backoff import Backoff
+from relay.runtime.shutdown import stopped_within
 
 _LOG: Final = structlog.get_logger("relay.publish")
 _RELEASE_SECONDS: Final = 1.0
@@ -218,7 +219,7 @@ class Pipeline:
                     await self._know(topic)
             except (TopicWaitError, KafkaError, OSError, TimeoutError) as error:
                 self.waits(error)
-                await _pause(stop, _TOPIC_BACKOFF.ceiling_seconds(attempt))
+                await stopped_within(stop, _TOPIC_BACKOFF.ceiling_seconds(attempt))
                 attempt += 1
             else:
                 if attempt:
@@ -269,11 +270,3 @@ class Pipeline:
         except TimeoutError:
             pages = len(self.underway)
             _LOG.warning("stopped_undrained", pages=pages, consequence="they are sent again")
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

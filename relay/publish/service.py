@@ -40,6 +40,7 @@ from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
 from relay.runtime.outage import OutageLog, Resource
 from relay.runtime.process import ProcessRecord
+from relay.runtime.shutdown import stopped_within
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing
 
@@ -160,7 +161,7 @@ class RelayService:
                 self.state = "standby"
                 _LOG.warning("lease_lost", error=str(error))
             attempt = 0 if self.progress.published > published else attempt + 1
-            await self._pause(backoff.delay_seconds(attempt))
+            await stopped_within(self.stop, backoff.delay_seconds(attempt))
 
     async def _session(self) -> None:
         """Connect, wait for the lease, and publish while this relay holds it."""
@@ -201,7 +202,7 @@ class RelayService:
             if not told:
                 told = True
                 _LOG.info("standby", held_by=await holder(tenure.writer, self.options.shard))
-            await self._pause(_STANDBY_SECONDS)
+            await stopped_within(self.stop, _STANDBY_SECONDS)
         return None
 
     def active(self, epoch: int) -> None:
@@ -240,13 +241,6 @@ class RelayService:
         self._meter.back(resource, seconds)
         if seconds is not None:
             _LOG.info("back", resource=resource, away_seconds=round(seconds, 3))
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self.stop.wait()
-        except TimeoutError:
-            return
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -45,6 +45,7 @@ from relay.runtime.backoff import Backoff
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.kafka_refusal import refusal
+from relay.runtime.shutdown import stopped_within
 from relay.telemetry.tracing import Tracing
 
 _LOG: Final = structlog.get_logger("relay.publish")
@@ -123,7 +124,7 @@ class Tenure:
             if stop.is_set():
                 return
             attempt = 0 if self.work.progress.published > published else attempt + 1
-            await _pause(stop, backoff.delay_seconds(attempt))
+            await stopped_within(stop, backoff.delay_seconds(attempt))
             async with self._writing:
                 again = await self.lease.take()
             if again is None:
@@ -171,7 +172,7 @@ class Tenure:
             except (KafkaError, OSError, TimeoutError) as error:
                 await publisher.close(_CLOSE_SECONDS)
                 self.watcher.waits(await refusal(self.work.kafka) or error)
-                await _pause(stop, backoff.delay_seconds(attempt))
+                await stopped_within(stop, backoff.delay_seconds(attempt))
                 attempt += 1
             else:
                 return publisher
@@ -238,11 +239,3 @@ def _flat(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     for error in errors.exceptions:
         found += _flat(error) if isinstance(error, BaseExceptionGroup) else [error]
     return found
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

@@ -20,6 +20,7 @@ from relay.replay.follow import Counted, Follower
 from relay.replay.jobs import Job, all_sent, move, note_progress, read_job, release
 from relay.replay.ramp import rate_after
 from relay.runtime.flow import Flow
+from relay.runtime.shutdown import stopped_within
 
 _TICK_SECONDS: Final = 0.1
 _LOOK_SECONDS: Final = 0.5
@@ -168,10 +169,7 @@ class Conductor:
         self, phase: str, stop: asyncio.Event, going: tuple[str, ...] = ("running",)
     ) -> bool:
         """Wait a little and look how it stands; False: it was paused, cancelled, or we are."""
-        try:
-            async with asyncio.timeout(_TICK_SECONDS):
-                await stop.wait()
-        except TimeoutError:
+        if not await stopped_within(stop, _TICK_SECONDS):
             self.job = await read_job(self.connection, self.job.replay_id)
             self.tell(Progress(self.job, self.follower.counted(), phase))
             return self.job.state in going

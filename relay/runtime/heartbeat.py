@@ -15,7 +15,7 @@ from relay.runtime.backoff import Backoff
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord
-from relay.runtime.shutdown import StopEvent
+from relay.runtime.shutdown import StopEvent, stopped_within
 
 HEARTBEAT_SECONDS = 5.0
 FAREWELL_SECONDS = 3.0
@@ -56,7 +56,7 @@ class Heartbeat:
                 attempt = 0
             else:
                 wait_seconds, attempt = backoff.delay_seconds(attempt), attempt + 1
-            await _wait(stop, wait_seconds)
+            await stopped_within(stop, wait_seconds)
 
     async def farewell(self, reason: str) -> None:
         """Write the last record within a few seconds; the database away, it stays unsaid."""
@@ -98,14 +98,6 @@ class Heartbeat:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return
 
 
 def stop_reason(stop: asyncio.Event) -> str:

@@ -25,6 +25,16 @@ class StopEvent(asyncio.Event):
         self.set()
 
 
+async def stopped_within(stop: asyncio.Event, seconds: float) -> bool:
+    """Wait for some time, or until the process is asked to stop; tell which it was."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopEvent]:
     """Yield the event that SIGTERM and SIGINT set; restore the loop's handlers afterwards."""

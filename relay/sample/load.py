@@ -11,7 +11,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -21,6 +21,7 @@ import asyncpg
 from relay.outbox import Item, NewOrder
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import is_connection_loss
+from relay.runtime.shutdown import stopped_within
 from relay.sample.place import OrderRefusedError, Placement, Placing
 from relay.sample.place_http import ServiceUnreachableError
 
@@ -134,8 +135,7 @@ async def _stopped_before(due: float, stop: asyncio.Event) -> bool:
     """Wait until `due` by the loop's clock; tell whether the load is to end instead."""
     wait_seconds = due - asyncio.get_running_loop().time()
     if wait_seconds > 0:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), wait_seconds)
+        return await stopped_within(stop, wait_seconds)
     return stop.is_set()
 
 

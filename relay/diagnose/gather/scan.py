@@ -19,6 +19,7 @@ import orjson
 from consumers.returns.order_key import canonical_key
 from consumers.returns.reader import ReturnReader
 from consumers.returns.refusals import Refusal
+from consumers.returns.stored_record import StoredRecord
 from relay.diagnose.evidence.order import Place, ReturnSeen
 from relay.diagnose.evidence.rows import ReturnRow
 from relay.diagnose.evidence.surroundings import ConsumerSeen, Missing, Partition
@@ -68,19 +69,6 @@ class ScanResult:
     partitions: int = 0
     newest_return_at: datetime | None = None
     lost_partitions: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class PlainRecord:
-    """A record in the shape that the consumer's reader takes."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
 
 
 @dataclass(slots=True)
@@ -154,7 +142,7 @@ class Recogniser:
     def row(self, partition: Partition, record: Any) -> ReturnRow:
         """Read the return as the consumer would."""
         topic, number = partition
-        plain = PlainRecord(
+        plain = StoredRecord(
             topic,
             number,
             record.offset,

@@ -37,6 +37,11 @@ def case_key(diagnosis: Diagnosis) -> str:
     return diagnosis.event_id or f"{NO_EVENT}{diagnosis.order_id}"
 
 
+def event_of(key: str) -> str | None:
+    """Return the event that a case is about; None: of an order without an event."""
+    return None if key.startswith(NO_EVENT) else key
+
+
 def hop_and_cause(diagnosis: Diagnosis) -> tuple[str, str]:
     """Return hop and cause as they are counted: a late order's are those of its delay."""
     delay = diagnosis.delay
@@ -196,8 +201,7 @@ async def every_open_case(connection: asyncpg.Connection, page: int) -> list[Ope
 
 def _open_case(row: asyncpg.Record) -> OpenCase:
     key = row["event_id"]
-    event = None if key.startswith(NO_EVENT) else key
-    return OpenCase(key, row["aggregate_id"], event)
+    return OpenCase(key, row["aggregate_id"], event_of(key))
 
 
 _COUNTS: Final = """

@@ -8,6 +8,7 @@ Source: DESIGN 3.6; OpenTelemetry messaging conventions.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
+
+from relay.diagnose.watch.cases import event_of
 from relay.runtime.flow import Flow
 from relay.telemetry import names
 from relay.telemetry import traceparent as w3c
@@ -48,6 +52,24 @@ class Report:
     placed_at: datetime
     deadline_at: datetime
     evidence: dict[str, Any]
+
+
+def report_of(case: asyncpg.Record) -> Report:
+    """Read a case; `evidence` is JSON text."""
+    return Report(
+        key=case["event_id"],
+        order_id=case["aggregate_id"],
+        event_id=event_of(case["event_id"]),
+        event_type=case["event_type"],
+        traceparent=case["traceparent"],
+        hop=case["hop"],
+        verdict=case["verdict"],
+        cause=case["cause"],
+        incident_id=case["incident_id"],
+        placed_at=case["placed_at"],
+        deadline_at=case["deadline_at"],
+        evidence=json.loads(case["evidence"]),
+    )
 
 
 @dataclass(slots=True)

@@ -7,7 +7,6 @@ next one wait.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -31,7 +30,7 @@ from relay.diagnose.watch import cases
 from relay.diagnose.watch.cases import OpenCase
 from relay.diagnose.watch.late import find_late, looked_until
 from relay.diagnose.watch.overdue import find_open
-from relay.diagnose.watch.overdue_spans import OverdueSpans, Report
+from relay.diagnose.watch.overdue_spans import OverdueSpans, report_of
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka import KafkaConnection
 
@@ -205,7 +204,7 @@ class Round:
         rows = await self.connection.fetch(
             _UNREPORTED, down, self.options.spans_per_incident, self.options.page_orders
         )
-        self.spans.export([_report_of(row) for row in rows])
+        self.spans.export([report_of(row) for row in rows])
         await self.connection.execute(_REPORTED, [row["event_id"] for row in rows])
         report.reported = len(rows)
         report.held = await self.connection.fetchval(_HELD) if down else 0
@@ -251,21 +250,3 @@ _HELD: Final = """
 SELECT count(*) FROM relay.overdue
  WHERE closed_at IS NULL AND hop = 'confirm' AND reported_as IS DISTINCT FROM verdict
 """
-
-
-def _report_of(row: asyncpg.Record) -> Report:
-    key = row["event_id"]
-    return Report(
-        key=key,
-        order_id=row["aggregate_id"],
-        event_id=None if key.startswith(cases.NO_EVENT) else key,
-        event_type=row["event_type"],
-        traceparent=row["traceparent"],
-        hop=row["hop"],
-        verdict=row["verdict"],
-        cause=row["cause"],
-        incident_id=row["incident_id"],
-        placed_at=row["placed_at"],
-        deadline_at=row["deadline_at"],
-        evidence=json.loads(row["evidence"]),
-    )

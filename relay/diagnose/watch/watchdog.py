@@ -30,6 +30,7 @@ from relay.runtime.backoff import Backoff
 from relay.runtime.database import connect
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.shutdown import stopped_within
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing
 
@@ -88,20 +89,13 @@ class Watchdog:
             except ExceptionGroup as group:
                 self._wait_for("waiting", "; ".join(repr(one) for one in group.exceptions))
             attempt = 0 if time.monotonic() - began > self.options.lease_seconds else attempt + 1
-            await self._pause(backoff.delay_seconds(attempt))
+            await stopped_within(self.stop, backoff.delay_seconds(attempt))
         self.state = "stopped"
 
     def _wait_for(self, state: str, why: str) -> None:
         if self.waiting_for != why:
             _LOG.warning("watchdog_waits", state=state, why=why)
         self.state, self.waiting_for = state, why
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self.stop.wait()
-        except TimeoutError:
-            return
 
     async def _session(self) -> None:
         """Connect, wait for the lease, and watch while it is held."""
@@ -112,7 +106,7 @@ class Watchdog:
             lease = WatchLease(leasing, self.owner, self.options.lease_seconds)
             while not await lease.take():
                 self.state, self.waiting_for = "standby", None
-                await self._pause(self.options.lease_seconds / 3)
+                await stopped_within(self.stop, self.options.lease_seconds / 3)
                 if self.stop.is_set():
                     return
             _LOG.info("watchdog_active", epoch=lease.epoch)
