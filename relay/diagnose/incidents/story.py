@@ -50,7 +50,8 @@ async def tell(
     elif cause in _CONSUMER:
         parts = await _processes(connection, "confirm", from_at, to_at)
     elif cause in _PROCESSOR:
-        parts = await _groups(connection, flow, from_at, jumped=cause is Cause.OFFSETS_SKIPPED)
+        jumped = cause is Cause.OFFSETS_SKIPPED
+        parts = await _groups(connection, flow, from_at, to_at, jumped=jumped)
     elif cause in _AWAY:
         parts = await _outages(connection, from_at, to_at)
     else:
@@ -135,7 +136,12 @@ SELECT taken_at, topic, partition, members, committed_offset FROM relay.position
 
 
 async def _groups(
-    connection: asyncpg.Connection, flow: Flow, from_at: datetime, *, jumped: bool
+    connection: asyncpg.Connection,
+    flow: Flow,
+    from_at: datetime,
+    to_at: datetime,
+    *,
+    jumped: bool,
 ) -> list[str]:
     parts: list[str] = []
     for group in flow.processor_groups:
@@ -143,42 +149,84 @@ async def _groups(
             _POINTS, group, sorted(flow.topics), from_at - _BEFORE, from_at + _AFTER
         )
         points = [GroupPoint(at, (t, p), members, at_ or 0) for at, t, p, members, at_ in rows]
-        parts += group_told(group, points, jumped=jumped)
+        parts += group_told(group, points, from_at, to_at, jumped=jumped)
     return parts
 
 
-def group_told(group: str, points: Sequence[GroupPoint], *, jumped: bool) -> list[str]:
-    """Tell when a group lost its last member, when it came back, and how far its offsets jumped."""
-    lost = next((n for n, one in enumerate(points) if one.members == 0), None)
-    if lost is None:
+@dataclass(frozen=True, slots=True)
+class _Absence:
+    """A time without members: how many were lost, when, and when somebody was back."""
+
+    gone_at: datetime
+    back_at: datetime | None
+    members_before: int
+
+
+def group_told(
+    group: str, points: Sequence[GroupPoint], from_at: datetime, to_at: datetime, *, jumped: bool
+) -> list[str]:
+    """Tell when a group lost its last member, when it came back, and how far its offsets jumped.
+
+    Of several absences, the one that the incident's orders met is told: none that had ended before
+    the first of them was placed at `from_at`.
+
+    Args:
+        group: its name.
+        points: what was recorded of it, by time.
+        from_at: when the incident's first order was placed.
+        to_at: when its last was.
+        jumped: its offsets jumped: the absence that ended with the widest jump is meant.
+    """
+    met = [one for one in _absences(points) if one.back_at is None or one.back_at > from_at]
+    if not met:
         return []
-    before = points[lost - 1].members if lost else 0
-    last_of = f"its last of {before} members" if before > 1 else "its last member"
-    gone_at = points[lost].at
-    told = f"{group} lost {last_of} at {_time(gone_at)}"
-    if not before:
-        told = f"{group} had no members at {_time(gone_at)}"
-    parts = [told]
-    back = next((one for one in points[lost:] if one.members > 0), None)
-    if back is None:
-        return [*parts, "has not come back"]
-    parts.append(f"resumed at {_time(back.at)}")
     if jumped:
-        jump = _jump(points, gone_at, back.at)
-        parts.append(f"offsets jumped by {jump:,}, no returns")
+        meant = max(met, key=lambda one: _jump(points, one))
+    else:
+        during = [one for one in met if one.gone_at <= to_at] or met[:1]
+        meant = max(during, key=lambda one: (one.back_at or points[-1].at) - one.gone_at)
+    parts = [_loss(group, meant)]
+    if meant.back_at is None:
+        return [*parts, "has not come back"]
+    parts.append(f"resumed at {_time(meant.back_at)}")
+    if jumped:
+        parts.append(f"offsets jumped by {_jump(points, meant):,}, no returns")
     return parts
 
 
-def _jump(points: Sequence[GroupPoint], gone_at: datetime, back_at: datetime) -> int:
-    """Return how far the offsets of all partitions moved between the death and the resumption."""
+def _absences(points: Sequence[GroupPoint]) -> list[_Absence]:
+    found: list[_Absence] = []
+    members, gone = 0, None
+    for one in points:
+        if one.members == 0 and gone is None:
+            gone = one.at
+        elif one.members > 0:
+            if gone is not None:
+                found.append(_Absence(gone, one.at, members))
+            members, gone = one.members, None
+    return found if gone is None else [*found, _Absence(gone, None, members)]
+
+
+def _loss(group: str, absence: _Absence) -> str:
+    if not absence.members_before:
+        return f"{group} had no members at {_time(absence.gone_at)}"
+    several = absence.members_before > 1
+    last = f"its last of {absence.members_before} members" if several else "its last member"
+    return f"{group} lost {last} at {_time(absence.gone_at)}"
+
+
+def _jump(points: Sequence[GroupPoint], absence: _Absence) -> int:
+    """Return how far the offsets of all partitions moved between the loss and the resumption."""
+    if absence.back_at is None:
+        return 0
     by_partition: defaultdict[tuple[str, int], list[GroupPoint]] = defaultdict(list)
     for one in points:
         by_partition[one.partition].append(one)
     empty, resumed = 0, 0
     for series in by_partition.values():
-        before = [one.committed for one in series if one.at <= gone_at or one.members == 0]
-        away = [one.committed for one in series if gone_at <= one.at < back_at]
-        after = [one.committed for one in series if one.at >= back_at]
+        before = [one.committed for one in series if one.at <= absence.gone_at]
+        away = [one.committed for one in series if absence.gone_at <= one.at < absence.back_at]
+        after = [one.committed for one in series if one.at >= absence.back_at]
         start = away[0] if away else before[-1] if before else 0
         empty += max(0, away[-1] - start) if away else 0
         resumed += max(0, after[0] - start) if after else 0
