@@ -26,7 +26,12 @@ _IDLE_SECONDS: Final = 5.0
 
 @dataclass(slots=True)
 class Progress:
-    """What the relay has done since it started, for status and metrics."""
+    """What the relay has done since it started, for status and metrics.
+
+    Attributes:
+        failing: the last write of the checkpoint failed. What was sent before it is sent again by
+            every run until one succeeds, so that little is sent until then.
+    """
 
     published: int = 0
     parked: int = 0
@@ -34,6 +39,7 @@ class Progress:
     replayed: int = 0
     pages: int = 0
     reads: int = 0
+    failing: bool = False
 
 
 @dataclass(slots=True)
@@ -100,8 +106,15 @@ class Commits:
         parked = [row for page in ready for row in page.parked]
         released = [outbox_id for page in ready for outbox_id in page.released]
         replay = next((page.replay for page in ready if page.replay is not None), None)
-        async with self.writing:
-            await self.writer.advance(ready[-1].after, joined(deliveries), parked, released, replay)
+        try:
+            async with self.writing:
+                await self.writer.advance(
+                    ready[-1].after, joined(deliveries), parked, released, replay
+                )
+        except BaseException:
+            self.progress.failing = True
+            raise
+        self.progress.failing = False
         self._written_at = time.monotonic()
         self.underway.remove(ready)
         self.sizing.forget([row.outbox_id for row in parked])

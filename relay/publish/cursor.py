@@ -167,7 +167,11 @@ _TXIDS_AT_A_TIME: Final = 5_000_000
 
 
 class OutboxCursor:
-    """Reads on from a position. `hint_id` is the highest id handed over before, if known."""
+    """Reads on from a position.
+
+    `hint_id` is the highest id handed over before, if known; `page_rows` may be changed between two
+    pages.
+    """
 
     def __init__(
         self,
@@ -182,7 +186,7 @@ class OutboxCursor:
         self._connection = connection
         self._position = position
         self._paging: Paging | None = None
-        self._page_rows = page_rows
+        self.page_rows = page_rows
         self._page_bytes = page_bytes
         self._largest_bytes = largest_bytes
         self._hint_id = hint_id
@@ -226,7 +230,7 @@ class OutboxCursor:
 
     async def _small_window(self) -> Page | None:
         """Read a whole window at once; None: it is larger than a page, and is now open."""
-        prev, limit = self._position.prev, self._page_rows + 1
+        prev, limit = self._position.prev, self.page_rows + 1
         arguments = (prev.xmax, limit, self._inline_bytes)
         if prev.xip:
             records = await self._fetch(WINDOW, *arguments, prev.xip)
@@ -247,7 +251,7 @@ class OutboxCursor:
         if paging is None:
             assert self._position.cur is not None
             return self._advance(Page.empty(Position(self._position.cur)))
-        limit = self._page_rows
+        limit = self.page_rows
         records = await self._read(paging, limit)
         page = Page.of_records(records, paging.position)
         kept = cut_to_bytes(page.sizes, self._page_bytes)
@@ -329,7 +333,7 @@ class OutboxCursor:
 
     @property
     def _inline_bytes(self) -> int:
-        return max(1024, 2 * self._page_bytes // self._page_rows)
+        return max(1024, 2 * self._page_bytes // self.page_rows)
 
     async def _fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
         statement = self._statements.get(sql)

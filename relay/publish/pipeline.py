@@ -41,6 +41,9 @@ from relay.runtime.shutdown import stopped_within
 _LOG: Final = structlog.get_logger("relay.publish")
 _RELEASE_SECONDS: Final = 1.0
 _TOPIC_BACKOFF: Final = Backoff(0.2, 5.0)
+# Sent at once while nobody knows whether the database takes the proof of it (a full disk, a right
+# that was taken away): every attempt sends them again, for hours perhaps.
+_CAREFUL_ROWS: Final = 1
 
 
 @dataclass(slots=True)
@@ -88,7 +91,7 @@ class Pipeline:
     async def _read_pages(self, stop: asyncio.Event) -> None:
         pace = Pace(self.options.poll_seconds, self.options.idle_poll_seconds)
         while not stop.is_set():
-            if not self.underway.has_room(self.options.page_rows, self.options.page_bytes):
+            if not self._may_read():
                 self.underway.left.clear()
                 await self.underway.left.wait()
                 continue
@@ -104,6 +107,15 @@ class Pipeline:
             pace = pace.after_read(len(page.ids) + replayed)
             if not self.cursor.in_window:
                 await asyncio.sleep(pace.pause_seconds)
+
+    def _may_read(self) -> bool:
+        """Tell whether another page may be under way, and how large it may be."""
+        careful = self.commits.progress.failing
+        rows = _CAREFUL_ROWS if careful else self.options.page_rows
+        self.cursor.page_rows = self.replays.page_rows = rows
+        if careful and self.underway:
+            return False
+        return self.underway.has_room(self.options.page_rows, self.options.page_bytes)
 
     async def _hand_over(
         self, page: Page, stop: asyncio.Event, released: list[int] | None = None
@@ -251,7 +263,7 @@ class Pipeline:
         await self.underway.empty()
         writer = self.commits.writer
         async with self.commits.writing:
-            outbox_ids = await leaving(writer.connection, orders, self.options.page_rows)
+            outbox_ids = await leaving(writer.connection, orders, self.cursor.page_rows)
         if not outbox_ids:
             return
         page = await self.cursor.rows(outbox_ids, writer.checkpoint.position)

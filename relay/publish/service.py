@@ -104,7 +104,7 @@ class RelayService:
     @property
     def ready(self) -> bool:
         """Whether it does its work now: publishes, or stands by for another that does."""
-        return self.state in ("active", "standby")
+        return self.state == "standby" or (self.state == "active" and not self.progress.failing)
 
     def detail(self) -> Mapping[str, Any]:
         """Return what `relay status` shows of this process."""

@@ -163,3 +163,34 @@ async def test_a_topic_that_grows_keeps_every_event(lab: Any, topics: Any, grow_
     async with lab.relaying():
         await lab.until_published(510)
     assert len({record.event_id for record in await lab.read()}) == 510
+
+
+async def test_a_database_that_takes_no_proof_costs_few_repeats_however_long_it_lasts(
+    lab: Any,
+) -> None:
+    """A full disk, a right that was taken away: each attempt sends again what has no proof."""
+    await lab.pg.execute(
+        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE disk_full; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON relay.delivery_ledger"
+        " FOR EACH STATEMENT EXECUTE FUNCTION public.refuse()"
+    )
+    await lab.fill(1000)
+    relay = lab.relay(page_rows=100, pages_in_flight=3)
+    attempts = 8
+
+    async def tried() -> bool:
+        found = await lab.pg.fetchval("SELECT epoch FROM relay.checkpoint")
+        return bool(found >= attempts)
+
+    await lab.until(tried, within_seconds=60)
+    await lab.until(lambda: "disk" in waiting_for(relay))
+    assert not relay.service.ready
+    await lab.pg.execute("DROP TRIGGER refuse ON relay.delivery_ledger")
+    await lab.until_published(1000, within_seconds=60)
+    await lab.until(lambda: relay.service.ready)
+    await relay.stop()
+    records = await lab.assert_published(1000)
+    repeated = len(records) - 1000
+    # The pages of the first attempt, and one row for each of the others.
+    assert repeated <= 300 + 2 * attempts, repeated
