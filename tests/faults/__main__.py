@@ -16,6 +16,7 @@ from tests.faults.client import Habits
 from tests.faults.kinds import KINDS, Kind, draw
 from tests.faults.report import Report
 from tests.faults.rounds import Result, Round
+from tests.faults.small_disk import NoOwnMountsError, enter_own_mounts
 from tests.faults.stage import Stage, a_stage, luck_of, until
 
 
@@ -25,12 +26,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--orders", type=int, default=500, help="in each round")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--brokers", type=int, choices=(1, 3), default=1)
+    parser.add_argument(
+        "--small-disks",
+        action="store_true",
+        help="servers on file systems in memory that are filled to the last byte, too",
+    )
     parser.add_argument("--kind", action="append", choices=sorted(KINDS), help="only these faults")
     parser.add_argument("--first", type=int, default=1, help="number of the first round")
     parser.add_argument("--minutes", type=float, help="begin no round after so long")
     parser.add_argument("--keep", type=Path, help="folder for the journal and the logs")
     parser.add_argument("--json", type=Path, help="file for the report as JSON")
-    return parser.parse_args()
+    given = parser.parse_args()
+    given.small_disks |= any(KINDS[kind].small_disks for kind in given.kind or ())
+    return given
 
 
 async def play(options: argparse.Namespace, report: Report) -> Report:
@@ -38,12 +46,13 @@ async def play(options: argparse.Namespace, report: Report) -> Report:
     seed = report.seed
     _say(f"seed {seed}: {options.rounds} rounds, {options.brokers} broker(s)")
     last_start = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-    async with a_stage(brokers=options.brokers, keep=options.keep) as stage:
+    small = options.small_disks
+    async with a_stage(brokers=options.brokers, keep=options.keep, small_disks=small) as stage:
         for number in range(options.first, options.first + options.rounds):
             if time.monotonic() >= last_start:
                 break
             luck = luck_of(seed, f"{number}/kinds")
-            kinds = draw(luck, options.brokers) if not options.kind else _of(options.kind)
+            kinds = _of(options.kind) or draw(luck, options.brokers, small_disks=small)
             habits = Habits(orders=options.orders, bad=int(luck.random() < 0.25))
             result = await Round(stage, seed, number, kinds, habits).play()
             report.add(result)
@@ -54,8 +63,8 @@ async def play(options: argparse.Namespace, report: Report) -> Report:
     return report
 
 
-def _of(names: list[str]) -> list[Kind]:
-    return [KINDS[name] for name in names]
+def _of(names: list[str] | None) -> list[Kind]:
+    return [KINDS[name] for name in names or ()]
 
 
 async def _stop(stage: Stage) -> dict[str, int]:
@@ -85,6 +94,12 @@ def end_on_sigterm() -> None:
 
 def main() -> int:
     options = _arguments()
+    if options.small_disks:
+        try:
+            enter_own_mounts(sys.argv[1:])
+        except NoOwnMountsError as error:
+            _say(f"disks cannot be filled here: {error}")
+            return 2
     seed = secrets.randbits(32) if options.seed is None else options.seed
     report = Report(seed, options.brokers)
     end_on_sigterm()

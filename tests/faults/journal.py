@@ -78,6 +78,7 @@ class Truth:
 
     events: dict[str, list[Intent]] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
     _read_bytes: int = 0
 
     def read(self, path: Path) -> None:
@@ -94,19 +95,35 @@ class Truth:
 
     def unresolved(self) -> list[str]:
         """Return the transactions of unknown outcome."""
-        return [one for one in self.events if self.outcomes.get(one, "unknown") == "unknown"]
+        return [
+            one
+            for one in self.events
+            if self.outcomes.get(one, "unknown") == "unknown" and one not in self.lost
+        ]
+
+    def not_rolled_back(self) -> list[str]:
+        """Return the transactions that were, or may have been, committed."""
+        return [one for one in self.events if self.outcomes.get(one) != "rolled_back"]
 
     def resolve(self, found: set[str], asked: list[str]) -> None:
         """Note which transactions of unknown outcome the client's own table holds."""
         for transaction in asked:
             self.outcomes[transaction] = "committed" if transaction in found else "rolled_back"
 
+    def failed_over(self, found: set[str], asked: list[str]) -> None:
+        """Note what a database that was promoted lacks: its lag took it, whatever was replied."""
+        self.lost |= set(asked) - found
+
+    def lost_events(self) -> set[str]:
+        """Return the events that a failover took; they may have been published before."""
+        return {one.event_id for transaction in self.lost for one in self.events[transaction]}
+
     def committed(self) -> Iterator[Intent]:
         for transaction, events in self.events.items():
-            if self.outcomes.get(transaction) == "committed":
+            if self.outcomes.get(transaction) == "committed" and transaction not in self.lost:
                 yield from events
 
     def rolled_back(self) -> Iterator[Intent]:
         for transaction, events in self.events.items():
-            if self.outcomes.get(transaction) == "rolled_back":
+            if self.outcomes.get(transaction) == "rolled_back" and transaction not in self.lost:
                 yield from events

@@ -16,6 +16,7 @@ import asyncpg
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
+from relay.embedded.server import EmbeddedServer
 from tests.faults.programs import Program
 from tests.faults.proxy import is_checkpoint, is_commit, is_commit_offsets, is_produce
 from tests.faults.stage import EVENTS, RETURNS, Stage, until
@@ -33,6 +34,8 @@ class Kind:
         hop: recovered is whatever was committed before and has passed this hop.
         goal_seconds: for the 99th percentile of recovery; None: none is set.
         brokers: how many it needs.
+        small_disks: whether it needs disks that can be filled.
+        alone: whether no other fault happens in its round: it needs what they take away.
         weight: how often it is drawn.
     """
 
@@ -41,6 +44,8 @@ class Kind:
     hop: int = 5
     goal_seconds: float | None = None
     brokers: int = 1
+    small_disks: bool = False
+    alone: bool = False
     weight: int = 2
 
 
@@ -198,7 +203,6 @@ def _directions(luck: random.Random) -> dict[str, bool]:
 
 async def postgres_restarted(stage: Stage, luck: random.Random) -> None:
     if luck.random() < 0.5:
-        stage.postgres_crashes += 1
         await asyncio.to_thread(stage.postgres.kill)
     else:
         await asyncio.to_thread(stage.postgres.stop)
@@ -218,6 +222,69 @@ async def broker_frozen(stage: Stage, luck: random.Random) -> None:
     broker.pause()
     await _sleep(luck, 1.0, 5.0)
     broker.resume()
+
+
+async def failover(stage: Stage, luck: random.Random) -> None:
+    """The server dies, and a standby that lagged takes its place.
+
+    What was committed in the lag is gone, ids and transaction numbers are given out again, and some
+    of it was published: nothing else may be lost or skipped.
+    """
+    old = stage.postgres
+    standby = await stage.new_standby()
+    connection = await asyncpg.connect(standby.dsn(), timeout=10)
+    try:
+        streams = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+        await until(lambda: connection.fetchval(streams), 20)
+        await _sleep(luck, 0.3, 1.0)
+        await connection.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        await connection.execute("SELECT pg_reload_conf()")
+        await _sleep(luck, 0.2, 1.5)
+        await asyncio.to_thread(old.kill)
+        await connection.fetchval("SELECT pg_promote()")
+    finally:
+        connection.terminate()
+    await stage.fail_over_to(standby)
+
+
+async def postgres_disk_full(stage: Stage, luck: random.Random) -> None:
+    """Tables cannot grow; where it switches to a new WAL file, PostgreSQL itself crashes."""
+    disk = stage.disks[stage.postgres.folder]
+    disk.fill()
+    if luck.random() < 0.5:
+        await _switch_wal(stage)
+    await _sleep(luck, 1.0, 4.0)
+    disk.free()
+    await _started_again(stage.postgres)
+
+
+async def _switch_wal(stage: Stage) -> None:
+    """Ask for new WAL files until the ready ones are used up, and PostgreSQL gives in."""
+    with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection = await asyncpg.connect(stage.dsn, timeout=5, command_timeout=5)
+        try:
+            for _ in range(50):
+                await connection.execute("SELECT pg_logical_emit_message(false, 'fault-suite', '')")
+                await connection.execute("SELECT pg_switch_wal()")
+        finally:
+            connection.terminate()
+
+
+async def broker_disk_full(stage: Stage, luck: random.Random) -> None:
+    """A broker that cannot write its log ends; somebody makes room and starts it again."""
+    broker = luck.choice(stage.brokers)
+    disk = stage.disks[broker.folder]
+    disk.fill()
+    await until(lambda: not broker.is_running(), luck.uniform(2.0, 6.0))
+    disk.free()
+    await _started_again(broker)
+
+
+async def _started_again(server: EmbeddedServer) -> None:
+    """Start a server that ended, or is about to: what it wrote last decides."""
+    await until(lambda: not server.is_running(), 1.0)
+    if not server.is_running():
+        await asyncio.to_thread(server.start)
 
 
 async def connections_exhausted(stage: Stage, luck: random.Random) -> None:
@@ -347,6 +414,9 @@ _ALL = (
     Kind("PostgreSQL restarted", postgres_restarted, goal_seconds=10.0, weight=4),
     Kind("broker restarted", broker_restarted, goal_seconds=20.0, weight=4),
     Kind("broker frozen", broker_frozen),
+    Kind("failover to a lagging standby", failover, goal_seconds=10.0, alone=True),
+    Kind("PostgreSQL's disk full", postgres_disk_full, small_disks=True, weight=6),
+    Kind("broker's disk full", broker_disk_full, small_disks=True, weight=6),
     Kind("connections exhausted", connections_exhausted),
     Kind("order rows locked", order_rows_locked),
     Kind("foreign transaction open", foreign_transaction),
@@ -358,13 +428,17 @@ _ALL = (
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _ALL}
 
 
-def draw(luck: random.Random, brokers: int) -> list[Kind]:
+def draw(luck: random.Random, brokers: int, *, small_disks: bool) -> list[Kind]:
     """Draw the faults of one round: mostly one, so that its recovery is its own."""
-    possible = [kind for kind in _ALL if kind.brokers <= brokers]
+    possible = [
+        kind for kind in _ALL if kind.brokers <= brokers and small_disks >= kind.small_disks
+    ]
     count = luck.choices([1, 2, 3], weights=[6, 3, 1])[0]
     drawn: list[Kind] = []
     while len(drawn) < count:
         kind = luck.choices(possible, weights=[one.weight for one in possible])[0]
+        if kind.alone:
+            return [kind]
         if kind not in drawn:
             drawn.append(kind)
     return drawn

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
+from relay.embedded import EmbeddedPostgres
 from tests.faults.client import Client, Habits, known_transactions
 from tests.faults.journal import Intent
 from tests.faults.judge import (
@@ -183,7 +184,9 @@ class Round:
             steps = history.setdefault(row["order_id"], [])
             steps.append((row["old_status"], row["new_status"]))
         epochs = [row["epoch"] for row in await stage.fetch(_EPOCHS)]
-        found = judge_events(committed, stage.truth.rolled_back(), records)
+        lost = stage.truth.lost_events()
+        rolled_back = stage.truth.rolled_back()
+        found = judge_events(committed, rolled_back, records, lost_by_failover=lost)
         found += judge_orders(placed, list(stage.returns.records), dict(rows), history)
         found += judge_epochs(epochs)
         found += [Violation("the reader met an error", text) for text in stage.reader.errors]
@@ -201,9 +204,9 @@ class Watch:
     _checkpoint: tuple[int, ...] = ()
     _offsets: dict[int, int] = field(default_factory=dict)
     _crashes: int = 0
+    _server: EmbeddedPostgres | None = None
 
     async def run(self) -> None:
-        self._crashes = self.stage.postgres_crashes
         while True:
             with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError,
                                      asyncpg.InterfaceError):  # fmt: skip
@@ -215,6 +218,13 @@ class Watch:
             await asyncio.sleep(0.2)
 
     async def _look(self, connection: asyncpg.Connection) -> None:
+        if self._server is not self.stage.postgres:
+            # A standby that lagged: what it lacks was never so.
+            self._server, self._checkpoint, self._offsets = self.stage.postgres, (), {}
+        crashes = self.stage.postgres_crashes
+        if crashes != self._crashes:
+            # Written with synchronous_commit=off: a crash of PostgreSQL may take the last of it.
+            self._crashes, self._checkpoint = crashes, ()
         while True:
             self._judge_checkpoint(tuple(await connection.fetchrow(_CHECKPOINT)))
             for number, at in await connection.fetch(_HANDLED, RETURNS):
@@ -226,10 +236,6 @@ class Watch:
 
     def _judge_checkpoint(self, now: tuple[int, ...]) -> None:
         before, self._checkpoint = self._checkpoint, now
-        if self._crashes != self.stage.postgres_crashes:
-            # Written with synchronous_commit=off: a crash of PostgreSQL may take the last of it.
-            self._crashes = self.stage.postgres_crashes
-            return
         if any(new < old for old, new in zip(before, now, strict=False)):
             what = f"(epoch, seq, xmax) {before}, then {now}"
             self.violations.append(Violation("the checkpoint went backwards", what))

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,17 +15,19 @@ import asyncpg
 import orjson
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from relay.embedded import EmbeddedPostgres
 from relay.embedded.cluster import start_together
 from relay.embedded.folders import run_folder
 from relay.embedded.ports import LOOPBACK
+from relay.embedded.server import EmbeddedServer
 from relay.runtime.migrations import migrate
 from tests.faults.brokers import ROLES, RoleBroker, describe_brokers
-from tests.faults.client import TABLES
+from tests.faults.client import TABLES, known_transactions
 from tests.faults.journal import Journal, Truth
 from tests.faults.programs import Program
 from tests.faults.proxy import Proxy
 from tests.faults.reading import Log, Reader
+from tests.faults.small_disk import SmallDisk, small_disk
+from tests.replica import Replicated
 
 EVENTS, RETURNS = "orders.events", "orders.returns"
 PARTITIONS = 6
@@ -39,7 +42,7 @@ class Stage:
     """Everything of a run; it lasts for many rounds."""
 
     folder: Path
-    postgres: EmbeddedPostgres
+    postgres: Replicated
     brokers: list[RoleBroker]
     database: Mapping[str, Proxy]
     kafka: Mapping[str, list[Proxy]]
@@ -48,7 +51,8 @@ class Stage:
     reader: Reader
     silent_collector: Proxy
     truth: Truth = field(default_factory=Truth)
-    postgres_crashes: int = 0
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    disks: Mapping[Path, SmallDisk] = field(default_factory=dict)
     partitions_added: bool = False
 
     @property
@@ -68,6 +72,12 @@ class Stage:
     def client_dsn(self) -> str:
         """The order service's own way."""
         return _through(self.dsn, self.database["client"].port)
+
+    @property
+    def postgres_crashes(self) -> int:
+        """How often PostgreSQL recovered from a crash; it says so before it lets anybody in."""
+        log = self.postgres.log.read_text("utf-8", errors="replace")
+        return log.count("automatic recovery in progress")
 
     @property
     def bootstrap(self) -> str:
@@ -125,6 +135,24 @@ class Stage:
             if not program.is_running():
                 await asyncio.to_thread(program.start)
 
+    async def new_standby(self) -> Replicated:
+        """Start a standby of the PostgreSQL, that follows it; it ends with the stage."""
+        number = len(list(self.folder.glob("postgres*"))) + 1
+        folder = self.folder / f"postgres-{number}"
+        standby = await asyncio.to_thread(self.postgres.standby, folder)
+        self.stack.callback(standby.kill)
+        await asyncio.to_thread(standby.start)
+        return standby
+
+    async def fail_over_to(self, promoted: Replicated) -> None:
+        """Lead everybody to another server, and note what it lacks."""
+        self.truth.read(self.journal.path)
+        asked = self.truth.not_rolled_back()
+        self.postgres = promoted
+        for proxy in self.database.values():
+            proxy.target_port = promoted.port
+        self.truth.failed_over(await known_transactions(self.dsn, asked), asked)
+
     def all_proxies(self) -> list[Proxy]:
         found = list(self.database.values())
         return found + [one for proxies in self.kafka.values() for one in proxies]
@@ -155,19 +183,30 @@ def _settings(
 
 @asynccontextmanager
 async def a_stage(
-    *, brokers: int = 1, keep: Path | None = None, deadline_seconds: float = 900.0
+    *,
+    brokers: int = 1,
+    keep: Path | None = None,
+    deadline_seconds: float = 900.0,
+    small_disks: bool = False,
 ) -> AsyncIterator[Stage]:
-    """Start everything; afterwards nothing is left but `keep`, with the journal and the logs."""
+    """Start everything; afterwards nothing is left but `keep`, with the journal and the logs.
+
+    With `small_disks` each server has a file system of its own that can be filled (see there).
+    """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(run_folder())
         kept = keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         kept.mkdir(parents=True, exist_ok=True)
-        postgres = EmbeddedPostgres(folder / "postgres", settings={"max_connections": "60"})
+        postgres = Replicated(folder / "postgres", settings={"max_connections": "60"})
         nodes = describe_brokers(folder, brokers)
         kafka = {role: [await _proxy(stack, n.role_ports[role]) for n in nodes] for role in ROLES}
         for number, node in enumerate(nodes):
             node.advertised = {role: kafka[role][number].port for role in ROLES}
+        disks = {}
         for server in (postgres, *nodes):
+            if small_disks:
+                disks[server.folder] = stack.enter_context(small_disk(server.folder))
+            stack.callback(_keep_log, server, kept)
             stack.callback(server.kill)
         await asyncio.to_thread(start_together, [postgres, *nodes])
         await migrate(postgres.dsn(), sample=True)
@@ -181,12 +220,18 @@ async def a_stage(
         collector = await _proxy(stack, postgres.port)
         collector.stall()
         stage = Stage(folder, postgres, nodes, database, kafka, {}, journal, reader, collector)
+        stage.stack, stage.disks = stack, disks
         await _tables(stage)
         for program in _programs(stage, kept, deadline_seconds):
             stage.programs[program.name] = program
             stack.callback(program.kill)
             program.start()
         yield stage
+
+
+def _keep_log(server: EmbeddedServer, kept: Path) -> None:
+    if server.log.exists():
+        shutil.copyfile(server.log, kept / f"{server.folder.name}.log")
 
 
 async def _proxy(stack: AsyncExitStack, target_port: int) -> Proxy:

@@ -21,6 +21,7 @@ async def test_rounds_of_faults_break_no_promise(tmp_path: Path) -> None:
         rounds=ROUNDS,
         orders=300,
         brokers=1,
+        small_disks=False,
         kind=None,
         first=1,
         minutes=MINUTES,

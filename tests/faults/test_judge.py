@@ -60,6 +60,15 @@ def test_each_broken_promise_of_hop_2_is_seen(
     assert invariant in named(list(judge_events(committed, rolled_back, records)))
 
 
+def test_what_a_failover_took_may_be_published_or_not_and_nothing_else_may() -> None:
+    assert judge_events(A, [], LOG, lost_by_failover={"b-1"}) == []
+    assert judge_events(A, [], LOG[:3], lost_by_failover={"b-1"}) == []
+    stray = [*LOG, seen(event("c", 1), 9)]
+    assert "never committed, yet published" in named(
+        list(judge_events(A, [], stray, lost_by_failover={"b-1"}))
+    )
+
+
 def test_in_a_topic_that_grew_an_order_may_go_on_elsewhere_but_not_backwards() -> None:
     moved = [LOG[0], LOG[3], seen(A[1], 0, partition=9), seen(A[2], 1, partition=9)]
     assert judge_events([*A, *B], [], moved) == []
@@ -131,4 +140,7 @@ async def test_the_journal_on_disk_is_what_is_judged(tmp_path: Path) -> None:
     truth.resolve({"t-3"}, ["t-3"])
     assert list(truth.committed()) == A
     assert list(truth.rolled_back()) == B
+    truth.failed_over({"t-1"}, ["t-1", "t-3"])
+    assert list(truth.committed()) == A[:2]
+    assert (truth.lost_events(), truth.unresolved()) == ({"a-3"}, [])
     await journal.close()

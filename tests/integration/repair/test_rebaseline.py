@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,60 +12,21 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from relay.embedded import EmbeddedPostgres
-from relay.embedded.folders import run_folder, server_account
-from relay.embedded.process import plain_environment
+from relay.embedded.folders import run_folder
 from relay.runtime.migrations import migrate
+from tests.replica import Replicated
 
 SETTINGS = {"wal_level": "logical", "wal_keep_size": "64MB", "fsync": "off"}
 
 
-class Server(EmbeddedPostgres):
-    """A server that may be a standby."""
-
-    def _answers(self, server: Any) -> bool:
-        file = self._data / "postmaster.pid"
-        lines = file.read_text().splitlines() if file.exists() else []
-        if len(lines) < 8 or lines[0] != str(server.pid):
-            return False
-        return lines[7].strip() in ("ready", "standby")
-
-    def run(self, program: str, *arguments: str, **more: Any) -> subprocess.CompletedProcess[Any]:
-        """Run one of PostgreSQL's programs as the servers' account."""
-        account = server_account()
-        return subprocess.run(
-            [self._program(program), *arguments],
-            check=True,
-            capture_output=True,
-            cwd="/",
-            env=plain_environment(),
-            user=account and account[0],
-            group=account and account[1],
-            extra_groups=account and [],
-            timeout=60,
-            **more,
-        )
-
-    def standby(self, folder: Path) -> "Server":
-        """Make a standby of this server, with pg_basebackup; not started yet."""
-        folder.mkdir(parents=True)
-        if account := server_account():
-            os.chown(folder, *account)
-        self.run(
-            "pg_basebackup", "-d", self.dsn(), "-D", str(folder / "data"), "-R", "-X", "stream"
-        )
-        (folder / "password").write_text((self.folder / "password").read_text())
-        return Server(folder, settings=self.settings)
-
-
 @pytest.fixture
-def new_server() -> Iterator[Callable[[], Server]]:
+def new_server() -> Iterator[Callable[[], Replicated]]:
     """Start servers of this test's own."""
     with ExitStack() as stack:
 
-        def start(make: Callable[[Path], Server] | None = None) -> Server:
+        def start(make: Callable[[Path], Replicated] | None = None) -> Replicated:
             folder = stack.enter_context(run_folder())
-            build = make or (lambda place: Server(place, settings=SETTINGS))
+            build = make or (lambda place: Replicated(place, settings=SETTINGS))
             server = build(folder / "postgres")
             server.start()
             stack.callback(server.kill)
