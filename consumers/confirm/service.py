@@ -102,6 +102,11 @@ class ConfirmService:
         )
         self.report = Report(spans, self.metrics, flow.terminal_statuses, self.test_point)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it does its work now."""
+        return self.state == "active"
+
     def detail(self) -> Mapping[str, Any]:
         """Return what `relay status` shows of this process."""
         return {

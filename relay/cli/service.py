@@ -27,7 +27,6 @@ from relay.telemetry.tracing import Tracing, configure
 
 SPANS_DEADLINE_SECONDS = 5.0
 
-_READY = ("active", "standby")
 _LOG = structlog.get_logger("relay")
 
 
@@ -37,6 +36,11 @@ class Service(Protocol):
     @property
     def state(self) -> str:
         """Return what it is doing, in a word."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether it does its work now, or stands by for another that does."""
         ...
 
     @property
@@ -128,8 +132,8 @@ def alive(service: Service) -> Health:
 
 
 def readiness(service: Service) -> Health:
-    """Ready: it does its work, or stands by for another that does."""
+    """Say whether it does its work, or stands by for another that does."""
     checks = {"state": service.state}
     if service.waiting_for:
         checks["waiting_for"] = service.waiting_for
-    return Health(service.state in _READY, checks)
+    return Health(service.ready, checks)

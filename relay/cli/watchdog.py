@@ -74,6 +74,11 @@ class Alone:
         return self.watchdog.state
 
     @property
+    def ready(self) -> bool:
+        """Whether it watches, or stands by for another that does."""
+        return self.watchdog.state in ("active", "standby")
+
+    @property
     def waiting_for(self) -> str | None:
         """What it cannot go on without."""
         return self.watchdog.waiting_for
@@ -108,6 +113,11 @@ class Watched:
     def state(self) -> str:
         """What the service is doing."""
         return self.service.state
+
+    @property
+    def ready(self) -> bool:
+        """Whether the service does its work."""
+        return self.service.ready
 
     @property
     def waiting_for(self) -> str | None:

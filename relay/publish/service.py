@@ -66,7 +66,6 @@ class RelayService:
 
     Attributes:
         state: `starting`, `connecting`, `standby`, `active`, `waiting`, `stopped`.
-        waiting_for: in words, while it waits.
         upkeep: its duties; None: another process has them.
     """
 
@@ -81,12 +80,12 @@ class RelayService:
     upkeep: MaintenanceOptions | None = field(default_factory=MaintenanceOptions)
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("relay"))
     state: str = "starting"
-    waiting_for: str | None = None
     epoch: int = 0
     progress: Progress = field(default_factory=Progress)
     outages: OutageLog = field(init=False)
     _meter: Meter = field(init=False)
     _work: Work = field(init=False)
+    _waiting_for: str | None = None
     _connected_once: bool = False
     _broker_took_us: bool = False
 
@@ -105,6 +104,12 @@ class RelayService:
     def ready(self) -> bool:
         """Whether it does its work now: publishes, or stands by for another that does."""
         return self.state == "standby" or (self.state == "active" and not self.progress.failing)
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What it cannot go on without, in words; None while it publishes."""
+        publishing = self.state == "active" and not self.progress.failing
+        return None if publishing else self._waiting_for
 
     def detail(self) -> Mapping[str, Any]:
         """Return what `relay status` shows of this process."""
@@ -140,7 +145,7 @@ class RelayService:
         await self._end(beating, beat, stop_reason(self.stop))
 
     async def _end(self, beating: asyncio.Task[None], beat: Heartbeat, reason: str) -> None:
-        self.state, self.waiting_for = "stopped", None
+        self.state, self._waiting_for = "stopped", None
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
         await beat.farewell(reason)
@@ -198,7 +203,7 @@ class RelayService:
                 taken = None
             if taken is not None:
                 return taken
-            self.state, self.waiting_for = "standby", "the lease"
+            self.state, self._waiting_for = "standby", "the lease"
             if not told:
                 told = True
                 _LOG.info("standby", held_by=await holder(tenure.writer, self.options.shard))
@@ -209,7 +214,7 @@ class RelayService:
         """The broker is reached, and rows are being published."""
         self._back("broker")
         self._broker_took_us = True
-        self.state, self.waiting_for, self.epoch = "active", None, epoch
+        self.state, self.epoch = "active", epoch
         self._meter.holds(self.options.shard, epoch, active=True)
         _LOG.info("active", epoch=epoch, shard=self.options.shard)
 
@@ -223,18 +228,18 @@ class RelayService:
             raise error
         if error is None:
             self._back("broker")
-            self.state, self.waiting_for = "active", None
+            self.state = "active"
         elif not isinstance(error, TopicWaitError):
             self._lost("broker", error)
         elif self.waiting_for != str(error):
-            self.state, self.waiting_for = "waiting", str(error)
+            self.state, self._waiting_for = "waiting", str(error)
             _LOG.warning("waiting", waiting_for=str(error))
 
     def _lost(self, resource: Resource, error: BaseException) -> None:
-        self.state, self.waiting_for = "waiting", f"the {resource}: {str(error) or repr(error)}"
+        self.state, self._waiting_for = "waiting", f"the {resource}: {str(error) or repr(error)}"
         self._meter.away(resource)
         if self.outages.began(resource, error):
-            _LOG.warning("waiting", waiting_for=self.waiting_for)
+            _LOG.warning("waiting", waiting_for=self._waiting_for)
 
     def _back(self, resource: Resource) -> None:
         seconds = self.outages.ended(resource)
