@@ -7,7 +7,7 @@ import click
 from consumers.confirm.service import ConfirmService
 from consumers.options import ConfirmOptions, SessionOptions
 from relay.cli.service import Surroundings, serve
-from relay.cli.watchdog import watched
+from relay.cli.watched import watched
 from relay.runtime.settings import Settings, load_settings
 
 METRICS_PORT = 9465

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from relay.cli.service import Surroundings, serve
-from relay.cli.watchdog import watched
+from relay.cli.watched import watched
 from relay.publish.maintenance import MaintenanceOptions
 from relay.publish.options import PublishOptions
 from relay.publish.service import RelayService

@@ -42,17 +42,21 @@ def varint(number: int) -> bytes:
 
 
 class _Varints(dict[int, bytes]):
-    """Varints by number: those up to 16,383 are ready, others are made when asked for."""
+    """Varints by number: made when first asked for, the smaller ones kept."""
 
     def __missing__(self, number: int) -> bytes:
-        return varint(number)
+        encoded = varint(number)
+        if number < _KEPT_VARINTS:
+            self[number] = encoded
+        return encoded
 
 
-_VARINTS: Final = _Varints({number: varint(number) for number in range(16_384)})
+_KEPT_VARINTS: Final = 16_384
+_VARINTS: Final = _Varints()
 _varint_of: Final = _VARINTS.__getitem__
 # What stands before a record's key: attributes, timestamp delta (all of a batch are sent at one
-# time), offset delta.
-_PLACES: Final = [b"\0\0" + varint(place) for place in range(16_384)]
+# time), offset delta. As many as the largest batch so far had.
+_PLACES: Final[list[bytes]] = []
 
 
 def _header(name: bytes, value: bytes) -> bytes:
@@ -226,8 +230,6 @@ _RECORD_OVERHEAD: Final = 5 + 2 + 3  # its length, attributes and timestamp delt
 
 def records_of(tails: Sequence[bytes]) -> bytes:
     """Join a batch's records: each with its length and its place before its tail."""
-    places = (
-        _PLACES if len(tails) <= len(_PLACES) else [b"\0\0" + varint(n) for n in range(len(tails))]
-    )
-    sizes = map(add, map(len, tails), map(len, places))
-    return b"".join(chain.from_iterable(zip(map(_varint_of, sizes), places, tails, strict=False)))
+    _PLACES.extend(b"\0\0" + varint(place) for place in range(len(_PLACES), len(tails)))
+    sizes = map(add, map(len, tails), map(len, _PLACES))
+    return b"".join(chain.from_iterable(zip(map(_varint_of, sizes), _PLACES, tails, strict=False)))

@@ -42,10 +42,12 @@ def looks_like_canary(order_id: str) -> bool:
     return order_id.startswith(_BIGINT_START) and len(order_id) == _BIGINT_LENGTH
 
 
+_MARKS: Final = (b"\n" + _UUID_START.encode(), b"\n" + _BIGINT_START.encode())
+
+
 def count_canaries(keys: Sequence[bytes]) -> int:
-    """Count the keys of a batch that look like canaries'; some ns a key."""
-    joined = b"\n".join(keys)
-    found = joined.count(b"\n" + _UUID_START.encode()) + joined.startswith(_UUID_START.encode())
-    if b"-9" not in joined:
-        return found
+    """Count the keys of a batch that look like canaries'; some ns a key where none does."""
+    joined = b"\n" + b"\n".join(keys)
+    if not any(mark in joined for mark in _MARKS):
+        return 0
     return sum(looks_like_canary(key.decode("utf-8", "replace")) for key in keys)

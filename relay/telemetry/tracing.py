@@ -9,14 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace import sampling as sdk
 from opentelemetry.sdk.version import __version__ as sdk_version
 
 from relay.telemetry import export_settings, names, sampling
@@ -26,9 +22,10 @@ from relay.telemetry.names import SpanKind
 from relay.telemetry.otlp import Origin, SpanBatch, SpanEncoder
 from relay.telemetry.protobuf import DEFAULT_VALUE_LENGTH_LIMIT, AttributeValue
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
 _SCOPE: Final = "outbox-relay"
-# What an SDK span is counted as while it waits to be encoded.
-_SDK_SPAN_BYTES: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +98,14 @@ def configure(
     own = {"service.version": version, "service.instance.id": instance_id}
     origin = Origin(_resource(service_name, own, environment), _SCOPE, version)
     exporter = None if settings is None else SpanExporter(settings)
-    provider = None if exporter is None else _provider(origin, sampler, exporter)
-    if provider is not None and install:
-        trace.set_tracer_provider(provider)
+    provider = None
+    if exporter is not None:
+        # Imported here: the SDK takes longer than everything else of this package together.
+        from relay.telemetry.sdk_spans import make_provider  # noqa: PLC0415
+
+        provider = make_provider(origin, sampler, exporter)
+        if install:
+            trace.set_tracer_provider(provider)
     identities = Identities(sampler, recording=exporter is not None)
     return Tracing(identities, origin, exporter, provider, _value_limit(environment))
 
@@ -141,58 +143,3 @@ def _value_limit(environment: Mapping[str, str]) -> int:
         if text:
             return int(text)
     return DEFAULT_VALUE_LENGTH_LIMIT
-
-
-def _provider(origin: Origin, sampler: sampling.Sampler, exporter: SpanExporter) -> TracerProvider:
-    provider = TracerProvider(
-        sampler=_sdk_sampler(sampler),
-        resource=Resource(dict(origin.resource)),
-        shutdown_on_exit=False,
-    )
-    provider.add_span_processor(_Offering(exporter))
-    return provider
-
-
-def _sdk_sampler(sampler: sampling.Sampler) -> sdk.Sampler:
-    root: sdk.Sampler = sdk.TraceIdRatioBased(sampler.ratio)
-    if sampler.ratio in (0, 1):
-        root = sdk.ALWAYS_ON if sampler.ratio else sdk.ALWAYS_OFF
-    return sdk.ParentBased(root) if sampler.parent_based else root
-
-
-@dataclass(frozen=True, slots=True)
-class _SdkSpan:
-    """An ended span of the SDK, encoded (some 50 us) in the exporter's thread."""
-
-    span: ReadableSpan
-    spans: int = 1
-    size_bytes: int = _SDK_SPAN_BYTES
-
-    @property
-    def request(self) -> bytes:
-        # Imported here: it takes 0.2 s that a process without spans of the SDK need not pay.
-        from opentelemetry.exporter.otlp.proto.common.trace_encoder import (  # noqa: PLC0415
-            encode_spans,
-        )
-
-        encoded: bytes = encode_spans([self.span]).SerializeToString()
-        return encoded
-
-
-class _Offering(SpanProcessor):
-    """Hands ended spans to the exporter; the SDK's batch processor drops them in silence."""
-
-    def __init__(self, exporter: SpanExporter) -> None:
-        self._exporter = exporter
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Nothing to do before a span ends."""
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Offer it, if it was sampled."""
-        if span.context is not None and span.context.trace_flags.sampled:
-            self._exporter.offer(_SdkSpan(span))
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Wait until everything offered is decided. Blocks."""
-        return self._exporter.flush(timeout_millis / 1000)
