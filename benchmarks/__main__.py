@@ -21,6 +21,7 @@ from benchmarks import (
     limits,
     partitions,
     polls,
+    replay,
     returns,
     writers,
 )
@@ -46,6 +47,7 @@ WORKLOADS: dict[str, Callable[[Servers, Settings], None]] = {
     "crash": crash.run,
     "partitions": partitions.run,
     "returns": returns.run,
+    "replay": replay.run,
     "diagnosis": diagnosis.run,
     "idle": idle.run,
     "memory": idle.run_memory,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import subprocess
@@ -36,11 +35,8 @@ class Program:
         self.peak_rss_bytes = 0
         self.rss_bytes = 0
         self.started_at = time.time()
-        given = {**os.environ, **environment}
-        # As installed: not compiling itself anew at every start.
-        given.pop("PYTHONDONTWRITEBYTECODE", None)
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(command, env=given, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         self._stopped = threading.Event()
         self._watch = threading.Thread(target=self._sample, daemon=True)
         self._watch.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,12 +38,18 @@ class System:
 
     def restart(self, servers: Servers, url: str) -> Program:
         """Start it at once."""
+        return Program(self.name, self.command, self.environment_of(servers, url))
+
+    def environment_of(self, servers: Servers, url: str) -> dict[str, str]:
+        """Return the environment of a process that works on these servers."""
         addresses = {
             "DATABASE_URL": url,
             "KAFKA_BOOTSTRAP_SERVERS": servers.bootstrap_servers,
             "RELAY_METRICS_ENABLED": "false",
         }
-        return Program(self.name, self.command, {**addresses, **_UNTRACED, **self.environment})
+        # As installed: not compiling itself anew at every start.
+        inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        return {**inherited, **addresses, **_UNTRACED, **self.environment}
 
     def warm_up(
         self, program: Program, topic: Topic, url: str, seconds: int = 2, *, start: int = WARM

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import click
 
@@ -44,12 +45,16 @@ def settings_of(ctx: click.Context) -> Settings:
 def print_json(data: Any) -> None:
     """Print one JSON document; what a terminal might obey is written as its escape."""
     text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
-    click.echo(
-        "".join(char if char.isprintable() or char == "\n" else _escape(char) for char in text)
-    )
+    click.echo(_UNUSUAL.sub(_escaped, text))
 
 
-def _escape(char: str) -> str:
+_UNUSUAL: Final = re.compile(r"[^\n -~]")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    char = found[0]
+    if char.isprintable():
+        return char
     # json itself writes out what is below the space and nothing else: neither DEL nor C1 controls.
     return "\\u007f" if char == "\x7f" else json.dumps(char)[1:-1]
 

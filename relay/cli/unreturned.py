@@ -7,7 +7,6 @@ pipes. Exit code 3 when there are any.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from shlex import quote
@@ -17,7 +16,7 @@ import click
 
 from relay.cli.diagnose import SINCE
 from relay.cli.errors import Found
-from relay.cli.output import harmless, print_json, settings_of, wants_json
+from relay.cli.output import print_json, settings_of, wants_json
 from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import session
 from relay.diagnose.tell.hops import span
@@ -56,7 +55,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     elif given["ids"]:
         click.echo("".join(f"{printable(one.order_id)}\n" for one in found.orders), nl=False)
     else:
-        click.echo("\n".join(shown(harmless(found), datetime.now(UTC))))
+        click.echo("\n".join(shown(found, datetime.now(UTC))))
     if found.orders:
         raise Found(f"{len(found.orders)} orders are overdue")
 
@@ -79,9 +78,11 @@ def shown(found: UnreturnedList, now_at: datetime) -> list[str]:
     head = f"{more}{len(found.orders):,} orders are overdue, the oldest for {oldest}"
     lost = any(one.fate is Fate.LOST for one in found.orders)
     lines = [click.style(head, fg="red" if lost else "yellow", bold=True)]
-    kinds = Counter(_kind(one) for one in found.orders)
-    for kind, count in sorted(kinds.items(), key=lambda one: (one[0][0], -one[1]))[:_LINES]:
-        lines.append(_kind_line(kind, count, found.orders, now_at))
+    kinds: dict[Kind, list[datetime]] = {}
+    for one in found.orders:
+        kinds.setdefault(_kind(one), []).append(one.placed_at)
+    for kind, placed in sorted(kinds.items(), key=lambda one: (one[0][0], -len(one[1])))[:_LINES]:
+        lines.append(_kind_line(kind, placed, now_at))
     if len(kinds) > _LINES:
         lines.append(f" ... and {len(kinds) - _LINES} more kinds (--json)")
     incidents = sorted({one.incident_id for one in found.orders if one.incident_id is not None})
@@ -94,15 +95,17 @@ def _kind(one: Unreturned) -> Kind:
     return number, one.hop or "-", one.verdict or NOT_LOOKED_AT, one.cause or "-"
 
 
-def _kind_line(kind: Kind, count: int, orders: Sequence[Unreturned], now_at: datetime) -> str:
+def _kind_line(kind: Kind, placed: Sequence[datetime], now_at: datetime) -> str:
     number, hop, verdict, cause = kind
-    own = [one for one in orders if _kind(one) == kind]
-    age = span((now_at - min(one.placed_at for one in own)).total_seconds())
-    place = f"{number} {hop}" if number else "-"
-    return f" {count:>7,}  {place:<10} {verdict} / {cause}  oldest {age}"
+    age = span((now_at - min(placed)).total_seconds())
+    place = f"{number} {printable(hop)}" if number else "-"
+    said = f"{printable(verdict)} / {printable(cause)}"
+    return f" {len(placed):>7,}  {place:<10} {said}  oldest {age}"
 
 
 def _next(orders: Sequence[Unreturned], incidents: Sequence[int]) -> str:
     if incidents:
         return "relay incidents"
-    return f"relay diagnose {quote(orders[0].order_id)}" if len(orders) == 1 else "relay diagnose"
+    if len(orders) > 1:
+        return "relay diagnose"
+    return f"relay diagnose {quote(printable(orders[0].order_id))}"

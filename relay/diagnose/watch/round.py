@@ -50,7 +50,8 @@ class WatchOptions:
         position_seconds: between the positions of what changes.
         sample_seconds: between looks at the groups.
         lease_seconds: until a dead watchdog is replaced.
-        page_orders: orders diagnosed in one round.
+        page_orders: orders diagnosed at once.
+        pages: of orders that are new, diagnosed in one round.
         again_after_seconds: an open case is diagnosed anew when its diagnosis is older.
         spans_per_incident: `return overdue` spans of one incident.
     """
@@ -61,6 +62,7 @@ class WatchOptions:
     sample_seconds: float = 1.0
     lease_seconds: float = 15.0
     page_orders: int = 2000
+    pages: int = 1
     again_after_seconds: float = 30.0
     spans_per_incident: int = 1000
     reading: LogReading = field(
@@ -133,14 +135,19 @@ class Round:
             report.closed += await cases.close_returned(self.connection, done)
 
     async def _open_new(self, report: RoundReport) -> None:
-        found = await find_open(
-            self.connection, self.flow, unrecorded=True, at_most=self.options.page_orders
-        )
-        if not found:
-            return
-        events = {one.order_id: one.event_id for one in found if one.event_id is not None}
-        diagnoses = await self._diagnose([one.order_id for one in found], events)
-        report.opened += await self._record(diagnoses)
+        for _ in range(self.options.pages):
+            found = await find_open(
+                self.connection, self.flow, unrecorded=True, at_most=self.options.page_orders
+            )
+            if not found:
+                return
+            events = {one.order_id: one.event_id for one in found if one.event_id is not None}
+            diagnoses = await self._diagnose([one.order_id for one in found], events)
+            opened = await self._record(diagnoses)
+            report.opened += opened
+            # Those that are no case are found again: a page of nothing else is the last one.
+            if len(found) < self.options.page_orders or not opened:
+                return
 
     async def _record(self, diagnoses: Sequence[Diagnosis]) -> int:
         worth = [one for one in diagnoses if one.verdict not in _NO_CASE]

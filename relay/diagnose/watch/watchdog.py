@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Final
 from uuid import uuid4
@@ -45,6 +45,7 @@ _ROUND_STATEMENT_SECONDS: Final = 60.0
 _SAMPLE_SECONDS: Final = 10.0
 _REFRESH_SAMPLES: Final = 10
 _RELEASE_SECONDS: Final = 2.0
+_PAGES_ONCE: Final = 5
 _ROUND_FAILURES: Final = (*DATABASE_FAILURES, FlowTableError)
 
 
@@ -217,7 +218,9 @@ async def watch_once(
         if not await lease.take():
             return None
         try:
-            return await Round(leasing, kafka, flow, options, None).run()
+            # Nobody comes back for the next page: a night's orders are told at once.
+            whole = replace(options, pages=_PAGES_ONCE)
+            return await Round(leasing, kafka, flow, whole, None).run()
         finally:
             await lease.release()
     except _ROUND_FAILURES as error:

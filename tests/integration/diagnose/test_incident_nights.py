@@ -4,6 +4,10 @@ import json
 
 import pytest
 
+from relay.diagnose.watch.round import WatchOptions
+from relay.diagnose.watch.watchdog import watch_once
+from relay.runtime.settings import load_settings
+
 pytestmark = pytest.mark.timeout(240)
 
 QUICK = {"RELAY_WATCH_ROUND_SECONDS": "0.5", "RELAY_WATCH_POSITION_SECONDS": "1"}
@@ -145,3 +149,16 @@ async def test_without_any_watchdog_the_command_records_what_is_overdue(wiring) 
     (again,) = incidents(wiring, "I-1")
     assert again["incident"] == found["incident"] == "I-1"
     assert wiring.command("incidents", "I-99").returncode == 2
+
+
+async def test_a_night_larger_than_a_page_is_told_at_once(wiring) -> None:
+    orders = await wiring.place(45)
+    await wiring.until_overdue(orders)
+    servers = {"DATABASE_URL": wiring.database, "KAFKA_BOOTSTRAP_SERVERS": wiring.bootstrap}
+    settings = load_settings(None, wiring.environment | servers)
+    options = WatchOptions(page_orders=10)
+    report = await watch_once(settings.database.dsn, settings.kafka, settings.flow, options)
+    assert report is not None
+    assert report.opened == 45
+    (found,) = incidents(wiring)
+    assert found["orders"] == 45
