@@ -23,7 +23,7 @@ SELECT relay.create_partition((clock_timestamp() AT TIME ZONE 'UTC')::date - bac
 
 _TOML = '''\
 # Made by benchmarks/peers/outbox_relay.py from schemas/sql: not to be edited by hand.
-# Start it with RELAY_BIN, the `relay` to measure (by default the one on the PATH).
+# Start it with OUTBOX_RELAY, the `relay` to measure (by default the one on the PATH).
 about = "outbox-relay: snapshot window, one batch in flight per partition, ledger, checkpoint"
 insert = """
 INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload, traceparent)
@@ -33,7 +33,7 @@ start = """
 export DATABASE_URL="$DSN" KAFKA_BOOTSTRAP_SERVERS="$BOOTSTRAP"
 export RELAY_FLOW_EVENTS_TOPIC="$TOPIC" RELAY_FLOW_APPLY=observe RELAY_METRICS_ENABLED=false
 unset PYTHONDONTWRITEBYTECODE
-exec "${RELAY_BIN:-relay}" run"""
+exec "${OUTBOX_RELAY:-relay}" run"""
 schema = """
 '''
 
