@@ -20,7 +20,13 @@ class FlowTableError(Exception):
     """The flow's settings name what the database does not have; the message says what to do."""
 
 
-_TABLE = "SELECT pg_catalog.to_regclass($1)::oid AS oid, pg_catalog.to_regclass($1)::text AS name"
+_TABLE = """
+SELECT t.oid, t.oid::pg_catalog.regclass::text AS name,
+       -- Those of partitions, and of what inherits, are not one table's; a view has none.
+       t.relkind = 'r' AND NOT t.relhassubclass
+       AND pg_catalog.has_column_privilege(t.oid, 'ctid', 'SELECT') AS has_places
+  FROM pg_catalog.pg_class t WHERE t.oid = pg_catalog.to_regclass($1)
+"""
 
 _COLUMNS = """
 SELECT a.attname, pg_catalog.quote_ident(a.attname) AS quoted,
@@ -56,6 +62,7 @@ class _Column:
 class _Table:
     setting: str
     name: str
+    has_places: bool
     columns: dict[str, _Column]
 
     def column(self, setting: str, name: str) -> _Column:
@@ -97,6 +104,7 @@ async def orders_table(connection: asyncpg.Connection, flow: Flow) -> OrdersTabl
         _optional(table, "reason_column", names.reason_column),
         None if history is None else history.name,
         None if history is None else history.columns["order_id"].type_name,
+        table.has_places,
     )
 
 
@@ -109,7 +117,7 @@ async def _table(connection: asyncpg.Connection, setting: str, name: str) -> _Ta
         found = await connection.fetchrow(_TABLE, name)
     except asyncpg.PostgresError as error:
         raise FlowTableError(f"{setting} = {name!r} is no table's name: {error}") from error
-    if found is None or found["oid"] is None:
+    if found is None:
         raise FlowTableError(
             f"{setting} = {name!r}: there is no such table, or this role may not use its schema"
         )
@@ -124,7 +132,7 @@ async def _table(connection: asyncpg.Connection, setting: str, name: str) -> _Ta
         )
         for row in rows
     }
-    return _Table(setting, found["name"], columns)
+    return _Table(setting, found["name"], found["has_places"], columns)
 
 
 async def _check_status(

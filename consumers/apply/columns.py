@@ -46,11 +46,12 @@ class ColumnsApplier:
         """Lock the orders, and decide from their statuses."""
         groups, decided = by_order(returns), Decided()
         locked = await connection.fetch(self._statements.lock, packed(groups))
-        for order_id, status, submitted in locked:
+        for order_id, status, submitted, place in locked:
             decided.submitted[order_id] = submitted
             change = fold(self.statuses, status, groups[order_id], decided.steps, decided.refused)
             if change is not None:
                 decided.changes.append(change)
+                decided.places.append(place)
         missing = groups.keys() - decided.submitted.keys()
         if missing:
             await self._sort_missing(connection, groups, missing, decided)
@@ -81,7 +82,7 @@ class ColumnsApplier:
         """
         if not decided.steps:
             return
-        values: tuple[Any, ...] = step_values(decided.steps, decided.changes, group)
+        values: tuple[Any, ...] = step_values(decided.steps, decided.changes, decided.places, group)
         if self._statements.asks_terminal:
             values += (sorted(self.statuses.terminal),)
         done = await connection.execute(self._statements.write, *values)

@@ -14,7 +14,7 @@ import asyncpg
 
 from consumers.returns.fold import Change, Step
 from consumers.returns.identity import Sorted, contested, identities, tell_apart
-from consumers.returns.packing import packed, packed_nullable, packed_numbers
+from consumers.returns.packing import NULL, packed, packed_nullable, packed_numbers
 from consumers.returns.reader import Return
 from consumers.returns.stored_record import recorded_ms
 
@@ -31,9 +31,11 @@ STEP_COLUMNS: Final = """
               string_to_array($7, E'\\x1f', E'\\x1e'), string_to_array($8, E'\\x1f', E'\\x1e'),
               string_to_array($9, E'\\x1f', E'\\x1e'), string_to_array($10, E'\\x1f', E'\\x1e'),
               string_to_array($11, E'\\x1f', E'\\x1e'), string_to_array($12, E'\\x1f', E'\\x1e'),
-              string_to_array($13, E'\\x1f', E'\\x1e'), string_to_array($14, E'\\x1f', E'\\x1e'))
+              string_to_array($13, E'\\x1f', E'\\x1e'), string_to_array($14, E'\\x1f', E'\\x1e'),
+              string_to_array($15, E'\\x1f', E'\\x1e'))
        AS s (event_id, aggregate_id, causation_id, status, old_status, new_status, outcome,
-             reason, content_hash, partition, record_offset, recorded_ms, traceparent, changes)
+             reason, content_hash, partition, record_offset, recorded_ms, traceparent, changes,
+             place)
 """
 """The steps of a batch, packed (`consumers.returns.packing`), as a row source called `s`."""
 
@@ -43,7 +45,7 @@ INSERT INTO relay.inbox
      content_hash, partition, record_offset, recorded_at, traceparent, consumer_group, topic)
 SELECT s.event_id, s.aggregate_id, s.causation_id, s.status, s.old_status, s.new_status, s.outcome,
        s.reason, decode(s.content_hash, 'hex'), s.partition::int, s.record_offset::bigint,
-       to_timestamp(s.recorded_ms::float8 / 1000), s.traceparent, $15, $16
+       to_timestamp(s.recorded_ms::float8 / 1000), s.traceparent, $16, $17
 """
 """Needs a row source called `s` with the columns of `STEP_COLUMNS`."""
 
@@ -73,13 +75,16 @@ def is_copy(error: asyncpg.PostgresError) -> bool:
     )
 
 
-def step_values(steps: Sequence[Step], changes: Sequence[Change], group: str) -> tuple[str, ...]:
-    """Return the parameters $1 to $16 of a statement with `STEP_COLUMNS` and `WRITE_INBOX`."""
+def step_values(
+    steps: Sequence[Step], changes: Sequence[Change], places: Sequence[str], group: str
+) -> tuple[str, ...]:
+    """Return the parameters $1 to $17 of a statement with `STEP_COLUMNS` and `WRITE_INBOX`."""
     returns = [step.returned for step in steps]
     records = [one.record for one in returns]
-    counts = ["0"] * len(steps)
-    for change in changes:
+    counts, at = ["0"] * len(steps), [NULL] * len(steps)
+    for change, place in zip(changes, places, strict=True):
         counts[change.last_step] = str(change.changes)
+        at[change.last_step] = place or NULL
     return (
         packed([step.identity for step in steps]),
         packed([one.order_id for one in returns]),
@@ -95,6 +100,7 @@ def step_values(steps: Sequence[Step], changes: Sequence[Change], group: str) ->
         packed_numbers([recorded_ms(record) for record in records]),
         packed_nullable([one.traceparent for one in returns]),
         packed(counts),
+        packed(at),
         group,
         records[0].topic,
     )
@@ -107,4 +113,4 @@ async def write_inbox(connection: asyncpg.Connection, group: str, steps: Sequenc
         asyncpg.UniqueViolationError: one of the identities is there (`is_copy`).
     """
     if steps:
-        await connection.execute(WRITE_INBOX + STEP_COLUMNS, *step_values(steps, (), group))
+        await connection.execute(WRITE_INBOX + STEP_COLUMNS, *step_values(steps, (), (), group))

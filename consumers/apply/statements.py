@@ -20,6 +20,8 @@ class OrdersTable:
         key_type: PostgreSQL's name of the key column's type.
         status_type: of the status column's: text, or an enum.
         history: the table that gets a row for each step, and the type of its `order_id`.
+        has_places: a row has one (`ctid`) that its lock keeps and that no other row has, and this
+            login may see it.
     """
 
     table: str
@@ -33,6 +35,7 @@ class OrdersTable:
     reason: str | None = None
     history: str | None = None
     history_key_type: str | None = None
+    has_places: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class ColumnStatements:
     """What is executed for each batch.
 
     Attributes:
-        asks_terminal: `write` takes the terminal statuses as $17.
+        asks_terminal: `write` takes the terminal statuses as $18.
     """
 
     lock: str
@@ -60,7 +63,8 @@ def _lock(orders: OrdersTable) -> str:
     # ORDER BY: all who lock several orders take them in one order.
     return f"""
         SELECT o.{orders.key}::text AS order_id, o.{orders.status}::text AS status,
-               extract(epoch FROM o.{orders.submitted_at})::float8 AS submitted
+               extract(epoch FROM o.{orders.submitted_at})::float8 AS submitted,
+               {"o.ctid::text" if orders.has_places else "''"} AS place
           FROM {orders.table} o
          WHERE o.{orders.key} = ANY (string_to_array($1, E'\\x1f')::{orders.key_type}[])
          ORDER BY o.{orders.key}
@@ -78,18 +82,17 @@ def _exist(orders: OrdersTable) -> str:
 
 def _write(orders: OrdersTable) -> str:
     # Inbox, history and status at once: taken apart once, the columns cost a fifth less.
-    # "= ANY" besides the join: by the join alone the planner reads the whole table to hash it
-    # (140 ms for 2,000 of 100,000 rows, against 25).
-    # A status needs no guard here: its row is locked since it was read.
+    # A status needs no guard here: its row is locked since it was read. It also stands where it
+    # stood: not to look its key up again saves an eighth.
+    row = "o.ctid = s.place::tid" if orders.has_places else f"o.{orders.key} = s.order_key"
     return f"""
-        WITH s AS MATERIALIZED (SELECT * {STEP_COLUMNS}),
-        inbox AS ({WRITE_INBOX} FROM s){_history(orders)}
+        WITH s AS MATERIALIZED (
+            SELECT *, aggregate_id::{orders.key_type} AS order_key {STEP_COLUMNS}
+        ), inbox AS ({WRITE_INBOX} FROM s){_history(orders)}
         UPDATE {orders.table} o
            SET {", ".join(_changes(orders))}
           FROM s
-         WHERE o.{orders.key} = ANY (string_to_array($2, E'\\x1f')::{orders.key_type}[])
-           AND o.{orders.key} = s.aggregate_id::{orders.key_type}
-           AND s.changes <> '0'
+         WHERE {row} AND s.changes <> '0'
     """  # noqa: S608 - identifiers from the catalog
 
 
@@ -97,7 +100,7 @@ def _changes(orders: OrdersTable) -> list[str]:
     changes = [f"{orders.status} = s.new_status::{orders.status_type}"]
     if orders.version is not None:
         changes.append(f"{orders.version} = o.{orders.version} + s.changes::int")
-    terminal = "CASE WHEN s.new_status = ANY ($17::text[]) THEN"
+    terminal = "CASE WHEN s.new_status = ANY ($18::text[]) THEN"
     if orders.returned_at is not None:
         changes.append(
             f"{orders.returned_at} = {terminal} clock_timestamp() ELSE o.{orders.returned_at} END"
@@ -113,7 +116,7 @@ def _history(orders: OrdersTable) -> str:
     return f""",
         history AS (
             INSERT INTO {orders.history} (order_id, old_status, new_status, reason, event_id)
-            SELECT s.aggregate_id::{orders.history_key_type}, s.old_status, s.new_status,
+            SELECT s.order_key::{orders.history_key_type}, s.old_status, s.new_status,
                    s.reason, s.event_id
               FROM s
              WHERE s.outcome = 'applied')"""  # noqa: S608 - identifiers from the catalog

@@ -203,6 +203,10 @@ class ConfirmService:
             # for ever.
             "plan_cache_mode": "force_custom_plan",
             "jit": "off",
+            # A batch's rows are named one by one. By its costs the planner rather reads a small
+            # table whole.
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
         }
 
     async def _lanes(self, connections: Sequence[asyncpg.Connection]) -> Lanes:

@@ -227,7 +227,7 @@ class ConfirmSettings(Section):
         default=2000, description="returns in one transaction at most"
     )
     connections: PositiveInt = Field(
-        default=2, description="batches applied at once, each on a database connection of its own"
+        default=3, description="batches applied at once, each on a database connection of its own"
     )
     session_timeout_seconds: PositiveFloat = Field(
         default=8.0, description="seconds until Kafka gives a dead consumer's partitions away"

@@ -7,8 +7,10 @@ GRANT SELECT, INSERT ON public.order_status_history TO relay_writer;
 -- The sample order service looks whether it stands beside a sample, and refuses otherwise.
 GRANT SELECT ON relay.installation TO relay_writer;
 
--- The confirmation consumer: the status columns, and the history.
-GRANT SELECT (order_id, status, version, submitted_at, returned_at, return_reason, traceparent),
+-- The confirmation consumer: the status columns, and the history. With ctid it need not look up again
+-- what it has locked.
+GRANT SELECT (ctid, order_id, status, version, submitted_at, returned_at, return_reason,
+              traceparent),
       UPDATE (status, version, returned_at, return_reason)
     ON public.orders TO relay_confirmer;
 GRANT SELECT, INSERT ON public.order_status_history TO relay_confirmer;

@@ -25,6 +25,8 @@ async def orders(lab):
     await lab.pg.execute("ANALYZE public.orders")
     await lab.pg.execute("SET plan_cache_mode = force_custom_plan")
     await lab.pg.execute("SET jit = off")
+    await lab.pg.execute("SET enable_hashjoin = off")
+    await lab.pg.execute("SET enable_mergejoin = off")
     return ids
 
 
@@ -55,15 +57,25 @@ async def test_orders_are_found_by_their_key(lab, orders, count):
         for n, order in enumerate(orders[:count])
     ]
     changes = [Change(n, 1) for n in range(count)]
-    write = (*step_values(steps, changes, "g"), ["confirmed"])
+    places = [
+        str(place[0])
+        for place in await lab.pg.fetch(
+            "SELECT o.ctid::text FROM unnest($1::uuid[]) WITH ORDINALITY AS u (id, n)"
+            "  JOIN public.orders o ON o.order_id = u.id ORDER BY n",
+            orders[:count],
+        )
+    ]
+    write = (*step_values(steps, changes, places, "g"), ["confirmed"])
     for statement, values in [
         (statements.lock, (keys,)),
         (statements.exist, (keys,)),
-        (statements.write, write),
     ]:
         found = await plan(lab, statement, *values)
         assert "Seq Scan" not in found, found
         assert "orders_pkey" in found, found
+    found = await plan(lab, statements.write, *write)
+    assert "Tid Scan on orders" in found, found
+    assert "Seq Scan" not in found, found
 
 
 async def test_identities_are_found_by_their_key_also_when_the_inbox_was_empty_before(lab, orders):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from consumers.apply.catalog import FlowTableError
+from consumers.apply.catalog import FlowTableError, orders_table
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Observe
 
 
@@ -478,16 +478,57 @@ async def test_a_function_that_does_not_fit_ends_it_at_start(lab, function):
             await lab.start(flow=replace(lab.flow, apply=ApplyFunction(function))).task
 
 
-async def test_least_privilege_is_enough(lab):
+PARTITIONED = """
+ALTER TABLE public.orders RENAME TO orders_before;
+CREATE TABLE public.orders (LIKE public.orders_before INCLUDING DEFAULTS, PRIMARY KEY (order_id))
+    PARTITION BY HASH (order_id);
+CREATE TABLE public.orders_0 PARTITION OF public.orders FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE public.orders_1 PARTITION OF public.orders FOR VALUES WITH (MODULUS 2, REMAINDER 1)
+"""
+INHERITED = "CREATE TABLE public.orders_old () INHERITS (public.orders)"
+VIEW = """
+ALTER TABLE public.orders RENAME TO orders_stored;
+CREATE VIEW public.orders AS SELECT * FROM public.orders_stored
+"""
+
+
+@pytest.mark.parametrize("shape", [PARTITIONED, INHERITED, VIEW], ids=["parts", "heirs", "view"])
+async def test_orders_may_stand_in_several_tables(lab, shape):
+    await lab.pg.execute(shape)
+    assert (await orders_table(lab.pg, lab.flow)).has_places is False
+    orders = await lab.place(40)
+    lab.start()
+    for order in orders:
+        lab.send(order, "processing")
+    lab.sent()
+    await lab.until_handled(40)
+    for order in orders[::2]:
+        lab.send(order)
+    lab.sent()
+    await lab.until_handled(60)
+    assert await lab.statuses(orders) == ["confirmed", "processing"] * 20
+    changes = "SELECT count(*) FROM public.order_status_history"
+    assert await lab.pg.fetchval(changes) == 60
+    assert await lab.pg.fetchval("SELECT count(*) FROM relay.quarantine") == 0
+
+
+# A login with rights on columns sees a row's place if it was granted that, too.
+@pytest.mark.parametrize("sees_places", [True, False])
+async def test_least_privilege_is_enough(lab, sees_places):
     await lab.pg.execute("SET ROLE NONE")
     name = f"c{uuid.uuid4().hex[:12]}"
     await lab.pg.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE relay_confirmer")
     try:
+        if not sees_places:
+            await lab.pg.execute("REVOKE SELECT (ctid) ON public.orders FROM relay_confirmer")
         orders = await lab.place(3)
         lab.send(orders[0])
         lab.send(orders[1], "nonsense")
         lab.send(orders[2], "processing")
         lab.sent()
+        login = await asyncpg.connect(lab.dsn_as(name, "x"))
+        assert (await orders_table(login, lab.flow)).has_places is sees_places
+        await login.close()
         running = lab.start(dsn=lab.dsn_as(name, "x"))
         await lab.until_handled(3)
         assert await lab.statuses(orders) == ["confirmed", "submitted", "processing"]
