@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -21,8 +20,8 @@ from tests.faults.programs import Program
 from tests.faults.proxy import is_checkpoint, is_commit, is_commit_offsets, is_produce
 from tests.faults.stage import EVENTS, RETURNS, Stage, until
 
-# Returns when it is over, with the time from which recovery counts, if that is an earlier one.
-Fault = Callable[[Stage, random.Random], Awaitable[float | None]]
+# Returns when it is over: recovery counts from then.
+Fault = Callable[[Stage, random.Random], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,9 @@ async def relay_killed(stage: Stage, luck: random.Random) -> None:
         program.start()
 
 
-async def relay_stopped(stage: Stage, luck: random.Random) -> float:
-    program = await _active(stage, luck)
-    stopped_at = time.monotonic()
-    await asyncio.to_thread(program.stop)
-    return stopped_at
+async def relay_stopped(stage: Stage, luck: random.Random) -> None:
+    """What follows is placed while it ends: its collector may keep it for seconds."""
+    (await _active(stage, luck)).tell_to_end()
 
 
 async def relay_dies_at_point(stage: Stage, luck: random.Random) -> None:

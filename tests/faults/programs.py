@@ -37,9 +37,15 @@ class Program:
         self.starts = 0
         self._log_from = 0
         self._popen: subprocess.Popen[bytes] | None = None
+        self._ending = False
 
     def start(self, *, dies_at: tuple[str, int] | None = None) -> None:
-        """Start it; `dies_at`: kill -9 by its own hand at the n-th passing of a named point."""
+        """Start it; `dies_at`: kill -9 by its own hand at the n-th passing of a named point.
+
+        One that was told to end is waited for: it may still tell a collector that does not listen.
+        """
+        if self._ending:
+            self.stop()
         command = [str(RELAY), *_ARGUMENTS[self.role]]
         if dies_at is not None:
             point, passing = dies_at
@@ -54,6 +60,7 @@ class Program:
                 env=clean_environment(self.env),
             )
         self.starts += 1
+        self._ending = False
 
     @property
     def pid(self) -> int:
@@ -61,7 +68,7 @@ class Program:
         return self._popen.pid
 
     def is_running(self) -> bool:
-        return self._popen is not None and self._popen.poll() is None
+        return self._popen is not None and self._popen.poll() is None and not self._ending
 
     def kill(self) -> None:
         """End it with SIGKILL, frozen or not."""
@@ -79,6 +86,11 @@ class Program:
         if self.is_running():
             assert self._popen is not None
             self._popen.send_signal(number)
+
+    def tell_to_end(self) -> None:
+        """Send SIGTERM, and do not wait."""
+        self._signal(signal.SIGTERM)
+        self._ending = True
 
     def stop(self, within_seconds: float = 30.0) -> int:
         """Ask it to end (SIGTERM) and return its exit code; -9 if it had to be killed."""

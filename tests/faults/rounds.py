@@ -99,7 +99,8 @@ class Round:
     async def _fault(self, kind: Kind, result: Result) -> None:
         luck = luck_of(self.seed, f"{self.number}/{kind.name}")
         await asyncio.sleep(luck.uniform(0.5, self.habits.seconds * 0.6))
-        counted_from = await kind.act(self.stage, luck) or time.monotonic()
+        await kind.act(self.stage, luck)
+        counted_from = time.monotonic()
         # Two faults may have killed both of a kind, to be started again at the round's end only.
         await self.stage.somebody_up()
         self.stage.truth.read(self.stage.journal.path)

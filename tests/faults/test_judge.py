@@ -88,7 +88,24 @@ def test_what_cannot_be_sent_waits_with_all_that_follows() -> None:
 def test_steps_only_go_up_and_end_at_the_first_terminal() -> None:
     said = ["processing", None, "confirmed", "rejected", "processing", "unheard of"]
     records = [returned("a", status, offset) for offset, status in enumerate(said)]
-    assert returned_steps(records) == {"a": ["submitted", "processing", "confirmed"]}
+    assert returned_steps(records) == {"a": {("submitted", "processing", "confirmed")}}
+
+
+def test_returns_of_one_partition_have_an_order_and_those_of_two_have_none() -> None:
+    here = [returned("a", "confirmed", 0), returned("a", "processing", 1)]
+    assert returned_steps(here) == {"a": {("submitted", "confirmed")}}
+    there = [here[0], replace(here[1], partition=1)]
+    late = ("submitted", "processing", "confirmed")
+    assert returned_steps(there) == {"a": {("submitted", "confirmed"), late}}
+    made = {"a": [("submitted", "processing"), ("processing", "confirmed")]}
+    assert judge_orders(["a"], there, {"a": "confirmed"}, made) == []
+    assert "wrong history" in named(judge_orders(["a"], here, {"a": "confirmed"}, made))
+    rivals = [here[0], replace(returned("a", "rejected"), partition=1)]
+    for status in ("confirmed", "rejected"):
+        one = {"a": [("submitted", status)]}
+        assert judge_orders(["a"], rivals, {"a": status}, one) == []
+        other = "rejected" if status == "confirmed" else "confirmed"
+        assert "wrong history" in named(judge_orders(["a"], rivals, {"a": other}, one))
 
 
 @pytest.mark.parametrize(
