@@ -118,6 +118,9 @@ def _say(text: str) -> None:
 
 def main() -> int:
     bugs = chosen(sys.argv[1:])
+    if not bugs:
+        _say(f"no bug is called so; there are: {', '.join(bug.name for bug in PLANTED)}")
+        return 2
     with tempfile.TemporaryDirectory() as folder, Cluster() as cluster:
         tree = Path(folder)
         copy_tree(tree)
