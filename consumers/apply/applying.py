@@ -25,7 +25,7 @@ class Decided:
 
     Attributes:
         changes: what the rows of the steps' orders are to become ...
-        places: ... and where these rows stand, while they are locked.
+        places: ... and where these rows stand, while they are locked; None: not known.
         locked: their orders are locked by somebody else: they wait.
         submitted: when each order was submitted, Unix time, where that is known.
         canaries: steps of canaries, which are no orders.
@@ -33,7 +33,7 @@ class Decided:
 
     steps: list[Step] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
+    places: list[str | None] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     locked: list[Return] = field(default_factory=list)
     submitted: dict[str, float | None] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import asyncpg
 
 from consumers.returns.fold import Change, Step
 from consumers.returns.identity import Sorted, contested, identities, tell_apart
-from consumers.returns.packing import NULL, packed, packed_nullable, packed_numbers
+from consumers.returns.packing import packed, packed_nullable, packed_numbers
 from consumers.returns.reader import Return
 from consumers.returns.stored_record import recorded_ms
 
@@ -76,15 +76,16 @@ def is_copy(error: asyncpg.PostgresError) -> bool:
 
 
 def step_values(
-    steps: Sequence[Step], changes: Sequence[Change], places: Sequence[str], group: str
+    steps: Sequence[Step], changes: Sequence[Change], places: Sequence[str | None], group: str
 ) -> tuple[str, ...]:
     """Return the parameters $1 to $17 of a statement with `STEP_COLUMNS` and `WRITE_INBOX`."""
     returns = [step.returned for step in steps]
     records = [one.record for one in returns]
-    counts, at = ["0"] * len(steps), [NULL] * len(steps)
+    counts = ["0"] * len(steps)
+    at: list[str | None] = [None] * len(steps)
     for change, place in zip(changes, places, strict=True):
         counts[change.last_step] = str(change.changes)
-        at[change.last_step] = place or NULL
+        at[change.last_step] = place
     return (
         packed([step.identity for step in steps]),
         packed([one.order_id for one in returns]),
@@ -100,7 +101,7 @@ def step_values(
         packed_numbers([recorded_ms(record) for record in records]),
         packed_nullable([one.traceparent for one in returns]),
         packed(counts),
-        packed(at),
+        packed_nullable(at),
         group,
         records[0].topic,
     )

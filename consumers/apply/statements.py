@@ -64,7 +64,7 @@ def _lock(orders: OrdersTable) -> str:
     return f"""
         SELECT o.{orders.key}::text AS order_id, o.{orders.status}::text AS status,
                extract(epoch FROM o.{orders.submitted_at})::float8 AS submitted,
-               {"o.ctid::text" if orders.has_places else "''"} AS place
+               {"o.ctid::text" if orders.has_places else "NULL"} AS place
           FROM {orders.table} o
          WHERE o.{orders.key} = ANY (string_to_array($1, E'\\x1f')::{orders.key_type}[])
          ORDER BY o.{orders.key}

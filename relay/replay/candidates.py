@@ -327,12 +327,11 @@ async def store_everything(
         await connection.execute(ALONG_KEYS)
     values = (replay_id, *conditions(selection), orders, event_types)
     count: int = 0
-    last, number = -(2**63), 0
+    last = -(2**63)
     while True:
-        page = (last, number, page_parts * PART_ITEMS)
+        page = (last, count // PART_ITEMS, page_parts * PART_ITEMS)
         stored = await connection.fetch(STORE, *values, *page)
         count += sum(row[0] for row in stored)
         if len(stored) < page_parts:
             return count
         last = max(row["last_id"] for row in stored)
-        number += page_parts
