@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 from aiokafka.partitioner import murmur2
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from relay.diagnose.session import session
@@ -238,9 +238,11 @@ class Wiring:
             try:
                 return consumer.get_watermark_offsets(TopicPartition(topic, number), 10)
             except KafkaException as error:
-                # A topic that was just made has no leader yet.
-                if time.monotonic() > deadline or not error.args[0].retriable():
+                # A topic that was just made has no leader yet, one made again another than before.
+                moved = error.args[0].code() == KafkaError.NOT_LEADER_FOR_PARTITION
+                if time.monotonic() > deadline or not (moved or error.args[0].retriable()):
                     raise
+                consumer.list_topics(topic, 10)
 
     def ends(self, topic: str) -> dict[int, int]:
         """Return where each partition's log ends."""
