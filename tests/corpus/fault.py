@@ -61,6 +61,11 @@ class Fault:
     asked_with: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     waits_at: tuple[str, ...] = ()
 
+    @property
+    def waits_at_hops(self) -> tuple[str, ...]:
+        """Where its orders may have waited longest."""
+        return self.waits_at or (self.label[0],)
+
 
 @dataclass(frozen=True, slots=True)
 class Act:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 _NEW_PARTITIONS_SECONDS = 2.0
 
@@ -53,6 +53,8 @@ class Reader:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
+                # An end says how far was read where the last records are not for readers.
+                "enable.partition.eof": True,
                 "reconnect.backoff.max.ms": 500,
                 "log_level": 0,
             }
@@ -101,6 +103,9 @@ class Reader:
             )
 
     def _take(self, one: Any) -> None:
+        if one.error() is not None and one.error().code() == KafkaError._PARTITION_EOF:
+            self.logs[one.topic()].next_offsets[one.partition()] = one.offset()
+            return
         if one.error() is not None:
             if not one.error().retriable() and not one.error().code() < 0:
                 self.errors.append(str(one.error()))

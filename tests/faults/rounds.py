@@ -168,11 +168,13 @@ class Round:
         return await self._committed_until_now()
 
     async def _returns_handled(self) -> bool:
+        """Whether the system has handled all returns, and the foreign reader has read them."""
         rows = await self.stage.fetch(_HANDLED, RETURNS)
-        handled = {row["partition"]: row["next_offset"] for row in rows}
-        return all(
-            handled.get(number, 0) >= end for number, end in self.stage.returns.next_offsets.items()
-        ) and not await self.stage.fetch("SELECT 1 FROM relay.pending_return LIMIT 1")
+        handled = {row["partition"]: row["next_offset"] for row in rows if row["next_offset"]}
+        read = {number: end for number, end in self.stage.returns.next_offsets.items() if end}
+        return handled == read and not await self.stage.fetch(
+            "SELECT 1 FROM relay.pending_return LIMIT 1"
+        )
 
     async def _judge(self, result: Result) -> None:
         stage = self.stage

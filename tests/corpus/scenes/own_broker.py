@@ -293,6 +293,8 @@ SCENE = Scene(
                     "broker away, records wait", "system",
                     ("process", "not_processed", "broker_unreachable"),
                     broker_killed_before_hop_3, broker_away, broker_back,
+                    # The consumer's broker, too: it tries again every few seconds.
+                    waits_at=("process", "confirm"),
                 ),
                 Fault(
                     "broker away, rows wait", "system",
