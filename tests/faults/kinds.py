@@ -199,26 +199,28 @@ def _directions(luck: random.Random) -> dict[str, bool]:
 
 
 async def postgres_restarted(stage: Stage, luck: random.Random) -> None:
-    if luck.random() < 0.5:
-        await asyncio.to_thread(stage.postgres.kill)
-    else:
-        await asyncio.to_thread(stage.postgres.stop)
-    await _sleep(luck, 0.2, 3.0)
-    await asyncio.to_thread(stage.postgres.start)
+    async with stage.in_hands(stage.postgres):
+        await _restarted(stage.postgres, luck)
 
 
 async def broker_restarted(stage: Stage, luck: random.Random) -> None:
     broker = luck.choice(stage.brokers)
-    await asyncio.to_thread(broker.kill if luck.random() < 0.5 else broker.stop)
+    async with stage.in_hands(broker):
+        await _restarted(broker, luck)
+
+
+async def _restarted(server: EmbeddedServer, luck: random.Random) -> None:
+    await asyncio.to_thread(server.kill if luck.random() < 0.5 else server.stop)
     await _sleep(luck, 0.2, 3.0)
-    await asyncio.to_thread(broker.start)
+    await asyncio.to_thread(server.start)
 
 
 async def broker_frozen(stage: Stage, luck: random.Random) -> None:
     broker = luck.choice(stage.brokers)
-    broker.pause()
-    await _sleep(luck, 1.0, 5.0)
-    broker.resume()
+    async with stage.in_hands(broker):
+        broker.pause()
+        await _sleep(luck, 1.0, 5.0)
+        broker.resume()
 
 
 async def failover(stage: Stage, luck: random.Random) -> None:
@@ -247,12 +249,13 @@ async def failover(stage: Stage, luck: random.Random) -> None:
 async def postgres_disk_full(stage: Stage, luck: random.Random) -> None:
     """Tables cannot grow; where it switches to a new WAL file, PostgreSQL itself crashes."""
     disk = stage.disks[stage.postgres.folder]
-    disk.fill()
-    if luck.random() < 0.5:
-        await _switch_wal(stage)
-    await _sleep(luck, 1.0, 4.0)
-    disk.free()
-    await _started_again(stage.postgres)
+    async with stage.in_hands(stage.postgres):
+        disk.fill()
+        if luck.random() < 0.5:
+            await _switch_wal(stage)
+        await _sleep(luck, 1.0, 4.0)
+        disk.free()
+        await _started_again(stage.postgres)
 
 
 async def _switch_wal(stage: Stage) -> None:
@@ -271,10 +274,11 @@ async def broker_disk_full(stage: Stage, luck: random.Random) -> None:
     """A broker that cannot write its log ends; somebody makes room and starts it again."""
     broker = luck.choice(stage.brokers)
     disk = stage.disks[broker.folder]
-    disk.fill()
-    await until(lambda: not broker.is_running(), luck.uniform(2.0, 6.0))
-    disk.free()
-    await _started_again(broker)
+    async with stage.in_hands(broker):
+        disk.fill()
+        await until(lambda: not broker.is_running(), luck.uniform(2.0, 6.0))
+        disk.free()
+        await _started_again(broker)
 
 
 async def _started_again(server: EmbeddedServer) -> None:
@@ -376,19 +380,21 @@ def _headers(luck: random.Random, number: int) -> list[tuple[str, bytes]]:
 async def leader_moved(stage: Stage, luck: random.Random) -> None:
     """One of three brokers dies; the others lead what it led."""
     broker = luck.choice(stage.brokers)
-    await asyncio.to_thread(broker.kill)
-    await _sleep(luck, 4.0, 8.0)
-    await asyncio.to_thread(broker.start)
+    async with stage.in_hands(broker):
+        await asyncio.to_thread(broker.kill)
+        await _sleep(luck, 4.0, 8.0)
+        await asyncio.to_thread(broker.start)
 
 
 async def min_isr_lost(stage: Stage, luck: random.Random) -> None:
     """Two of three brokers freeze: nothing can be acknowledged."""
     frozen = luck.sample(stage.brokers, 2)
-    for broker in frozen:
-        broker.pause()
-    await _sleep(luck, 4.0, 8.0)
-    for broker in frozen:
-        broker.resume()
+    async with stage.in_hands(*frozen):
+        for broker in frozen:
+            broker.pause()
+        await _sleep(luck, 4.0, 8.0)
+        for broker in frozen:
+            broker.resume()
 
 
 _ALL = (

@@ -4,6 +4,7 @@ import asyncio
 import random
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -54,6 +55,15 @@ class Stage:
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     disks: Mapping[Path, SmallDisk] = field(default_factory=dict)
     partitions_added: bool = False
+    _in_hands: dict[Path, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+
+    @asynccontextmanager
+    async def in_hands(self, *servers: EmbeddedServer) -> AsyncIterator[None]:
+        """Have servers to oneself: another fault of the round would start or thaw the same one."""
+        async with AsyncExitStack() as held:
+            for folder in sorted(server.folder for server in servers):
+                await held.enter_async_context(self._in_hands[folder])
+            yield
 
     @property
     def events(self) -> Log:
