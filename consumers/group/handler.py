@@ -43,7 +43,8 @@ WorkT = TypeVar("WorkT")
 class Handler(Protocol[WorkT]):
     """Whoever keeps the books and does the work; what it raises ends the session.
 
-    Only `read` may be called while another call is under way.
+    A partition is always in the same lane. Only `read`, and `handle` of other lanes, may be called
+    while another call is under way.
     """
 
     async def positions(
@@ -58,11 +59,11 @@ class Handler(Protocol[WorkT]):
     async def other_log(self, partition: Partition, log_bounds: LogBounds) -> None:
         """Note that the last record handled is not in this log, which starts anew."""
 
-    async def read(self, parts: Sequence[Part]) -> WorkT:
-        """Make ready what a poll brought; it may never be handled."""
+    async def read(self, lane: int, parts: Sequence[Part]) -> WorkT:
+        """Make ready what a poll brought for a lane; it may never be handled."""
 
-    async def handle(self, work: WorkT) -> None:
-        """Handle what a poll brought, offsets included, once and for all."""
+    async def handle(self, lane: int, work: WorkT) -> None:
+        """Handle what a poll brought for a lane, offsets included, once and for all."""
 
     async def idle(self, owned: Collection[Partition]) -> float:
         """Do what waits; return in how many seconds to be asked again at the latest."""

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic
 
 import structlog
@@ -20,9 +21,9 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
 from aiokafka.structs import TopicPartition
 
-from consumers.group.broker import Broker, BrokerError, StalledError, StoppedError
-from consumers.group.fetch_watch import FetchWatch
+from consumers.group.broker import Broker, BrokerError, StoppedError
 from consumers.group.handler import Handler, Part, WorkT
+from consumers.group.in_hand import InHand
 from consumers.group.kafka_commit import KafkaCommit
 from consumers.group.leaving import leave
 from consumers.group.partitions import (
@@ -35,6 +36,7 @@ from consumers.group.partitions import (
     holes,
     lane_of,
 )
+from consumers.group.polling import Polling
 from consumers.group.rebalances import Rebalances
 from consumers.group.topic_log import TopicLog
 from consumers.options import SessionOptions
@@ -46,7 +48,7 @@ log = structlog.get_logger(__name__)
 _ASK_AGAIN_SECONDS = 0.5
 _NEVER = -1
 _METADATA_MS = 10_000
-# How soon a batch that is done is noticed while no records come.
+# How soon it is noticed that a batch failed, or that a lane has room, while no records come.
 _IN_HAND_POLL_SECONDS = 0.02
 
 
@@ -71,19 +73,18 @@ class Session(Generic[WorkT]):
     _commit: KafkaCommit = field(init=False)
     _log: TopicLog = field(init=False)
     _rebalances: Rebalances = field(init=False)
-    _drained: asyncio.Event = field(default_factory=asyncio.Event)
-    _fetches: FetchWatch = field(default_factory=FetchWatch)
+    _in_hand: InHand = field(default_factory=InHand)
+    _polling: Polling = field(init=False)
     _sought: int = _NEVER
     _starts: dict[Partition, Start] = field(default_factory=dict)
     _idle_due_at: float = 0.0
-    _in_hand: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
-        self._drained.set()
         read_any_header_name()
-        self._rebalances = Rebalances(self._drained, self.options.drain_seconds)
+        self._rebalances = Rebalances(self._in_hand.drained, self.options.drain_seconds)
         self._consumer = AIOKafkaConsumer(**self._consumer_options())
         self._consumer.subscribe(topics=[self.topic], listener=self._rebalances)
+        self._polling = Polling(self._consumer, self.broker, self.options, self.stall_seconds)
         self._commit = KafkaCommit(self._consumer, self.options.commit_seconds)
         self._log = TopicLog(
             self._consumer,
@@ -131,9 +132,9 @@ class Session(Generic[WorkT]):
             await self._end()
 
     async def _end(self) -> None:
-        """Let the batch in hand be finished, whatever ended the session, and leave the group."""
+        """Let the batches in hand be finished, whatever ended the session, and leave the group."""
         try:
-            await self._settle()
+            await self._in_hand.settle()
             if self.broker.stop.is_set():
                 await self._commit.finish(self.options.stop_seconds)
         finally:
@@ -148,13 +149,15 @@ class Session(Generic[WorkT]):
             self._sought = _NEVER
             return
         generation = self._rebalances.generation
-        polled = await self._poll()
-        if self._stands(generation) and polled:
-            await self._hand_over(polled, generation)
-        if self._in_hand is not None and (self._in_hand.done() or not polled):
-            await self._settle()
+        wanted = [one for one in self._starts if self._in_hand.has_room(self._lane_of(one))]
+        if self._starts and not wanted:
+            await self._in_hand.room()
+        else:
+            polled = await self._poll(wanted, generation)
+            if self._stands(generation) and polled:
+                await self._hand_over(polled, generation)
         if self._stands(generation) and time.monotonic() >= self._idle_due_at:
-            await self._settle()
+            await self._in_hand.settle()
             wait_seconds = await self.handler.idle(self._starts.keys())
             self._idle_due_at = time.monotonic() + wait_seconds
         self._commit.tick()
@@ -163,13 +166,16 @@ class Session(Generic[WorkT]):
         """Tell whether the partitions are still ours, and sought; else what was polled is void."""
         return self._sought == generation == self._rebalances.generation
 
+    def _may_begin(self, generation: int) -> bool:
+        return self._stands(generation) and not self.broker.stop.is_set()
+
     async def _is_sought(self) -> bool:
         """Seek every assigned partition to where the books say; False when that was in vain."""
         if self._rebalances.error is not None:
             raise BrokerError(f"a rebalance failed: {self._rebalances.error!r}")
         if self._sought == self._rebalances.generation:
             return True
-        await self._settle()
+        await self._in_hand.settle()
         self._commit.forget()
         assigned = await self.broker.ask(self._rebalances.wait(), self.options.start_seconds)
         generation = self._rebalances.generation
@@ -197,95 +203,57 @@ class Session(Generic[WorkT]):
                 await self.broker.pause(_ASK_AGAIN_SECONDS)
         return None
 
-    async def _poll(self) -> Mapping[Partition, Sequence[Record]]:
-        due_seconds = max(0.0, self._idle_due_at - time.monotonic())
-        seconds = min(self.options.poll_seconds, due_seconds)
-        if self._in_hand is not None:
+    async def _poll(
+        self, wanted: Sequence[Partition], generation: int
+    ) -> Mapping[Partition, Sequence[Record]]:
+        seconds = min(self.options.poll_seconds, max(0.0, self._idle_due_at - time.monotonic()))
+        if not self._in_hand.is_empty:
             seconds = min(seconds, _IN_HAND_POLL_SECONDS)
-        poll = self._consumer.getmany(
-            timeout_ms=int(seconds * 1000), max_records=self.options.batch_records
-        )
         try:
-            # More than asked for: a rebalance that begins meanwhile makes getmany wait for its end.
-            polled = await self.broker.ask(poll, seconds + self.options.start_seconds)
-            if polled:
-                polled |= await self._of_other_lanes(polled)
+            polled = await self._polling.poll(wanted, seconds)
         except OffsetOutOfRangeError as error:
             log.warning("the position is not in the log", error=str(error))
             self._sought = _NEVER
             await self.broker.pause(_ASK_AGAIN_SECONDS)
             return {}
-        records = {Partition(*tp): found for tp, found in polled.items()}
-        self._look_for_a_stall(records)
-        return records
-
-    async def _of_other_lanes(
-        self, polled: Collection[TopicPartition]
-    ) -> Mapping[TopicPartition, Sequence[Record]]:
-        """Take what is here for lanes that got nothing: a poll empties one partition at a time."""
-        lanes = self.options.connections
-        found: dict[TopicPartition, Sequence[Record]] = {}
-        served = {lane_of(one, lanes) for one in polled}
-        for lane in set(range(lanes)) - served:
-            own = [TopicPartition(*one) for one in self._starts if lane_of(one, lanes) == lane]
-            if own:
-                more = self._consumer.getmany(
-                    *own, timeout_ms=0, max_records=self.options.batch_records
-                )
-                found |= await self.broker.ask(more, self.options.start_seconds)
-        return found
-
-    def _look_for_a_stall(self, polled: Collection[Partition]) -> None:
         if polled:
-            self._fetches.answered(polled, time.monotonic())
+            self._polling.answered(polled)
             self.alive.set()
-            return
-        if self._sought != self._rebalances.generation:
-            return
-        polled_at = {
-            partition: self._consumer.last_poll_timestamp(TopicPartition(*partition))
-            for partition in self._starts
-        }
-        seconds = self._fetches.observe(polled_at, time.monotonic())
-        if seconds > self.stall_seconds:
-            raise StalledError(f"no fetch was answered for {seconds:.0f} s")
-        if seconds < self.options.poll_seconds:
+        elif self._stands(generation) and self._polling.is_answered(self._starts, wanted):
             self.alive.set()
+        return polled
+
+    def _lane_of(self, partition: Partition) -> int:
+        return lane_of(partition, self.options.connections)
 
     async def _hand_over(
         self, polled: Mapping[Partition, Sequence[Record]], generation: int
     ) -> None:
-        """Read what came while the batch before is in the database, then hand it over."""
-        parts = []
+        """Read what came, while the batches before are in the database, and hand it to its lane."""
+        shares: dict[int, list[Part]] = {}
         for partition, records in polled.items():
             part = await self._part(partition, records)
             if part is not None:
-                parts.append(part)
-        if not parts or not self._stands(generation):
-            return
-        work = await self.handler.read(parts)
-        await self._settle()
+                shares.setdefault(self._lane_of(partition), []).append(part)
+        for lane, parts in shares.items():
+            if self._stands(generation):
+                await self._begin(lane, parts, generation)
+
+    async def _begin(self, lane: int, parts: Sequence[Part], generation: int) -> None:
+        work = await self.handler.read(lane, parts)
         if not self._stands(generation):
             return
         for part in parts:
             # Where the next records must go on; a batch that fails takes the session with it.
             self._starts[part.partition] = Start(part.next_offset)
-        self._drained.clear()
-        self._in_hand = asyncio.create_task(self._handle(work, parts))
+        self._in_hand.put(
+            lane, partial(self._handle, lane, work, parts), partial(self._may_begin, generation)
+        )
 
-    async def _handle(self, work: WorkT, parts: Sequence[Part]) -> None:
-        try:
-            await self.handler.handle(work)
-            for part in parts:
-                self._commit.handled(part.partition, part.next_offset)
-        finally:
-            self._drained.set()
-
-    async def _settle(self) -> None:
-        """Wait for the batch in hand; raise what it failed with."""
-        in_hand, self._in_hand = self._in_hand, None
-        if in_hand is not None:
-            await in_hand
+    async def _handle(self, lane: int, work: WorkT, parts: Sequence[Part]) -> None:
+        await self.handler.handle(lane, work)
+        for part in parts:
+            self._commit.handled(part.partition, part.next_offset)
 
     async def _part(self, partition: Partition, records: Sequence[Record]) -> Part | None:
         start = self._starts[partition]
@@ -293,7 +261,7 @@ class Session(Generic[WorkT]):
             fresh = continuing(partition, start, records)
         except OtherLogError as error:
             log.warning("the log is another one", error=str(error))
-            await self._settle()
+            await self._in_hand.settle()
             logs = await self._log.bounds([partition])
             await self.handler.other_log(partition, logs[partition])
             self._sought = _NEVER

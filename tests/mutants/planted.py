@@ -191,6 +191,17 @@ PLANTED = (
         (_CONFIRM_SESSION,),
     ),
     Planted(
+        "a batch that waits behind one that failed is handled all the same",
+        (
+            Change(
+                "consumers/group/in_hand.py",
+                "if self._failed or not stands():",
+                "if not stands():",
+            ),
+        ),
+        ("tests/unit/test_confirm_in_hand.py",),
+    ),
+    Planted(
         "auto-commit: the processor's offset is committed before its returns are sent",
         (
             Change(

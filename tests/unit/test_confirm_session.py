@@ -71,7 +71,7 @@ class FakeConsumer:
     async def commit(self, offsets):
         pass
 
-    async def getmany(self, timeout_ms, max_records):
+    async def getmany(self, *_partitions, timeout_ms, max_records):
         step = next(self.steps, None)
         if step is None:
             await asyncio.sleep(0.01)
@@ -95,10 +95,10 @@ class Books:
     async def other_log(self, partition, log_bounds):
         raise AssertionError
 
-    async def read(self, parts):
+    async def read(self, _lane, parts):
         return parts
 
-    async def handle(self, parts):
+    async def handle(self, _lane, parts):
         if self.error is not None:
             raise self.error
         for part in parts:
@@ -189,10 +189,10 @@ async def test_a_rebalance_waits_for_the_batch_in_hand_but_not_for_ever(run):
     begun, release = asyncio.Event(), asyncio.Event()
     handle = books.handle
 
-    async def slow(parts):
+    async def slow(lane, parts):
         begun.set()
         await release.wait()
-        await handle(parts)
+        await handle(lane, parts)
 
     books.handle = slow
 
@@ -229,6 +229,38 @@ async def test_what_the_handler_raises_ends_the_session(run):
     books.error = PartitionLostError("somebody else's")
     with pytest.raises(PartitionLostError):
         await run(books, gives(5), gives(6), gives(7))
+
+
+async def test_a_batch_that_waits_when_a_rebalance_begins_is_not_handled(run):
+    books, read = Books(5), asyncio.Event()
+    rebalanced, tasks = asyncio.Event(), []
+
+    async def slow(_lane, parts):
+        await rebalanced.wait()
+        await Books.handle(books, 0, parts)
+
+    async def noted(lane, parts):
+        if parts[0].start_offset == 6:
+            read.set()
+        return await Books.read(books, lane, parts)
+
+    books.handle, books.read = slow, noted
+
+    async def rebalances(consumer):
+        await read.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)  # it waits in its lane now
+        await consumer.listener.on_partitions_revoked({TP})
+        rebalanced.set()
+        await consumer.listener.on_partitions_assigned({TP})
+
+    async def rebalanced_soon(consumer):
+        tasks.append(asyncio.create_task(rebalances(consumer)))
+        return (6,)
+
+    consumer = await run(books, gives(), gives(5), rebalanced_soon, gives(6))
+    assert books.handled == [5, 6]
+    assert consumer.sought == [5, 6]
 
 
 async def test_a_consumer_whose_fetches_get_no_answer_is_given_up(run):

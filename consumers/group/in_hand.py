@@ -1,0 +1,99 @@
+"""Hop 5: what a session has handed over and has not seen the end of, lane by lane.
+
+Invariant: a lane handles one batch at a time, in the order in which they came; one more may wait
+behind it, read. What waits is dropped once a batch failed anywhere, or once its partitions may be
+somebody else's: both lead back to the books. Lanes never wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+# One in the database, one read meanwhile.
+_ROOM: Final = 2
+
+
+@dataclass(slots=True)
+class InHand:
+    """The lanes' batches.
+
+    Attributes:
+        drained: set while none is being handled.
+    """
+
+    drained: asyncio.Event = field(default_factory=asyncio.Event)
+    _lanes: dict[int, deque[asyncio.Task[None]]] = field(default_factory=lambda: defaultdict(deque))
+    _handling: int = 0
+    _failed: bool = False
+
+    def __post_init__(self) -> None:
+        self.drained.set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every batch has ended."""
+        return all(task.done() for tasks in self._lanes.values() for task in tasks)
+
+    def has_room(self, lane: int) -> bool:
+        """Tell whether a lane takes another batch.
+
+        Raises:
+            Exception: what a batch of it failed with.
+        """
+        tasks = self._lanes[lane]
+        while tasks and tasks[0].done():
+            tasks.popleft().result()
+        return len(tasks) < _ROOM
+
+    def put(
+        self, lane: int, handle: Callable[[], Awaitable[None]], stands: Callable[[], bool]
+    ) -> None:
+        """Handle a batch once those before it in its lane have ended, if it still `stands`."""
+        tasks = self._lanes[lane]
+        before = tasks[-1] if tasks else None
+        tasks.append(asyncio.create_task(self._in_turn(before, handle, stands)))
+
+    async def _in_turn(
+        self,
+        before: asyncio.Task[None] | None,
+        handle: Callable[[], Awaitable[None]],
+        stands: Callable[[], bool],
+    ) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        if self._failed or not stands():
+            return
+        self._handling += 1
+        self.drained.clear()
+        try:
+            await handle()
+        except BaseException:
+            self._failed = True
+            raise
+        finally:
+            self._handling -= 1
+            if not self._handling:
+                self.drained.set()
+
+    async def room(self) -> None:
+        """Wait until a batch has ended."""
+        tasks = [task for lane in self._lanes.values() for task in lane]
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    async def settle(self) -> None:
+        """Wait until all have ended.
+
+        Raises:
+            Exception: what the first of those that failed failed with.
+        """
+        tasks = [task for lane in self._lanes.values() for task in lane]
+        self._lanes.clear()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error

@@ -1,0 +1,123 @@
+"""Batches of several lanes at once: in turn within a lane, never waiting for another one."""
+
+import asyncio
+
+import pytest
+
+from consumers.group.handler import PartitionLostError
+from consumers.group.in_hand import InHand
+
+
+class Batch:
+    """A batch that says when it began, and ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end, self.ended = asyncio.Event(), asyncio.Event(), False
+        self.error: Exception | None = None
+
+    async def handle(self) -> None:
+        self.begun.set()
+        await self.may_end.wait()
+        if self.error is not None:
+            raise self.error
+        self.ended = True
+
+    def end(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.may_end.set()
+
+
+def always() -> bool:
+    return True
+
+
+def put(in_hand: InHand, lane: int, stands=always) -> Batch:
+    batch = Batch()
+    in_hand.put(lane, batch.handle, stands)
+    return batch
+
+
+async def turns() -> None:
+    """Let everything that can go on go on."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_a_lane_goes_on_while_another_is_held_up() -> None:
+    in_hand = InHand()
+    held = put(in_hand, 0)
+    for _ in range(3):
+        batch = put(in_hand, 1)
+        batch.end()
+        await in_hand.room()
+        assert in_hand.has_room(1)
+        assert batch.ended
+    assert held.begun.is_set()
+    assert not held.ended
+    held.end()
+    await in_hand.settle()
+    assert held.ended
+
+
+async def test_a_lane_handles_one_batch_at_a_time_in_order() -> None:
+    in_hand = InHand()
+    first, second = put(in_hand, 0), put(in_hand, 0)
+    await turns()
+    assert (first.begun.is_set(), second.begun.is_set()) == (True, False)
+    assert not in_hand.has_room(0)
+    assert in_hand.has_room(1)
+    first.end()
+    await second.begun.wait()
+    assert first.ended
+    assert in_hand.has_room(0)
+    second.end()
+    await in_hand.settle()
+    assert in_hand.is_empty
+
+
+async def test_after_a_failure_the_others_end_and_what_waits_is_dropped() -> None:
+    in_hand = InHand()
+    failing, other = put(in_hand, 0), put(in_hand, 1)
+    behind_failing, behind_other = put(in_hand, 0), put(in_hand, 1)
+    await turns()
+    failing.end(PartitionLostError("taken"))
+    await turns()
+    other.end()
+    with pytest.raises(PartitionLostError, match="taken"):
+        await in_hand.settle()
+    assert other.ended
+    assert not behind_failing.begun.is_set()
+    assert not behind_other.begun.is_set()
+
+
+async def test_a_failure_is_told_to_whoever_has_more_for_the_lane() -> None:
+    in_hand = InHand()
+    put(in_hand, 0).end(PartitionLostError("taken"))
+    await in_hand.room()
+    with pytest.raises(PartitionLostError, match="taken"):
+        in_hand.has_room(0)
+
+
+async def test_what_no_longer_stands_when_its_turn_comes_is_dropped() -> None:
+    in_hand, stands = InHand(), True
+    first = put(in_hand, 0, lambda: stands)
+    second = put(in_hand, 0, lambda: stands)
+    await turns()
+    stands = False  # a rebalance began
+    first.end()
+    await in_hand.settle()
+    assert first.ended
+    assert not second.begun.is_set()
+
+
+async def test_drained_means_that_nothing_is_being_handled() -> None:
+    in_hand = InHand()
+    assert in_hand.drained.is_set()
+    one, other = put(in_hand, 0), put(in_hand, 1)
+    await turns()
+    one.end()
+    await turns()
+    assert not in_hand.drained.is_set()
+    other.end()
+    await in_hand.settle()
+    assert in_hand.drained.is_set()
