@@ -26,6 +26,7 @@ import psutil
 import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
+from hypothesis import settings
 from psycopg import sql
 
 from relay.embedded import Cluster, EmbeddedKafka, EmbeddedPostgres
@@ -40,6 +41,11 @@ QUICKLY_BACK = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.
 # the run, and the tests that kill a PostgreSQL have their own, which waits for its disk.
 FOR_MANY_CLONES = {"fsync": "off", "shared_buffers": "64MB"}
 RELAY = Path(sys.executable).with_name("relay")
+
+
+# No example is judged by the clock: the cores belong to all tests.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -8,8 +8,8 @@ from datetime import datetime
 
 import click
 
-from relay.cli.diagnose import SINCE
 from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.parameters import SINCE
 from relay.repair.audited import Audited, read_audit
 from relay.repair.session import repairing
 from relay.runtime.printable import printable

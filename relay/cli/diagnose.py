@@ -7,18 +7,18 @@ an order is lost, delayed or cannot be judged.
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from relay.cli.diagnosis_text import first_command, many_orders, one_order, summary
+from relay.cli.diagnosis_text import following, gravest, many_orders, one_order, triage
 from relay.cli.errors import Found
 from relay.cli.output import harmless, print_json, settings_of, wants_json
+from relay.cli.parameters import SINCE
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.gather.logs import LogReading
 from relay.diagnose.gather.lookup import order_of_submission, orders_of_events
@@ -29,31 +29,6 @@ from relay.diagnose.verdicts import found_something
 from relay.runtime.settings import Settings
 
 TRIAGE_ORDERS = 10_000
-
-
-class SinceType(click.ParamType[datetime]):
-    """A time (`2026-03-01`, `2026-03-01T00:30`), or how long ago (`90m`, `24h`, `7d`)."""
-
-    name = "time"
-    _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # noqa: RUF012 - a constant
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        """Read it; a time without a zone is this machine's."""
-        if isinstance(value, datetime):
-            return value
-        ago = re.fullmatch(r"(\d+)([smhd])", value)
-        if ago is not None:
-            seconds = int(ago[1]) * self._UNITS[ago[2]]
-            return datetime.now(UTC) - timedelta(seconds=seconds)
-        try:
-            return datetime.fromisoformat(value).astimezone(UTC)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is neither a time nor like 90m, 24h, 7d", param, ctx)
-
-
-SINCE = SinceType()
 
 
 @click.command("diagnose")
@@ -164,15 +139,11 @@ def _print(
         return
     found = harmless(list(found))
     if everything:
-        lines = summary(found, now_at) if found else ["no order is overdue: nothing is lost"]
-        following = first_command(found)
-        lines += [f" next  {following}"] if following else []
+        lines = triage(found, now_at) if found else ["no order is overdue: nothing is lost"]
     elif len(found) == 1:
         lines = one_order(found[0], now_at)
         link = settings.trace.link(found[0].trace_id)
         lines += [f" trace {link}"] if link else []
     else:
-        lines = many_orders(found, now_at)
-        following = first_command(found)
-        lines += [f" next  {following}"] if following else []
+        lines = many_orders(found, now_at) + following(gravest(found))
     click.echo("\n".join(lines))

@@ -100,12 +100,30 @@ def _group_line(kind: Kind, count: int, bad: Sequence[Diagnosis], now_at: dateti
     return f" {count:>7,}  {hop:<10} {verdict} / {cause}  {age}".rstrip()
 
 
-def first_command(found: Sequence[Diagnosis]) -> str | None:
-    """Return the one command to run next: for the largest of the gravest kinds."""
-    bad = [one for one in found if found_something(one.verdict) and one.next]
+def gravest(found: Sequence[Diagnosis]) -> Diagnosis | None:
+    """Return one of the largest kind of what is lost, or else of what is wrong."""
+    bad = [one for one in found if found_something(one.verdict)]
     if not bad:
         return None
     lost = [one for one in bad if one.fate is Fate.LOST] or bad
     kind, _count = Counter(_kind(one) for one in lost).most_common(1)[0]
-    chosen = next(one for one in lost if _kind(one) == kind)
-    return chosen.next[0]
+    return next(one for one in lost if _kind(one) == kind)
+
+
+def triage(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:
+    """Return the lines for all that is overdue: what it comes to, and about the gravest kind."""
+    lines, one = summary(found, now_at), gravest(found)
+    if one is None:
+        return lines
+    lines.append(f" why   {one.meaning}")
+    lines += [f" fix   {one.fix}"] if one.fix else []
+    return [*lines, f" order {one.order_id}  {headline(one, now_at)}", *following(one)]
+
+
+def following(one: Diagnosis | None) -> list[str]:
+    """Return the one command to run next."""
+    if one is None or not one.next:
+        return []
+    # What `relay incidents` shows stands here, but for the story.
+    commands = [command for command in one.next if command != "relay incidents"] or one.next
+    return [f" next  {commands[0]}"]

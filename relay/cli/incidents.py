@@ -7,16 +7,15 @@ code 3 when one is open.
 from __future__ import annotations
 
 import asyncio
-import re
 from datetime import datetime
 from shlex import quote
 from typing import Any
 
 import click
 
-from relay.cli.diagnose import SINCE
 from relay.cli.errors import Found
 from relay.cli.output import harmless, print_json, settings_of, wants_json
+from relay.cli.parameters import INCIDENT, SINCE
 from relay.cli.watchdog import watch_options
 from relay.diagnose.causes import MEANINGS, Cause, for_incident
 from relay.diagnose.evidence.surroundings import Missing
@@ -30,21 +29,8 @@ _SHOWN = 5
 _SAMPLE_ORDERS = 3
 
 
-class IncidentType(click.ParamType[int]):
-    """`I-17`, or 17."""
-
-    name = "I-N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read the number."""
-        found = re.fullmatch(r"(?:[Ii]-)?(\d{1,18})", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no incident: I-17", param, ctx)
-        return int(found[1])
-
-
 @click.command("incidents")
-@click.argument("incident", type=IncidentType(), required=False)
+@click.argument("incident", type=INCIDENT, required=False)
 @click.option("--all", "closed", is_flag=True, help="Closed ones, too.")
 @click.option("--since", type=SINCE, help="With orders placed since then: a time, 24h, 7d.")
 @click.pass_context
@@ -122,7 +108,7 @@ def shown(seen: list[IncidentSeen], single: int, *, whole: bool) -> list[str]:
 def _one(one: IncidentSeen, *, whole: bool) -> list[str]:
     hop, verdict, cause = one.kind
     place = f"{Hop(hop).number} {hop}" if hop != "-" else "-"
-    when = f"{one.from_at.astimezone():%m-%d %H:%M} - {one.to_at.astimezone():%H:%M}"
+    when = f"{one.from_at.astimezone():%m-%d %H:%M} - {one.to_at.astimezone():%H:%M %Z}"
     state = "open" if one.closed_at is None else f"closed by {one.closed_by}"
     colour = "red" if one.closed_at is None else None
     head = f"{one.name}  {place}: {verdict} / {cause}   {when}   {_counts(one)}   {state}"
@@ -131,10 +117,12 @@ def _one(one: IncidentSeen, *, whole: bool) -> list[str]:
     if whole:
         lines += [f"      why   {MEANINGS[Cause(cause)].meaning}"]
         lines += [f"      order {order}" for order in one.examples[:_SAMPLE_ORDERS]]
+        if one.closed_at is None and one.orders > _SAMPLE_ORDERS:
+            lines.append(f"      more  relay unreturned --incident {one.name} --ids")
         if one.closed_why:
             lines.append(f"      closed {one.closed_why}")
     fix = MEANINGS[Cause(cause)].fix
-    if fix and one.closed_at is None:
+    if fix and (whole or one.closed_at is None):
         lines.append(f"      fix   {fix}")
     if one.closed_at is None:
         lines.append(f"      next  {next_command(one)}")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from relay.cli.diagnose import SINCE
+from relay.cli.parameters import SINCE
 from relay.diagnose.gather.lookup import canonical
 from relay.repair.selection import Selection, State
 from relay.runtime.flow import Flow

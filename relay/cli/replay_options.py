@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from relay.cli.diagnose import SINCE
+from relay.cli.parameters import INCIDENT, SINCE
 from relay.diagnose.verdicts import HOPS, Verdict
 from relay.replay.candidates import canonical
 from relay.replay.plan import NEVER
@@ -43,19 +43,6 @@ class RangeType(click.ParamType[tuple[int | None, int | None]]):
         return low, high
 
 
-class IncidentType(click.ParamType[int]):
-    """`I-17`, or 17."""
-
-    name = "I-N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read the number."""
-        found = re.fullmatch(r"(?:[Ii]-)?(\d{1,18})", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no incident: `relay incidents` lists them", param, ctx)
-        return int(found[1])
-
-
 def selects(function: CommandT) -> CommandT:
     """Add the options that say which events are meant; they combine."""
     for option in reversed(
@@ -82,7 +69,7 @@ def selects(function: CommandT) -> CommandT:
                 help="With this verdict; sends it, where that is not so by default.",
             ),
             click.option(
-                "--incident", "incidents", multiple=True, type=IncidentType(), help="Its orders."
+                "--incident", "incidents", multiple=True, type=INCIDENT, help="Its orders."
             ),
             click.option(
                 "--from",

@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from relay.cli.diagnose import SINCE
 from relay.cli.errors import Found
 from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.parameters import SINCE
 from relay.cli.replay_options import RangeType
 from relay.repair.session import repairing
 from relay.replay.candidates import canonical, first_written

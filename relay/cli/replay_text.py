@@ -61,7 +61,7 @@ def _kind(kind: Mapping[str, Any]) -> str:
 
 def _mended(mended: Mapping[str, Any]) -> Iterator[str]:
     for hop, seen in mended.items():
-        state = "is done" if seen["healthy"] else click.style("is NOT done", fg="red")
+        state = "works" if seen["healthy"] else click.style("does NOT work", fg="red")
         said = "; ".join(filter(None, (seen["run_by"], seen["note"])))
         yield f"hop {hop:<8} {state}{': ' if said else ''}{said}"
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
-from relay.cli.diagnose import SINCE
 from relay.cli.errors import Found
 from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.parameters import INCIDENT, SINCE
 from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import session
 from relay.diagnose.tell.hops import span
@@ -38,6 +38,7 @@ _LINES = 15
 @click.option("--since", type=SINCE, help="Orders placed from then on: a time, 24h, 7d.")
 @click.option("--ids", is_flag=True, help="Order ids alone, one a line, for `relay diagnose -`.")
 @click.option("--hop", type=click.Choice([hop.value for hop in HOPS]), help="Only this hop's.")
+@click.option("--incident", type=INCIDENT, help="Only this incident's: I-17.")
 @click.option("--limit", type=click.IntRange(1), default=100_000, help="Orders at most.")
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
@@ -49,6 +50,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     found = asyncio.run(_read(settings, given["since"], given["limit"]))
     if given["hop"] is not None:
         found.orders = [one for one in found.orders if one.hop == given["hop"]]
+    if given["incident"] is not None:
+        found.orders = [one for one in found.orders if one.incident_id == given["incident"]]
     if wants_json(ctx):
         orders = [one.as_json(settings.trace.url) for one in found.orders]
         print_json({"orders": orders, "by_hop": found.by_hop()})

@@ -374,8 +374,8 @@ _RETURN: dict[Cause, CauseMeaning] = {
     Cause.OFFSETS_SKIPPED: _row(
         _V.NO_RETURN,
         "the processor's group jumped over this record and its neighbours without answering any",
-        "make the group resume at its committed offset (auto.offset.reset, manual resets), then "
-        "replay",
+        "replay them; and find what moved the group's offset (auto.offset.reset, a reset by "
+        "hand), or it happens again",
         "relay incidents",
         _REPLAY,
     ),

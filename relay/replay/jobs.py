@@ -145,8 +145,9 @@ async def note_planned(
 ) -> None:
     """Note in the audit log that a plan was made."""
     detail = {"selection": dict(selection), "events": events}
+    result = f"{events:,} events, nothing sent"
     await note_action(
-        connection, Action(who, "replay_planned", str(replay_id), None, "done", detail)
+        connection, Action(who, "replay_planned", str(replay_id), None, result, detail)
     )
 
 

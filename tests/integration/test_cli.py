@@ -45,23 +45,6 @@ def test_help_imports_nothing_heavy() -> None:
     assert shown.stderr.strip() == "[]"
 
 
-def test_help_is_there_at_once() -> None:
-    """Its CPU time beside the interpreter's own: the clock on the wall belongs to all tests."""
-
-    def cpu_seconds(*arguments: str) -> float:
-        process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        return usage.ru_utime + usage.ru_stime
-
-    nothing = min(cpu_seconds("-c", "pass") for _ in range(5))
-    helping = min(
-        cpu_seconds("-c", "from relay.cli import main; main()", "--help") for _ in range(5)
-    )
-    assert helping - nothing < 0.15
-
-
 @pytest.mark.parametrize("name", commands())
 def test_every_command_has_help_and_takes_json(name: str) -> None:
     command = root.get_command(click.Context(root), name)

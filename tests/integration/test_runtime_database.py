@@ -126,7 +126,7 @@ async def test_a_row_lost_in_a_failover_comes_back(pg: asyncpg.Connection) -> No
     await pg.execute("DELETE FROM relay.process_record")
     await process.heartbeat(pg)
     again = await pg.fetchval("SELECT started_at FROM relay.process_record")
-    assert abs((again - started).total_seconds()) < 0.5
+    assert abs((again - started).total_seconds()) < 5
 
 
 async def test_an_outage_is_kept_until_it_can_be_written(pg: asyncpg.Connection) -> None:

@@ -32,6 +32,20 @@ _PROCESSOR: Final = frozenset(
 _AWAY: Final = frozenset({Cause.BROKER_UNREACHABLE, Cause.DATABASE_UNREACHABLE})
 
 
+_STILL_OPEN_FROM: Final = """
+SELECT min(placed_at) FROM relay.overdue WHERE incident_id = $1 AND closed_at IS NULL
+"""
+
+
+async def still_open_from(connection: asyncpg.Connection, incident_id: int) -> datetime | None:
+    """Return when the first of its orders that have not come back was placed; None: all have.
+
+    Of two nights of one kind, the one that still hurts is told.
+    """
+    found: datetime | None = await connection.fetchval(_STILL_OPEN_FROM, incident_id)
+    return found
+
+
 async def tell(
     connection: asyncpg.Connection, flow: Flow, kind: Kind, from_at: datetime, to_at: datetime
 ) -> dict[str, Any]:

@@ -124,6 +124,8 @@ def _mark(finding: Finding, hop: Hop, *, proven: bool | None) -> Mark:
     if hop is blamed:
         fine = finding.verdict in (Verdict.IN_FLIGHT, Verdict.UNKNOWN)
         return Mark.UNSURE if fine else Mark.NO
+    if hop is Hop.PROCESS and finding.cause is Cause.OFFSETS_SKIPPED:
+        return Mark.UNSURE  # the group came past the record; nobody looked at it
     if proven:
         return Mark.OK
     if blamed is not None and hop.number > blamed.number:

@@ -169,11 +169,11 @@ def _by_return(evidence: Evidence, text: str, *, unsure: bool = False) -> Told:
 
 
 def _crossed(crossing: Crossing) -> str:
-    step = f"{crossing.group} {crossing.before_offset} -> {crossing.after_offset}"
+    before, after = crossing.before_offset, crossing.after_offset
     if crossing.unattended_from_at is None:
-        return step
+        return f"{crossing.group} {before} -> {after}"
     without = (crossing.after_at - crossing.unattended_from_at).total_seconds()
-    return f"{step}, {span(without)} without members"
+    return f"{crossing.group} jumped from {before} to {after}, {span(without)} without members"
 
 
 def _committed(evidence: Evidence, delivery: Delivery) -> str:

@@ -22,7 +22,7 @@ from relay.diagnose.gather.logs import LogReading
 from relay.diagnose.gather.orders import Gatherer, GatherOptions
 from relay.diagnose.incidents.listing import list_incidents
 from relay.diagnose.incidents.rows import IncidentChange, assign, write_story
-from relay.diagnose.incidents.story import tell
+from relay.diagnose.incidents.story import still_open_from, tell
 from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.diagnose.tell.explain import diagnose
 from relay.diagnose.verdicts import Verdict
@@ -197,7 +197,8 @@ class Round:
         changed = {one.incident_id for one in changes}
         for seen in await list_incidents(self.connection, closed=True, at_most=20):
             if seen.closed_at is None or seen.incident_id in changed:
-                span = seen.from_at, seen.to_at
+                from_at = await still_open_from(self.connection, seen.incident_id)
+                span = from_at or seen.from_at, seen.to_at
                 story = await tell(self.connection, self.flow, seen.kind, *span)
                 if story != seen.story:
                     await write_story(self.connection, seen.incident_id, story)

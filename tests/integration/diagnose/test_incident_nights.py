@@ -102,6 +102,17 @@ async def test_the_processor_came_back_past_its_records(wiring) -> None:
     (one, *_) = wiring.diagnose([orders[0]])
     assert one["incident"] == found["incident"]
     assert one["next"][-1] == found["next"]
+    # Jumped over is not processed.
+    shown = wiring.command("diagnose", orders[0]).stdout.splitlines()
+    assert [line.split()[:3] for line in shown[3:5]] == [
+        ["?", "3", "process"],
+        ["NO", "4", "return"],
+    ]
+    listed = wiring.command("unreturned", "--incident", found["incident"], "--ids")
+    assert sorted(listed.stdout.split()) == sorted(orders)
+    triage = wiring.command("diagnose").stdout.splitlines()
+    assert triage[-1] == f" next  {found['next']}"
+    assert any(line.startswith(" fix   replay them") for line in triage)
 
 
 async def test_spread_losses_are_silence(wiring) -> None:

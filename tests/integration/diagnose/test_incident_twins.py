@@ -1,8 +1,9 @@
-"""Two incidents that turn out to be one."""
+"""Two incidents that turn out to be one, and one that is of two nights."""
 
 import asyncpg
 
 from relay.diagnose.incidents.rows import assign
+from relay.diagnose.incidents.story import still_open_from
 
 INCIDENT = """
 INSERT INTO relay.incident (hop, verdict, cause, from_at, to_at, order_count, alerted_count)
@@ -43,3 +44,16 @@ async def test_of_one_kind_and_time_they_are_joined_into_the_older(pg: asyncpg.C
         yesterday: (2, None, None),
     }
     assert await assign(pg, now_at) == []
+
+
+async def test_the_story_begins_with_the_first_order_that_is_still_open(
+    pg: asyncpg.Connection,
+) -> None:
+    number = await incident(pg, "offsets_skipped", "offsets_skipped", 30)
+    mended = await pg.fetchval("SELECT min(placed_at) FROM relay.overdue")
+    assert await still_open_from(pg, number) == mended
+    await pg.execute("UPDATE relay.overdue SET closed_at = now(), closed_as = 'returned'")
+    assert await still_open_from(pg, number) is None
+    again = await pg.fetchval("SELECT now() - interval '3 minutes'")
+    await pg.execute(CASES, "again-", again, "offsets_skipped", number)
+    assert await still_open_from(pg, number) == again
