@@ -82,7 +82,8 @@ async def test_after_a_failure_the_others_end_and_what_waits_is_dropped() -> Non
     await turns()
     failing.end(PartitionLostError("taken"))
     await turns()
-    other.end()
+    for batch in (other, behind_failing, behind_other):
+        batch.end()
     with pytest.raises(PartitionLostError, match="taken"):
         await in_hand.settle()
     assert other.ended
