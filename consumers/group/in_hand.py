@@ -2,7 +2,7 @@
 
 Invariant: a lane handles one batch at a time, in the order in which they came; one more may wait
 behind it, read. What waits is dropped once a batch failed anywhere, or once its partitions may be
-somebody else's: both lead back to the books. Lanes never wait for each other.
+somebody else's: both lead back to the books. No lane waits for another one, but in `settle`.
 """
 
 from __future__ import annotations
