@@ -198,10 +198,12 @@ async def a_stage(
     keep: Path | None = None,
     deadline_seconds: float = 900.0,
     small_disks: bool = False,
+    collector_port: int | None = None,
 ) -> AsyncIterator[Stage]:
     """Start everything; afterwards nothing is left but `keep`, with the journal and the logs.
 
     With `small_disks` each server has a file system of its own that can be filled (see there).
+    Without a `collector_port` spans go to collectors that are down, or never answer.
     """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(run_folder())
@@ -232,7 +234,7 @@ async def a_stage(
         stage = Stage(folder, postgres, nodes, database, kafka, {}, journal, reader, collector)
         stage.stack, stage.disks = stack, disks
         await _tables(stage)
-        for program in _programs(stage, kept, deadline_seconds):
+        for program in _programs(stage, kept, deadline_seconds, collector_port):
             stage.programs[program.name] = program
             stack.callback(program.kill)
             program.start()
@@ -263,15 +265,18 @@ async def _tables(stage: Stage) -> None:
     await connection.close()
 
 
-def _programs(stage: Stage, kept: Path, deadline_seconds: float) -> list[Program]:
+def _programs(
+    stage: Stage, kept: Path, deadline_seconds: float, collector_port: int | None
+) -> list[Program]:
     found = []
     for role, count in INSTANCES.items():
         dsn = _through(stage.dsn, stage.database[role].port)
         for number in range(1, count + 1):
             name = f"{role}-{number}"
             # The first ones' collector is down, the others' takes everything and never answers.
-            collector_port = _NOBODY if number == 1 else stage.silent_collector.port
-            env = _settings(dsn, stage.kafka[role], collector_port, deadline_seconds)
+            silent = _NOBODY if number == 1 else stage.silent_collector.port
+            port = silent if collector_port is None else collector_port
+            env = _settings(dsn, stage.kafka[role], port, deadline_seconds)
             found.append(Program(name, role, env, kept))
     return found
 

@@ -3,7 +3,8 @@
 Watches memory, file handles and connections of every process; afterwards all orders must have come
 back, and the verdict is by slope. Every so often connections are cut: what is made anew must not
 leave the old behind. With `--foreign-transaction` somebody's transaction stays open for the whole
-time, and nothing is cut: it must not delay anybody's events.
+time, and nothing is cut: it must not delay anybody's events. How long they take without it is
+measured first, under the same load.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
@@ -24,6 +26,7 @@ from tests.faults.client import Client, Habits
 from tests.faults.report import quantile
 from tests.faults.rounds import Result, Round
 from tests.faults.stage import Stage, a_stage, until
+from tests.soak.collector import collector
 from tests.soak.slopes import Finding, Sample, judge, verdict
 
 _CUT_SECONDS = 45.0
@@ -68,33 +71,63 @@ async def foreign_transaction(stage: Stage) -> AsyncIterator[None]:
     await connection.close()
 
 
-def delays(stage: Stage, client: Client) -> list[float]:
-    """Return, ascending, how long events took from COMMIT's reply to a foreign reader."""
-    seen: dict[str, float] = {}
-    for record in stage.events.records:
-        seen.setdefault(record.record_id, record.seen_at)
-    return sorted(seen[one] - at for one, at in client.committed_at.items() if one in seen)
+@dataclass(frozen=True)
+class Delays:
+    """How long events took from COMMIT's reply to a foreign reader, ascending, in seconds."""
+
+    before: list[float]
+    beside: list[float]
+
+    @classmethod
+    def of(cls, stage: Stage, client: Client, held_at: float) -> "Delays":
+        """Divide them at the moment from which the transaction was held."""
+        seen: dict[str, float] = {}
+        for record in stage.events.records:
+            seen.setdefault(record.record_id, record.seen_at)
+        took = [(at, seen[one] - at) for one, at in client.committed_at.items() if one in seen]
+        before = sorted(seconds for at, seconds in took if at < held_at)
+        return cls(before, sorted(seconds for at, seconds in took if at >= held_at))
+
+    def lines(self, *, foreign: bool) -> list[str]:
+        """Say it."""
+        lines = [f"from COMMIT to a foreign reader: {_quantiles(self.beside)}"]
+        if foreign:
+            lines[0] += " beside an open transaction"
+            lines.append(f"                       and before it: {_quantiles(self.before)}")
+        return lines
+
+
+def _quantiles(seconds: list[float]) -> str:
+    return (
+        f"p50 {quantile(seconds, 0.5):.3f} s, p99 {quantile(seconds, 0.99):.3f} s,"
+        f" longest {seconds[-1]:.3f} s"
+    )
 
 
 async def soak(
     minutes: float, rate: float, keep: Path | None, *, foreign: bool
-) -> tuple[list[Finding], Result, list[float]]:
+) -> tuple[list[Finding], Result, Delays]:
     """Place `rate` orders a second; return the findings, the judgement, and the delays."""
     seconds = minutes * 60
     async with AsyncExitStack() as stack:
-        stage = await stack.enter_async_context(a_stage(keep=keep))
+        port = stack.enter_context(collector())
+        stage = await stack.enter_async_context(a_stage(keep=keep, collector_port=port))
         await until(stage.all_came_up, 60)
-        if foreign:
-            await stack.enter_async_context(foreign_transaction(stage))
-        habits = Habits(orders=int(seconds * rate), seconds=seconds, writers=6)
+        without = min(60.0, seconds / 5) if foreign else 0.0
+        whole = seconds + without
+        habits = Habits(orders=int(whole * rate), seconds=whole, writers=6)
         client = Client(stage.client_dsn, stage.journal, habits, random.Random(1))
         client.enough.set()
         placing = asyncio.create_task(client.run())
+        await asyncio.sleep(without)
+        if foreign:
+            await stack.enter_async_context(foreign_transaction(stage))
+        held_at = time.monotonic()
         every = max(1.0, min(10.0, seconds / 60))
         samples = await watch(stage, seconds, every, cuts=not foreign)
         await placing
         result = await Round(stage, 1, 1, [], habits).judged()
-        late = delays(stage, client)
+        late = Delays.of(stage, client, held_at)
     return [judge(name, found) for name, found in samples.items()], result, late
 
 
@@ -117,11 +150,7 @@ def main() -> int:
         f"{result.orders} orders, {result.events} events, {result.duplicates} repeated,"
         f" {len(result.violations)} promises broken\n"
     )
-    sys.stdout.write(
-        f"from COMMIT to a foreign reader: p50 {quantile(late, 0.5):.3f} s,"
-        f" p99 {quantile(late, 0.99):.3f} s, longest {late[-1]:.3f} s"
-        f"{' beside an open transaction' if foreign else ''}\n"
-    )
+    sys.stdout.writelines(f"{line}\n" for line in late.lines(foreign=foreign))
     for violation in result.violations[:20]:
         sys.stdout.write(f"  {violation}\n")
     if options.json:
