@@ -199,6 +199,7 @@ class Topics:
         new = NewTopic(topic, partitions, replication_factor=1)
         self._admin.create_topics([new])[topic].result(30)
         self._made.append(topic)
+        self._wait_for_leaders(topic, partitions)
 
     def delete_all(self) -> None:
         """Remove what is left, without waiting for the disk."""

@@ -78,7 +78,8 @@ def test_create_and_send_are_one_trace(jaeger: Any, tracing: Tracing) -> None:
         "otel.scope.name": "outbox-relay",
     }
     assert expected.items() <= found.items()
-    assert sent.get("warnings") is None
+    # Jaeger compares the clocks of spans by their durations; these are the test's own.
+    assert [one for one in sent.get("warnings") or () if "clock skew" not in one] == []
 
 
 def test_a_row_without_context_is_the_root_of_its_trace(jaeger: Any, tracing: Tracing) -> None:

@@ -73,8 +73,10 @@ class Round:
         client = Client(self.stage.client_dsn, self.stage.journal, self.habits, luck)
         placing = asyncio.create_task(client.run())
         try:
-            recoveries = [self._fault(kind, result) for kind in self.kinds]
-            await asyncio.gather(*recoveries)
+            # One that breaks takes the others with it: they would start programs after the end.
+            async with asyncio.TaskGroup() as faults:
+                for kind in self.kinds:
+                    faults.create_task(self._fault(kind, result))
             client.enough.set()
             await self._placed(placing)
             await self.stage.everybody_up()

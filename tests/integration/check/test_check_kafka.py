@@ -1,5 +1,6 @@
 """What is wrong with Kafka is named: topics that changed, rights, settings, clocks."""
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -49,8 +50,9 @@ async def test_a_topic_that_was_made_again_is_named(check, be_healthy, flow, top
     await be_healthy()
     topics.recreate(flow.returns_topic)
     checked = await check()
-    assert checked.states[f"kafka.recreated:{flow.returns_topic}"] == "warning"
-    assert "returns of before are gone" in checked.found(f"kafka.recreated:{flow.returns_topic}")
+    name = f"kafka.recreated:{flow.returns_topic}"
+    assert checked.states.get(name) == "warning", checked.states
+    assert "returns of before are gone" in checked.found(name)
     assert f"kafka.topic:{flow.returns_topic}" in {change.name for change in checked.changed}
 
 
@@ -68,7 +70,10 @@ async def test_a_broker_whose_clock_differs_is_named(check, monkeypatch, ahead):
     checked = await check()
     monkeypatch.undo()
     assert checked.states["clock.broker"] == "warning"
-    assert f"{ahead:+d}" in checked.found("clock.broker").replace(".0", "")
+    found = re.search(r"([+-][0-9.]+) s\]", checked.found("clock.broker"))
+    assert found is not None
+    # On a busy machine the question and its answer take their time.
+    assert float(found[1]) == pytest.approx(ahead, abs=60)
 
 
 async def test_a_session_that_the_broker_does_not_allow_is_named(check):
