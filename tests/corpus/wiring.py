@@ -19,6 +19,7 @@ from relay.diagnose.session import session
 from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.outbox import Item, NewOrder, place_order
 from relay.runtime.settings import load_settings
+from tests.group_offsets import committed_offsets
 
 DEADLINE_SECONDS = 2.0
 _LEADER_SECONDS = 20.0
@@ -255,8 +256,7 @@ class Wiring:
         try:
             numbers = consumer.list_topics(topic, 10).topics[topic].partitions
             asked = [TopicPartition(topic, number) for number in numbers]
-            found = consumer.committed(asked, 10)
-            return {one.partition: one.offset for one in found if one.offset >= 0}
+            return committed_offsets(consumer, asked)
         finally:
             consumer.close()
 

@@ -14,6 +14,8 @@ import asyncpg
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
+from tests.group_offsets import committed_offsets
+
 Eventually = Callable[..., Awaitable[Any]]
 
 
@@ -44,7 +46,7 @@ class Flow:
 
     def committed(self) -> int:
         parts = [TopicPartition(self.events, number) for number in range(2)]
-        return sum(max(0, one.offset) for one in self._books.committed(parts, timeout=10))
+        return sum(committed_offsets(self._books, parts).values())
 
     def returned(self) -> int:
         """How many returns stand on their topic."""
