@@ -89,6 +89,8 @@ def _say(text: str) -> None:
 
 def end_on_sigterm() -> None:
     """Take SIGTERM as an interrupt: everything that was started is ended, and reported."""
+    # In the background of a shell it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
 
 
