@@ -39,7 +39,14 @@ def service(pid: int, *words: str) -> psutil.Process | None:
 
 
 def all_gone(started: list[psutil.Process]) -> bool:
-    return not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    return not any(runs(one) for one in started)
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # between the two questions
+        return False
 
 
 def kept_logs(stderr: str) -> dict[str, str]:
