@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -166,10 +167,7 @@ class Topics:
         """Make `name.<id>` and return its name; `max_message_bytes="1000"` is a topic setting."""
         settings = {key.replace("_", "."): value for key, value in config.items()}
         topic = f"{name}.{self.suffix}"
-        new = NewTopic(topic, partitions, replication_factor=1, config=settings)
-        self._admin.create_topics([new])[topic].result(30)
-        self._made.append(topic)
-        self._wait_for_leaders(topic, partitions)
+        self.make(topic, partitions, settings)
         return topic
 
     def _wait_for_leaders(self, topic: str, partitions: int) -> None:
@@ -194,9 +192,11 @@ class Topics:
             time.sleep(0.05)
         self.make(topic, partitions)
 
-    def make(self, topic: str, partitions: int = 3) -> None:
+    def make(
+        self, topic: str, partitions: int = 3, config: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """Make a topic of exactly this name: one that was deleted."""
-        new = NewTopic(topic, partitions, replication_factor=1)
+        new = NewTopic(topic, partitions, replication_factor=1, config=dict(config))
         self._admin.create_topics([new])[topic].result(30)
         self._made.append(topic)
         self._wait_for_leaders(topic, partitions)

@@ -36,7 +36,10 @@ class InHand:
     @property
     def is_empty(self) -> bool:
         """Whether every batch has ended."""
-        return all(task.done() for tasks in self._lanes.values() for task in tasks)
+        return all(task.done() for task in self._tasks())
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [task for lane in self._lanes.values() for task in lane]
 
     def has_room(self, lane: int) -> bool:
         """Tell whether a lane takes another batch.
@@ -81,7 +84,7 @@ class InHand:
 
     async def room(self) -> None:
         """Wait until a batch has ended."""
-        tasks = [task for lane in self._lanes.values() for task in lane]
+        tasks = self._tasks()
         if tasks:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
@@ -91,7 +94,7 @@ class InHand:
         Raises:
             Exception: what the first of those that failed failed with.
         """
-        tasks = [task for lane in self._lanes.values() for task in lane]
+        tasks = self._tasks()
         self._lanes.clear()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         for error in ended:

@@ -46,6 +46,7 @@ class Polling:
         polled = await self._take(wanted, seconds)
         if polled:
             polled |= await self._of_other_lanes(polled, wanted)
+            self._fetches.answered(polled, time.monotonic())
         return polled
 
     async def _of_other_lanes(
@@ -72,10 +73,6 @@ class Polling:
         # More than asked for: a rebalance that begins meanwhile makes getmany wait for its end.
         polled = await self.broker.ask(poll, seconds + self.options.start_seconds)
         return {Partition(*tp): records for tp, records in polled.items()}
-
-    def answered(self, partitions: Collection[Partition]) -> None:
-        """Note that records of these partitions are here."""
-        self._fetches.answered(partitions, time.monotonic())
 
     def is_answered(self, assigned: Collection[Partition], wanted: Sequence[Partition]) -> bool:
         """Tell, after a poll that brought nothing, whether the broker answers fetches.

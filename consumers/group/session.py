@@ -216,10 +216,7 @@ class Session(Generic[WorkT]):
             self._sought = _NEVER
             await self.broker.pause(_ASK_AGAIN_SECONDS)
             return {}
-        if polled:
-            self._polling.answered(polled)
-            self.alive.set()
-        elif self._stands(generation) and self._polling.is_answered(self._starts, wanted):
+        if polled or (self._stands(generation) and self._polling.is_answered(self._starts, wanted)):
             self.alive.set()
         return polled
 

@@ -76,7 +76,7 @@ class ServerProcess:
 
     def is_running(self) -> bool:
         """Return whether the server lives."""
-        return _lives(self._process)
+        return lives(self._process)
 
     @property
     def exit_code(self) -> int | None:
@@ -148,14 +148,14 @@ def _end(family: list[psutil.Process]) -> None:
 def _wait(family: list[psutil.Process], within_seconds: float) -> bool:
     """Wait for the end of all; return whether it came. Not psutil's wait: it waits for zombies."""
     deadline = time.monotonic() + within_seconds
-    while any(_lives(process) for process in family):
+    while any(lives(process) for process in family):
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_SECONDS)
     return True
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
     """Return whether a process lives; one that ended and that nobody has reaped does not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
@@ -234,7 +234,7 @@ def users_of(order: Order) -> list[ServerProcess]:
         for process in psutil.process_iter(["cmdline"])
         if (line := process.info["cmdline"])
         and (Path(line[0]).name, line[-1]) == (program, mark)
-        and _lives(process)
+        and lives(process)
     ]
 
 

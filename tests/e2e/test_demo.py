@@ -15,6 +15,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from relay.diagnose.verdicts import Hop
+from relay.embedded.process import lives
 from relay.sample.demo_mishaps import Mishaps
 
 Eventually = Callable[..., Awaitable[Any]]
@@ -39,14 +40,7 @@ def service(pid: int, *words: str) -> psutil.Process | None:
 
 
 def all_gone(started: list[psutil.Process]) -> bool:
-    return not any(runs(one) for one in started)
-
-
-def runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # between the two questions
-        return False
+    return not any(lives(one) for one in started)
 
 
 def kept_logs(stderr: str) -> dict[str, str]:

@@ -103,14 +103,15 @@ class Reader:
             )
 
     def _take(self, one: Any) -> None:
-        if one.error() is not None and one.error().code() == KafkaError._PARTITION_EOF:
-            self.logs[one.topic()].next_offsets[one.partition()] = one.offset()
-            return
-        if one.error() is not None:
-            if not one.error().retriable() and not one.error().code() < 0:
-                self.errors.append(str(one.error()))
+        error = one.error()
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            if not error.retriable() and not error.code() < 0:
+                self.errors.append(str(error))
             return
         log = self.logs[one.topic()]
+        if error is not None:
+            log.next_offsets[one.partition()] = one.offset()
+            return
         log.records.append(_seen(one))
         log.next_offsets[one.partition()] = one.offset() + 1
 

@@ -175,7 +175,7 @@ def _through(dsn: str, port: int) -> str:
 
 
 def _settings(
-    dsn: str, kafka: list[Proxy], collector_port: int, deadline_seconds: float
+    dsn: str, kafka: list[Proxy], collector: str, deadline_seconds: float
 ) -> dict[str, str]:
     events = {"order.placed": {"deadline_seconds": deadline_seconds}, "order.noted": {}}
     return {
@@ -185,7 +185,7 @@ def _settings(
         "RELAY_METRICS_ENABLED": "false",
         "RELAY_LOG_LEVEL": "info",
         "OTEL_TRACES_EXPORTER": "otlp",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{LOOPBACK}:{collector_port}",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector,
         # Small pages, so that several are under way at once.
         "RELAY_PUBLISH_PAGE_ROWS": "100",
     }
@@ -198,12 +198,12 @@ async def a_stage(
     keep: Path | None = None,
     deadline_seconds: float = 900.0,
     small_disks: bool = False,
-    collector_port: int | None = None,
+    collector: str | None = None,
 ) -> AsyncIterator[Stage]:
     """Start everything; afterwards nothing is left but `keep`, with the journal and the logs.
 
     With `small_disks` each server has a file system of its own that can be filled (see there).
-    Without a `collector_port` spans go to collectors that are down, or never answer.
+    Without the address of a `collector` spans go to ones that are down, or never answer.
     """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(run_folder())
@@ -229,12 +229,12 @@ async def a_stage(
         bootstrap = ",".join(one.bootstrap_servers for one in nodes)
         reader = Reader(bootstrap, EVENTS, RETURNS)
         stack.callback(reader.close)
-        collector = await _proxy(stack, postgres.port)
-        collector.stall()
-        stage = Stage(folder, postgres, nodes, database, kafka, {}, journal, reader, collector)
+        silent = await _proxy(stack, postgres.port)
+        silent.stall()
+        stage = Stage(folder, postgres, nodes, database, kafka, {}, journal, reader, silent)
         stage.stack, stage.disks = stack, disks
         await _tables(stage)
-        for program in _programs(stage, kept, deadline_seconds, collector_port):
+        for program in _programs(stage, kept, deadline_seconds, collector):
             stage.programs[program.name] = program
             stack.callback(program.kill)
             program.start()
@@ -266,7 +266,7 @@ async def _tables(stage: Stage) -> None:
 
 
 def _programs(
-    stage: Stage, kept: Path, deadline_seconds: float, collector_port: int | None
+    stage: Stage, kept: Path, deadline_seconds: float, collector: str | None
 ) -> list[Program]:
     found = []
     for role, count in INSTANCES.items():
@@ -274,9 +274,9 @@ def _programs(
         for number in range(1, count + 1):
             name = f"{role}-{number}"
             # The first ones' collector is down, the others' takes everything and never answers.
-            silent = _NOBODY if number == 1 else stage.silent_collector.port
-            port = silent if collector_port is None else collector_port
-            env = _settings(dsn, stage.kafka[role], port, deadline_seconds)
+            port = _NOBODY if number == 1 else stage.silent_collector.port
+            address = collector or f"http://{LOOPBACK}:{port}"
+            env = _settings(dsn, stage.kafka[role], address, deadline_seconds)
             found.append(Program(name, role, env, kept))
     return found
 

@@ -21,12 +21,12 @@ from pathlib import Path
 import asyncpg
 import psutil
 
+from benchmarks.collecting import collecting
 from tests.faults.__main__ import end_on_sigterm
 from tests.faults.client import Client, Habits
 from tests.faults.report import quantile
 from tests.faults.rounds import Result, Round
 from tests.faults.stage import Stage, a_stage, until
-from tests.soak.collector import collector
 from tests.soak.slopes import Finding, Sample, judge, verdict
 
 _CUT_SECONDS = 45.0
@@ -110,8 +110,9 @@ async def soak(
     """Place `rate` orders a second; return the findings, the judgement, and the delays."""
     seconds = minutes * 60
     async with AsyncExitStack() as stack:
-        port = stack.enter_context(collector())
-        stage = await stack.enter_async_context(a_stage(keep=keep, collector_port=port))
+        # Spans that nobody takes would fill their queue, and look like a leak.
+        collector = stack.enter_context(collecting())
+        stage = await stack.enter_async_context(a_stage(keep=keep, collector=collector))
         await until(stage.all_came_up, 60)
         without = min(60.0, seconds / 5) if foreign else 0.0
         whole = seconds + without
