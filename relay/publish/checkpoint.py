@@ -60,8 +60,9 @@ class Checkpoint:
 
 
 # In one statement: no client is needed between its parts, so nothing can happen between them.
-# The outbox ids of all batches come as one array, and each ledger row takes its slice.
-ADVANCE: Final = """
+# The outbox ids of all batches come as one array, and each ledger row takes its slice. Arrays come
+# as text: asyncpg takes 4 us for an array and 0.4 us for each element, this 0.07 us.
+_MOVED_AND_NOTED: Final = """
 WITH moved AS (
     UPDATE relay.checkpoint
        SET prev = $4::text::pg_snapshot, cur = $5::text::pg_snapshot, last_id = $6,
@@ -76,25 +77,30 @@ WITH moved AS (
            b.last - b.first + 1, ids.of_all[b.first:b.last],
            int8range(b.lowest, b.highest, '[]'), b.replay_id
       FROM moved,
-           (SELECT $15::text::bigint[] AS of_all) AS ids,
-           unnest($8::text[], $9::int[], $10::bigint[], $11::int[], $12::int[], $13::bigint[],
-                  $14::bigint[], $24::uuid[])
+           (SELECT $8::text::bigint[] AS of_all) AS ids,
+           unnest($9::text::text[], $10::text::int[], $11::text::bigint[], $12::text::int[],
+                  $13::text::int[], $14::text::bigint[], $15::text::bigint[], $16::text::uuid[])
         AS b(topic, partition, base_offset, first, last, lowest, highest, replay_id)
-), replayed AS (
-    UPDATE relay.replay_job AS job SET sent_count = $27
+)"""
+
+ADVANCE: Final = f"{_MOVED_AND_NOTED} SELECT count(*) FROM moved"  # noqa: S608 - constants
+
+# ... with what is seldom there: a replay's items, and rows that enter or leave quarantine.
+ADVANCE_MORE: Final = f"""{_MOVED_AND_NOTED}, replayed AS (
+    UPDATE relay.replay_job AS job SET sent_count = $19
       FROM moved
-     WHERE job.replay_id = $25 AND job.sent_count = $26
+     WHERE job.replay_id = $17 AND job.sent_count = $18
     RETURNING job.replay_id
 ), refused AS (
     INSERT INTO relay.replay_refused (replay_id, outbox_id, reason)
     SELECT replayed.replay_id, r.outbox_id, r.reason
-      FROM replayed, unnest($28::bigint[], $29::text[]) AS r(outbox_id, reason)
+      FROM replayed, unnest($20::bigint[], $21::text[]) AS r(outbox_id, reason)
     ON CONFLICT DO NOTHING
 ), released AS (
     UPDATE relay.quarantine AS q
        SET state = 'released', resolved_at = clock_timestamp()
       FROM moved
-     WHERE q.kind = 'event' AND q.outbox_id = ANY ($23::bigint[])
+     WHERE q.kind = 'event' AND q.outbox_id = ANY ($22::bigint[])
        AND q.state = 'release_requested'
 ), parked AS (
     INSERT INTO relay.quarantine AS q
@@ -102,8 +108,8 @@ WITH moved AS (
     SELECT 'event', p.reason, p.detail, p.aggregate_id, p.event_id, p.outbox_id, p.topic,
            p.traceparent
       FROM moved,
-           unnest($16::text[], $17::text[], $18::text[], $19::text[], $20::bigint[], $21::text[],
-                  $22::text[])
+           unnest($23::text[], $24::text[], $25::text[], $26::text[], $27::bigint[], $28::text[],
+                  $29::text[])
         AS p(reason, detail, aggregate_id, event_id, outbox_id, topic, traceparent)
     -- It was released, and could not be sent again.
     ON CONFLICT (outbox_id) WHERE kind = 'event'
@@ -111,7 +117,7 @@ WITH moved AS (
                   last_seen_at = clock_timestamp(), seen_count = q.seen_count + 1
 )
 SELECT count(*) FROM moved
-"""
+"""  # noqa: S608 - constants of this module
 
 
 @dataclass(slots=True)
@@ -120,7 +126,7 @@ class CheckpointWriter:
 
     connection: asyncpg.Connection
     checkpoint: Checkpoint
-    _statement: asyncpg.prepared_stmt.PreparedStatement | None = field(default=None, init=False)
+    _statements: dict[str, asyncpg.prepared_stmt.PreparedStatement] = field(default_factory=dict)
 
     async def advance(
         self,
@@ -143,13 +149,14 @@ class CheckpointWriter:
             CheckpointConflictError: another relay's epoch, or a write of unknown outcome, stands
                 there; nothing was written.
         """
-        if self._statement is None:
-            self._statement = await self.connection.prepare(ADVANCE)
         now = self.checkpoint
         lowest = [min(delivery.outbox_ids) for delivery in deliveries]
         highest = [max(delivery.outbox_ids) for delivery in deliveries]
         hint_id = max(highest, default=now.hint_id)
-        moved = await self._statement.fetchval(
+        seldom = parked or released or replay is not None
+        more = (*_replay_values(replay), released, *_parked_columns(parked)) if seldom else ()
+        statement = await self._prepared(ADVANCE_MORE if seldom else ADVANCE)
+        moved = await statement.fetchval(
             now.shard,
             now.epoch,
             now.seq,
@@ -158,10 +165,7 @@ class CheckpointWriter:
             position.last_id,
             max(hint_id, now.hint_id),
             *_ledger_columns(deliveries, lowest, highest),
-            *_parked_columns(parked),
-            released,
-            [delivery.replay_id for delivery in deliveries],
-            *_replay_values(replay),
+            *more,
         )
         if moved != 1:
             raise CheckpointConflictError(
@@ -172,10 +176,16 @@ class CheckpointWriter:
             now.shard, now.epoch, now.seq + 1, position, max(hint_id, now.hint_id)
         )
 
+    async def _prepared(self, sql: str) -> asyncpg.prepared_stmt.PreparedStatement:
+        statement = self._statements.get(sql)
+        if statement is None:
+            statement = self._statements[sql] = await self.connection.prepare(sql)
+        return statement
+
 
 def _ledger_columns(
     deliveries: Sequence[Delivery], lowest: list[int], highest: list[int]
-) -> tuple[object, ...]:
+) -> tuple[str, ...]:
     firsts: list[int] = []
     lasts: list[int] = []
     outbox_ids: list[int] = []
@@ -183,17 +193,27 @@ def _ledger_columns(
         firsts.append(len(outbox_ids) + 1)
         outbox_ids.extend(delivery.outbox_ids)
         lasts.append(len(outbox_ids))
-    return (
-        [delivery.topic for delivery in deliveries],
+    columns: tuple[Sequence[object], ...] = (
+        # Quoted: a topic may be called NULL.
+        [f'"{delivery.topic}"' for delivery in deliveries],
         [delivery.partition for delivery in deliveries],
-        [delivery.base_offset for delivery in deliveries],
+        [_or_null(delivery.base_offset) for delivery in deliveries],
         firsts,
         lasts,
         lowest,
         highest,
-        # As text: asyncpg takes 0.4 us for each element of an array, this 0.07 us.
-        f"{{{repr(outbox_ids)[1:-1]}}}",
+        [_or_null(delivery.replay_id) for delivery in deliveries],
     )
+    return f"{{{repr(outbox_ids)[1:-1]}}}", *map(_array, columns)
+
+
+def _array(values: Sequence[object]) -> str:
+    """Write PostgreSQL's text of a short array; the values need no quotes, or have them."""
+    return f"{{{','.join(map(str, values))}}}"
+
+
+def _or_null(value: object | None) -> object:
+    return "NULL" if value is None else value
 
 
 def _parked_columns(parked: Sequence[Parked]) -> tuple[list[object], ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from relay.publish.checkpoint import CheckpointWriter, Delivery
@@ -70,27 +70,31 @@ class Commits:
             CheckpointConflictError: another relay took over.
         """
         while True:
-            if not await self._news():
-                await self.write_idle()
-                continue
+            await self.underway.changed.wait()
             self.underway.changed.clear()
             if self.underway.failure is not None:
                 raise self.underway.failure
             ready = self.underway.done()
-            if ready and not await self._wait_for_more(ready):
+            if not ready:
+                await self._write_seldom()
+            elif not await self._wait_for_more(ready):
                 await self.test_point("after_send_before_checkpoint")
                 await self._write(ready)
                 await self.test_point("after_checkpoint")
 
-    async def _news(self) -> bool:
-        if self.underway.changed.is_set():
-            return True
-        try:
-            async with asyncio.timeout(_IDLE_SECONDS):
-                await self.underway.changed.wait()
-        except TimeoutError:
-            return False
-        return True
+    def reached(self, position: Position) -> None:
+        """Note how far was read without a row, with nothing under way."""
+        self.unwritten = position
+        if self._seldom:
+            self.underway.changed.set()
+
+    @property
+    def _seldom(self) -> bool:
+        return time.monotonic() - self._written_at >= _IDLE_SECONDS
+
+    async def _write_seldom(self) -> None:
+        if self._seldom:
+            await self.write_idle()
 
     async def _wait_for_more(self, ready: list[PageUnderway]) -> bool:
         """Wait out the pause since the last write, if there is little to write; True: waited."""
@@ -102,7 +106,7 @@ class Commits:
         return True
 
     async def _write(self, ready: list[PageUnderway]) -> None:
-        deliveries = [delivery for page in ready for delivery in _acknowledged(page)]
+        deliveries = [delivery for page in ready for delivery in page.deliveries()]
         parked = [row for page in ready for row in page.parked]
         released = [outbox_id for page in ready for outbox_id in page.released]
         replay = next((page.replay for page in ready if page.replay is not None), None)
@@ -125,7 +129,7 @@ class Commits:
         self.progress.replayed += _rows(deliveries, replayed=True)
         if replay is not None:
             self.sizing.forget([one.outbox_id for one in replay.refused])
-        self.meter.written([row.reason for row in parked])
+        self.meter.written(ready)
         # Pages may have become done meanwhile, with nobody left to say so.
         self.underway.changed.set()
 
@@ -136,14 +140,7 @@ class Commits:
             self.unwritten = None
             async with self.writing:
                 await self.writer.advance(position, (), ())
-
-
-def _acknowledged(page: PageUnderway) -> list[Delivery]:
-    """Return a page's deliveries, as those of the replay that it belongs to."""
-    deliveries = [future.result() for future in page.acknowledgements]
-    if page.replay is None:
-        return deliveries
-    return [replace(one, replay_id=page.replay.replay_id) for one in deliveries]
+            self._written_at = time.monotonic()
 
 
 def _rows(deliveries: Sequence[Delivery], *, replayed: bool) -> int:

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from prometheus_client import Counter
+
 from relay.publish.record import microseconds
+from relay.publish.underway import PageUnderway
 from relay.runtime.canary import count_canaries
 from relay.runtime.outage import Resource
 from relay.telemetry.metrics import Metrics
@@ -25,40 +28,45 @@ class Meter:
 
     metrics: Metrics | None = None
     _lagged: bool = True
-    _ages: list[float] = field(default_factory=list)
+    _counters: dict[tuple[Counter, str], Counter] = field(default_factory=dict)
 
     def read(self, created_at: Sequence[bytes]) -> None:
         """Count a read of the outbox and how old its oldest row is."""
         if self.metrics is None:
             return
+        self._count(self.metrics.polls, "rows" if created_at else "empty", 1)
         if created_at:
-            self.metrics.polls.labels("rows").inc()
-            self.metrics.outbox_lag_seconds.set(_age_seconds(created_at[:1])[0])
+            (oldest,) = microseconds(created_at[:1])
+            self.metrics.outbox_lag_seconds.set(_age_seconds(time.time(), oldest))
             self._lagged = True
-            return
-        self.metrics.polls.labels("empty").inc()
-        if self._lagged:
+        elif self._lagged:
             self.metrics.outbox_lag_seconds.set(0)
             self._lagged = False
 
-    def acknowledged(self, topic: str, keys: Sequence[bytes], created_at: Sequence[bytes]) -> None:
-        """Count a batch that the broker has; canaries are no business."""
-        if self.metrics is not None:
-            self.metrics.events_published.labels(topic).inc(len(keys) - count_canaries(keys))
-            self._ages += _age_seconds(created_at)
+    def written(self, pages: Sequence[PageUnderway]) -> None:
+        """Count the events of pages that the checkpoint covers now; canaries are no business."""
+        metrics = self.metrics
+        if metrics is None:
+            return
+        ages: list[float] = []
+        for page in pages:
+            replayed = page.replay is not None
+            counter = metrics.events_replayed if replayed else metrics.events_published
+            for topic, count in _events(page).items():
+                self._count(counter, topic, count)
+            if not replayed:
+                ages += _ages_seconds(page)
+            for row in page.parked:
+                self._count(metrics.events_parked, row.reason, 1)
+        metrics.publish_latency_seconds.observe(ages)
 
-    def replayed(self, topic: str, count: int) -> None:
-        """Count events that the broker has once more."""
-        if self.metrics is not None:
-            self.metrics.events_replayed.labels(topic).inc(count)
-
-    def written(self, reasons: Sequence[str]) -> None:
-        """Count what the checkpoint covers now, and the reasons of rows put in quarantine."""
-        if self.metrics is not None:
-            self.metrics.publish_latency_seconds.observe(self._ages)
-            self._ages.clear()
-            for reason in reasons:
-                self.metrics.events_parked.labels(reason).inc()
+    def _count(self, counter: Counter, label: str, count: int) -> None:
+        """Add to a counter; prometheus_client takes longer to find it than to add."""
+        key = counter, label
+        found = self._counters.get(key)
+        if found is None:
+            found = self._counters[key] = counter.labels(label)
+        found.inc(count)
 
     def rebuilt(self) -> None:
         """Count a producer that was thrown away."""
@@ -83,6 +91,28 @@ class Meter:
             self.metrics.outage_seconds.labels(resource).inc(seconds or 0)
 
 
-def _age_seconds(created_at: Sequence[bytes]) -> list[float]:
-    now = (time.time() - _2000) / _MICRO
-    return [max(0.0, (now - created) * _MICRO) for created in microseconds(created_at)]
+def _events(page: PageUnderway) -> dict[str, int]:
+    """Return how many events of a page each topic has; of first occurrences without canaries."""
+    keys = page.sent.keys
+    canaries = page.replay is None and count_canaries(keys) > 0
+    counts: dict[str, int] = {}
+    for batch, _ in page.acknowledged:
+        count = len(batch.places)
+        if canaries:
+            count -= count_canaries([keys[place] for place in batch.places])
+        counts[batch.topic] = counts.get(batch.topic, 0) + count
+    return counts
+
+
+def _ages_seconds(page: PageUnderway) -> list[float]:
+    """Return how old each of a page's events was when the broker had the last of them."""
+    created_at = page.sent.created_at
+    if page.parked:
+        sent = [place for batch, _ in page.acknowledged for place in batch.places]
+        created_at = [created_at[place] for place in sent]
+    at = page.acknowledged_at
+    return [_age_seconds(at, created) for created in microseconds(created_at)]
+
+
+def _age_seconds(at: float, created: int) -> float:
+    return max(0.0, at - _2000 - created * _MICRO)

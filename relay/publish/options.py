@@ -43,8 +43,8 @@ class PublishOptions:
     pages_in_flight: int = 3
     batch_bytes: int = 900_000
     largest_record_bytes: int = 32_000_000
-    poll_seconds: float = 0.002
-    idle_poll_seconds: float = 0.025
+    poll_seconds: float = 0.003
+    idle_poll_seconds: float = 0.04
     checkpoint_seconds: float = 0.01
     lease_seconds: float = 3.0
     request_timeout_seconds: float = 15.0

@@ -19,7 +19,6 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from relay.publish.batch import Batch
-from relay.publish.checkpoint import Delivery
 from relay.publish.commits import Commits
 from relay.publish.cursor import OutboxCursor
 from relay.publish.dispatch import Dispatcher, Prepared
@@ -29,9 +28,9 @@ from relay.publish.options import PublishOptions
 from relay.publish.pacing import Pace
 from relay.publish.page import Page
 from relay.publish.parking import asked_for, leaving, still_parked
-from relay.publish.publisher import EncodedBatch, Publisher
+from relay.publish.publisher import Publisher
 from relay.publish.replays import Replayed, Replays, pause
-from relay.publish.spans import SendSpans, SentBatch
+from relay.publish.spans import SendSpans, SentPage
 from relay.publish.testpoints import TestPoint
 from relay.publish.topics import Topics
 from relay.publish.underway import PageUnderway, Underway
@@ -103,7 +102,7 @@ class Pipeline:
             if page.ids:
                 await self._hand_over(page, stop)
             elif not self.underway:
-                self.commits.unwritten = page.after
+                self.commits.reached(page.after)
             pace = pace.after_read(len(page.ids) + replayed)
             if not self.cursor.in_window:
                 await asyncio.sleep(pace.pause_seconds)
@@ -138,29 +137,24 @@ class Pipeline:
         await self.test_point("before_send")
         if self.lease.left_seconds() <= 0:
             raise LeaseLostError("could not renew the lease in time")
-        futures = [
-            self._send_batch(SentBatch.of(page, prepared.trace, batch, replay), batch, encoded)
-            for batch, encoded in prepared.batches
-        ]
-        self.commits.unwritten = None
-        self.underway.add(
-            PageUnderway(
-                page.after,
-                len(page.ids),
-                page.payload_bytes,
-                futures,
-                prepared.parked,
-                released,
-                replay,
-            )
+        underway = PageUnderway(
+            page.after,
+            page.payload_bytes,
+            SentPage.of(page, prepared.trace, replay),
+            len(prepared.batches),
+            prepared.parked,
+            released,
+            replay,
         )
+        self.commits.unwritten = None
+        self.underway.add(underway)
+        acknowledged = partial(self._acknowledged, underway)
+        for batch, encoded in prepared.batches:
+            self.publisher.hand_over(batch, encoded, acknowledged)
 
-    def _send_batch(
-        self, sent: SentBatch, batch: Batch, encoded: EncodedBatch
-    ) -> asyncio.Future[Delivery]:
-        future = self.publisher.hand_over(batch, encoded)
-        future.add_done_callback(partial(self._tell, sent))
-        return future
+    def _acknowledged(self, page: PageUnderway, batch: Batch, base_offset: int | None) -> None:
+        self.underway.acknowledged(page, batch, base_offset)
+        self.spans.acknowledged(page.sent, batch, base_offset)
 
     async def _replay(self) -> int:
         """Send a replay's next items between two pages of live rows; return how many.
@@ -204,15 +198,6 @@ class Pipeline:
         _LOG.warning("replay_paused", replay_id=str(replay.replay_id), trouble=trouble)
         async with self.commits.writing:
             await pause(self.commits.writer.connection, replay.replay_id, trouble)
-
-    def _tell(self, sent: SentBatch, future: asyncio.Future[Delivery]) -> None:
-        if future.cancelled() or future.exception() is not None:
-            return
-        if sent.replay_id is None:
-            self.commits.meter.acknowledged(sent.topic, sent.keys, sent.created_at)
-        else:
-            self.commits.meter.replayed(sent.topic, len(sent.keys))
-        self.spans.acknowledged(sent, future.result().base_offset)
 
     async def _unpark(self, page: Page) -> None:
         """Ask again of the parked orders in a page: what held one may have been discarded."""

@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from aiokafka.client import AIOKafkaClient
@@ -38,7 +38,6 @@ from aiokafka.structs import TopicPartition
 
 from relay.publish import wire
 from relay.publish.batch import Batch
-from relay.publish.checkpoint import Delivery
 from relay.publish.errors import (
     ProducerBrokenError,
     RecordRefusedError,
@@ -69,13 +68,17 @@ class EncodedBatch:
     codec: int = 0
 
 
+Acknowledged = Callable[[Batch, int | None], None]
+"""Told of a batch that the broker has, and its base offset; None: the broker did not say."""
+
+
 @dataclass(slots=True, eq=False)
 class _Outgoing:
     """A batch on its way; `start` and `checked` are made when it is sent for the first time."""
 
     batch: Batch
     encoded: EncodedBatch
-    future: asyncio.Future[Delivery]
+    acknowledged: Acknowledged
     start: bytes = b""
     checked: bytes = b""
     give_up_at: float = 0.0
@@ -93,12 +96,14 @@ class Publisher:
         request_timeout_seconds: for the broker to answer one request.
         ack_timeout_seconds: for a batch, retries included; then this publisher is done.
         troubled: told of each error that is retried, and with None of the first success after.
+        broken: told once of the error that ended this publisher; nothing is acknowledged after.
     """
 
     client: AIOKafkaClient
     request_timeout_seconds: float
     ack_timeout_seconds: float
     troubled: Callable[[BaseException | None], None] = lambda _error: None
+    broken: Callable[[ProducerBrokenError], None] = lambda _error: None
     _producer_id: int = -1
     _producer_epoch: int = -1
     _sequences: dict[_Key, int] = field(default_factory=dict)
@@ -127,16 +132,18 @@ class Publisher:
             raise error("no producer id")
         self._producer_id, self._producer_epoch = answer.producer_id, answer.producer_epoch
 
-    def hand_over(self, batch: Batch, encoded: EncodedBatch) -> asyncio.Future[Delivery]:
-        """Queue a batch behind its partition's others; the future ends with its acknowledgement.
+    def hand_over(self, batch: Batch, encoded: EncodedBatch, acknowledged: Acknowledged) -> None:
+        """Queue a batch behind its partition's others.
 
-        The future's errors: RecordRefusedError, ProducerBrokenError.
+        `acknowledged` and `broken` are called back, and not a future: at 2,000 orders a second a
+        batch holds a record or two, and a future's callbacks cost more than those.
+
+        Raises:
+            RecordRefusedError, ProducerBrokenError: what ended this publisher before.
         """
-        future: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
         if self._broken is not None:
-            future.set_exception(self._broken)
-            return future
-        outgoing = _Outgoing(batch, encoded, future)
+            raise self._broken
+        outgoing = _Outgoing(batch, encoded, acknowledged)
         key = (batch.topic, batch.partition)
         queue = self._queues.get(key)
         if queue is None:
@@ -144,7 +151,6 @@ class Publisher:
             self._send_soon(outgoing)
         else:
             queue.append(outgoing)
-        return future
 
     def _send_soon(self, outgoing: _Outgoing) -> None:
         """Send it with whatever else is ready in this turn of the loop, in one request a broker."""
@@ -167,7 +173,14 @@ class Publisher:
         for leader, group in by_leader.items():
             task = asyncio.create_task(self._produce(leader, group))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Give up after an error that nobody expected: its batches must not be forgotten."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._break(ProducerBrokenError(f"unexpected: {error!r}"))
 
     async def _produce(self, leader: int, group: list[_Outgoing]) -> None:
         if self._broken is not None:
@@ -213,6 +226,8 @@ class Publisher:
         outgoing.give_up_at = time.monotonic() + self.ack_timeout_seconds
 
     def _answered(self, outgoing: _Outgoing, code: int, offset: int) -> None:
+        if self._broken is not None:
+            return
         error = for_code(code)
         if error is NoError or error is DuplicateSequenceNumber:
             self._acknowledged(outgoing, offset if error is NoError and offset >= 0 else None)
@@ -240,10 +255,7 @@ class Publisher:
             self._send_soon(queue[0])
         else:
             del self._queues[key]
-        if not outgoing.future.done():
-            outgoing.future.set_result(
-                Delivery(batch.topic, batch.partition, offset, batch.outbox_ids)
-            )
+        outgoing.acknowledged(batch, offset)
         if self._in_trouble:
             self._in_trouble = False
             self.troubled(None)
@@ -274,11 +286,9 @@ class Publisher:
         if self._broken is not None:
             return
         self._broken = error
-        for outgoing in _all(self._queues.values()):
-            if not outgoing.future.done():
-                outgoing.future.set_exception(error)
         self._queues.clear()
         self._ready.clear()
+        self.broken(error)
 
     async def close(self, deadline_seconds: float) -> None:
         """Stop; what has no acknowledgement by now has none. Its connections close in time."""
@@ -298,7 +308,3 @@ def _forbidden(topic: str, error: type[KafkaError]) -> TopicWaitError:
     if error is ClusterAuthorizationFailedError:
         what = "IdempotentWrite on the cluster"
     return TopicWaitError(f"permission: grant {what} to the relay's user")
-
-
-def _all(queues: Iterable[Iterable[_Outgoing]]) -> Iterable[Any]:
-    return [outgoing for queue in queues for outgoing in queue]

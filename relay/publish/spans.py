@@ -25,18 +25,16 @@ from relay.telemetry.tracing import Tracing
 _2000_IN_MICROSECONDS: Final = 946_684_800_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class SentBatch:
-    """What is remembered of a batch until its acknowledgement: not its payloads.
+@dataclass(slots=True)
+class SentPage:
+    """What is remembered of a page until its acknowledgement: not its payloads.
 
     Attributes:
-        created_at: as in `Page`.
+        keys: as in `Page`, and so are the others: a column each.
         started_ns: when it was handed over, Unix time.
         replay_id: of the replay that it is part of.
     """
 
-    topic: str
-    partition: int
     keys: Sequence[bytes]
     created_at: Sequence[bytes]
     identities: Sequence[bytes | None]
@@ -44,20 +42,10 @@ class SentBatch:
     replay_id: UUID | None = None
 
     @classmethod
-    def of(
-        cls, page: Page, trace: TraceColumns, batch: Batch, replay: Replayed | None = None
-    ) -> SentBatch:
-        """Note a batch that is handed over now."""
-        places = batch.places
-        return cls(
-            batch.topic,
-            batch.partition,
-            [page.keys[place] for place in places],
-            [page.created_at[place] for place in places],
-            [trace.identities[place] for place in places],
-            time.time_ns(),
-            None if replay is None else replay.replay_id,
-        )
+    def of(cls, page: Page, trace: TraceColumns, replay: Replayed | None = None) -> SentPage:
+        """Note a page that is handed over now."""
+        replay_id = None if replay is None else replay.replay_id
+        return cls(page.keys, page.created_at, trace.identities, time.time_ns(), replay_id)
 
 
 @dataclass(slots=True)
@@ -68,22 +56,27 @@ class SendSpans:
     client_id: str
     _encoders: dict[str, SpanEncoder] = field(default_factory=dict, init=False)
 
-    def acknowledged(self, sent: SentBatch, base_offset: int | None) -> None:
-        """Write the batch's spans, from hand-over to now; `base_offset` None: not known."""
-        if not self.tracing.identities.recording or not any(sent.identities):
+    def acknowledged(self, sent: SentPage, batch: Batch, base_offset: int | None) -> None:
+        """Write a batch's spans, from hand-over to now; `base_offset` None: not known."""
+        if not self.tracing.identities.recording:
+            return
+        places = batch.places
+        identities = [sent.identities[place] for place in places]
+        if not any(identities):
             return
         started_us = sent.started_ns // 1000 - _2000_IN_MICROSECONDS
-        count = len(sent.keys)
+        created_at = microseconds([sent.created_at[place] for place in places])
+        count = len(places)
         offsets = None if base_offset is None else range(base_offset, base_offset + count)
         self.tracing.export(
-            self._encoder(sent.topic).encode(
-                identities=sent.identities,
-                order_ids=sent.keys,
+            self._encoder(batch.topic).encode(
+                identities=identities,
+                order_ids=[sent.keys[place] for place in places],
                 started_ns=sent.started_ns,
                 ended_ns=time.time_ns(),
-                partition=sent.partition,
+                partition=batch.partition,
                 offsets=offsets,
-                waited_seconds=[(started_us - at) / 1e6 for at in microseconds(sent.created_at)],
+                waited_seconds=[(started_us - at) / 1e6 for at in created_at],
                 fields=None if sent.replay_id is None else [_of_replay(sent.replay_id)] * count,
             )
         )

@@ -202,6 +202,7 @@ class Tenure:
         )
         pages = options.pages_in_flight
         underway = Underway(options.page_rows * pages, options.page_bytes * pages)
+        publisher.broken = underway.failed
         commits = Commits(
             writer=CheckpointWriter(self.writer, checkpoint),
             writing=self._writing,

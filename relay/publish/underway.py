@@ -8,31 +8,56 @@ the process is killed), and so are their bytes (that is what this process's memo
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from relay.publish.batch import Batch
 from relay.publish.checkpoint import Delivery, Parked
 from relay.publish.replays import Replayed
+from relay.publish.spans import SentPage
 from relay.publish.window import Position
 
 
 @dataclass(slots=True)
 class PageUnderway:
-    """A page that was handed over; `replay` is set where it is sent again."""
+    """A page that was handed over; `replay` is set where it is sent again.
+
+    Attributes:
+        sent: what is remembered of its rows.
+        batches: how many there are of it.
+        acknowledged: those that the broker has, with their base offsets (None: it did not say).
+        acknowledged_at: the last of them, Unix time.
+    """
 
     after: Position
-    rows: int
     payload_bytes: int
-    acknowledgements: Sequence[asyncio.Future[Delivery]]
-    parked: Sequence[Parked]
+    sent: SentPage
+    batches: int
+    parked: Sequence[Parked] = ()
     released: Sequence[int] = ()
     replay: Replayed | None = None
+    acknowledged: list[tuple[Batch, int | None]] = field(default_factory=list)
+    acknowledged_at: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has, parked ones included."""
+        return len(self.sent.keys)
 
     @property
     def done(self) -> bool:
         """Whether all its batches were acknowledged."""
-        return all(future.done() for future in self.acknowledgements)
+        return len(self.acknowledged) == self.batches
+
+    def deliveries(self) -> list[Delivery]:
+        """Return what the broker has of it."""
+        replay_id = self.sent.replay_id
+        return [
+            Delivery(batch.topic, batch.partition, base_offset, batch.outbox_ids, replay_id)
+            for batch, base_offset in self.acknowledged
+        ]
 
 
 @dataclass(slots=True)
@@ -70,17 +95,21 @@ class Underway:
         self._pages.append(page)
         self._rows += page.rows
         self._bytes += page.payload_bytes
-        for future in page.acknowledgements:
-            future.add_done_callback(self._acknowledged)
-        if not page.acknowledgements:
+        if not page.batches:
             self.changed.set()
 
-    def _acknowledged(self, future: asyncio.Future[Delivery]) -> None:
-        error = None if future.cancelled() else future.exception()
-        if error is not None:
-            self.failure = self.failure or error
-        if error is not None or (self._pages and self._pages[0].done):
+    def acknowledged(self, page: PageUnderway, batch: Batch, base_offset: int | None) -> None:
+        """Note that the broker has a batch of a page."""
+        page.acknowledged.append((batch, base_offset))
+        if page.done:
+            page.acknowledged_at = time.time()
+        if self._pages and self._pages[0].done:
             self.changed.set()
+
+    def failed(self, error: BaseException) -> None:
+        """Note that batches under way will not be acknowledged."""
+        self.failure = self.failure or error
+        self.changed.set()
 
     def done(self) -> list[PageUnderway]:
         """Return the pages at the head that are done; they stay until they are removed."""

@@ -198,10 +198,10 @@ class PublishSettings(Section):
     pages_in_flight: PositiveInt = Field(default=3, description="pages being sent at once")
     batch_bytes: PositiveInt = Field(default=900_000, description="bytes of the largest batch")
     poll_seconds: PositiveFloat = Field(
-        default=0.002, description="seconds between reads, rows flowing"
+        default=0.003, description="seconds between reads, rows flowing"
     )
     idle_poll_seconds: PositiveFloat = Field(
-        default=0.025, description="seconds between reads when idle"
+        default=0.04, description="seconds between reads when idle"
     )
     largest_record_bytes: PositiveInt = Field(
         default=32_000_000, description="bytes of payload beyond which an event is parked unread"

@@ -224,12 +224,18 @@ def _advance(db: Database, connection: Connection, *given: Any) -> int:
     if moved:
         at |= {"prev": given[3], "cur": given[4], "last_id": given[5], "seq": at["seq"] + 1}
         at["high_id"] = max(at["high_id"], given[6])
-        outbox_ids = [int(one) for one in given[14].strip("{}").split(",") if one]
-        for partition, offset, first, last in zip(*given[8:12], strict=True):
+        outbox_ids = _numbers(given[7])
+        for partition, offset, first, last in zip(*map(_numbers, given[9:13]), strict=True):
             db.ledger.append((given[1], partition, offset, outbox_ids[first - 1 : last]))
     if fate == "reply lost":
         raise ConnectionLostError(fate)
     return int(moved)
+
+
+def _numbers(array: str) -> list[Any]:
+    """Read PostgreSQL's text of an array."""
+    texts = array.strip("{}").split(",")
+    return [None if one == "NULL" else int(one) for one in texts if one]
 
 
 def _take(

@@ -5,15 +5,14 @@ at a time, and a failure takes everything with it.
 """
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from relay.publish.batch import Limit, batches
-from relay.publish.checkpoint import Checkpoint, CheckpointWriter, Delivery, position_of
+from relay.publish.batch import Batch, Limit, batches
+from relay.publish.checkpoint import Checkpoint, CheckpointWriter, position_of
 from relay.publish.cursor import OutboxCursor
 from relay.publish.errors import CheckpointConflictError, LeaseLostError
 from relay.publish.lease import Lease, Taken
+from relay.publish.spans import SentPage
 from relay.publish.underway import PageUnderway, Underway, joined
 from tests.simulation.broker import PARTITIONS, Broker, Published, Request
 from tests.simulation.database import Connection, ConnectionLostError, Database, finished
@@ -32,36 +31,11 @@ class SimulatedLease(Lease):
         return Taken(Checkpoint(0, epoch, at["seq"], position, at["high_id"]), "1", None)
 
 
-@dataclass(eq=False)
-class Acknowledgement:
-    """A future without an event loop."""
-
-    delivery: Delivery | None = None
-    _callbacks: list[Callable[[Any], None]] = field(default_factory=list)
-
-    def done(self) -> bool:
-        return self.delivery is not None
-
-    def cancelled(self) -> bool:
-        return False
-
-    def exception(self) -> None:
-        return None
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._callbacks.append(callback)
-
-    def set(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        for callback in self._callbacks:
-            callback(self)
-
-
 @dataclass
 class _Queued:
     records: list[Published]
-    outbox_ids: list[int]
-    acknowledgement: Acknowledgement
+    batch: Batch
+    page: PageUnderway
     sequence: int = -1
     on_the_wire: bool = False
 
@@ -142,23 +116,23 @@ class SimulatedRelay:
         if not page.ids:
             return
         rows = {row.id: row for row in self.database.rows}
-        waiting = []
-        for batch in batches(
+        divided = batches(
             topic="events",
             places=range(len(page.ids)),
             partitions=[int(key) % PARTITIONS for key in page.keys],
             sizes=page.sizes,
             outbox_ids=page.ids,
             limit=Limit(10_000, 2),
-        ):
+        )
+        sent = SentPage(page.keys, page.created_at, [None] * len(page.ids), 0)
+        underway = PageUnderway(page.after, 2, sent, len(divided))
+        tenure.underway.add(underway)
+        for batch in divided:
             published = [
                 Published(row.id, row.order, row.version, self.lease.epoch)
                 for row in (rows[one] for one in batch.outbox_ids)
             ]
-            queued = _Queued(published, list(batch.outbox_ids), Acknowledgement())
-            tenure.queues[batch.partition].append(queued)
-            waiting.append(queued.acknowledgement)
-        tenure.underway.add(PageUnderway(page.after, len(page.ids), 2, waiting, ()))
+            tenure.queues[batch.partition].append(_Queued(published, batch, underway))
 
     def _send(self, tenure: Tenure) -> None:
         """Put each partition's first batch on the wire; again, if nothing was heard of it."""
@@ -183,12 +157,12 @@ class SimulatedRelay:
         if queue and queue[0] is queued:
             queue.popleft()
             tenure.sequences[partition] += len(queued.records)
-            queued.acknowledgement.set(Delivery("events", partition, offset, queued.outbox_ids))
+            tenure.underway.acknowledged(queued.page, queued.batch, offset)
 
     def _commit(self, tenure: Tenure) -> None:
         ready = tenure.underway.done()
         if ready:
-            deliveries = [one.delivery for page in ready for one in page.acknowledgements]
+            deliveries = [one for page in ready for one in page.deliveries()]
             finished(tenure.writer.advance(ready[-1].after, joined(deliveries), ()))
             tenure.underway.remove(ready)
 

@@ -4,7 +4,8 @@ from uuid import UUID
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from relay.publish.spans import SendSpans, SentBatch
+from relay.publish.batch import Batch
+from relay.publish.spans import SendSpans, SentPage
 from relay.replay.spans import context_of
 from relay.telemetry import names
 from relay.telemetry.identities import identity
@@ -25,19 +26,19 @@ class Kept:
         self.batches.append(batch)
 
 
-def sent(replay_id: UUID | None) -> SentBatch:
+def sent(replay_id: UUID | None) -> SentPage:
     spans = [identity(TRACE, bytes([n]) * 8, b"\7" * 8) for n in (1, 2)]
-    return SentBatch("orders.events", 3, [b"a", b"b"], [bytes(8)] * 2, spans, 1, replay_id)
+    return SentPage([b"a", b"b"], [bytes(8)] * 2, spans, 1, replay_id)
 
 
-def exported(one: SentBatch) -> list[object]:
+def exported(one: SentPage) -> list[object]:
     made = configure(
         "relay", {"OTEL_TRACES_EXPORTER": "none"}, version="0", instance_id="t", install=False
     )
     kept = Kept()
     identities = type(made.identities)(made.identities.sampler, recording=True)
     tracing = Tracing(identities, made.origin, kept, None)
-    SendSpans(tracing, "relay").acknowledged(one, 40)
+    SendSpans(tracing, "relay").acknowledged(one, Batch("orders.events", 3, [0, 1], [1, 2], 9), 40)
     requests = [ExportTraceServiceRequest.FromString(batch.request) for batch in kept.batches]
     return [
         span

@@ -17,6 +17,8 @@ from relay.publish.errors import ProducerBrokenError, RecordRefusedError
 from relay.publish.publisher import EncodedBatch, Publisher
 from relay.publish.record import records_of
 
+Acknowledgement = asyncio.Future[int | None]
+
 OK, NOT_LEADER, TOO_LARGE, FORBIDDEN, OUT_OF_ORDER, DUPLICATE = 0, 6, 10, 29, 45, 46
 
 
@@ -69,16 +71,35 @@ def troubles() -> list[BaseException | None]:
     return []
 
 
+class Sender(Publisher):
+    """A publisher that is asked for futures."""
+
+    def __init__(self, broker: Broker, troubles: list[BaseException | None]) -> None:
+        super().__init__(broker, 1.0, 5.0, troubles.append)  # type: ignore[arg-type]
+        self.waiting: list[Acknowledgement] = []
+        self.broken = self._all_failed
+
+    def _all_failed(self, error: ProducerBrokenError) -> None:
+        for future in self.waiting:
+            if not future.done():
+                future.set_exception(error)
+
+
 @pytest.fixture
-def publisher(broker: Broker, troubles: list[BaseException | None]) -> Publisher:
-    one = Publisher(broker, 1.0, 5.0, troubles.append)  # type: ignore[arg-type]
+def publisher(broker: Broker, troubles: list[BaseException | None]) -> Sender:
+    one = Sender(broker, troubles)
     one._producer_id, one._producer_epoch = 7, 0
     return one
 
 
-def hand_over(publisher: Publisher, *ids: int, partition: int = 0) -> "asyncio.Future[Any]":
+def hand_over(publisher: Sender, *ids: int, partition: int = 0) -> Acknowledgement:
+    """Hand a batch over; the future ends with its base offset, or with what ended the publisher."""
     batch = Batch("t", partition, range(len(ids)), list(ids), 100)
-    return publisher.hand_over(batch, EncodedBatch(records_of([b"x"] * len(ids)), len(ids), 1))
+    encoded = EncodedBatch(records_of([b"x"] * len(ids)), len(ids), 1)
+    future: Acknowledgement = asyncio.get_running_loop().create_future()
+    publisher.waiting.append(future)
+    publisher.hand_over(batch, encoded, lambda _batch, offset: future.set_result(offset))
+    return future
 
 
 async def settle() -> None:
@@ -87,33 +108,32 @@ async def settle() -> None:
 
 
 async def test_a_partitions_next_batch_waits_for_the_one_before(
-    publisher: Publisher, broker: Broker
+    publisher: Sender, broker: Broker
 ) -> None:
     first, second = hand_over(publisher, 1, 2), hand_over(publisher, 3)
     await broker.until_asked(1)
     await settle()
     assert len(broker.asked) == 1
     broker.answer(0, {("t", 0): (OK, 40)})
-    assert (await first).base_offset == 40
+    assert await first == 40
     await broker.until_asked(2)
     broker.answer(1, {("t", 0): (OK, 42)})
-    delivery = await second
-    assert (delivery.base_offset, delivery.outbox_ids) == (42, [3])
+    assert await second == 42
 
 
 async def test_batches_of_several_partitions_leave_in_one_request(
-    publisher: Publisher, broker: Broker
+    publisher: Sender, broker: Broker
 ) -> None:
     futures = [hand_over(publisher, number, partition=number) for number in range(4)]
     await broker.until_asked(1)
     await settle()
     assert len(broker.asked) == 1
     broker.answer(0, {("t", number): (OK, number) for number in range(4)})
-    assert [(await one).base_offset for one in futures] == [0, 1, 2, 3]
+    assert [await one for one in futures] == [0, 1, 2, 3]
 
 
 async def test_a_retry_is_the_same_bytes(
-    publisher: Publisher, broker: Broker, troubles: list[BaseException | None]
+    publisher: Sender, broker: Broker, troubles: list[BaseException | None]
 ) -> None:
     future = hand_over(publisher, 1)
     await broker.until_asked(1)
@@ -125,14 +145,14 @@ async def test_a_retry_is_the_same_bytes(
     await broker.until_asked(4)
     assert len({body for body, _ in broker.asked}) == 1
     broker.answer(3, {("t", 0): (OK, 5)})
-    assert (await future).base_offset == 5
+    assert await future == 5
     assert broker.refreshed == 3
     assert troubles[-1] is None
     assert len(troubles) == 4
 
 
 async def test_a_partition_without_a_leader_burns_no_sequence(
-    publisher: Publisher, broker: Broker
+    publisher: Sender, broker: Broker
 ) -> None:
     broker.cluster.leader = -1
     future = hand_over(publisher, 1)
@@ -147,17 +167,17 @@ async def test_a_partition_without_a_leader_burns_no_sequence(
 
 
 async def test_a_duplicate_is_a_success_without_an_offset(
-    publisher: Publisher, broker: Broker
+    publisher: Sender, broker: Broker
 ) -> None:
     future = hand_over(publisher, 1)
     await broker.until_asked(1)
     broker.answer(0, {("t", 0): (DUPLICATE, -1)})
-    assert (await future).base_offset is None
+    assert await future is None
 
 
 @pytest.mark.parametrize("code", [OUT_OF_ORDER, 47, 59, 87])
 async def test_after_a_failure_nothing_that_was_queued_leaves(
-    publisher: Publisher, broker: Broker, code: int
+    publisher: Sender, broker: Broker, code: int
 ) -> None:
     first, queued = hand_over(publisher, 1), hand_over(publisher, 2)
     other = hand_over(publisher, 3, partition=1)
@@ -167,14 +187,15 @@ async def test_after_a_failure_nothing_that_was_queued_leaves(
     for future in (first, queued, queued_there):
         with pytest.raises(ProducerBrokenError):
             await future
-    del other  # acknowledged or not: the page it belongs to is sent again
     with pytest.raises(ProducerBrokenError):
-        await hand_over(publisher, 5)
+        await other  # whatever the broker said: the page it belongs to is sent again
+    with pytest.raises(ProducerBrokenError):
+        hand_over(publisher, 5)
     await settle()
     assert len(broker.asked) == 1
 
 
-async def test_a_refusal_for_size_names_the_rows(publisher: Publisher, broker: Broker) -> None:
+async def test_a_refusal_for_size_names_the_rows(publisher: Sender, broker: Broker) -> None:
     future = hand_over(publisher, 11, 12)
     await broker.until_asked(1)
     broker.answer(0, {("t", 0): (TOO_LARGE, -1)})
@@ -184,7 +205,7 @@ async def test_a_refusal_for_size_names_the_rows(publisher: Publisher, broker: B
 
 
 async def test_a_missing_permission_is_waited_for_and_named(
-    publisher: Publisher, broker: Broker, troubles: list[BaseException | None]
+    publisher: Sender, broker: Broker, troubles: list[BaseException | None]
 ) -> None:
     future = hand_over(publisher, 1)
     await broker.until_asked(1)
@@ -196,7 +217,7 @@ async def test_a_missing_permission_is_waited_for_and_named(
 
 
 async def test_it_gives_up_in_time(
-    publisher: Publisher, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    publisher: Sender, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publisher.ack_timeout_seconds = 0.0
     future = hand_over(publisher, 1)
@@ -206,7 +227,7 @@ async def test_it_gives_up_in_time(
         await future
 
 
-async def test_closed_while_a_batch_is_on_its_way(publisher: Publisher, broker: Broker) -> None:
+async def test_closed_while_a_batch_is_on_its_way(publisher: Sender, broker: Broker) -> None:
     future = hand_over(publisher, 1)
     await broker.until_asked(1)
     await publisher.close(1.0)
@@ -218,7 +239,7 @@ async def test_closed_while_a_batch_is_on_its_way(publisher: Publisher, broker: 
     ("before", "count", "after"), [(0, 5, 5), (2**31 - 2, 1, 2**31 - 1), (2**31 - 1, 1, 0)]
 )
 async def test_sequences_wrap_as_javas_do(
-    publisher: Publisher, broker: Broker, before: int, count: int, after: int
+    publisher: Sender, broker: Broker, before: int, count: int, after: int
 ) -> None:
     publisher._sequences["t", 0] = before
     future = hand_over(publisher, *range(count))
@@ -226,3 +247,13 @@ async def test_sequences_wrap_as_javas_do(
     broker.answer(0, {("t", 0): (OK, 0)})
     await future
     assert publisher._sequences["t", 0] == after
+
+
+async def test_an_unexpected_error_ends_it_and_no_batch_is_forgotten(
+    publisher: Sender, broker: Broker
+) -> None:
+    future = hand_over(publisher, 1)
+    await broker.until_asked(1)
+    broker.asked[0][1].set_exception(RuntimeError("a bug"))
+    with pytest.raises(ProducerBrokenError, match="a bug"):
+        await future

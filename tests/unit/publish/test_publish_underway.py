@@ -1,38 +1,35 @@
 """Pages under way: in order, bounded in rows and bytes; ledger rows that follow are joined."""
 
-import asyncio
-from typing import Any
-
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.publish.batch import Batch
 from relay.publish.checkpoint import Delivery
+from relay.publish.spans import SentPage
 from relay.publish.underway import PageUnderway, Underway, joined
 from relay.publish.window import Position, Snapshot
 
 HERE = Position(Snapshot(3, 3))
 
 
-def page(rows: int, payload_bytes: int, *futures: "asyncio.Future[Any]") -> PageUnderway:
-    return PageUnderway(HERE, rows, payload_bytes, futures, ())
+def page(rows: int, payload_bytes: int, *, batches: int = 1) -> PageUnderway:
+    sent = SentPage([b"key"] * rows, [bytes(8)] * rows, [None] * rows, 0)
+    return PageUnderway(HERE, payload_bytes, sent, batches)
 
 
-def future() -> "asyncio.Future[Any]":
-    return asyncio.get_running_loop().create_future()
+def batch(partition: int = 0) -> Batch:
+    return Batch("t", partition, [0], [1], 100)
 
 
 async def test_a_page_is_done_only_after_those_before_it() -> None:
     underway = Underway(100, 1000)
-    first, second = future(), future()
-    early, late = page(1, 1, first), page(1, 1, second)
+    early, late = page(1, 1), page(1, 1)
     underway.add(early)
     underway.add(late)
-    second.set_result(None)
-    await asyncio.sleep(0)
+    underway.acknowledged(late, batch(), 1)
     assert underway.done() == []
     assert not underway.changed.is_set()
-    first.set_result(None)
-    await asyncio.sleep(0)
+    underway.acknowledged(early, batch(), 0)
     assert underway.changed.is_set()
     assert underway.done() == [early, late]
     underway.remove([early, late])
@@ -42,7 +39,7 @@ async def test_a_page_is_done_only_after_those_before_it() -> None:
 async def test_rows_and_bytes_are_bounded_and_one_page_always_fits() -> None:
     underway = Underway(most_rows=10, most_bytes=1000)
     assert underway.has_room(50, 5000)
-    one = page(4, 100, future())
+    one = page(4, 100)
     underway.add(one)
     assert underway.has_room(6, 900)
     assert not underway.has_room(7, 10)
@@ -53,18 +50,27 @@ async def test_rows_and_bytes_are_bounded_and_one_page_always_fits() -> None:
 
 async def test_a_failed_batch_is_news_even_behind_one_that_waits() -> None:
     underway = Underway(10, 10)
-    waiting, failing = future(), future()
-    underway.add(page(1, 1, waiting))
-    underway.add(page(1, 1, failing))
-    failing.set_exception(OSError("gone"))
-    await asyncio.sleep(0)
+    underway.add(page(1, 1))
+    underway.failed(OSError("gone"))
+    underway.failed(OSError("and again"))
     assert underway.changed.is_set()
-    assert isinstance(underway.failure, OSError)
+    assert str(underway.failure) == "gone"
+
+
+async def test_a_page_is_done_with_the_last_of_its_batches() -> None:
+    underway = Underway(10, 10)
+    one = page(2, 1, batches=2)
+    underway.add(one)
+    underway.acknowledged(one, batch(1), 7)
+    assert not underway.changed.is_set()
+    underway.acknowledged(one, batch(0), None)
+    assert underway.done() == [one]
+    assert one.deliveries() == [Delivery("t", 1, 7, [1]), Delivery("t", 0, None, [1])]
 
 
 async def test_a_page_of_parked_rows_alone_is_done_at_once() -> None:
     underway = Underway(10, 10)
-    underway.add(page(1, 1))
+    underway.add(page(1, 1, batches=0))
     assert underway.changed.is_set()
     assert len(underway.done()) == 1
 
