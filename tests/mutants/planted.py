@@ -120,6 +120,12 @@ PLANTED = (
                 "        topics: dict[str, list[tuple[int, bytes, bytes]]] = {}\n",
                 "        topics: dict[str, list[tuple[int, bytes, bytes]]] = {}\n",
             ),
+            Change(
+                _PUBLISHER,
+                "        if self._broken is not None:\n            return\n"
+                "        error = for_code(code)\n",
+                "        error = for_code(code)\n",
+            ),
         ),
         (f"{_SENDER}::test_after_a_failure_nothing_that_was_queued_leaves",),
     ),
@@ -133,14 +139,8 @@ PLANTED = (
         (
             Change(
                 "relay/publish/underway.py",
-                "return all(future.done() for future in self.acknowledgements)",
+                "return len(self.acknowledged) == self.batches",
                 "return True",
-            ),
-            Change(
-                "relay/publish/commits.py",
-                "[future.result() for future in page.acknowledgements]",
-                "[future.result() for future in page.acknowledgements"
-                " if future.done() and not future.exception()]",
             ),
         ),
         ("tests/unit/publish/test_publish_underway.py",),

@@ -96,6 +96,31 @@ async def test_a_checkpoint_is_not_written_twice(lab: Any) -> None:
     assert await lab.pg.fetchval("SELECT base_offset IS NULL FROM relay.delivery_ledger")
 
 
+@pytest.mark.parametrize("parked", [[], [Parked(9, bytes(16), "o", "no_topic", None, None, None)]])
+async def test_the_proof_is_the_same_with_and_without_parked_rows(
+    lab: Any, parked: list[Parked]
+) -> None:
+    lease = await lease_of(lab, "one")
+    taken = await take(lease)
+    assert taken is not None
+    sent = [
+        Delivery("orders.events", 3, 40, [7, 5, 6]),
+        Delivery("NULL", 0, None, [8]),  # Kafka takes such a name
+    ]
+    await CheckpointWriter(lease.connection, taken.checkpoint).advance(
+        Position(Snapshot(9, 9)), sent, parked
+    )
+    rows = await lab.pg.fetch(
+        "SELECT topic, partition, base_offset, record_count, outbox_ids, id_range::text, replay_id"
+        " FROM relay.delivery_ledger ORDER BY partition DESC"
+    )
+    assert [tuple(row) for row in rows] == [
+        ("orders.events", 3, 40, 3, [7, 5, 6], "[5,8)", None),
+        ("NULL", 0, None, 1, [8], "[8,9)", None),
+    ]
+    assert len(await lab.quarantine()) == len(parked)
+
+
 async def test_a_stale_backend_that_holds_the_checkpoint_is_ended(lab: Any) -> None:
     frozen = await lease_of(lab, "frozen")
     await take(frozen)
