@@ -61,7 +61,7 @@ class Checkpoint:
 
 # In one statement: no client is needed between its parts, so nothing can happen between them.
 # The outbox ids of all batches come as one array, and each ledger row takes its slice. Arrays come
-# as text: asyncpg takes 4 us for an array and 0.4 us for each element, this 0.07 us.
+# as text: asyncpg takes 0.4 us for each element of an array, this 0.07 us.
 _MOVED_AND_NOTED: Final = """
 WITH moved AS (
     UPDATE relay.checkpoint

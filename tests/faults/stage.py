@@ -216,6 +216,8 @@ async def a_stage(
             node.advertised = {role: kafka[role][number].port for role in ROLES}
         disks = {}
         for server in (postgres, *nodes):
+            # Not on its own disk: once that is full there is no room for the words that say so.
+            server.log = folder / f"{server.folder.name}.log"
             if small_disks:
                 disks[server.folder] = stack.enter_context(small_disk(server.folder))
             stack.callback(_keep_log, server, kept)
