@@ -44,8 +44,7 @@ def stored_headers(record: Record) -> str | None:
 
 def recorded_ms(record: Record) -> int:
     """Return the record's timestamp within what PostgreSQL can store; producers write anything."""
-    stamp = record.timestamp
-    return stamp if 0 <= stamp <= _NEWEST_MS else min(max(stamp, 0), _NEWEST_MS)
+    return min(max(record.timestamp, 0), _NEWEST_MS)
 
 
 def read_stored(row: Mapping[str, Any]) -> StoredRecord:

@@ -197,23 +197,20 @@ def _ledger_columns(
         # Quoted: a topic may be called NULL.
         [f'"{delivery.topic}"' for delivery in deliveries],
         [delivery.partition for delivery in deliveries],
-        [_or_null(delivery.base_offset) for delivery in deliveries],
+        [delivery.base_offset for delivery in deliveries],
         firsts,
         lasts,
         lowest,
         highest,
-        [_or_null(delivery.replay_id) for delivery in deliveries],
+        [delivery.replay_id for delivery in deliveries],
     )
     return f"{{{repr(outbox_ids)[1:-1]}}}", *map(_array, columns)
 
 
 def _array(values: Sequence[object]) -> str:
     """Write PostgreSQL's text of a short array; the values need no quotes, or have them."""
-    return f"{{{','.join(map(str, values))}}}"
-
-
-def _or_null(value: object | None) -> object:
-    return "NULL" if value is None else value
+    texts = ["NULL" if value is None else str(value) for value in values]
+    return f"{{{','.join(texts)}}}"
 
 
 def _parked_columns(parked: Sequence[Parked]) -> tuple[list[object], ...]:

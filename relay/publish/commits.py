@@ -75,26 +75,22 @@ class Commits:
             if self.underway.failure is not None:
                 raise self.underway.failure
             ready = self.underway.done()
-            if not ready:
-                await self._write_seldom()
-            elif not await self._wait_for_more(ready):
+            if ready and not await self._wait_for_more(ready):
                 await self.test_point("after_send_before_checkpoint")
                 await self._write(ready)
                 await self.test_point("after_checkpoint")
+            elif not ready and self._written_long_ago:
+                await self.write_idle()
 
     def reached(self, position: Position) -> None:
         """Note how far was read without a row, with nothing under way."""
         self.unwritten = position
-        if self._seldom:
+        if self._written_long_ago:
             self.underway.changed.set()
 
     @property
-    def _seldom(self) -> bool:
+    def _written_long_ago(self) -> bool:
         return time.monotonic() - self._written_at >= _IDLE_SECONDS
-
-    async def _write_seldom(self) -> None:
-        if self._seldom:
-            await self.write_idle()
 
     async def _wait_for_more(self, ready: list[PageUnderway]) -> bool:
         """Wait out the pause since the last write, if there is little to write; True: waited."""

@@ -221,7 +221,7 @@ class OutboxCursor:
 
     async def rows(self, outbox_ids: Sequence[int], after: Position) -> Page:
         """Read rows by id, in the order given, up to a page's bytes; the position stays."""
-        records = await self._fetch(BY_ID, outbox_ids, self._inline_bytes)
+        records = await self.fetch(BY_ID, outbox_ids, self._inline_bytes)
         places = {outbox_id: place for place, outbox_id in enumerate(outbox_ids)}
         page = Page.of_records(sorted(records, key=lambda record: places[record[0]]), after)
         page = page.first(cut_to_bytes(page.sizes, self._page_bytes))
@@ -233,9 +233,9 @@ class OutboxCursor:
         prev, limit = self._position.prev, self.page_rows + 1
         arguments = (prev.xmax, limit, self._inline_bytes)
         if prev.xip:
-            records = await self._fetch(WINDOW, *arguments, prev.xip)
+            records = await self.fetch(WINDOW, *arguments, prev.xip)
         else:
-            records = await self._fetch(WINDOW_OF_NEW, *arguments)
+            records = await self.fetch(WINDOW_OF_NEW, *arguments)
         cur = Snapshot.parse(records[0][7])
         page = Page.of_records(sorted(records[1:], key=_id), Position(cur))
         if len(page.ids) < limit and page.payload_bytes <= self._page_bytes:
@@ -306,9 +306,9 @@ class OutboxCursor:
         start, upto, inline = paging.from_id, paging.upto, self._inline_bytes
         if upto > start:
             xmax, cur = paging.prev.xmax, str(paging.cur)
-            records = await self._fetch(PAGE_OF_NEW, start, upto, xmax, cur, limit, inline)
+            records = await self.fetch(PAGE_OF_NEW, start, upto, xmax, cur, limit, inline)
         if paging.ended:
-            others = await self._fetch(
+            others = await self.fetch(
                 PAGE_OF_ENDED, paging.last_id, upto, paging.ended, limit, inline
             )
             records = sorted(records + others, key=_id)[:limit]
@@ -335,7 +335,8 @@ class OutboxCursor:
     def _inline_bytes(self) -> int:
         return max(1024, 2 * self._page_bytes // self.page_rows)
 
-    async def _fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
+    async def fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run a statement, prepared once, and return its rows."""
         statement = self._statements.get(sql)
         if statement is None:
             statement = self._statements[sql] = await self._connection.prepare(sql)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
@@ -104,7 +104,6 @@ class Replays:
     _job: UUID | None = None
     _released: int = 0
     _ahead: tuple[Page, Replayed] | None = None
-    _statements: dict[str, asyncpg.prepared_stmt.PreparedStatement] = field(default_factory=dict)
 
     @property
     def active(self) -> bool:
@@ -143,7 +142,7 @@ class Replays:
 
     async def _due(self) -> tuple[Page, Replayed] | None:
         ahead, self._ahead = self._ahead, None
-        jobs = await self._fetch(DUE)
+        jobs = await self.cursor.fetch(DUE)
         if not jobs:
             return None
         replay_id, topic, sent, released = jobs[0]
@@ -156,7 +155,7 @@ class Replays:
         last = min(self._released, sent + self.page_rows)
         outbox_ids = await self._items(replay_id, sent, last)
         position = self.cursor.position
-        forbidden = dict(await self._fetch(FORBIDDEN, outbox_ids, str(position.prev)))
+        forbidden = dict(await self.cursor.fetch(FORBIDDEN, outbox_ids, str(position.prev)))
         allowed = [one for one in outbox_ids if one not in forbidden]
         page = await self.cursor.rows(allowed, position)
         if page.ids and len(page.ids) < len(allowed):
@@ -168,16 +167,9 @@ class Replays:
     async def _items(self, replay_id: UUID, first: int, beyond: int) -> list[int]:
         """Return the items at the positions from `first` to before `beyond`."""
         low = first // PART_ITEMS
-        rows = await self._fetch(PARTS, replay_id, low, (beyond - 1) // PART_ITEMS)
+        rows = await self.cursor.fetch(PARTS, replay_id, low, (beyond - 1) // PART_ITEMS)
         items = [outbox_id for row in rows for outbox_id in row[0]]
         return items[first - low * PART_ITEMS : beyond - low * PART_ITEMS]
-
-    async def _fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
-        statement = self._statements.get(sql)
-        if statement is None:
-            statement = self._statements[sql] = await self.cursor.connection.prepare(sql)
-        records: list[asyncpg.Record] = await statement.fetch(*arguments)
-        return records
 
 
 async def pause(connection: asyncpg.Connection, replay_id: UUID, trouble: str) -> None:
