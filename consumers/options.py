@@ -47,7 +47,7 @@ class SessionOptions:
     truncated_seconds: float = 10.0
     stop_seconds: float = 5.0
     max_partition_fetch_bytes: int = 1024 * 1024
-    backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 10.0))
+    backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 5.0))
 
     def __post_init__(self) -> None:
         if min(self.batch_records, self.connections) < 1:
@@ -67,6 +67,7 @@ class ConfirmOptions:
         frozen_seconds: PostgreSQL ends the transaction of a consumer that stands still for so long,
             so that a frozen one holds neither orders nor offsets. No transaction lasts longer than
             this and `statement_seconds` together.
+        away_backoff: while the database is away: work goes on within a second of its return.
         blocked_backoff: while the database refuses everything.
     """
 
@@ -74,6 +75,7 @@ class ConfirmOptions:
     max_return_bytes: int = 1024 * 1024
     statement_seconds: float = 300.0
     frozen_seconds: float = 30.0
+    away_backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 1.0))
     blocked_backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 10.0))
 
     def __post_init__(self) -> None:

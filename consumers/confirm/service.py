@@ -155,7 +155,9 @@ class ConfirmService:
                 self._wait_for_database(error)
             attempt = 0 if self.report.counts.total() > before else attempt + 1
             if not self.stop.is_set():
-                await waiter.pause(self.options.blocked_backoff.delay_seconds(attempt))
+                blocked = self.state == "blocked"
+                backoff = self.options.blocked_backoff if blocked else self.options.away_backoff
+                await waiter.pause(backoff.delay_seconds(attempt))
 
     def _wait_for_database(self, error: Exception) -> None:
         """Note what is waited for; raise what waiting cannot mend."""

@@ -224,7 +224,7 @@ _PUBLISH: dict[Cause, CauseMeaning] = {
     ),
     Cause.LEASE_STUCK: _row(
         _V.NOT_PUBLISHED,
-        "relays run, but none holds the lease",
+        "a relay stands by, and nobody holds the lease",
         "see who owns the lease; it lapses by itself unless its row is locked",
         _STATUS,
     ),
@@ -587,6 +587,9 @@ MOVING_BY_ITSELF = frozenset(
         Cause.FINAL_RETURN_MISSING,
     }
 )
+
+# What is said of a process whose last heartbeat is fresh; it may have been killed right after it.
+PROVISIONAL = frozenset({Cause.RELAY_BEHIND, Cause.PROCESSOR_LAGGING, Cause.CONSUMER_LAGGING})
 
 # A verdict that usually flows on by itself, with a cause for which it never will.
 NEVER_BY_ITSELF = frozenset({Cause.CHECKPOINT_SKIPPED})

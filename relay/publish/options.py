@@ -27,7 +27,8 @@ class PublishOptions:
         batch_bytes: largest batch handed to a partition; a topic's own limit may be lower.
         largest_record_bytes: a larger payload is parked without being read.
         poll_seconds: pause between two reads while rows flow.
-        idle_poll_seconds: pause between two reads after a while without rows.
+        idle_poll_seconds: longest pause between two reads; without rows it grows towards it, to a
+            twenty-fifth of how long there were none.
         checkpoint_seconds: least pause between two writes of the checkpoint, unless a page is full.
         lease_seconds: a relay that died is replaced after so long.
         request_timeout_seconds: the broker's time to answer one request.
@@ -44,7 +45,7 @@ class PublishOptions:
     batch_bytes: int = 900_000
     largest_record_bytes: int = 32_000_000
     poll_seconds: float = 0.003
-    idle_poll_seconds: float = 0.04
+    idle_poll_seconds: float = 0.1
     checkpoint_seconds: float = 0.01
     lease_seconds: float = 3.0
     request_timeout_seconds: float = 15.0

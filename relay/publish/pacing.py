@@ -1,8 +1,8 @@
 """Hop 2: how long to wait between two reads of the outbox.
 
-Invariant: pure. While rows flow the pause is the shortest; without rows it grows to the longest,
-which bounds both the idle cost (a read costs 0.1 ms in the server) and the delay of the first row
-after a quiet time.
+Invariant: pure. While rows flow the pause is the shortest; without rows it grows in proportion to
+how long there were none, up to the longest, which bounds both the idle cost (a read costs 0.1 ms in
+the server) and the delay of the first row after a quiet time.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-_PATIENCE: Final = 25  # empty reads before the pause grows
-_GROWTH: Final = 1.25
+# Of the time without rows: the first row waits no longer than that.
+_SHARE: Final = 0.04
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +21,18 @@ class Pace:
     Attributes:
         shortest_seconds: while rows flow.
         longest_seconds: when idle.
-        empty_reads: since the last row.
+        rows_at: when a read found some, by the monotonic clock.
     """
 
     shortest_seconds: float
     longest_seconds: float
-    empty_reads: int = 0
+    rows_at: float
 
-    def after_read(self, rows: int) -> Pace:
-        """Return the pace after a read that found so many rows."""
-        empty = 0 if rows else self.empty_reads + 1
-        return Pace(self.shortest_seconds, self.longest_seconds, empty)
+    def after_read(self, rows: int, at: float) -> Pace:
+        """Return the pace after a read that found so many rows at a time."""
+        return Pace(self.shortest_seconds, self.longest_seconds, at) if rows else self
 
-    @property
-    def pause_seconds(self) -> float:
-        """How long to wait now."""
-        late = max(0, self.empty_reads - _PATIENCE)
-        # The exponent is bounded: an idle night must not overflow a float.
-        pause = self.shortest_seconds * _GROWTH ** min(late, 64)
-        return min(self.longest_seconds, pause)
+    def pause_seconds(self, at: float) -> float:
+        """Say how long to wait at a time."""
+        quiet_seconds = at - self.rows_at
+        return min(self.longest_seconds, max(self.shortest_seconds, quiet_seconds * _SHARE))

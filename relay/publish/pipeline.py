@@ -88,7 +88,8 @@ class Pipeline:
         self.underway.left.set()
 
     async def _read_pages(self, stop: asyncio.Event) -> None:
-        pace = Pace(self.options.poll_seconds, self.options.idle_poll_seconds)
+        options = self.options
+        pace = Pace(options.poll_seconds, options.idle_poll_seconds, time.monotonic())
         while not stop.is_set():
             if not self._may_read():
                 self.underway.left.clear()
@@ -103,9 +104,10 @@ class Pipeline:
                 await self._hand_over(page, stop)
             elif not self.underway:
                 self.commits.reached(page.after)
-            pace = pace.after_read(len(page.ids) + replayed)
+            now = time.monotonic()
+            pace = pace.after_read(len(page.ids) + replayed, now)
             if not self.cursor.in_window:
-                await asyncio.sleep(pace.pause_seconds)
+                await asyncio.sleep(pace.pause_seconds(now))
 
     def _may_read(self) -> bool:
         """Tell whether another page may be under way, and how large it may be."""

@@ -31,7 +31,12 @@ from relay.publish.tenure import Tenure, Work
 from relay.publish.testpoints import TestPoint, nothing
 from relay.publish.upkeep import keep_up
 from relay.runtime.backoff import Backoff
-from relay.runtime.database import DatabaseRefusedError, DatabaseUnreachableError, connect
+from relay.runtime.database import (
+    DatabaseRefusedError,
+    DatabaseUnreachableError,
+    connect,
+    is_connection_loss,
+)
 from relay.runtime.flow import Flow
 from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.kafka import KafkaConnection
@@ -46,6 +51,8 @@ from relay.telemetry.tracing import Tracing
 
 _LOG: Final = structlog.get_logger("relay.publish")
 _STANDBY_SECONDS: Final = 0.2
+_AWAY: Final = Backoff(0.05, 1.0)  # it goes on within a second of the database's return
+_REFUSED: Final = Backoff(0.05, 5.0)
 # Synchronous commit would make every checkpoint wait for the disk; a checkpoint lost in a crash of
 # the server only means that rows are sent again, and it cannot be lost without what came after it.
 _WRITER_SETTINGS: Final = {"synchronous_commit": "off", "jit": "off"}
@@ -151,9 +158,9 @@ class RelayService:
         await beat.farewell(reason)
 
     async def _sessions(self) -> None:
-        backoff, attempt = Backoff(0.05, 5.0), 0
+        attempt = 0
         while not self.stop.is_set():
-            published = self.progress.published
+            published, backoff = self.progress.published, _REFUSED
             try:
                 await self._session()
             except DatabaseRefusedError as error:
@@ -162,6 +169,8 @@ class RelayService:
                 self._lost("database", error)
             except _DATABASE_ERRORS as error:
                 self._lost("database", error)
+                if is_connection_loss(error):
+                    backoff = _AWAY
             except LeaseLostError as error:
                 self.state = "standby"
                 _LOG.warning("lease_lost", error=str(error))

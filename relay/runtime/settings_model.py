@@ -201,7 +201,7 @@ class PublishSettings(Section):
         default=0.003, description="seconds between reads, rows flowing"
     )
     idle_poll_seconds: PositiveFloat = Field(
-        default=0.04, description="seconds between reads when idle"
+        default=0.1, description="longest pause between reads, reached after 2.5 s without rows"
     )
     largest_record_bytes: PositiveInt = Field(
         default=32_000_000, description="bytes of payload beyond which an event is parked unread"

@@ -59,6 +59,7 @@ def ago(**kwargs: float) -> datetime:
 RUNNING = ProcessSeen("h1:1", ago(days=1), ago(seconds=1), connected=True)
 KILLED = ProcessSeen("h1:1", ago(days=1), ago(minutes=70), connected=False)
 PAUSED = ProcessSeen("h1:1", ago(days=1), ago(minutes=70), connected=True)
+STANDBY = replace(RUNNING, state="standby")
 STOPPED = ProcessSeen("h1:1", ago(days=1), ago(minutes=70), ago(minutes=70), "SIGTERM", False)
 EVENTS_SEEN = TopicSeen(
     EVENTS, True, {3: LogSeen(100, 119_500, ago(days=6))}, retention_seconds=604_800
@@ -197,7 +198,9 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     (Verdict.NOT_PUBLISHED, Cause.RELAY_STUCK): around(
         UNSENT, checkpoint=CheckpointSeen(ago(minutes=50))
     ),
-    (Verdict.NOT_PUBLISHED, Cause.LEASE_STUCK): around(UNSENT, lease=LeaseSeen(None, None)),
+    (Verdict.NOT_PUBLISHED, Cause.LEASE_STUCK): around(
+        UNSENT, relays=(STANDBY,), lease=LeaseSeen("h1:1", ago(seconds=3))
+    ),
     (Verdict.NOT_PUBLISHED, Cause.REBASELINE_NEEDED): around(
         UNSENT, checkpoint=CheckpointSeen(NOW, rebaseline_needed=True)
     ),
@@ -538,6 +541,26 @@ def test_a_relay_that_has_just_started_is_not_down(sign: dict, before: tuple) ->
 def test_a_lease_that_a_killed_relay_left_behind_proves_nothing() -> None:
     left = LeaseSeen("old", NOW + timedelta(seconds=3), connected=False)
     assert decide(around(UNSENT, relays=(KILLED,), lease=left)).cause is Cause.RELAY_DOWN
+
+
+@pytest.mark.parametrize(
+    ("relays", "lease"),
+    [
+        # Killed four seconds ago: its heartbeat is fresh still, its lease has lapsed.
+        ((replace(RUNNING, heartbeat_at=ago(seconds=4)),), LeaseSeen("h1:1", ago(seconds=1))),
+        ((replace(RUNNING, connected=False),), LeaseSeen("h1:1", ago(seconds=3))),
+        # It lapsed, or was given back, a moment ago: the standby is about to take it.
+        ((STANDBY,), LeaseSeen("h1:1", ago(seconds=1))),
+        ((STANDBY,), LeaseSeen(None, ago(seconds=1))),
+        # Who stood by is gone.
+        ((replace(STANDBY, heartbeat_at=ago(seconds=20)), RUNNING), LeaseSeen(None, ago(hours=1))),
+    ],
+)
+def test_a_lease_that_nobody_stands_by_for_is_not_stuck(
+    relays: tuple[ProcessSeen, ...], lease: LeaseSeen
+) -> None:
+    case = around(UNSENT, relays=relays, lease=lease)
+    assert decide(case).cause is Cause.RELAY_BEHIND
 
 
 def test_a_consumer_that_has_just_started_is_not_down() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from relay.diagnose.causes import Cause
+from relay.diagnose.causes import PROVISIONAL, Cause
 from relay.diagnose.decide.decision import applied_return, placed_at, returned_at
 from relay.diagnose.evidence.order import Evidence
 from relay.diagnose.evidence.surroundings import Missing, OutageSeen, ProcessSeen
@@ -17,8 +17,6 @@ from relay.diagnose.verdicts import Hop
 HEARTBEAT_SECONDS = 6.0
 # Of a delay, how much a recorded trouble must cover to explain it.
 _COVERED_SHARE = 0.5
-# What is said of a process whose last heartbeat is fresh; it may have been killed right after it.
-_SOON_SAID = frozenset({Cause.RELAY_BEHIND, Cause.PROCESSOR_LAGGING, Cause.CONSUMER_LAGGING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ def longest_delay(evidence: Evidence) -> Delay | None:
     hop, start, end = max(stretches, key=lambda one: one[2] - one[1])
     seconds = (end - start).total_seconds()
     seen = _seen(evidence, hop)
-    if seen is not None and seen not in _SOON_SAID:
+    if seen is not None and seen not in PROVISIONAL:
         # What the watchdog saw while it waited is better than what can be inferred now.
         return Delay(hop, seconds, seen)
     return Delay(hop, seconds, _cause(evidence, hop, start, end) or seen)

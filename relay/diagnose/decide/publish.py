@@ -29,6 +29,8 @@ RELAY = "relay"
 # The checkpoint is written with every page; a backlog's page takes far less than that.
 CHECKPOINT_STILL_SECONDS = 10.0
 CLOCK_SLACK_SECONDS = 60.0
+# Whoever stands by asks for the lease five times a second.
+LEASE_TAKEN_SECONDS = 2.0
 
 _HELD_REASONS = {
     "too_large": Cause.TOO_LARGE,
@@ -122,7 +124,7 @@ def _living_relay_cause(evidence: Evidence, event: EventSeen) -> Cause:
         outage = open_outage(around.outages, RELAY)
         if outage is not None:
             return outage
-    if not _lease_held(evidence):
+    if _lease_is_stuck(around):
         return Cause.LEASE_STUCK
     grace = timedelta(seconds=CHECKPOINT_STILL_SECONDS)
     young = around.now_at - event.created_at < grace or _just_started(around, grace)
@@ -144,16 +146,26 @@ def _topic_absent(evidence: Evidence, topic: str | None) -> bool:
     return seen is not None and not seen.exists
 
 
-def _lease_held(evidence: Evidence) -> bool:
-    lease = evidence.around.lease
-    if lease is None or isinstance(lease, Missing):
-        return True  # nothing says that it is not
-    return _is_held(lease, evidence.around)
+def _lease_is_stuck(around: Surroundings) -> bool:
+    """Tell whether nobody has the lease though a relay stands by for it.
+
+    A relay that was killed a moment ago has a fresh heartbeat and a lapsed lease, and stands by for
+    nothing.
+    """
+    lease = around.lease
+    if lease is None or isinstance(lease, Missing) or _is_held(lease, around):
+        return False
+    if lease.held_until is not None:
+        free = around.now_at - lease.held_until
+        if free < timedelta(seconds=LEASE_TAKEN_SECONDS):
+            return False
+    assert not isinstance(around.relays, Missing)
+    return any(one.state == "standby" and alive(one, around.now_at) for one in around.relays)
 
 
 def _is_held(lease: LeaseSeen, around: Surroundings) -> bool:
-    expires = lease.expires_at
-    return lease.owner is not None and expires is not None and expires > around.now_at
+    until = lease.held_until
+    return lease.owner is not None and until is not None and until > around.now_at
 
 
 def _checkpoint_moves(evidence: Evidence) -> bool:

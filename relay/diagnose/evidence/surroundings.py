@@ -75,11 +75,12 @@ class LeaseSeen:
     """Who is the active relay.
 
     Attributes:
+        held_until: when it lapses, lapsed, or was given back; None: nobody ever took it.
         connected: the connection that took the lease is open (None: not visible to us).
     """
 
     owner: str | None
-    expires_at: datetime | None
+    held_until: datetime | None
     connected: bool | None = None
 
 

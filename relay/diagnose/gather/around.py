@@ -200,7 +200,7 @@ async def _checkpoint(connection: asyncpg.Connection) -> CheckpointSeen | None:
 
 
 _LEASE: Final = """
-SELECT l.owner, CASE WHEN l.released_at IS NULL THEN l.expires_at END,
+SELECT l.owner, coalesce(l.released_at, l.expires_at),
        EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
                 WHERE a.pid = l.backend_pid AND a.datname = current_database()
                   AND a.application_name = 'relay-run-writer')

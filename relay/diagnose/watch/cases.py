@@ -14,7 +14,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.causes import Cause
+from relay.diagnose.causes import PROVISIONAL, Cause
 from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.diagnose.verdicts import Verdict
 
@@ -169,8 +169,9 @@ async def close_returned(connection: asyncpg.Connection, keys: Sequence[str]) ->
 
 _STALE: Final = """
 SELECT event_id, aggregate_id FROM relay.overdue
- WHERE closed_at IS NULL AND diagnosed_at < clock_timestamp() - $1::interval
- ORDER BY diagnosed_at LIMIT $2
+ WHERE closed_at IS NULL AND diagnosed_at < clock_timestamp() - least($1::interval, $2::interval)
+   AND (diagnosed_at < clock_timestamp() - $1::interval OR cause = ANY ($3::text[]))
+ ORDER BY diagnosed_at LIMIT $4
 """
 _PAGE: Final = """
 SELECT event_id, aggregate_id, placed_at FROM relay.overdue
@@ -181,10 +182,19 @@ _LONG_AGO: Final = datetime.fromisoformat("0001-01-02T00:00:00+00:00")
 
 
 async def stale_cases(
-    connection: asyncpg.Connection, age: timedelta, at_most: int
+    connection: asyncpg.Connection, age: timedelta, provisional_age: timedelta, at_most: int
 ) -> list[OpenCase]:
-    """Return open cases that were last diagnosed longer ago, the longest first."""
-    return [_open_case(row) for row in await connection.fetch(_STALE, age, at_most)]
+    """Return open cases that were last diagnosed longer ago, the longest first.
+
+    Args:
+        connection: in autocommit.
+        age: of a diagnosis that may have changed.
+        provisional_age: the same, where the cause is one that time alone makes certain.
+        at_most: cases.
+    """
+    provisional = sorted(PROVISIONAL)
+    rows = await connection.fetch(_STALE, age, provisional_age, provisional, at_most)
+    return [_open_case(row) for row in rows]
 
 
 async def every_open_case(connection: asyncpg.Connection, page: int) -> list[OpenCase]:

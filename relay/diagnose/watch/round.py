@@ -15,7 +15,7 @@ from typing import Final
 import asyncpg
 import structlog
 
-from relay.diagnose.decide.duty import Standing, standing
+from relay.diagnose.decide.duty import GONE_SECONDS, Standing, standing
 from relay.diagnose.gather.around import read_processes
 from relay.diagnose.gather.database import read_orders
 from relay.diagnose.gather.logs import LogReading
@@ -53,6 +53,8 @@ class WatchOptions:
         page_orders: orders diagnosed at once.
         pages: of orders that are new, diagnosed in one round.
         again_after_seconds: an open case is diagnosed anew when its diagnosis is older.
+        provisional_seconds: the same while a process may have died since its last heartbeat: so
+            long after it, that is certain.
         spans_per_incident: `return overdue` spans of one incident.
     """
 
@@ -64,6 +66,7 @@ class WatchOptions:
     page_orders: int = 2000
     pages: int = 1
     again_after_seconds: float = 30.0
+    provisional_seconds: float = GONE_SECONDS
     spans_per_incident: int = 1000
     reading: LogReading = field(
         default_factory=lambda: LogReading(
@@ -165,8 +168,12 @@ class Round:
         return [diagnose(one) for one in await gatherer.gather(order_ids, events)]
 
     async def _diagnose_again(self, report: RoundReport) -> None:
-        age = timedelta(seconds=self.options.again_after_seconds)
-        stale = await cases.stale_cases(self.connection, age, self.options.page_orders)
+        stale = await cases.stale_cases(
+            self.connection,
+            timedelta(seconds=self.options.again_after_seconds),
+            timedelta(seconds=self.options.provisional_seconds),
+            self.options.page_orders,
+        )
         if not stale:
             return
         events = {one.order_id: one.event_id for one in stale if one.event_id is not None}

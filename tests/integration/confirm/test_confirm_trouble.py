@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from relay.runtime.backoff import Backoff
 from relay.runtime.shutdown import stop_on_signals
 
 REFUSE = """
@@ -111,7 +112,8 @@ async def test_the_database_restarts(lab, private_postgres, private_database):
     for order in orders[:10]:
         other.send(order)
     other.sent()
-    running = other.start()
+    # A database that is away is asked again soon, however long one that refuses is left alone.
+    running = other.start(replace(other.session(), blocked_backoff=Backoff(600, 600)))
     await other.until_handled(10)
     await other.pg.close()
     private_postgres.kill()

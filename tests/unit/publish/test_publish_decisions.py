@@ -1,7 +1,6 @@
 """Hop 2's decisions: windows, pages, batches, sizes, pauses, what may leave quarantine."""
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -159,17 +158,13 @@ def test_what_the_broker_says_is_the_limit() -> None:
     assert not compressed.refuses("t", 1, 50_000)
 
 
-def test_the_pause_is_short_while_rows_flow_and_grows_to_its_longest() -> None:
-    pace = Pace(0.002, 0.02)
-    pauses = []
-    for _ in range(200):
-        pauses.append(pace.pause_seconds)
-        pace = pace.after_read(0)
-    assert pauses[0] == pauses[10] == 0.002
-    assert pauses[-1] == 0.02
-    assert all(earlier <= later for earlier, later in pairwise(pauses))
-    assert pace.after_read(1).pause_seconds == 0.002
-    assert replace(pace, empty_reads=10**9).pause_seconds == 0.02
+def test_the_pause_grows_with_the_time_without_rows_up_to_its_longest() -> None:
+    pace = Pace(0.002, 0.02, rows_at=100.0)
+    assert pace.pause_seconds(100.0) == pace.pause_seconds(100.05) == 0.002
+    assert pace.pause_seconds(100.25) == pytest.approx(0.01)
+    assert pace.pause_seconds(100.5) == pace.pause_seconds(10**9) == 0.02
+    assert pace.after_read(0, 200.0).pause_seconds(200.0) == 0.02
+    assert pace.after_read(1, 200.0).pause_seconds(200.0) == 0.002
 
 
 def waits(order: str, outbox_id: int, *, release: bool) -> Waiting:
