@@ -19,12 +19,12 @@ import structlog
 
 from relay.publish.batch import Limit
 from relay.publish.commits import Progress
-from relay.publish.cursor import READER_SETTINGS
 from relay.publish.errors import LeaseLostError, ServersDifferError, TopicWaitError
 from relay.publish.lease import WRITER_NAME, Lease, Taken, holder
 from relay.publish.maintenance import MaintenanceOptions
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
+from relay.publish.outbox_sql import READER_SETTINGS
 from relay.publish.server import note_timeline, refuse_two_servers, server_state
 from relay.publish.sizing import Sizing
 from relay.publish.tenure import Tenure, Work

@@ -25,6 +25,7 @@ class Planted:
 
 
 _CURSOR = "relay/publish/cursor.py"
+_OUTBOX_SQL = "relay/publish/outbox_sql.py"
 _PUBLISHER = "relay/publish/publisher.py"
 _CHECKPOINT = "relay/publish/checkpoint.py"
 _SESSION = "consumers/group/session.py"
@@ -33,6 +34,7 @@ _TRANSACTION = "consumers/confirm/transaction.py"
 _FOLD = "consumers/returns/fold.py"
 
 _WINDOWS = "tests/integration/publish/test_publish_windows.py"
+_CURSOR_TESTS = "tests/unit/publish/test_publish_cursor.py"
 _LEASE = "tests/integration/publish/test_lease.py"
 _PARKING = "tests/integration/publish/test_publish_parking.py"
 _SENDER = "tests/unit/publish/test_publish_sender.py"
@@ -58,7 +60,7 @@ PLANTED = (
         "xmin gate: only what is below the oldest open transaction",
         (
             Change(
-                _CURSOR,
+                _OUTBOX_SQL,
                 " WHERE txid >= $1::xid8 AND pg_visible_in_snapshot(txid, (SELECT cur FROM now))\n",
                 " WHERE txid >= $1::xid8 AND pg_visible_in_snapshot(txid, (SELECT cur FROM now))\n"
                 "   AND txid < pg_snapshot_xmin((SELECT cur FROM now))\n",
@@ -86,12 +88,23 @@ PLANTED = (
         "unbounded window: rows of transactions yet to come",
         (
             Change(
-                _CURSOR,
+                _OUTBOX_SQL,
                 " WHERE txid >= $1::xid8 AND pg_visible_in_snapshot(txid, (SELECT cur FROM now))\n",
                 " WHERE txid >= $1::xid8\n",
             ),
         ),
         (_WINDOWS,),
+    ),
+    Planted(
+        "nothing happened while no newer transaction ended",
+        (
+            Change(
+                _CURSOR,
+                "(await self.fetch(SNAPSHOT))[0][0] == self._still:",
+                "(await self.fetch(SNAPSHOT))[0][0].split(':')[1] == self._still.split(':')[1]:",
+            ),
+        ),
+        (_CURSOR_TESTS,),
     ),
     Planted(
         "two batches of a partition in flight",

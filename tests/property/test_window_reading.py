@@ -27,7 +27,8 @@ from hypothesis.stateful import (
 
 from relay.publish import cursor as cursor_module
 from relay.publish import window as window_module
-from relay.publish.cursor import READER_SETTINGS, OutboxCursor
+from relay.publish.cursor import OutboxCursor
+from relay.publish.outbox_sql import READER_SETTINGS
 from relay.publish.window import LOWEST_ID, Position, Snapshot
 
 WRITERS = 4

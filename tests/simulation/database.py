@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from consumers.confirm import books
-from relay.publish import checkpoint, cursor, lease
+from relay.publish import checkpoint, lease, outbox_sql
 from relay.publish.window import Snapshot
 
 ResultT = TypeVar("ResultT")
@@ -169,6 +169,10 @@ def _window(db: Database, _c: Connection, xmax: int, limit: int, _i: int, xip: A
     return [head, *(row.fetched() for row in [*new[:limit], *ended[:limit]])]
 
 
+def _snapshot(db: Database, _c: Connection) -> Any:
+    return [(str(db.snapshot()),)]
+
+
 def _page_of_new(
     db: Database, _c: Connection, start: int, upto: int, xmax: int, cur: str, limit: int, _i: int
 ) -> Any:
@@ -294,15 +298,16 @@ def _advance_offsets(db: Database, _c: Connection, _g: str, _t: str, *given: Any
 
 
 _ANSWERS: dict[str, Callable[..., Any]] = {
-    cursor.WINDOW: _window,
-    cursor.WINDOW_OF_NEW: _window,
-    cursor.PAGE_OF_NEW: _page_of_new,
-    cursor.PAGE_OF_ENDED: _page_of_ended,
-    cursor.LAST_BEFORE: _last_before,
-    cursor.LOWEST_OF_NEW: _lowest_of_new,
-    cursor.LOWEST_OF_ENDED: _lowest_of_ended,
-    cursor.BOUNDS: _bounds,
-    cursor.NEXT_ID: _next_id,
+    outbox_sql.SNAPSHOT: _snapshot,
+    outbox_sql.WINDOW: _window,
+    outbox_sql.WINDOW_OF_NEW: _window,
+    outbox_sql.PAGE_OF_NEW: _page_of_new,
+    outbox_sql.PAGE_OF_ENDED: _page_of_ended,
+    outbox_sql.LAST_BEFORE: _last_before,
+    outbox_sql.LOWEST_OF_NEW: _lowest_of_new,
+    outbox_sql.LOWEST_OF_ENDED: _lowest_of_ended,
+    outbox_sql.BOUNDS: _bounds,
+    outbox_sql.NEXT_ID: _next_id,
     checkpoint.ADVANCE: _advance,
     lease.TAKE: _take,
     lease.RENEW: _renew,

@@ -141,10 +141,10 @@ def _id_cursor(patch: pytest.MonkeyPatch) -> None:
     real = database_module._ANSWERS.copy()
 
     def above(db: Any, connection: Any, *arguments: Any) -> Any:
-        head, *rows = real[database_module.cursor.WINDOW](db, connection, *arguments)
+        head, *rows = real[database_module.outbox_sql.WINDOW](db, connection, *arguments)
         return [head, *(row for row in rows if row[0] > db.checkpoint["high_id"])]
 
-    for name in (database_module.cursor.WINDOW, database_module.cursor.WINDOW_OF_NEW):
+    for name in (database_module.outbox_sql.WINDOW, database_module.outbox_sql.WINDOW_OF_NEW):
         patch.setitem(database_module._ANSWERS, name, above)
 
 

@@ -13,8 +13,8 @@ import asyncpg
 import psycopg
 import pytest
 
-from relay.publish import cursor
-from relay.publish.cursor import READER_SETTINGS
+from relay.publish import outbox_sql
+from relay.publish.outbox_sql import READER_SETTINGS
 
 DAYS = 30
 ROWS_A_DAY = 2_000
@@ -151,7 +151,7 @@ async def test_a_poll_touches_the_waiting_rows_and_each_partition_once(
     for _ in range(waiting):
         await outbox.execute(FILL, 1, 1)
     found = await plan(
-        reader, cursor.WINDOW, "xid8, bigint, int, xid8[]", xmax, 1601, 4096, tuple(xip)
+        reader, outbox_sql.WINDOW, "xid8, bigint, int, xid8[]", xmax, 1601, 4096, tuple(xip)
     )
     assert found["Actual Rows"] == waiting + 1
     probes = PARTITIONS * (1 + in_progress)
@@ -165,7 +165,9 @@ async def test_a_bulk_transaction_that_ended_costs_a_page(
     bulk = await outbox.fetchval(
         "SELECT txid::text::bigint FROM relay.outbox GROUP BY txid ORDER BY count(*) DESC LIMIT 1"
     )
-    found = await plan(reader, cursor.WINDOW, "xid8, bigint, int, xid8[]", xmax, 101, 4096, (bulk,))
+    found = await plan(
+        reader, outbox_sql.WINDOW, "xid8, bigint, int, xid8[]", xmax, 101, 4096, (bulk,)
+    )
     assert found["Actual Rows"] == 102
     assert_cheap(found, PROBE * PARTITIONS * 2 + 6 * 102)
 
@@ -178,7 +180,7 @@ async def test_a_bulk_transaction_still_in_progress_is_not_walked_through(
     await loader.execute(FILL, 1, 20_000)
     txid = await loader.fetchval("SELECT pg_current_xact_id()::text::bigint")
     found = await plan(
-        reader, cursor.WINDOW, "xid8, bigint, int, xid8[]", txid + 1, 101, 4096, (txid,)
+        reader, outbox_sql.WINDOW, "xid8, bigint, int, xid8[]", txid + 1, 101, 4096, (txid,)
     )
     assert found["Actual Rows"] == 1
     assert_cheap(found, PROBE * PARTITIONS + 50)
@@ -194,7 +196,7 @@ async def test_a_bulk_transaction_that_was_rolled_back_is_not_walked_through(
     txid = await outbox.fetchval("SELECT pg_current_xact_id()::text::bigint")
     await transaction.rollback()
     found = await plan(
-        reader, cursor.WINDOW, "xid8, bigint, int, xid8[]", txid + 1, 101, 4096, (txid,)
+        reader, outbox_sql.WINDOW, "xid8, bigint, int, xid8[]", txid + 1, 101, 4096, (txid,)
     )
     assert found["Actual Rows"] == 1
     assert_cheap(found, PROBE * PARTITIONS + 50)
@@ -204,7 +206,7 @@ async def test_a_poll_without_transactions_in_progress_probes_each_partition_onc
     outbox: asyncpg.Connection, reader: asyncpg.Connection
 ) -> None:
     xmax, _ = await snapshot(outbox)
-    found = await plan(reader, cursor.WINDOW_OF_NEW, "xid8, bigint, int", xmax, 1601, 4096)
+    found = await plan(reader, outbox_sql.WINDOW_OF_NEW, "xid8, bigint, int", xmax, 1601, 4096)
     assert found["Actual Rows"] == 1
     assert_cheap(found, PROBE * PARTITIONS)
 
@@ -220,7 +222,7 @@ async def test_a_page_of_a_large_window_costs_a_page(
     start = {"first": low - 1, "middle": low + DAYS * ROWS_A_DAY // 2, "last": last}[where]
     _, now = await snapshot(outbox)
     found = await plan(
-        reader, cursor.PAGE_OF_NEW, "bigint, bigint, xid8, text, bigint, int",
+        reader, outbox_sql.PAGE_OF_NEW, "bigint, bigint, xid8, text, bigint, int",
         start, start + 32_768, 3, now, 100, 4096,
     )  # fmt: skip
     assert found["Actual Rows"] == 100
@@ -236,11 +238,11 @@ async def test_the_first_page_behind_retained_rows_does_not_walk_them(
     await outbox.execute(FILL, 1, 5_000)
     _, now = await snapshot(outbox)
     lowest = await plan(
-        reader, cursor.LOWEST_OF_NEW, "xid8, xid8, bigint", xmax, now.split(":")[1], hint
+        reader, outbox_sql.LOWEST_OF_NEW, "xid8, xid8, bigint", xmax, now.split(":")[1], hint
     )
     assert_cheap(lowest, PROBE * PARTITIONS + 60)  # the index entries of 5,000 rows, no row
     page = await plan(
-        reader, cursor.PAGE_OF_NEW, "bigint, bigint, xid8, text, bigint, int",
+        reader, outbox_sql.PAGE_OF_NEW, "bigint, bigint, xid8, text, bigint, int",
         hint, hint + 32_768, xmax, now, 100, 4096,
     )  # fmt: skip
     assert page["Actual Rows"] == 100
@@ -255,7 +257,7 @@ async def test_rows_of_ended_transactions_are_found_by_transaction(
     low, high = await outbox.fetchrow("SELECT min(id) - 1, max(id) FROM relay.outbox")  # type: ignore[misc]
     found = await plan(
         reader,
-        cursor.PAGE_OF_ENDED,
+        outbox_sql.PAGE_OF_ENDED,
         "bigint, bigint, xid8[], bigint, int",
         low,
         high,
@@ -265,16 +267,16 @@ async def test_rows_of_ended_transactions_are_found_by_transaction(
     )
     assert found["Actual Rows"] == 10
     assert_cheap(found, PROBE * PARTITIONS * len(txids) + 10 * len(txids) * 4)
-    lowest = await plan(reader, cursor.LOWEST_OF_ENDED, "xid8[]", txids)
+    lowest = await plan(reader, outbox_sql.LOWEST_OF_ENDED, "xid8[]", txids)
     assert_cheap(lowest, PROBE * PARTITIONS * len(txids) + 4 * len(txids))
 
 
 async def test_the_bounds_are_two_probes_a_partition(
     outbox: asyncpg.Connection, reader: asyncpg.Connection
 ) -> None:
-    assert_cheap(await plan(reader, cursor.BOUNDS, ""), PROBE * PARTITIONS * 2)
+    assert_cheap(await plan(reader, outbox_sql.BOUNDS, ""), PROBE * PARTITIONS * 2)
     middle = await outbox.fetchval("SELECT (min(id) + max(id)) / 2 FROM relay.outbox")
-    assert_cheap(await plan(reader, cursor.NEXT_ID, "bigint", middle), PROBE * PARTITIONS)
+    assert_cheap(await plan(reader, outbox_sql.NEXT_ID, "bigint", middle), PROBE * PARTITIONS)
 
 
 async def test_without_a_hint_the_rows_before_the_window_are_not_walked_either(
@@ -283,6 +285,6 @@ async def test_without_a_hint_the_rows_before_the_window_are_not_walked_either(
     xmax, _ = await snapshot(outbox)
     highest = await outbox.fetchval("SELECT max(id) FROM relay.outbox")
     await outbox.execute(FILL, 1, 5_000)
-    found = await plan(reader, cursor.LAST_BEFORE, "xid8", xmax)
+    found = await plan(reader, outbox_sql.LAST_BEFORE, "xid8", xmax)
     assert_cheap(found, PROBE * PARTITIONS + 6 * 1000)
-    assert await outbox.fetchval(cursor.LAST_BEFORE, xmax) == highest
+    assert await outbox.fetchval(outbox_sql.LAST_BEFORE, xmax) == highest
