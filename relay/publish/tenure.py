@@ -111,7 +111,16 @@ class Tenure:
                 async with asyncio.timeout(max(0.001, self.lease.left_seconds())), self._writing:
                     await self.lease.renew()
             except TimeoutError as error:
+                self._cut()
                 raise LeaseLostError("could not renew the lease in time") from error
+            except LeaseLostError:
+                self._cut()
+                raise
+
+    def _cut(self) -> None:
+        """End both connections: what waits on them must not wait for a frozen server."""
+        self.reader.terminate()
+        self.writer.terminate()
 
     async def _produce(self, taken: Taken, stop: asyncio.Event) -> None:
         backoff, attempt = Backoff(0.05, 5.0), 0

@@ -1,6 +1,7 @@
 """Hop 2: runs the duties of upkeep now and then, beside the active relay, on their own connection.
 
-Invariant: nothing here disturbs publishing: a run that fails is logged and tried again later.
+Invariant: nothing here disturbs publishing: a run that fails is logged and tried again later, and
+one that is cancelled ends at once, whatever the database does.
 """
 
 from __future__ import annotations
@@ -36,9 +37,12 @@ async def keep_up(dsn: str | None, options: MaintenanceOptions) -> None:
 
 async def _run(dsn: str | None, options: MaintenanceOptions) -> None:
     connection = await connect(dsn, "relay-run-upkeep")
+    running = asyncio.ensure_future(run_once(connection, options))
     try:
-        report = await run_once(connection, options)
+        # Cancelled itself, it would wait for a ROLLBACK that a frozen server never answers.
+        report = await asyncio.shield(running)
         if not report.busy:
             _LOG.debug("upkeep", report=report)
     finally:
         connection.terminate()
+        await asyncio.gather(running, return_exceptions=True)

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from relay.diagnose.incidents.story import GroupPoint, group_told
+from relay.diagnose.incidents.story import GroupPoint, Life, group_told, lives_told
 
 T0 = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
@@ -71,3 +71,35 @@ def test_who_has_not_come_back_is_said_so() -> None:
 
 def test_a_group_that_was_never_away_has_no_story() -> None:
     assert told(points((0, 0, 1, 1), (9, 0, 1, 5)), 3, 4) == ""
+
+
+GONE, STALE = timedelta(seconds=6), timedelta(seconds=15)
+
+
+def relay(began: float, beat: float, stopped: float | None = None) -> Life:
+    stopped_at = None if stopped is None else at(stopped)
+    return Life("h:1", at(began), at(beat), stopped_at, None if stopped is None else "SIGTERM")
+
+
+def test_a_killed_relay_fell_silent_as_soon_as_it_is_said_to_be_down() -> None:
+    told_now = lives_told("relay", [relay(0, 100)], at(101), at(108), GONE)
+    assert told_now == [
+        f"relay h:1 fell silent {clock(100)} without a farewell",
+        "no relay has started since",
+    ]
+
+
+def test_a_relay_that_stands_still_did_not_end() -> None:
+    assert lives_told("relay", [relay(0, 100)], at(50), at(108), STALE) == []
+
+
+def test_a_relay_that_came_back_is_told() -> None:
+    lives = [relay(0, 100, 100), relay(160, 200)]
+    assert lives_told("relay", lives, at(101), at(202), GONE) == [
+        f"relay h:1 stopped {clock(100)} (SIGTERM)",
+        f"relay h:1 started {clock(160)}",
+    ]
+
+
+def test_where_none_ever_ran_that_is_told() -> None:
+    assert lives_told("relay", [], at(1), at(9), GONE) == ["no relay ever ran before"]

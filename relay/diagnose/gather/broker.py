@@ -74,6 +74,7 @@ class Broker:
     leaders: dict[Partition, int] = field(default_factory=dict)
     internal: frozenset[str] = frozenset()
     stale: bool = False
+    _coordinators: dict[str, int] = field(default_factory=dict)
 
     async def refresh(self) -> None:
         """Read which topics there are, and who leads their partitions."""
@@ -181,17 +182,26 @@ class Broker:
     async def _ask_coordinator(self, group: str, request: Any) -> Any:
         """Ask a group's coordinator, again while it moves, until the caller's time is over."""
         while True:
-            found = await self.send(FindCoordinatorRequest(group, _GROUP_COORDINATOR))
-            if not found.error_code:
-                answer = await self.send(request, found.coordinator_id)
+            known = self._coordinators.pop(group, None)
+            coordinator = await self._coordinator(group) if known is None else known
+            if coordinator is not None:
+                answer = await self.send(request, coordinator)
                 error = _error_of(answer)
                 if not error:
+                    self._coordinators[group] = coordinator
                     return answer
                 if error not in _COORDINATOR_MOVES:
                     raise for_code(error)(group)
-            elif found.error_code not in _COORDINATOR_MOVES:
-                raise for_code(found.error_code)(group)
             await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _coordinator(self, group: str) -> int | None:
+        """Find a group's coordinator; None: it moves."""
+        found = await self.send(FindCoordinatorRequest(group, _GROUP_COORDINATOR))
+        if not found.error_code:
+            return int(found.coordinator_id)
+        if found.error_code not in _COORDINATOR_MOVES:
+            raise for_code(found.error_code)(group)
+        return None
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from relay.diagnose.causes import MEANINGS, Cause
-from relay.diagnose.decide.duty import HEARTBEAT_STALE_SECONDS
+from relay.diagnose.decide.duty import GONE_SECONDS, HEARTBEAT_STALE_SECONDS
 from relay.diagnose.incidents.clusters import Kind
 from relay.runtime.flow import Flow
 
@@ -60,9 +60,9 @@ async def tell(
     """
     cause = Cause(kind[2])
     if cause in _RELAY:
-        parts = await _processes(connection, "relay", from_at, to_at)
+        parts = await _processes(connection, "relay", from_at, to_at, _silence(cause))
     elif cause in _CONSUMER:
-        parts = await _processes(connection, "confirm", from_at, to_at)
+        parts = await _processes(connection, "confirm", from_at, to_at, _silence(cause))
     elif cause in _PROCESSOR:
         jumped = cause is Cause.OFFSETS_SKIPPED
         parts = await _groups(connection, flow, from_at, to_at, jumped=jumped)
@@ -92,25 +92,47 @@ SELECT instance, started_at, heartbeat_at, stopped_at, stop_reason FROM relay.pr
 _NOW: Final = "SELECT clock_timestamp()"
 
 
+def _silence(cause: Cause) -> timedelta:
+    """Return after how long without a heartbeat a process counts as ended."""
+    down = cause in (Cause.RELAY_DOWN, Cause.CONSUMER_DOWN)
+    return timedelta(seconds=GONE_SECONDS if down else HEARTBEAT_STALE_SECONDS)
+
+
 async def _processes(
-    connection: asyncpg.Connection, kind: str, from_at: datetime, to_at: datetime
+    connection: asyncpg.Connection,
+    kind: str,
+    from_at: datetime,
+    to_at: datetime,
+    silence: timedelta,
 ) -> list[str]:
     rows = await connection.fetch(_LIVES, kind, from_at - _AFTER, to_at + _AFTER)
     now_at = await connection.fetchval(_NOW)
-    return lives_told(kind, [Life(*row) for row in rows], from_at, now_at)
+    return lives_told(kind, [Life(*row) for row in rows], from_at, now_at, silence)
 
 
-def lives_told(kind: str, lives: Sequence[Life], from_at: datetime, now_at: datetime) -> list[str]:
-    """Tell how the processes of a kind ended around a time, and when one came back."""
+def lives_told(
+    kind: str, lives: Sequence[Life], from_at: datetime, now_at: datetime, silence: timedelta
+) -> list[str]:
+    """Tell how the processes of a kind ended around a time, and when one came back.
+
+    Args:
+        kind: of process, for the sentence.
+        lives: all that were there around it.
+        from_at: when the incident's first order was placed.
+        now_at: by the database.
+        silence: without a heartbeat for so long, a process counts as ended.
+    """
     stale = timedelta(seconds=HEARTBEAT_STALE_SECONDS)
     ended = [
-        one for one in lives if one.stopped_at is not None or now_at - one.heartbeat_at > stale
+        one for one in lives if one.stopped_at is not None or now_at - one.heartbeat_at > silence
     ]
     before = [one for one in ended if one.heartbeat_at <= from_at + stale]
     last = max(before, key=lambda one: one.heartbeat_at, default=None)
     if last is None:
         last = min(ended, key=lambda one: one.heartbeat_at, default=None)
-    parts = [f"no {kind} ever ran before"] if last is None else [_end(kind, last)]
+    parts = [] if last is None else [_end(kind, last)]
+    if not lives:
+        parts.append(f"no {kind} ever ran before")
     gone_at = from_at if last is None else last.heartbeat_at
     back = [one for one in lives if one.started_at > gone_at]
     first = min(back, key=lambda one: one.started_at, default=None)

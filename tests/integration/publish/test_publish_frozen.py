@@ -67,6 +67,31 @@ async def test_a_database_that_freezes_ends_the_tenure_by_the_relays_own_clock(
     await lab.assert_published(400)
 
 
+async def test_a_database_that_freezes_during_upkeep_is_left_all_the_same(
+    lab: Any, private_postgres: EmbeddedPostgres, private_database: str
+) -> None:
+    lab.dsn = private_database
+    lab.pg = await asyncpg.connect(private_database)
+    locker = await asyncpg.connect(private_database)
+    await locker.execute("BEGIN; LOCK TABLE relay.maintenance")
+    relay = lab.relay(lease_seconds=1.0)
+    await lab.until(lambda: relay.service.ready)
+    await lab.until(
+        lambda: lab.pg.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity"
+            " WHERE application_name = 'relay-run-upkeep' AND wait_event_type = 'Lock')"
+        )
+    )
+    await asyncio.to_thread(private_postgres.pause)
+    await lab.until(lambda: relay.service.state in ("connecting", "waiting"))
+    await asyncio.to_thread(private_postgres.resume)
+    await locker.close()
+    await lab.fill(200)
+    await lab.until_published(200, within_seconds=60)
+    await relay.stop()
+    await lab.pg.close()
+
+
 @pytest.fixture
 def forbidding_kafka() -> Iterator[EmbeddedKafka]:
     """A broker that knows access control lists."""
