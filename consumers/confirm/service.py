@@ -25,13 +25,13 @@ from consumers.confirm.books import Books
 from consumers.confirm.failures import Failure, classify, described
 from consumers.confirm.handling import DatabaseBlockedError, Returns, Streak, Waiting
 from consumers.confirm.lanes import Lanes
+from consumers.confirm.options import ConfirmOptions
 from consumers.confirm.report import Report
 from consumers.confirm.spans import ReturnSpans
 from consumers.confirm.testpoints import TestPoint, nothing
 from consumers.confirm.transaction import Confirmation
 from consumers.group.broker import Broker
 from consumers.group.loop import Loop
-from consumers.options import ConfirmOptions
 from consumers.returns.fold import Outcome, Statuses
 from consumers.returns.reader import ReturnReader
 from relay.runtime.database import DatabaseError, DatabaseRefusedError, connect
@@ -281,25 +281,3 @@ async def applier(connection: asyncpg.Connection, flow: Flow) -> Applier:
         return FunctionApplier(statuses, name)
     observed = Statuses(flow.status_ranks, flow.terminal_statuses, Outcome.OBSERVED)
     return Observer(observed, flow.initial_status, flow.confirm_group)
-
-
-async def run_confirm(  # noqa: PLR0917 - the contract with whoever wires it
-    dsn: str | None,
-    kafka: KafkaConnection,
-    flow: Flow,
-    options: ConfirmOptions,
-    telemetry: Tracing,
-    stop: asyncio.Event,
-    *,
-    metrics: Metrics | None = None,
-    test_point: TestPoint = nothing,
-) -> None:
-    """Run the confirmation consumer until `stop` is set.
-
-    Raises:
-        FlowTableError: the flow names what the database does not have.
-        SchemaVersionError: the database's schema is not this program's.
-        DatabaseRefusedError, KafkaSettingsError, KafkaRefusedError: the settings cannot work.
-    """
-    service = ConfirmService(dsn, kafka, flow, options, telemetry, stop, metrics, test_point)
-    await service.run()

@@ -1,7 +1,7 @@
 """Hop 5: named points at which a test may stop, delay or kill the consumer.
 
-Invariant: nothing happens here unless a test passed its own function to `run_confirm`; no setting
-and no environment variable reaches it.
+Invariant: nothing happens here unless a test passed its own function to `ConfirmService`; no
+setting and no environment variable reaches it.
 """
 
 from __future__ import annotations

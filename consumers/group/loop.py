@@ -15,9 +15,9 @@ import structlog
 
 from consumers.group.broker import Broker, BrokerError, StalledError
 from consumers.group.handler import Handler, PartitionLostError, WorkT
+from consumers.group.options import SessionOptions
 from consumers.group.partitions import DiscontinuityError
 from consumers.group.session import Session
-from consumers.options import SessionOptions
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.kafka_refusal import refusal
 

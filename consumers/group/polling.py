@@ -16,8 +16,8 @@ from aiokafka.structs import TopicPartition
 
 from consumers.group.broker import Broker, StalledError
 from consumers.group.fetch_watch import FetchWatch
+from consumers.group.options import SessionOptions
 from consumers.group.partitions import Partition, Record, lane_of
-from consumers.options import SessionOptions
 
 
 @dataclass(slots=True)

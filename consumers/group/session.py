@@ -26,6 +26,7 @@ from consumers.group.handler import Handler, Part, WorkT
 from consumers.group.in_hand import InHand
 from consumers.group.kafka_commit import KafkaCommit
 from consumers.group.leaving import leave
+from consumers.group.options import SessionOptions
 from consumers.group.partitions import (
     LogBehindError,
     OtherLogError,
@@ -39,7 +40,6 @@ from consumers.group.partitions import (
 from consumers.group.polling import Polling
 from consumers.group.rebalances import Rebalances
 from consumers.group.topic_log import TopicLog
-from consumers.options import SessionOptions
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.kafka_records import read_any_header_name
 

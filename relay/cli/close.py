@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import click
 
 from relay.cli.output import print_json, settings_of, wants_json
-from relay.diagnose.closing import Closed, NothingToCloseError, close_incident, close_orders
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import Session, UnreachableError, session
 from relay.diagnose.unreturned import QUICK
 from relay.diagnose.verdicts import found_something
+from relay.repair.closing import Closed, NothingToCloseError, close_incident, close_orders
 from relay.runtime.audit import this_person
 from relay.runtime.settings import Settings
 

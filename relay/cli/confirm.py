@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from consumers.confirm.options import ConfirmOptions
 from consumers.confirm.service import ConfirmService
-from consumers.options import ConfirmOptions, SessionOptions
+from consumers.group.options import SessionOptions
 from relay.cli.service import Surroundings, serve
 from relay.cli.watched import watched
 from relay.runtime.settings import Settings, load_settings

@@ -27,8 +27,8 @@ from relay.replay.candidates import (
     orders_of_events,
     orders_of_incidents,
     recorded_cases,
-    store_everything,
 )
+from relay.replay.everything import store_everything
 from relay.replay.jobs import (
     Job,
     create_job,

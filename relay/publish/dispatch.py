@@ -1,7 +1,8 @@
 """Hop 2: turns a page into batches and parked rows.
 
-Invariant: pure but for the clock; every row of a page ends up in exactly one batch or is parked. An
-order whose row is parked has all its later rows parked too, so that nothing overtakes it.
+Invariant: no I/O; every row of a page ends up in exactly one batch or is parked. An order whose row
+is parked has all its later rows parked too, so that nothing overtakes it: which orders those are is
+remembered here.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import asyncpg
 
 from relay.publish.checkpoint import Checkpoint, position_of
 from relay.publish.errors import LeaseLostError
-from relay.publish.server import Written, has_copied_rows, refuse_restored, server_state
+from relay.publish.server_identity import Written, has_copied_rows, refuse_restored, server_state
 
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
 

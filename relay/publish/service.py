@@ -25,7 +25,7 @@ from relay.publish.maintenance import MaintenanceOptions
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
 from relay.publish.outbox_sql import READER_SETTINGS
-from relay.publish.server import note_timeline, refuse_two_servers, server_state
+from relay.publish.server_identity import note_timeline, refuse_two_servers, server_state
 from relay.publish.sizing import Sizing
 from relay.publish.tenure import Tenure, Work
 from relay.publish.testpoints import TestPoint, nothing
@@ -260,23 +260,3 @@ class RelayService:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-async def run_relay(  # noqa: PLR0917 - the contract with whoever wires it
-    dsn: str | None,
-    kafka: KafkaConnection,
-    flow: Flow,
-    options: PublishOptions,
-    telemetry: Tracing,
-    stop: asyncio.Event,
-    *,
-    test_point: TestPoint = nothing,
-) -> None:
-    """Run the relay until `stop` is set: the one entry of this package.
-
-    Raises:
-        RestoredDatabaseError: going on would lose events.
-        SchemaVersionError, DatabaseRefusedError, KafkaSettingsError, KafkaRefusedError,
-            CompressionMissingError: the settings cannot work.
-    """
-    await RelayService(dsn, kafka, flow, options, telemetry, stop, test_point).run()

@@ -1,7 +1,7 @@
 """Hop 2: named points at which a test may stop, delay or kill the relay.
 
-Invariant: nothing happens here unless a test passed its own function to `run_relay`; no setting and
-no environment variable reaches it.
+Invariant: nothing happens here unless a test passed its own function to `RelayService`; no setting
+and no environment variable reaches it.
 """
 
 from __future__ import annotations

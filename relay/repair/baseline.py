@@ -12,7 +12,13 @@ from typing import Any, Final
 import asyncpg
 
 from relay.publish.checkpoint import position_of
-from relay.publish.server import ServerState, Written, has_copied_rows, restored, server_state
+from relay.publish.server_identity import (
+    ServerState,
+    Written,
+    has_copied_rows,
+    restored,
+    server_state,
+)
 
 
 class NoCheckpointError(Exception):

@@ -114,7 +114,7 @@ def canonical(flow: Flow, orders: Iterable[str]) -> list[str]:
 
 
 # The conditions on events; shared with the bulk of `everything`, below.
-_CONDITIONS: Final = """
+CONDITIONS: Final = """
         (cardinality($2::text[]) = 0 OR e.event_type = ANY ($2))
     AND ($3::timestamptz IS NULL OR e.created_at >= $3)
     AND ($4::timestamptz IS NULL OR e.created_at < $4)
@@ -123,7 +123,7 @@ _CONDITIONS: Final = """
 """
 
 _ROWS: Final = f"""
-SELECT e.id, e.aggregate_id, e.event_type, {_CONDITIONS} AS selected
+SELECT e.id, e.aggregate_id, e.event_type, {CONDITIONS} AS selected
   FROM (SELECT id, aggregate_id, event_type, created_at FROM relay.outbox_summary
          WHERE id = ANY ($1::bigint[])
          UNION ALL
@@ -273,65 +273,3 @@ async def count_returned(
     )
     count: int = await connection.fetchval(query, sorted(flow.terminal_statuses), since, until)
     return count
-
-
-# The next $11 that were published, after row $9 and in the order of the outbox, as parts from
-# number $10 on. $7: orders; $8: event types that have a topic. What waits in quarantine was not
-# published.
-STORE: Final = f"""
-WITH page AS MATERIALIZED (
-    SELECT array_agg(chosen.id ORDER BY chosen.id) AS ids
-      FROM (SELECT e.id
-              FROM (SELECT id, txid, aggregate_id, event_type, created_at FROM relay.outbox
-                     UNION ALL
-                    SELECT id, txid, aggregate_id, event_type, created_at FROM relay.kept) AS e
-             WHERE {_CONDITIONS}
-               AND e.id > $9
-               AND ($7::text[] IS NULL OR e.aggregate_id = ANY ($7))
-               AND ($8::text[] IS NULL OR e.event_type = ANY ($8))
-               AND pg_visible_in_snapshot(e.txid,
-                                          (SELECT prev FROM relay.checkpoint WHERE shard = 0))
-               AND NOT EXISTS (SELECT FROM relay.quarantine AS q
-                                WHERE q.kind = 'event' AND q.outbox_id = e.id
-                                  AND q.state <> 'released')
-             ORDER BY e.id LIMIT $11) AS chosen
-)
-INSERT INTO relay.replay_part (replay_id, number, outbox_ids)
-SELECT $1::uuid, $10 + nth, ids[nth * {PART_ITEMS} + 1 : (nth + 1) * {PART_ITEMS}]
-  FROM page CROSS JOIN LATERAL generate_series(0, (cardinality(ids) - 1) / {PART_ITEMS}) AS nth
-RETURNING cardinality(outbox_ids), outbox_ids[cardinality(outbox_ids)] AS last_id
-"""  # noqa: S608 - constants of this module
-# Merged along the primary keys: to sort ten million rows takes five times as long.
-ALONG_KEYS: Final = """
-SET LOCAL enable_sort = off;
-SET LOCAL enable_seqscan = off;
-SET LOCAL enable_bitmapscan = off;
-SET LOCAL plan_cache_mode = force_custom_plan
-"""
-
-
-async def store_everything(
-    connection: asyncpg.Connection,
-    replay_id: str,
-    selection: Selection,
-    orders: Sequence[str] | None,
-    event_types: Sequence[str] | None,
-    *,
-    page_parts: int = 200,
-) -> int:
-    """Store all published events of a selection as a job's items; return how many.
-
-    Call it in the transaction that makes the job; what follows in it is planned along keys, too.
-    """
-    if orders is None:
-        await connection.execute(ALONG_KEYS)
-    values = (replay_id, *conditions(selection), orders, event_types)
-    count: int = 0
-    last = -(2**63)
-    while True:
-        page = (last, count // PART_ITEMS, page_parts * PART_ITEMS)
-        stored = await connection.fetch(STORE, *values, *page)
-        count += sum(row[0] for row in stored)
-        if len(stored) < page_parts:
-            return count
-        last = max(row["last_id"] for row in stored)

@@ -13,17 +13,12 @@ from typing import Any, Final
 import asyncpg
 
 from consumers.apply.catalog import orders_table
+from consumers.apply.order_payload import order_payload
 from relay.outbox import Event, append
 from relay.outbox.errors import EventRefusedError
 from relay.outbox.event_types import EventTypes, standard
 from relay.runtime.flow import ApplyColumns, Flow
 
-# The contract's payload of order.placed; money is a string of decimal digits, a time RFC 3339.
-_CONTRACT: Final = ("order_id", "customer_id", "items", "total", "currency", "submitted_at")
-_COLUMNS: Final = """
-SELECT attname FROM pg_catalog.pg_attribute
- WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped
-"""
 _LOCK: Final = "SELECT pg_advisory_xact_lock(491293465, hashtext($1))"
 _THERE: Final = """
 SELECT EXISTS (SELECT FROM relay.outbox_summary
@@ -81,20 +76,13 @@ async def _maker(connection: asyncpg.Connection, flow: Flow) -> _Maker:
     if not isinstance(flow.apply, ApplyColumns):
         raise NotWrittenError("--write-missing needs a flow with an orders table (columns)")
     table = await orders_table(connection, flow)
-    columns = {row[0] for row in await connection.fetch(_COLUMNS, flow.apply.table)}
+    payload = await order_payload(connection, flow.apply.table)
     due = (name for name, route in flow.events.items() if route.deadline_seconds is not None)
     kind = next(due, next(iter(flow.events)))
-    by_contract = columns >= set(_CONTRACT)
-    payload = _payload() if by_contract else "row_to_json(o)"
     # An order table of the user's own shape makes an event of that shape.
-    ours = by_contract and kind in standard().known
+    ours = payload.by_contract and kind in standard().known
     query = (
-        f"SELECT ({payload})::text FROM {table.table} o "  # noqa: S608 - from the catalog
+        f"SELECT ({payload.sql})::text FROM {table.table} o "  # noqa: S608 - from the catalog
         f"WHERE o.{table.key} = $1::text::{table.key_type}"
     )
     return _Maker(kind, query, None if ours else EventTypes().with_type(kind, None))
-
-
-def _payload() -> str:
-    fields = (f"'{name}', o.{name}{'::text' if name == 'total' else ''}" for name in _CONTRACT)
-    return f"json_build_object({', '.join(fields)})"

@@ -1,1 +1,1 @@
-"""What every process needs to start, be observed and stop; it knows nothing of orders."""
+"""What every process needs to start, be observed and stop; of orders it knows what a flow says."""

@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 
-from consumers.confirm.service import run_confirm
-from consumers.options import ConfirmOptions, SessionOptions
+from consumers.confirm.options import ConfirmOptions
+from consumers.confirm.service import ConfirmService
+from consumers.group.options import SessionOptions
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.telemetry.tracing import configure
@@ -33,7 +34,7 @@ async def main() -> None:
         session_timeout_seconds=6.0,
         drain_seconds=2.0,
     )
-    await run_confirm(
+    service = ConfirmService(
         dsn,
         KafkaConnection(bootstrap_servers),
         Flow(returns_topic=topic, confirm_group=group),
@@ -44,6 +45,7 @@ async def main() -> None:
         asyncio.Event(),
         test_point=die,
     )
+    await service.run()
 
 
 asyncio.run(main())

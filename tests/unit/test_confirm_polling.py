@@ -3,9 +3,9 @@
 import asyncio
 
 from consumers.group.broker import Broker
+from consumers.group.options import SessionOptions
 from consumers.group.partitions import Partition, lane_of
 from consumers.group.polling import Polling
-from consumers.options import SessionOptions
 
 
 class OneAtATime:

@@ -14,9 +14,9 @@ from consumers.group import session as session_module
 from consumers.group import topic_log
 from consumers.group.broker import Broker, BrokerError, StalledError
 from consumers.group.handler import PartitionLostError
+from consumers.group.options import SessionOptions
 from consumers.group.partitions import DiscontinuityError, Partition, Start
 from consumers.group.session import Session
-from consumers.options import SessionOptions
 from relay.runtime.kafka import KafkaConnection
 
 TP = TopicPartition("t", 0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.options import ConfirmOptions
+from consumers.confirm.options import ConfirmOptions
 from relay.cli.confirm import confirm_options
 from relay.cli.run import maintenance_options, publish_options
 from relay.publish.maintenance import MaintenanceOptions

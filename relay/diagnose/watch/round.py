@@ -1,8 +1,8 @@
 """All hops: one round of the watchdog: what is overdue, what came late, what belongs together.
 
-Invariant: a round may end anywhere and the next one goes on: every step is one statement that only
-adds what is missing. It looks at what changed, never at all orders; a round that was dear makes the
-next one wait.
+Invariant: a round may end anywhere and the next one goes on: each statement brings the records
+nearer to what is true, whichever came before it. It looks at what changed, never at all orders; a
+round that was dear makes the next one wait.
 """
 
 from __future__ import annotations

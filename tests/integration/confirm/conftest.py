@@ -13,8 +13,9 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from confluent_kafka import Producer
 
+from consumers.confirm.options import ConfirmOptions
 from consumers.confirm.service import ConfirmService
-from consumers.options import ConfirmOptions, SessionOptions
+from consumers.group.options import SessionOptions
 from relay.runtime.backoff import Backoff
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection

@@ -9,7 +9,7 @@ import pytest
 from relay.publish.checkpoint import CheckpointWriter, Delivery, Parked
 from relay.publish.errors import CheckpointConflictError, LeaseLostError, RestoredDatabaseError
 from relay.publish.lease import WRITER_NAME, Lease, Taken
-from relay.publish.server import refuse_two_servers, server_state
+from relay.publish.server_identity import refuse_two_servers, server_state
 from relay.publish.window import Position, Snapshot
 
 

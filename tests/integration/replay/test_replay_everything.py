@@ -7,7 +7,8 @@ import asyncpg
 import pytest
 
 from relay.publish.replays import PART_ITEMS
-from relay.replay.candidates import ALONG_KEYS, STORE, conditions, store_everything
+from relay.replay.candidates import conditions
+from relay.replay.everything import ALONG_KEYS, STORE, store_everything
 from relay.replay.selection import Selection
 
 ALL = Selection(everything=True)

@@ -1,4 +1,4 @@
-"""Hop 5: what the confirmation consumer may be told, with safe defaults.
+"""Hop 5: how a consumer takes part in its group, with safe defaults.
 
 Invariant: options that contradict each other are never built.
 """
@@ -54,32 +54,3 @@ class SessionOptions:
             raise ValueError("batch_records and connections must be 1 or more")
         if self.drain_seconds >= self.session_timeout_seconds:
             raise ValueError("drain_seconds must be less than session_timeout_seconds")
-
-
-@dataclass(frozen=True, slots=True)
-class ConfirmOptions:
-    """How the confirmation consumer works.
-
-    Attributes:
-        session: how it takes part in its group.
-        max_return_bytes: a larger return is refused unread.
-        statement_seconds: a statement that takes longer counts as a lost connection.
-        frozen_seconds: PostgreSQL ends the transaction of a consumer that stands still for so long,
-            so that a frozen one holds neither orders nor offsets. No transaction lasts longer than
-            this and `statement_seconds` together.
-        away_backoff: while the database is away: work goes on within a second of its return.
-        blocked_backoff: while the database refuses everything.
-    """
-
-    session: SessionOptions = field(default_factory=SessionOptions)
-    max_return_bytes: int = 1024 * 1024
-    statement_seconds: float = 300.0
-    frozen_seconds: float = 30.0
-    away_backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 1.0))
-    blocked_backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 10.0))
-
-    def __post_init__(self) -> None:
-        if self.max_return_bytes < 1:
-            raise ValueError("max_return_bytes must be 1 or more")
-        if min(self.statement_seconds, self.frozen_seconds) <= 0:
-            raise ValueError("statement_seconds and frozen_seconds must be more than 0")
