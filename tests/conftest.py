@@ -55,6 +55,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         prepare_kafka(report=_tell)
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name a failure at once: a run that is ended by its deadline never comes to its summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        why = str(crash.message if crash else report.longrepr).partition("\n")[0]
+        _tell(f"\nFAILED {report.nodeid} ({report.when}): {why[:300]}")
+
+
 def _tell(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
