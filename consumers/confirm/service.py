@@ -175,12 +175,24 @@ class ConfirmService:
             connections = [
                 await self._connect(opened) for _ in range(self.options.session.connections)
             ]
+            cutting = asyncio.create_task(self._cut_when_stopped(connections))
+            opened.callback(cutting.cancel)
             await require_schema(connections[0])
             lanes = await self._lanes(connections)
             self._back("database")
             self._worked = True
             self.state, self.waiting_for = "joining", f"the group {self.flow.confirm_group}"
             await self._loop().run(lanes, self.stop)
+
+    async def _cut_when_stopped(self, connections: Sequence[asyncpg.Connection]) -> None:
+        """End the connections a while after `stop`: a frozen database holds no process.
+
+        A batch that is not committed by then is handled again, by whoever gets its partitions.
+        """
+        await self.stop.wait()
+        await asyncio.sleep(self.options.session.drain_seconds)
+        for one in connections:
+            one.terminate()
 
     async def _connect(self, opened: AsyncExitStack) -> asyncpg.Connection:
         connection = await connect(

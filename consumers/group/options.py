@@ -21,8 +21,8 @@ class SessionOptions:
         poll_seconds: the longest wait for records before duties that do not wait are done.
         commit_seconds: Kafka's committed offset (for lag tools only) is at most this old.
         session_timeout_seconds: Kafka gives a silent consumer's partitions away after this long.
-        drain_seconds: how long a rebalance waits for the batch that is being handled; longer
-            than that, and the compare-and-set of the offset decides whose batch counts.
+        drain_seconds: how long a rebalance, or a stop, waits for the batch that is being handled;
+            longer than that, and the compare-and-set of the offset decides whose batch counts.
         start_seconds: how long joining the group may take before it is tried anew.
         stall_seconds: a consumer whose fetches get no answer for so long is thrown away for a new
             one (seen after broker restarts); doubled each time that this did not help.

@@ -49,8 +49,9 @@ class Box:
         }
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
+        # Whoever was started in the background of a script ignores SIGINT, and so do its children.
         return subprocess.Popen(
-            [SCRIPT, *arguments],
+            ["/usr/bin/env", "--default-signal=INT", SCRIPT, *arguments],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from dataclasses import replace
 
+import asyncpg
 import pytest
 
 from relay.runtime.backoff import Backoff
@@ -134,6 +135,29 @@ async def test_the_database_restarts(lab, private_postgres, private_database):
         "SELECT count(*) > 0 FROM relay.outage_record WHERE resource = 'database' "
         "AND kind = 'confirm' AND to_at > from_at"
     )
+    await other.pg.close()
+
+
+async def test_it_stops_in_the_middle_of_a_batch_though_the_database_is_frozen(
+    lab, private_postgres, private_database
+):
+    other = await lab.elsewhere(private_database)
+    (order,) = await other.place()
+    locker = await asyncpg.connect(private_database)
+    await locker.execute("BEGIN; LOCK TABLE relay.inbox IN ACCESS EXCLUSIVE MODE")
+    running = other.start()
+    other.send(order)
+    other.sent()
+    await other.until_sql(
+        "SELECT count(*) > 0 FROM pg_stat_activity"
+        " WHERE application_name = 'relay-confirm' AND wait_event_type = 'Lock'"
+    )
+    private_postgres.pause()
+    await running.stop()
+    private_postgres.resume()
+    await locker.close()
+    other.start()
+    await other.until_confirmed(order)
     await other.pg.close()
 
 
