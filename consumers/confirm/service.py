@@ -34,6 +34,7 @@ from consumers.group.broker import Broker
 from consumers.group.loop import Loop
 from consumers.returns.fold import Outcome, Statuses
 from consumers.returns.reader import ReturnReader
+from relay.runtime.backoff import Backoff
 from relay.runtime.database import DatabaseError, DatabaseRefusedError, connect
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
 from relay.runtime.heartbeat import Heartbeat, stop_reason
@@ -148,26 +149,25 @@ class ConfirmService:
         """Work on one database connection after the other."""
         attempt, waiter = 0, Broker(self.stop)
         while not self.stop.is_set():
-            before = self.report.counts.total()
+            before, backoff = self.report.counts.total(), self.options.away_backoff
             try:
                 await self._connection()
             except _WAITED_OUT as error:
-                self._wait_for_database(error)
+                backoff = self._wait_for_database(error)
             attempt = 0 if self.report.counts.total() > before else attempt + 1
             if not self.stop.is_set():
-                blocked = self.state == "blocked"
-                backoff = self.options.blocked_backoff if blocked else self.options.away_backoff
                 await waiter.pause(backoff.delay_seconds(attempt))
 
-    def _wait_for_database(self, error: Exception) -> None:
-        """Note what is waited for; raise what waiting cannot mend."""
+    def _wait_for_database(self, error: Exception) -> Backoff:
+        """Note what is waited for, and return how; raise what waiting cannot mend."""
         if isinstance(error, DatabaseRefusedError | FlowTableError) and not self._worked:
             raise error  # settings that never worked
         if classify(error) is Failure.AWAY:
             self._lost("database", error)
-            return
+            return self.options.away_backoff
         self.state, self.waiting_for = "blocked", f"the database: {described(error)}"
         log.error("the database refuses to apply returns", error=described(error))
+        return self.options.blocked_backoff
 
     async def _connection(self) -> None:
         self.state = "connecting"

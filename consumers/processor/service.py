@@ -75,11 +75,7 @@ async def run_processor(
         plan = FaultPlan(options.faults.rules, options.faults.seed)
         for event_id, befallen in journal.recall():
             plan.remember(event_id, befallen)
-        answered = frozenset(
-            event_type
-            for event_type, route in flow.events.items()
-            if route.deadline_seconds is not None
-        ) | {CANARY_EVENT}
+        answered = frozenset(flow.deadlines) | {CANARY_EVENT}
         spans = ProcessorTracing.of(tracing, flow, group=options.group, client_id=options.client_id)
         worker = Worker(options, plan, spans, answered)
         watched = report or ProcessorReport()

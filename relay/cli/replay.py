@@ -170,8 +170,7 @@ def _wait_seconds(flow: Flow, job: Job, given: dict[str, Any]) -> float:
         return seconds
     if job.target_topic is not None and job.target_topic not in flow.topics:
         return 0.0  # nobody answers from there
-    deadlines = [route.deadline_seconds or 0.0 for route in flow.events.values()]
-    return max(deadlines) + _AFTER_DEADLINE_SECONDS
+    return max(flow.deadlines.values(), default=0.0) + _AFTER_DEADLINE_SECONDS
 
 
 def _show_outcome(ctx: click.Context, outcome: Outcome) -> None:

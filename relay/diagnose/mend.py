@@ -25,8 +25,8 @@ async def mend_template(connection: asyncpg.Connection, flow: Flow) -> MendTempl
     try:
         table = await orders_table(connection, flow)
         payload = await order_payload(connection, flow.apply.table)
-        due = (kind for kind, route in flow.events.items() if route.deadline_seconds is not None)
-        kind = await connection.fetchval(_LITERAL, next(due, "order.placed"))
+        expecting = next(iter(flow.deadlines), "order.placed")
+        kind = await connection.fetchval(_LITERAL, expecting)
         aggregate = await connection.fetchval(_LITERAL, flow.aggregate_type)
     except (asyncpg.PostgresError, FlowTableError):
         return None

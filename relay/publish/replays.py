@@ -1,10 +1,10 @@
 """Hop 2: what is to be published again: reads running replays' items, and what forbids some.
 
 Invariant: it sends nothing, and asks cheaply when nothing is to be replayed; the one thing that it
-writes is why a replay is paused. A row is sent again only after
-its place in the outbox was handed over (an event's first occurrence is never a replay, so nothing
-newer of its order is overtaken), and never while it waits in quarantine. An item is counted as sent
-by the statement that moves the checkpoint, so that a kill repeats at most one batch.
+writes is why a replay is paused. A row is sent again only after its place in the outbox was handed
+over (an event's first occurrence is never a replay, so nothing newer of its order is overtaken),
+and never while it waits in quarantine. An item is counted as sent by the statement that moves the
+checkpoint, so that a kill repeats at most one batch.
 """
 
 from __future__ import annotations

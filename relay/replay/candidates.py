@@ -113,7 +113,7 @@ def canonical(flow: Flow, orders: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(clean(one.strip()) or one.strip() for one in orders))
 
 
-# The conditions on events; shared with the bulk of `everything`, below.
+# The conditions on events; shared with everything.py.
 CONDITIONS: Final = """
         (cardinality($2::text[]) = 0 OR e.event_type = ANY ($2))
     AND ($3::timestamptz IS NULL OR e.created_at >= $3)

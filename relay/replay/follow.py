@@ -154,9 +154,7 @@ class Follower:
         )
 
     async def _count(self, number: int, first: int, beyond: int) -> Counted:
-        expecting = [
-            kind for kind, route in self.flow.events.items() if route.deadline_seconds is not None
-        ]
+        expecting = list(self.flow.deadlines)
         rows = await self.connection.fetch(
             _ORDERS, self.replay_id, number, first + 1, beyond, expecting
         )

@@ -77,8 +77,7 @@ async def _maker(connection: asyncpg.Connection, flow: Flow) -> _Maker:
         raise NotWrittenError("--write-missing needs a flow with an orders table (columns)")
     table = await orders_table(connection, flow)
     payload = await order_payload(connection, flow.apply.table)
-    due = (name for name, route in flow.events.items() if route.deadline_seconds is not None)
-    kind = next(due, next(iter(flow.events)))
+    kind = next(iter(flow.deadlines or flow.events))
     # An order table of the user's own shape makes an event of that shape.
     ours = payload.by_contract and kind in standard().known
     query = (

@@ -133,8 +133,17 @@ class Flow:
     @property
     def canary_topic(self) -> str:
         """Where a canary goes that the processor answers: where the events are that expect it."""
-        expecting = (one.topic for one in self.events.values() if one.deadline_seconds is not None)
-        return next(expecting, self.events_topic)
+        expecting = next(iter(self.deadlines), None)
+        return self.events_topic if expecting is None else self.events[expecting].topic
+
+    @property
+    def deadlines(self) -> Mapping[str, float]:
+        """Seconds until the return is overdue, of each event type that expects one."""
+        return {
+            event_type: route.deadline_seconds
+            for event_type, route in self.events.items()
+            if route.deadline_seconds is not None
+        }
 
     def deadline_seconds(self, event_type: str) -> float | None:
         """Return when the return of such an event is overdue; None: it expects none."""

@@ -192,7 +192,7 @@ def _sizes(
     if topic == flow.returns_topic:
         yield _inbox(topic, kept_ms, needs)
     name = f"kafka.retention:{topic}"
-    longest = max((r.deadline_seconds or 0) for r in flow.events.values())
+    longest = max(flow.deadlines.values(), default=0)
     if kept_ms == _FOR_EVER or kept_ms >= outbox_days * _DAY_MS:
         yield ok(name, "at least as long as the outbox")
     elif kept_ms < longest * 1000:

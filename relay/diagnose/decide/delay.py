@@ -9,12 +9,11 @@ from datetime import datetime, timedelta
 
 from relay.diagnose.causes import PROVISIONAL, Cause
 from relay.diagnose.decide.decision import applied_return, placed_at, returned_at
+from relay.diagnose.decide.duty import GONE_SECONDS
 from relay.diagnose.evidence.order import Evidence
 from relay.diagnose.evidence.surroundings import Missing, OutageSeen, ProcessSeen
 from relay.diagnose.verdicts import Hop
 
-# Who was killed had sent his last heartbeat at most so long before.
-HEARTBEAT_SECONDS = 6.0
 # Of a delay, how much a recorded trouble must cover to explain it.
 _COVERED_SHARE = 0.5
 
@@ -94,7 +93,7 @@ def _outage(
 
 def _nobody(processes: Iterable[ProcessSeen], start: datetime, end: datetime) -> bool:
     """Tell whether for most of a stretch no process of a kind was alive."""
-    grace = timedelta(seconds=HEARTBEAT_SECONDS)
+    grace = timedelta(seconds=GONE_SECONDS)
     spans = sorted(
         (max(one.started_at, start), min(one.stopped_at or one.heartbeat_at + grace, end))
         for one in processes

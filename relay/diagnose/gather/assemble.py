@@ -303,8 +303,7 @@ def _deleted(around: Surroundings, topic: TopicSeen, published_at: datetime) -> 
 
 def default_deadline_seconds(flow: Flow) -> float:
     """Return the deadline of an order whose event is missing: the shortest of the flow's."""
-    deadlines = [one.deadline_seconds for one in flow.events.values() if one.deadline_seconds]
-    return min(deadlines, default=900.0)
+    return min(flow.deadlines.values(), default=900.0)
 
 
 def _once_each(rows: Sequence[ReturnRow]) -> list[ReturnRow]:

@@ -112,11 +112,7 @@ async def _unanswered_events(
     unrecorded: bool,  # noqa: FBT001 - passed through
     at_most: int,
 ) -> list[Open]:
-    due = {
-        event_type: route.deadline_seconds
-        for event_type, route in flow.events.items()
-        if route.deadline_seconds is not None
-    }
+    due = flow.deadlines
     words = set(flow.terminal_statuses)
     words |= {word for word, status in flow.status_aliases.items() if status in words}
     rows = await connection.fetch(

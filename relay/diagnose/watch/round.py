@@ -157,8 +157,7 @@ class Round:
         return len(await cases.open_cases(self.connection, worth, self._event_type()))
 
     def _event_type(self) -> str:
-        due = (kind for kind, route in self.flow.events.items() if route.deadline_seconds)
-        return next(due, "order.placed")
+        return next(iter(self.flow.deadlines), "order.placed")
 
     async def _diagnose(
         self, order_ids: Sequence[str], events: Mapping[str, str]
