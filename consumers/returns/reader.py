@@ -7,7 +7,7 @@ owes a key or an `order_id`, a `status`, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from consumers.group.partitions import Record
-from consumers.returns.order_key import canonical_key
 from consumers.returns.packing import NULL, SEPARATOR
 from consumers.returns.refusals import Reason, Refusal
+from relay.orders.keys import Canonical, canonical_order_id
 from relay.runtime.flow import ApplyColumns, Flow, KeyType
 
 MAX_RETURN_BYTES: Final = 1024 * 1024
@@ -72,14 +72,14 @@ class ReturnReader:
     max_bytes: int = MAX_RETURN_BYTES
     _statuses: Mapping[str, str] = field(init=False)
     _key_type: KeyType = field(init=False)
-    _canonical: Callable[[str], str | None] = field(init=False)
+    _canonical: Canonical = field(init=False)
 
     def __post_init__(self) -> None:
         apply = self.flow.apply
         key_type: KeyType = apply.key_type if isinstance(apply, ApplyColumns) else "text"
         ranked = {status: status for status in self.flow.status_ranks}
         object.__setattr__(self, "_key_type", key_type)
-        object.__setattr__(self, "_canonical", canonical_key(key_type))
+        object.__setattr__(self, "_canonical", canonical_order_id(self.flow))
         object.__setattr__(self, "_statuses", ranked | dict(self.flow.status_aliases))
 
     def read(self, record: Record) -> Return | Refusal:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import asyncpg
 
 from consumers.apply.catalog import FlowTableError, orders_table
-from consumers.returns.order_key import canonical_key
+from relay.orders.keys import canonical_order_id
 from relay.publish.replays import PART_ITEMS
 from relay.replay.plan import EventRow
 from relay.replay.selection import Selection, SelectionError
@@ -108,9 +108,8 @@ async def first_written(connection: asyncpg.Connection, orders: Sequence[str]) -
 
 def canonical(flow: Flow, orders: Iterable[str]) -> list[str]:
     """Write order ids as the database does, each once; what cannot be one stays as it is."""
-    kind = flow.apply.key_type if isinstance(flow.apply, ApplyColumns) else "text"
-    clean = canonical_key(kind)
-    return list(dict.fromkeys(clean(one.strip()) or one.strip() for one in orders))
+    clean = canonical_order_id(flow)
+    return list(dict.fromkeys(clean(one) or one for one in orders))
 
 
 # The conditions on events; shared with everything.py.

@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from consumers.apply.catalog import orders_table
-from consumers.returns.order_key import canonical_key
+from relay.orders.keys import canonical_order_id
 from relay.publish.replays import PART_ITEMS
 from relay.runtime.flow import ApplyColumns, Flow
 
@@ -78,7 +78,7 @@ async def returned_orders(
         ]
         return {row[0] for row in await connection.fetch(_IN_INBOX, asked, ending)}
     table = await orders_table(connection, flow)
-    clean = canonical_key(flow.apply.key_type)
+    clean = canonical_order_id(flow)
     query = (
         f"SELECT o.{table.key}::text FROM {table.table} o "  # noqa: S608 - from the catalog
         f"WHERE o.{table.key} = ANY ($1::text[]::{table.key_type}[]) "

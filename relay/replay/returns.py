@@ -23,6 +23,7 @@ from consumers.returns.reader import Return, ReturnReader
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.kafka_records import read_any_header_name
+from relay.runtime.times import to_milliseconds
 
 _START_SECONDS: Final = 15.0
 _POLL_MS: Final = 1000
@@ -194,7 +195,7 @@ async def _at(
     """Return the first offset of that time or later, where there is one."""
     if at is None:
         return {}
-    asked = dict.fromkeys(places, int(at.timestamp() * 1000))
+    asked = dict.fromkeys(places, to_milliseconds(at))
     answers = await consumer.offsets_for_times(asked)
     return {place: one.offset for place, one in answers.items() if one is not None}
 

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from relay.runtime.times import read_any_time
 from relay.runtime.tls import TlsProblem, said_by_tls, tls_problem
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -78,6 +79,7 @@ async def connect(
             raise
         # What the driver could not parse may be a part of the password: it is in no traceback.
         raise translated from (None if _is_unparsed(error) else error)
+    await read_any_time(connection)
     if require_primary:
         await _refuse_standby(connection, dsn, timeout_seconds)
     return connection

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Literal
 
 KeyType = Literal["uuid", "bigint", "text"]
+KeyStorage = Literal["", "bpchar", "numeric"]
 
 
 PROBE_EVENT = "relay.probe"
@@ -43,6 +44,10 @@ class ApplyColumns:
     The optional columns are written when named: `version` + 1, the time and reason of the terminal
     return. `history_table` gets one row for each step (order_id, old_status, new_status, reason,
     event_id), when named.
+
+    Attributes:
+        key_storage: the key column's type where that decides what ids are the same, and
+            `key_length` that of a `char(n)`: found in the catalog (`relay.orders.table`), not set.
     """
 
     table: str = "public.orders"
@@ -54,6 +59,8 @@ class ApplyColumns:
     returned_at_column: str | None = None
     reason_column: str | None = None
     history_table: str | None = None
+    key_storage: KeyStorage = ""
+    key_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

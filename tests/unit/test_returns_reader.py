@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import pytest
 
-from consumers.returns.order_key import canonical_key
 from consumers.returns.reader import Return, ReturnReader
 from consumers.returns.refusals import Reason, Refusal
 from relay.runtime.flow import ApplyColumns, Flow, FlowError
@@ -116,36 +115,6 @@ def test_aliases_are_the_processors_own_words():
         replace(FLOW, status_aliases={"OK": "shipped"})
     with pytest.raises(FlowError, match="status_aliases"):
         replace(FLOW, status_aliases={"confirmed": "rejected"})
-
-
-@pytest.mark.parametrize(
-    ("key_type", "text", "canonical"),
-    [
-        ("uuid", ORDER, ORDER),
-        ("uuid", ORDER.replace("-", ""), ORDER),
-        ("uuid", "urn:uuid:" + ORDER, ORDER),
-        ("uuid", "", None),
-        ("uuid", ORDER + "0", None),
-        ("uuid", "\N{FULLWIDTH DIGIT FIVE}" + ORDER[1:], None),
-        ("bigint", "007", "7"),
-        ("bigint", "-7", "-7"),
-        ("bigint", str(2**63 - 1), str(2**63 - 1)),
-        ("bigint", str(-(2**63)), str(-(2**63))),
-        ("bigint", str(2**63), None),
-        ("bigint", "1e3", None),
-        ("bigint", " 7", None),
-        ("bigint", "\N{ARABIC-INDIC DIGIT SEVEN}", None),
-        ("bigint", "9" * 5000, None),
-        ("text", "anything at all", "anything at all"),
-        ("text", "a\0b", None),
-        ("text", "a\x1fb", None),
-        ("text", "ä" * 512, "ä" * 512),
-        ("text", "ä" * 513, None),
-        ("text", "", None),
-    ],
-)
-def test_keys_become_the_one_text_that_the_database_has(key_type, text, canonical):
-    assert canonical_key(key_type)(text) == canonical
 
 
 def test_a_key_column_of_another_type():

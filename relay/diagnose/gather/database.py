@@ -16,7 +16,6 @@ import asyncpg
 
 from consumers.apply.catalog import orders_table
 from consumers.apply.statements import OrdersTable
-from consumers.returns.order_key import canonical_key
 from relay.diagnose.evidence.order import (
     ClosedByHand,
     Delivery,
@@ -28,6 +27,7 @@ from relay.diagnose.evidence.order import (
 from relay.diagnose.evidence.rows import CaseRow, EventRow, HeldRow, ReturnRow, Rows
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.gather.reading import part
+from relay.orders.keys import canonical_order_id
 from relay.runtime.flow import ApplyColumns, Flow
 
 _STRAYS_AT_MOST: Final = 200
@@ -100,7 +100,7 @@ async def read_orders(
     if not isinstance(flow.apply, ApplyColumns):
         return {}
     table = await orders_table(connection, flow)
-    canonical = canonical_key(flow.apply.key_type)
+    canonical = canonical_order_id(flow)
     keys = [key for key in map(canonical, ids) if key is not None]
     rows = await connection.fetch(_orders_query(table), keys)
     return {
@@ -392,7 +392,7 @@ async def _strays(
 ) -> dict[str, tuple[str, ...]]:
     if not ids or not isinstance(flow.apply, ApplyColumns):
         return {}
-    canonical = canonical_key(flow.apply.key_type)
+    canonical = canonical_order_id(flow)
     keys = [key for key in map(canonical, ids) if key is not None][:_STRAYS_AT_MOST]
     query = _strays_query(await orders_table(connection, flow))
     found: defaultdict[str, list[str]] = defaultdict(list)

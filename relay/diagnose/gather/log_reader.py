@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
@@ -24,13 +24,13 @@ from relay.diagnose.evidence.surroundings import Partition
 from relay.diagnose.gather.batch_cut import cut
 from relay.diagnose.gather.broker import Broker
 from relay.runtime.kafka_records import AnyRecords
+from relay.runtime.times import of_milliseconds
 
 _WAIT_MS: Final = 200
 _ANSWER_BYTES: Final = 50_000_000
 _OUT_OF_RANGE: Final = 1
 _MOVED: Final = frozenset({3, 5, 6, 9, 74, 75, 76})
 _NO_END: Final = 2**63 - 1
-_NEWEST_MS: Final = 253_402_300_799_000  # the end of the year 9999; producers write anything
 _NOBODY_LEADS_SECONDS: Final = 0.1
 
 
@@ -171,7 +171,7 @@ def seen(partition: Partition, record: Any) -> RecordSeen:
     return RecordSeen(
         partition,
         record.offset,
-        datetime.fromtimestamp(min(max(record.timestamp, 0), _NEWEST_MS) / 1000, UTC),
+        of_milliseconds(record.timestamp),
         record.key,
         record.value,
         tuple(record.headers),

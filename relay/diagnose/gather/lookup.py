@@ -11,7 +11,7 @@ from typing import Final
 import asyncpg
 
 from consumers.apply.catalog import orders_table
-from consumers.returns.order_key import canonical_key
+from relay.orders.keys import canonical_order_id
 from relay.runtime.flow import ApplyColumns, Flow
 
 
@@ -21,9 +21,8 @@ class NotLookedUpError(Exception):
 
 def canonical(flow: Flow, order_ids: Sequence[str]) -> list[str]:
     """Write order ids as the database writes them."""
-    kind = flow.apply.key_type if isinstance(flow.apply, ApplyColumns) else "text"
-    clean = canonical_key(kind)
-    return [clean(one) or one for one in map(str.strip, order_ids) if one]
+    clean = canonical_order_id(flow)
+    return [clean(one) or one for one in order_ids if one.strip()]
 
 
 _OF_EVENTS: Final = """

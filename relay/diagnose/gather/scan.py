@@ -11,12 +11,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
-from consumers.returns.order_key import canonical_key
 from consumers.returns.reader import ReturnReader
 from consumers.returns.refusals import Refusal
 from consumers.returns.stored_record import StoredRecord
@@ -26,7 +25,9 @@ from relay.diagnose.evidence.surroundings import ConsumerSeen, Missing, Partitio
 from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker
 from relay.diagnose.gather.database import is_terminal
 from relay.diagnose.gather.log_reader import RangeReader
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.orders.keys import canonical_order_id
+from relay.runtime.flow import Flow
+from relay.runtime.times import later, of_milliseconds, to_milliseconds
 
 # The producer's clock and the database's may differ: a return may seem older than its event.
 CLOCK_SLACK_SECONDS: Final = 60.0
@@ -85,9 +86,7 @@ class Recogniser:
     def __post_init__(self) -> None:
         self._keys = frozenset(one.encode() for one in self.wanted.orders)
         self._reader = ReturnReader(self.flow)
-        applied = self.flow.apply
-        kind = applied.key_type if isinstance(applied, ApplyColumns) else "text"
-        self._canonical = canonical_key(kind)
+        self._canonical = canonical_order_id(self.flow)
 
     def orders_of(self, record: Any) -> set[str]:
         """Return the wanted orders that a record may be a return of.
@@ -162,7 +161,7 @@ class Recogniser:
                 offset=record.offset,
                 status=status,
                 terminal=None if refused else is_terminal(self.flow, status),
-                recorded_at=datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC),
+                recorded_at=of_milliseconds(record.timestamp),
                 names_order=read.order_id,
                 reason=read.reason.value if isinstance(read, Refusal) else None,
                 detail=read.detail if isinstance(read, Refusal) else None,
@@ -240,8 +239,7 @@ async def _spans(
     """Return from where to where each partition is to be read."""
     ends = await broker.offsets(partitions, LATEST, committed_only=True)
     starts = await broker.offsets(partitions, EARLIEST)
-    slack = timedelta(seconds=CLOCK_SLACK_SECONDS)
-    times = await broker.offsets(partitions, int((since - slack).timestamp() * 1000))
+    times = await broker.offsets(partitions, to_milliseconds(later(since, -CLOCK_SLACK_SECONDS)))
     return {
         one: (max(times.get(one, ends[one]), starts.get(one, 0)), ends[one])
         for one in partitions
@@ -271,7 +269,7 @@ async def _read(
 
 def _note_newest(result: ScanResult, records: Sequence[Any]) -> None:
     if records:
-        newest = datetime.fromtimestamp(max(records[-1].timestamp, 0) / 1000, UTC)
+        newest = of_milliseconds(records[-1].timestamp)
         if result.newest_return_at is None or newest > result.newest_return_at:
             result.newest_return_at = newest
 

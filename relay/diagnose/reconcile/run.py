@@ -24,6 +24,7 @@ from relay.diagnose.reconcile.returns import ReturnsWalk, next_offsets, reconcil
 from relay.runtime.database import connect
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.times import to_milliseconds
 
 APPLICATION_NAME: Final = "relay-reconcile"
 _ROWS_AT_A_TIME: Final = 4_000_000
@@ -176,13 +177,9 @@ async def _timed(
     """Cut the log by the records' own timestamps, through Kafka's time index."""
     spans = dict(bounds)
     if within.since is not None:
-        first = await broker.offsets(spans, _milliseconds(within.since))
+        first = await broker.offsets(spans, to_milliseconds(within.since))
         spans = {place: (first.get(place, end), end) for place, (_, end) in spans.items()}
     if within.until is not None:
-        last = await broker.offsets(spans, _milliseconds(within.until))
+        last = await broker.offsets(spans, to_milliseconds(within.until))
         spans = {place: (start, last.get(place, end)) for place, (start, end) in spans.items()}
     return spans
-
-
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
