@@ -1,8 +1,9 @@
 """Repair: runs a stored replay: wires the conductor, a relay that stands by, and what came of it.
 
-Invariant: events are published by whoever holds the relay's lease: a live relay when one runs, this
-process otherwise, which then is a relay like any other until the replay ends. Whatever ends this
-process, `relay replay resume` goes on from what the database knows.
+Invariant: items are published by whoever holds the relay's lease: a relay when one runs, this
+process otherwise, which then sends replays' items and nothing else, and leaves the lease to any
+relay that comes. Whatever ends this process, `relay replay resume` goes on from what the database
+knows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from relay.cli.run import publish_options
 from relay.diagnose.session import session
 from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.publish.service import RelayService
+from relay.repair.resolving import served
 from relay.repair.session import repairing
 from relay.replay.candidates import first_written
 from relay.replay.follow import Counted
@@ -29,7 +31,7 @@ from relay.replay.returns import Stretch, feed_returns
 from relay.replay.run import Conductor, Progress, RunOptions
 from relay.replay.spans import tell_replay
 from relay.runtime.database import is_connection_loss
-from relay.runtime.process import instance_name, program_version
+from relay.runtime.process import ProcessRecord, instance_name, program_version
 from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stop_on_signals
 from relay.telemetry import logs
@@ -49,6 +51,7 @@ class Outcome:
         missing: the orders that did not return, diagnosed.
         waited: whether returns were waited for.
         unwritten: orders whose missing event could not be made, and why.
+        relay_needed: events were written that only a relay sends, and none runs.
     """
 
     job: Job
@@ -57,6 +60,7 @@ class Outcome:
     missing: Sequence[Diagnosis] = ()
     waited: bool = True
     unwritten: Mapping[str, str] = field(default_factory=dict)
+    relay_needed: bool = False
 
     @property
     def well(self) -> bool:
@@ -130,7 +134,7 @@ async def _feed(settings: Settings, connection: Any, job: Job) -> None:
 
 
 async def _conduct(settings: Settings, conductor: Conductor, stop: asyncio.Event) -> None:
-    """Conduct, with a relay standing by in case that none runs."""
+    """Conduct, with a publisher of replays standing by in case that no relay runs."""
     tracing = configure(
         "relay-run", os.environ, version=program_version(), instance_id=instance_name()
     )
@@ -143,6 +147,8 @@ async def _conduct(settings: Settings, conductor: Conductor, stop: asyncio.Event
         tracing,
         relay_stop,
         upkeep=None,
+        live=False,
+        process=ProcessRecord("replay"),
     )
     publishing = asyncio.create_task(relay.run())
     conducting = asyncio.create_task(conductor.run(stop))
@@ -177,7 +183,11 @@ async def _finish(
     if unwritten:
         why_not["not_written"] = len(unwritten)
     waited = conductor.options.wait_seconds > 0
-    outcome = Outcome(job, counted, why_not, waited=waited, unwritten=unwritten)
+    # A first occurrence: no replay sends it.
+    relay_needed = bool(job.missing) and "event" not in await served(connection)
+    outcome = Outcome(
+        job, counted, why_not, waited=waited, unwritten=unwritten, relay_needed=relay_needed
+    )
     if job.state != "sent" or conductor.stopped:
         return outcome
     waiting = conductor.follower.waiting(_DIAGNOSED_AT_MOST) if outcome.waited else ()
@@ -235,6 +245,8 @@ def outcome_data(outcome: Outcome) -> dict[str, Any]:
 def following(outcome: Outcome) -> list[str]:
     """Return what to run next."""
     job = outcome.job
+    if outcome.relay_needed:
+        return ["relay run"]
     if job.state in ("paused", "running"):
         return [f"relay replay resume {job.replay_id}"]
     if job.state == "sent":

@@ -89,6 +89,8 @@ def outcome_lines(outcome: Outcome) -> Iterator[str]:
         yield f" {count:>9,}  could not be sent: {reason}"
     for order_id, why in islice(outcome.unwritten.items(), _EXAMPLES):
         yield f"            {printable(order_id)}: {printable(why)}"
+    if outcome.relay_needed:
+        yield "            the events that were written leave when a relay runs, and none does"
     for verdict, count in outcome.by_verdict().items():
         yield f" {count:>9,}  did not return: {verdict}"
     for one in outcome.missing[:_EXAMPLES]:

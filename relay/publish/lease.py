@@ -66,11 +66,12 @@ END_STALE: Final = """
 SELECT pg_terminate_backend(l.backend_pid)
   FROM relay.lease AS l JOIN pg_stat_activity AS a ON a.pid = l.backend_pid
  WHERE l.duty = $1 AND l.shard = $2 AND l.expires_at < clock_timestamp()
-   AND a.application_name = $3 AND a.pid <> pg_backend_pid()
+   AND a.application_name = ANY ($3::text[]) AND a.pid <> pg_backend_pid()
 """
 
 DUTY: Final = "relay"
 WRITER_NAME: Final = "relay-run-writer"
+REPLAY_WRITER_NAME: Final = "relay-replay-writer"
 
 
 @dataclass(slots=True)
@@ -108,7 +109,9 @@ class Lease:
                     return None
                 taken = await self._read_checkpoint(epoch)
         except asyncpg.LockNotAvailableError:
-            await self.connection.execute(END_STALE, DUTY, self.shard, WRITER_NAME)
+            await self.connection.execute(
+                END_STALE, DUTY, self.shard, [WRITER_NAME, REPLAY_WRITER_NAME]
+            )
             raise
         self.epoch = epoch
         self._valid_until = asked + self.seconds

@@ -50,6 +50,8 @@ class Pipeline:
     """One run of an active relay, from one checkpoint.
 
     Attributes:
+        live: False: a replay's items are sent and nothing else: no window is read, no row leaves
+            quarantine or enters it, and the checkpoint stays where it is.
         waits: told what a page waits for before it can be sent, and with None that it no longer
             does.
     """
@@ -66,6 +68,7 @@ class Pipeline:
     replays: Replays
     waits: Callable[[BaseException | None], None]
     test_point: TestPoint
+    live: bool = True
     _partition_counts: dict[str, int] = field(default_factory=dict)
     _look_for_releases_at: float = 0.0
 
@@ -95,19 +98,26 @@ class Pipeline:
                 self.underway.left.clear()
                 await self.underway.left.wait()
                 continue
-            await self._release(stop)
-            replayed = await self._replay()
-            page = await self.cursor.next_page()
-            self.commits.progress.reads += 1
-            self.commits.meter.read(page.created_at)
-            if page.ids:
-                await self._hand_over(page, stop)
-            elif not self.underway:
-                self.commits.reached(page.after)
+            if self.live:
+                await self._release(stop)
+            rows = await self._replay()
+            if self.live:
+                rows += await self._read_window(stop)
             now = time.monotonic()
-            pace = pace.after_read(len(page.ids) + replayed, now)
-            if not self.cursor.in_window:
+            pace = pace.after_read(rows, now)
+            if not (self.live and self.cursor.in_window):
                 await asyncio.sleep(pace.pause_seconds(now))
+
+    async def _read_window(self, stop: asyncio.Event) -> int:
+        """Read the next page of live rows and hand it over; return how many there were."""
+        page = await self.cursor.next_page()
+        self.commits.progress.reads += 1
+        self.commits.meter.read(page.created_at)
+        if page.ids:
+            await self._hand_over(page, stop)
+        elif not self.underway:
+            self.commits.reached(page.after)
+        return len(page.ids)
 
     def _may_read(self) -> bool:
         """Tell whether another page may be under way, and how large it may be."""

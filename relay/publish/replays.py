@@ -41,6 +41,21 @@ SELECT replay_id, target_topic, sent_count, released_count
  ORDER BY started_at LIMIT 1
 """
 
+# ... of those that a process conducts now (the lock of relay/replay/jobs.py): what one that was
+# killed had released waits for its resumption, or for a relay.
+DUE_CONDUCTED: Final = """
+SELECT replay_id, target_topic, sent_count, released_count
+  FROM relay.replay_job
+ WHERE state = 'running' AND sent_count < released_count
+   AND EXISTS (SELECT FROM pg_catalog.pg_locks AS l
+                WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 491293464
+                  AND l.objid::bigint = hashtext(replay_id::text)::bigint & 4294967295
+                  AND l.objsubid = 2
+                  AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                                     WHERE datname = current_database()))
+ ORDER BY started_at LIMIT 1
+"""
+
 PARTS: Final = """
 SELECT outbox_ids FROM relay.replay_part
  WHERE replay_id = $1 AND number >= $2 AND number <= $3
@@ -96,10 +111,15 @@ class Replayed:
 
 @dataclass(slots=True)
 class Replays:
-    """Looks for items that may be sent, over the reader's connection."""
+    """Looks for items that may be sent, over the reader's connection.
+
+    Attributes:
+        conducted_only: only of replays that a process conducts now.
+    """
 
     cursor: OutboxCursor
     page_rows: int
+    conducted_only: bool = False
     _look_at: float = 0.0
     _active_until: float = 0.0
     _job: UUID | None = None
@@ -143,7 +163,7 @@ class Replays:
 
     async def _due(self) -> tuple[Page, Replayed] | None:
         ahead, self._ahead = self._ahead, None
-        jobs = await self.cursor.fetch(DUE)
+        jobs = await self.cursor.fetch(DUE_CONDUCTED if self.conducted_only else DUE)
         if not jobs:
             return None
         replay_id, topic, sent, released = jobs[0]

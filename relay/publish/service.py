@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,8 +19,9 @@ import structlog
 
 from relay.publish.batch import Limit
 from relay.publish.commits import Progress
+from relay.publish.deference import Deference
 from relay.publish.errors import LeaseLostError, ServersDifferError, TopicWaitError
-from relay.publish.lease import WRITER_NAME, Lease, Taken, holder
+from relay.publish.lease import REPLAY_WRITER_NAME, WRITER_NAME, Lease, Taken, holder
 from relay.publish.maintenance import MaintenanceOptions
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
@@ -56,6 +57,9 @@ _REFUSED: Final = Backoff(0.05, 5.0)
 # Synchronous commit would make every checkpoint wait for the disk; a checkpoint lost in a crash of
 # the server only means that rows are sent again, and it cannot be lost without what came after it.
 _WRITER_SETTINGS: Final = {"synchronous_commit": "off", "jit": "off"}
+# Reader and writer: who diagnoses looks for a relay by these.
+_NAMES: Final = ("relay-run-reader", WRITER_NAME)
+_REPLAY_NAMES: Final = ("relay-replay-reader", REPLAY_WRITER_NAME)
 _DATABASE_ERRORS: Final = (
     OSError,
     TimeoutError,
@@ -72,6 +76,8 @@ class RelayService:
     """One relay process.
 
     Attributes:
+        live: False: it sends what is replayed and nothing else, and leaves the lease to any relay
+            that wants it.
         state: `starting`, `connecting`, `standby`, `active`, `waiting`, `stopped`.
         upkeep: its duties; None: another process has them.
     """
@@ -85,12 +91,14 @@ class RelayService:
     test_point: TestPoint = nothing
     metrics: Metrics | None = None
     upkeep: MaintenanceOptions | None = field(default_factory=MaintenanceOptions)
+    live: bool = True
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("relay"))
     state: str = "starting"
     epoch: int = 0
     progress: Progress = field(default_factory=Progress)
     outages: OutageLog = field(init=False)
     _meter: Meter = field(init=False)
+    _deference: Deference = field(init=False)
     _work: Work = field(init=False)
     _waiting_for: str | None = None
     _connected_once: bool = False
@@ -104,8 +112,9 @@ class RelayService:
         )
         self._work = Work(
             self.kafka, self.flow, self.options, self.tracing, self.test_point, sizing,
-            self.progress, self._meter,
+            self.progress, self._meter, self.live,
         )  # fmt: skip
+        self._deference = Deference(self.options.shard)
 
     @property
     def ready(self) -> bool:
@@ -181,9 +190,10 @@ class RelayService:
         """Connect, wait for the lease, and publish while this relay holds it."""
         self.state = "connecting"
         async with AsyncExitStack() as stack:
-            reader = await connect(self.dsn, "relay-run-reader", server_settings=READER_SETTINGS)
+            names = _NAMES if self.live else _REPLAY_NAMES
+            reader = await connect(self.dsn, names[0], server_settings=READER_SETTINGS)
             stack.callback(reader.terminate)
-            writer = await connect(self.dsn, WRITER_NAME, server_settings=_WRITER_SETTINGS)
+            writer = await connect(self.dsn, names[1], server_settings=_WRITER_SETTINGS)
             stack.callback(writer.terminate)
             await require_schema(writer)
             refuse_two_servers(await server_state(reader), await server_state(writer))
@@ -198,18 +208,23 @@ class RelayService:
                 if self.upkeep is not None:
                     upkeep = asyncio.create_task(keep_up(self.dsn, self.upkeep))
                     stack.push_async_callback(_cancelled, upkeep)
+                stop = self.stop
+                if not self.live:
+                    stop = asyncio.Event()
+                    leaving = tenure.until_relay_waits(self._deference, self.stop, stop)
+                    stack.push_async_callback(_cancelled, asyncio.create_task(leaving))
                 try:
-                    await tenure.run(taken, self.stop)
+                    await tenure.run(taken, stop)
                 finally:
                     self._meter.holds(self.options.shard, self.epoch, active=False)
 
     async def _wait_for_lease(self, tenure: Tenure) -> Taken | None:
         told = False
         while not self.stop.is_set():
-            try:
-                taken = await tenure.lease.take()
-            except asyncpg.LockNotAvailableError:
-                taken = None
+            taken = None
+            if self.live or await self._deference.may_take(tenure.writer):
+                with suppress(asyncpg.LockNotAvailableError):
+                    taken = await tenure.lease.take()
             if taken is not None:
                 return taken
             self.state, self._waiting_for = "standby", "the lease"

@@ -21,6 +21,7 @@ from relay.publish.commits import Commits, Progress
 from relay.publish.compression import Codec
 from relay.publish.cursor import OutboxCursor
 from relay.publish.dataschemas import dataschemas
+from relay.publish.deference import LOOK_SECONDS, Deference
 from relay.publish.dispatch import Dispatcher
 from relay.publish.errors import (
     LeaseLostError,
@@ -64,7 +65,11 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a relay is to do, the same for all its tenures."""
+    """What a relay is to do, the same for all its tenures.
+
+    Attributes:
+        live: False: only what is replayed.
+    """
 
     kafka: KafkaConnection
     flow: Flow
@@ -74,6 +79,7 @@ class Work:
     sizing: Sizing
     progress: Progress
     meter: Meter
+    live: bool = True
 
 
 @dataclass(slots=True)
@@ -103,6 +109,19 @@ class Tenure:
         except BaseExceptionGroup as errors:
             raise _first(errors) from errors
         await self.lease.release()
+
+    async def until_relay_waits(
+        self, deference: Deference, stop: asyncio.Event, leave: asyncio.Event
+    ) -> None:
+        """Set `leave` once a relay is there that wants the lease, or `stop` is set."""
+        try:
+            while not await stopped_within(stop, LOOK_SECONDS):
+                async with self._writing:
+                    if await deference.relay_waits(self.writer):
+                        _LOG.info("lease_left_to_a_relay", epoch=self.lease.epoch)
+                        return
+        finally:
+            leave.set()
 
     async def _renew(self) -> None:
         while True:
@@ -232,9 +251,10 @@ class Tenure:
             lease=self.lease,
             options=options,
             spans=SendSpans(work.tracing, "relay"),
-            replays=Replays(cursor, options.page_rows),
+            replays=Replays(cursor, options.page_rows, conducted_only=not work.live),
             waits=self.watcher.waits,
             test_point=work.test_point,
+            live=work.live,
         )
 
 

@@ -178,8 +178,12 @@ async def outcome_of(connection: asyncpg.Connection, ids: Sequence[int]) -> Outc
 
 
 _SERVED: Final = """
-SELECT EXISTS (SELECT FROM relay.lease WHERE duty = 'relay' AND released_at IS NULL
-                  AND expires_at > clock_timestamp()) AS event,
+SELECT EXISTS (SELECT FROM relay.lease AS l WHERE l.duty = 'relay' AND l.released_at IS NULL
+                  AND l.expires_at > clock_timestamp()
+                  -- A replay's own publisher sends its items only.
+                  AND NOT EXISTS (SELECT FROM relay.process_record AS p
+                                   WHERE p.process_id::text = l.owner AND p.kind = 'replay'))
+       AS event,
        EXISTS (SELECT FROM relay.process_record WHERE kind = 'confirm' AND stopped_at IS NULL
                   AND heartbeat_at > clock_timestamp() - interval '30 seconds') AS return
 """

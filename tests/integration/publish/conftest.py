@@ -141,9 +141,10 @@ class Lab:
         *,
         events: dict[str, str] | None = None,
         test_point: TestPoint = nothing,
+        live: bool = True,
         **options: Any,
     ) -> Running:
-        """Start a relay; `events` maps event types to topics."""
+        """Start a relay; `events` maps event types to topics; not `live`: for replays only."""
         routes = {name: EventRoute(topic) for name, topic in (events or {}).items()}
         flow = Flow(events=routes or {"order.placed": EventRoute(self.topic)})
         service = RelayService(
@@ -154,6 +155,7 @@ class Lab:
             self.tracing,
             asyncio.Event(),
             test_point,
+            live=live,
         )
         running = Running(service, asyncio.create_task(service.run()))
         self.running.append(running)

@@ -32,7 +32,7 @@ async def test_lost_orders_return_through_the_live_relay(loop) -> None:
     assert relay.is_running()
 
 
-async def test_without_a_relay_the_command_takes_the_lease(loop) -> None:
+async def test_without_a_relay_the_command_sends_its_items_and_nothing_else(loop) -> None:
     relay = loop.relay()
     loop.consumer()
     lost = await loop.lose(2)
@@ -43,12 +43,15 @@ async def test_without_a_relay_the_command_takes_the_lease(loop) -> None:
         "--order", lost[0], "--order", lost[1], "--execute", "--reason", "mended", "--wait", "60"
     )
     assert (done["exit"], done["returned"]) == (0, 2)
-    # It was the relay meanwhile.
-    await loop.until_returned([*lost, *late])
+    # Its items and nothing else: what was placed meanwhile waits for a relay.
+    assert await loop.pg.fetchval("SELECT sum(record_count) FROM relay.delivery_ledger") == 6
+    assert sum(loop.ends(loop.events).values()) == 6
     lease = await loop.pg.fetchrow(
         "SELECT owner, released_at FROM relay.lease WHERE duty = 'relay'"
     )
     assert lease["owner"] is None
+    loop.relay()
+    await loop.until_returned([*lost, *late])
 
 
 async def test_losses_of_several_causes_at_once_all_return_by_one_pipe(loop, relay_piped) -> None:
