@@ -19,7 +19,7 @@ setup:  ## build .venv from uv.lock (done by the others when needed)
 demo: setup  ## run the whole loop on an embedded PostgreSQL and Kafka
 	@.venv/bin/relay demo $(ARGS)
 
-test: setup  ## run every test on real PostgreSQL and Kafka (ARGS="-k name" chooses)
+test: setup  ## run every test on real PostgreSQL and Kafka (ARGS="-k name" WORLD=shanghai)
 	@.venv/bin/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 corpus: setup  ## make every loss there is with real processes; print what was said of each order
@@ -51,6 +51,7 @@ lock:  ## lock Python's and Kafka's files again (ARGS=--upgrade for newer ones);
 	@$(PYTHON) tools/lock.py $(ARGS)
 	@$(MAKE) --no-print-directory setup
 	@.venv/bin/python tools/lock_kafka.py
+	@.venv/bin/python tools/lock_worlds.py
 
 jaeger:  ## build Jaeger from its Go module, once (needs Go)
 	@tools/build_jaeger.sh

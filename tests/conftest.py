@@ -30,10 +30,13 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from hypothesis import settings
 from psycopg import sql
 
-from relay.embedded import Cluster, EmbeddedKafka, EmbeddedPostgres
+from relay.embedded import EmbeddedKafka, EmbeddedPostgres
+from relay.embedded.cluster import start_together
 from relay.embedded.folders import run_folder
 from relay.embedded.kafka import prepare_kafka
 from relay.runtime.migrations import migrate
+from tests.faults.brokers import describe_brokers
+from tests.worlds.world import WORLD
 
 KAFKA_FIXTURES = {"kafka_bootstrap", "topics", "private_kafka"}
 # A broker that was killed may register again only after its session: 9 s by default.
@@ -52,7 +55,12 @@ settings.load_profile("untimed")
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Fetch Kafka before the first test: a slow network is not a test that hangs."""
     if any(KAFKA_FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items):
-        prepare_kafka(report=_tell)
+        prepare_kafka(_tell, WORLD.kafka_options().get("lock_file"))
+
+
+def pytest_report_header() -> str:
+    """Say which world this is, and how to come back to it."""
+    return f"world: {WORLD.name} (make test WORLD={WORLD.name})"
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -82,12 +90,16 @@ def nothing_is_left_running() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A PostgreSQL for the whole run; the user may create databases and roles."""
-    given = os.environ.get("TEST_DATABASE_URL")
-    # Kafka is started by its own fixture, so that a test without it does not wait for it.
-    with Cluster(
-        database_url=given, kafka_bootstrap_servers="unused", postgres_settings=FOR_MANY_CLONES
-    ) as cluster:
-        yield cluster.database_url
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield given
+        return
+    with run_folder() as folder:
+        server = EmbeddedPostgres(folder / "postgres", **WORLD.postgres_options(FOR_MANY_CLONES))
+        server.start()
+        try:
+            yield server.dsn()
+        finally:
+            server.kill()
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +137,7 @@ async def pg(database: str) -> AsyncIterator[asyncpg.Connection]:
 def private_postgres() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL of this test's own, to be killed, paused and started again; not migrated."""
     with run_folder() as folder:
-        server = EmbeddedPostgres(folder / "postgres")
+        server = EmbeddedPostgres(folder / "postgres", **WORLD.postgres_options())
         server.start()
         try:
             yield server
@@ -204,7 +216,8 @@ class Topics:
         self, topic: str, partitions: int = 3, config: Mapping[str, str] = MappingProxyType({})
     ) -> None:
         """Make a topic of exactly this name: one that was deleted."""
-        new = NewTopic(topic, partitions, replication_factor=1, config=dict(config))
+        # As many replicas as the brokers' own default.
+        new = NewTopic(topic, partitions, replication_factor=-1, config=dict(config))
         self._admin.create_topics([new])[topic].result(30)
         self._made.append(topic)
         self._wait_for_leaders(topic, partitions)
@@ -219,9 +232,19 @@ class Topics:
 @pytest.fixture(scope="session")
 def kafka_bootstrap() -> Iterator[str]:
     """The address of a broker for the whole run."""
-    given = os.environ.get("TEST_KAFKA_BOOTSTRAP_SERVERS")
-    with Cluster(database_url="unused", kafka_bootstrap_servers=given) as cluster:
-        yield cluster.kafka_bootstrap_servers
+    if given := os.environ.get("TEST_KAFKA_BOOTSTRAP_SERVERS"):
+        yield given
+        return
+    with run_folder() as folder, ExitStack() as started:
+        brokers: list[EmbeddedKafka] = (
+            [EmbeddedKafka(folder / "kafka", **WORLD.kafka_options())]
+            if WORLD.brokers == 1
+            else [*describe_brokers(folder, WORLD.brokers, **WORLD.kafka_options())]
+        )
+        for broker in brokers:
+            started.callback(broker.kill)  # the data goes with the folder: no need to ask
+        start_together([*brokers])
+        yield ",".join(broker.bootstrap_servers for broker in brokers)
 
 
 @pytest.fixture
@@ -236,7 +259,7 @@ def topics(kafka_bootstrap: str) -> Iterator[Topics]:
 def private_kafka() -> Iterator[EmbeddedKafka]:
     """A broker of this test's own, to be killed, paused and started again on the same port."""
     with run_folder() as folder:
-        broker = EmbeddedKafka(folder / "kafka", settings=QUICKLY_BACK)
+        broker = EmbeddedKafka(folder / "kafka", **WORLD.kafka_options(QUICKLY_BACK))
         broker.start()
         try:
             yield broker

@@ -56,8 +56,12 @@ def locked_jars(lock: str) -> list[Jar]:
     return jars
 
 
-def kafka_jars(report: Report = silent) -> Path:
+def kafka_jars(report: Report = silent, lock_file: Path | None = None) -> Path:
     """Return the folder with the broker's jars, fetching them first if they are not cached.
+
+    Args:
+        report: told when files are fetched.
+        lock_file: another release's lock; by default `kafka.lock`.
 
     Raises:
         RegistryUnreachableError: they are not cached and no Maven repository answers.
@@ -66,15 +70,29 @@ def kafka_jars(report: Report = silent) -> Path:
         FolderError: the cache cannot be written to.
         NotInstalledError: the extra `demo` is not installed.
     """
-    lock = _LOCK.read_text(encoding="ascii")
+    return locked_files(lock_file or _LOCK, "kafka", report)
+
+
+def locked_files(lock_file: Path, name: str, report: Report = silent) -> Path:
+    """Return the folder with the files of a lock, fetching them first if they are not cached.
+
+    Args:
+        lock_file: lines of `group:artifact:version SHA-256 size`.
+        name: what they are; the folder's name begins with it.
+        report: told when files are fetched.
+
+    Raises:
+        EmbeddedError: see `kafka_jars`.
+    """
+    lock = lock_file.read_text(encoding="ascii")
     jars = locked_jars(lock)
     cache = cache_folder()
-    folder = cache / f"kafka-{hashlib.sha256(lock.encode()).hexdigest()[:12]}"
+    folder = cache / f"{name}-{hashlib.sha256(lock.encode()).hexdigest()[:12]}"
     if _is_whole(folder, jars):
         return folder
-    with one_at_a_time(cache / "kafka-jars.lock"):
+    with one_at_a_time(cache / f"{name}-jars.lock"):
         if not _is_whole(folder, jars):
-            _fetch(jars, folder, report)
+            _fetch(jars, folder, name, report)
     return folder
 
 
@@ -86,10 +104,10 @@ def _is_whole(folder: Path, jars: Iterable[Jar]) -> bool:
         return False
 
 
-def _fetch(jars: list[Jar], folder: Path, report: Report) -> None:
+def _fetch(jars: list[Jar], folder: Path, name: str, report: Report) -> None:
     total = sum(jar.size_bytes for jar in jars) / 1e6
-    report(f"fetching Kafka ({len(jars)} files, {total:.0f} MB, once)")
-    unfinished = folder.with_name("kafka.unfinished")
+    report(f"fetching {name} ({len(jars)} files, {total:.0f} MB, once)")
+    unfinished = folder.with_name(f"{name}.unfinished")
     with disk_errors(folder.parent):
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()

@@ -43,6 +43,7 @@ class EmbeddedKafka(EmbeddedServer):
         settings: Mapping[str, str] = MappingProxyType({}),
         java_options: tuple[str, ...] = QUICK,
         report: Report = silent,
+        lock_file: Path | None = None,
     ) -> None:
         """Describe a broker.
 
@@ -53,11 +54,13 @@ class EmbeddedKafka(EmbeddedServer):
             settings: for server.properties, on top of `DEFAULT_SETTINGS`; read at every start.
             java_options: heap and compilation: `QUICK`, `STEADY`, or others.
             report: told when something is fetched that takes a while.
+            lock_file: another release's jars; by default those of `kafka.lock`.
         """
         super().__init__(folder, port=port, owned=owned)
         self.settings = dict(settings)
         self.java_options = java_options
         self._report = report
+        self._lock_file = lock_file
         self._data = self.folder / "data"
         self._temporary = self.folder / "tmp"
 
@@ -82,7 +85,7 @@ class EmbeddedKafka(EmbeddedServer):
             (self.folder / "server.properties").write_text(settings, encoding="utf-8")
 
     def _image(self) -> Image:
-        return prepare_kafka(self._report)
+        return prepare_kafka(self._report, self._lock_file)
 
     def _order(self) -> Order:
         options = [
@@ -109,13 +112,13 @@ class EmbeddedKafka(EmbeddedServer):
         return "Address already in use" in log
 
 
-def prepare_kafka(report: Report = silent) -> Image:
+def prepare_kafka(report: Report = silent, lock_file: Path | None = None) -> Image:
     """Fetch and prepare what brokers need, if it is not cached yet; it can take a minute.
 
     Raises:
         EmbeddedError: see `kafka_jars`, `java_runtime` and `kafka_image.prepare`.
     """
-    return kafka_image.prepare(kafka_jars(report), java_runtime(), report)
+    return kafka_image.prepare(kafka_jars(report, lock_file), java_runtime(), report)
 
 
 def java_runtime() -> Path:

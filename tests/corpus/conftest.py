@@ -13,6 +13,7 @@ from relay.embedded.folders import run_folder
 from tests.conftest import Topics
 from tests.corpus.tally import PROPERTY, Row, figure, table
 from tests.corpus.world import World
+from tests.worlds.world import WORLD
 
 # A broker that forgets as soon as it is told to, and knows access control lists.
 FORGETFUL = {
@@ -47,7 +48,7 @@ async def world(
 def forgetful_kafka() -> Iterator[EmbeddedKafka]:
     """A broker of this test's own."""
     with run_folder() as folder:
-        broker = EmbeddedKafka(folder / "kafka", settings=FORGETFUL)
+        broker = EmbeddedKafka(folder / "kafka", **WORLD.kafka_options(FORGETFUL))
         broker.start()
         try:
             yield broker

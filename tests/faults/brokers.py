@@ -5,6 +5,7 @@ A client is told the addresses that belong to the listener it asked: each leads 
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from relay.embedded import EmbeddedKafka
 from relay.embedded.kafka_settings import DEFAULT_SETTINGS, kafka_id, live_brokers
@@ -23,8 +24,10 @@ QUICKLY_BACK = {
 class RoleBroker(EmbeddedKafka):
     """One of `count` nodes, each broker and controller, with a port for each role."""
 
-    def __init__(self, folder: Path, number: int, cluster_id: str, controllers: list[int]) -> None:
-        super().__init__(folder)
+    def __init__(
+        self, folder: Path, number: int, cluster_id: str, controllers: list[int], **options: Any
+    ) -> None:
+        super().__init__(folder, **options)
         self.number = number
         self.role_ports = {role: free_port() for role in ROLES}
         self.advertised: dict[str, int] = {}
@@ -56,6 +59,7 @@ class RoleBroker(EmbeddedKafka):
             **DEFAULT_SETTINGS,
             **QUICKLY_BACK,
             **_replicated(count),
+            **self.settings,
             "process.roles": "broker,controller",
             "node.id": str(self.number),
             "controller.quorum.voters": ",".join(voters),
@@ -89,10 +93,10 @@ def _replicated(count: int) -> dict[str, str]:
     }
 
 
-def describe_brokers(folder: Path, count: int) -> list[RoleBroker]:
-    """Return the brokers of a new cluster, not started."""
+def describe_brokers(folder: Path, count: int, **options: Any) -> list[RoleBroker]:
+    """Return the brokers of a new cluster, not started; `options` are those of EmbeddedKafka."""
     cluster_id, controllers = kafka_id(), [free_port() for _ in range(count)]
     return [
-        RoleBroker(folder / f"kafka-{number}", number, cluster_id, controllers)
+        RoleBroker(folder / f"kafka-{number}", number, cluster_id, controllers, **options)
         for number in range(1, count + 1)
     ]

@@ -29,6 +29,7 @@ from tests.faults.proxy import Proxy
 from tests.faults.reading import Log, Reader
 from tests.faults.small_disk import SmallDisk, small_disk
 from tests.replica import Replicated
+from tests.worlds.world import WORLD
 
 EVENTS, RETURNS = "orders.events", "orders.returns"
 PARTITIONS = 6
@@ -209,8 +210,10 @@ async def a_stage(
         folder = stack.enter_context(run_folder())
         kept = keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         kept.mkdir(parents=True, exist_ok=True)
-        postgres = Replicated(folder / "postgres", settings={"max_connections": "60"})
-        nodes = describe_brokers(folder, brokers)
+        postgres = Replicated(
+            folder / "postgres", **WORLD.standby_options({"max_connections": "60"})
+        )
+        nodes = describe_brokers(folder, brokers, **WORLD.kafka_options())
         kafka = {role: [await _proxy(stack, n.role_ports[role]) for n in nodes] for role in ROLES}
         for number, node in enumerate(nodes):
             node.advertised = {role: kafka[role][number].port for role in ROLES}

@@ -23,6 +23,7 @@ from relay.embedded import EmbeddedKafka
 from relay.embedded.folders import run_folder
 from relay.runtime.flow import EventRoute
 from relay.runtime.kafka import KafkaConnection
+from tests.worlds.world import WORLD
 
 
 async def test_more_partitions_than_before_break_the_order_of_orders(
@@ -108,7 +109,7 @@ EVENTS, RETURNS, GROUP, PROCESSOR = "acl.events", "acl.returns", "acl-confirm", 
 def guarded() -> Iterator[EmbeddedKafka]:
     """A broker that knows access control lists, with the flow's topics."""
     with run_folder() as folder:
-        broker = EmbeddedKafka(folder / "kafka", settings=AUTHORIZER)
+        broker = EmbeddedKafka(folder / "kafka", **WORLD.kafka_options(AUTHORIZER))
         broker.start()
         admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
         new = [NewTopic(name, 1, replication_factor=1) for name in (EVENTS, RETURNS)]

@@ -19,6 +19,7 @@ from confluent_kafka.admin import (
 
 from relay.embedded import EmbeddedKafka, EmbeddedPostgres
 from relay.embedded.folders import run_folder
+from tests.worlds.world import WORLD
 
 STANDARD_AUTHORIZER = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -96,7 +97,7 @@ async def test_a_database_that_freezes_during_upkeep_is_left_all_the_same(
 def forbidding_kafka() -> Iterator[EmbeddedKafka]:
     """A broker that knows access control lists."""
     with run_folder() as folder:
-        broker = EmbeddedKafka(folder / "kafka", settings=STANDARD_AUTHORIZER)
+        broker = EmbeddedKafka(folder / "kafka", **WORLD.kafka_options(STANDARD_AUTHORIZER))
         broker.start()
         try:
             yield broker

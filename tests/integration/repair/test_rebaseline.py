@@ -15,6 +15,7 @@ import pytest
 from relay.embedded.folders import run_folder
 from relay.runtime.migrations import migrate
 from tests.replica import Replicated
+from tests.worlds.world import WORLD
 
 SETTINGS = {"wal_level": "logical", "wal_keep_size": "64MB", "fsync": "off"}
 
@@ -26,7 +27,7 @@ def new_server() -> Iterator[Callable[[], Replicated]]:
 
         def start(make: Callable[[Path], Replicated] | None = None) -> Replicated:
             folder = stack.enter_context(run_folder())
-            build = make or (lambda place: Replicated(place, settings=SETTINGS))
+            build = make or (lambda place: Replicated(place, **WORLD.standby_options(SETTINGS)))
             server = build(folder / "postgres")
             server.start()
             stack.callback(server.kill)
