@@ -396,9 +396,18 @@ def test_a_jump_over_a_single_record_is_a_skipped_range() -> None:
 
 
 def test_records_deleted_before_the_group_came_past_them_are_the_topics_loss() -> None:
-    crossing = replace(CROSSED, log_start=OFFSET + 10)
+    crossing = replace(CROSSED, before_at=ago(minutes=3), log_start=OFFSET + 10)
     case = replace(gone(Found.GONE_BEFORE, LOST), crossing={GROUP: crossing})
     assert named(case) == (Hop.PUBLISH, Verdict.RECORD_MISSING, Cause.RECORDS_DELETED)
+
+
+@pytest.mark.parametrize("before_at", [CROSSED.before_at, CROSSED.after_at])
+def test_a_record_that_left_the_log_while_nobody_watched_may_have_been_read(
+    before_at: datetime,
+) -> None:
+    crossing = replace(CROSSED, before_at=before_at, log_start=OFFSET + 10)
+    case = replace(gone(Found.GONE_BEFORE, LOST), crossing={GROUP: crossing})
+    assert named(case) == (Hop.PROCESS, Verdict.UNKNOWN, Cause.PAST_RETENTION)
 
 
 def test_records_that_expired_after_the_group_passed_them_are_not_missing() -> None:
@@ -574,16 +583,19 @@ def test_the_relays_own_word_for_a_missing_permission_is_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("log_start", "expected"),
+    ("log_start", "seconds", "expected"),
     [
-        (OFFSET + 10, (Hop.PUBLISH, Verdict.RECORD_MISSING, Cause.RECORDS_DELETED)),
-        (0, (Hop.PROCESS, Verdict.UNKNOWN, Cause.TIMED_OUT)),
+        (OFFSET + 10, 500, (Hop.PUBLISH, Verdict.RECORD_MISSING, Cause.RECORDS_DELETED)),
+        # As the next position will say, so says a look that comes before it.
+        (0, 5, (Hop.PUBLISH, Verdict.RECORD_MISSING, Cause.RECORDS_DELETED)),
+        # Nobody watched: the group may have read it, and its time may have come afterwards.
+        (0, 500, (Hop.PROCESS, Verdict.UNKNOWN, Cause.PAST_RETENTION)),
     ],
 )
 def test_a_group_that_passed_a_gone_record_since_its_last_position(
-    log_start: int, expected: tuple[Hop, Verdict, Cause]
+    log_start: int, seconds: float, expected: tuple[Hop, Verdict, Cause]
 ) -> None:
-    waiting = Waiting(ago(seconds=5), OFFSET - 5, 0, log_start)
+    waiting = Waiting(ago(seconds=seconds), OFFSET - 5, 0, log_start)
     case = replace(gone(Found.GONE_BEFORE, LOST), waiting={GROUP: waiting})
     assert named(case) == expected
 

@@ -63,13 +63,37 @@ def _recorded_passage(evidence: Evidence, delivery: Delivery) -> Passage | None:
         crossing = evidence.crossing.get(group)
         if crossing is None or (_not_there(evidence) and not _before(evidence, delivery, crossing)):
             continue
-        deleted_first = (
+        left_the_log = (
             crossing.log_start is not None
             and delivery.offset is not None
             and crossing.log_start > delivery.offset
         )
-        return Passage(Passed.NO if deleted_first else Passed.YES, group, crossing.after_at)
+        if not left_the_log:
+            return Passage(Passed.YES, group, crossing.after_at)
+        alone = crossing.before_at == crossing.after_at  # no position was recorded before it
+        since = delivery.published_at if alone else crossing.before_at
+        return _left_the_log(group, since, crossing.after_at)
     return None
+
+
+def _left_the_log(group: str, waiting_at: datetime, passed_at: datetime) -> Passage:
+    """Tell whether a record was deleted unread that was there when the group last waited for it.
+
+    Between two positions that follow each other the record left the log's front and the group came
+    past it: deletion is what moved a group that had waited. Over a longer time that nobody watched
+    it may have been read and have expired afterwards.
+    """
+    if passed_at - waiting_at <= timedelta(seconds=UNCHANGED_SECONDS + FETCH_SECONDS):
+        return Passage(Passed.NO, group, passed_at)
+    missing = Missing(
+        f"how {group} came past the record",
+        Cause.PAST_RETENTION,
+        f"no position was recorded between {waiting_at:%Y-%m-%d %H:%M:%S} and "
+        f"{passed_at:%Y-%m-%d %H:%M:%S} UTC; meanwhile the record left the log and the group "
+        "passed it",
+        "keep a relay or `relay watchdog` running: it records positions",
+    )
+    return Passage(Passed.UNKNOWN, group, missing=missing)
 
 
 def _before(evidence: Evidence, delivery: Delivery, crossing: Crossing) -> bool:
@@ -150,14 +174,8 @@ def _passed_unrecorded(evidence: Evidence, group: str, offset: int) -> Passage:
         return Passage(Passed.YES, group)
     if before.log_start is not None and before.log_start > offset:
         return Passage(Passed.NO, group)
-    missing = Missing(
-        f"how {group} came past the record",
-        Cause.TIMED_OUT,
-        f"both happened since its last recorded position at {before.at:%H:%M:%S}: the record left "
-        "the log, and the group passed it",
-        "again in ten seconds, when the next position is recorded",
-    )
-    return Passage(Passed.UNKNOWN, group, missing=missing)
+    # This look sees what the next recorded position will say.
+    return _left_the_log(group, before.at, evidence.around.now_at)
 
 
 def _gone_before(evidence: Evidence) -> bool:
