@@ -13,11 +13,14 @@ from typing import Final
 import asyncpg
 
 from consumers.apply.statements import OrdersTable
+from relay.runtime.client_failure import ClientFailure
 from relay.runtime.flow import ApplyColumns, Flow, KeyType
 
 
 class FlowTableError(Exception):
     """The flow's settings name what the database does not have; the message says what to do."""
+
+    failure = ClientFailure.TABLE_UNFIT
 
 
 _TABLE = """

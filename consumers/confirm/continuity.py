@@ -20,6 +20,7 @@ from consumers.confirm.transaction import Done
 from consumers.returns.fold import Outcome
 from consumers.returns.reader import Return
 from consumers.returns.stored_record import recorded_ms
+from relay.runtime.database import DATABASE_FAILURES
 from relay.telemetry.continuity import continuity, stored_trace, trace_of
 
 log = structlog.get_logger(__name__)
@@ -83,7 +84,7 @@ async def _compared(
             [one.causation_id for one in chosen],
             around,
         )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except DATABASE_FAILURES as error:
         # The batch is committed: whoever uses the connection next learns of a lost one.
         log.info("traces not compared", error=str(error))
         return Counter()

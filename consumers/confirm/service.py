@@ -7,9 +7,11 @@ It tries for as long as it takes and says what it waits for; only settings that 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final
 
 import asyncpg
@@ -35,14 +37,15 @@ from consumers.group.loop import Loop
 from consumers.returns.fold import Outcome, Statuses
 from consumers.returns.reader import ReturnReader
 from relay.runtime.backoff import Backoff
-from relay.runtime.database import DatabaseError, DatabaseRefusedError, connect
+from relay.runtime.database import DATABASE_FAILURES, DatabaseRefusedError, connect
+from relay.runtime.failure_code import failure_code
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
 from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.kafka_refusal import KafkaRefusedError
 from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
-from relay.runtime.outage import OutageLog, Resource
+from relay.runtime.outage import JOINED_WITHIN_SECONDS, OutageLog, Resource
 from relay.runtime.process import ProcessRecord
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing
@@ -57,15 +60,7 @@ _CLOSE_SECONDS: Final = 2.0
 _LIMIT_TRANSACTIONS: Final = """
 SELECT set_config(name, $1, false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'
 """
-_WAITED_OUT: Final = (
-    DatabaseError,
-    DatabaseBlockedError,
-    FlowTableError,
-    OSError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
+_WAITED_OUT: Final = (*DATABASE_FAILURES, DatabaseBlockedError, FlowTableError)
 
 
 @dataclass(slots=True)
@@ -76,6 +71,7 @@ class ConfirmService:
         state: for `relay status` and /readyz: starting, connecting, joining, active, waiting (for
             database or broker), blocked (the database refuses everything), stopped.
         waiting_for: what it cannot go on without, in words.
+        failure_code: the same as a code.
     """
 
     dsn: str | None
@@ -89,11 +85,14 @@ class ConfirmService:
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("confirm"))
     state: str = "starting"
     waiting_for: str | None = None
+    failure_code: str | None = None
     outages: OutageLog = field(init=False)
     report: Report = field(init=False)
     _streak: Streak = field(default_factory=Streak)
     _worked: bool = False
     _broker_took_us: bool = False
+    _refused_at: float = -inf
+    _done_at_refusal: int = 0
 
     def __post_init__(self) -> None:
         flow, client_id = self.flow, self.options.session.client_id
@@ -128,22 +127,33 @@ class ConfirmService:
         keep_freed_memory()
         collect_rarely()
         beat = Heartbeat(
-            self.dsn, self.process, self.outages, detail=self.detail, noticed=log.warning
+            self.dsn,
+            self.process,
+            self.outages,
+            detail=self.detail,
+            failure_code=self._failure_code_now,
+            noticed=log.warning,
         )
         beating = asyncio.create_task(beat.run(self.stop))
         try:
             await self._connections()
         except BaseException as error:
-            await self._end(beating, beat, type(error).__name__)
+            await self._end(beating, beat, type(error).__name__, error)
             raise
         await self._end(beating, beat, stop_reason(self.stop))
 
-    async def _end(self, beating: asyncio.Task[None], beat: Heartbeat, reason: str) -> None:
+    async def _end(
+        self,
+        beating: asyncio.Task[None],
+        beat: Heartbeat,
+        reason: str,
+        error: BaseException | None = None,
+    ) -> None:
         self.state = "stopped"
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
         self.process.detail = self.detail()
-        await beat.farewell(reason)
+        await beat.farewell(reason, error)
 
     async def _connections(self) -> None:
         """Work on one database connection after the other."""
@@ -166,8 +176,29 @@ class ConfirmService:
             self._lost("database", error)
             return self.options.away_backoff
         self.state, self.waiting_for = "blocked", f"the database: {described(error)}"
+        self.failure_code = failure_code(error, "database")
+        # It is away for this work, although it answers.
+        self.outages.began("database", error)
+        self._refused_at, self._done_at_refusal = time.monotonic(), self.report.counts.total()
         log.error("the database refuses to apply returns", error=described(error))
         return self.options.blocked_backoff
+
+    def _refused_lately(self) -> bool:
+        """Tell whether the database's last refusal still stands: a new connection proves nothing.
+
+        It is over once returns were handled, or when it did not come back within a while.
+        """
+        handled = self.report.counts.total() > self._done_at_refusal
+        return not handled and time.monotonic() - self._refused_at < JOINED_WITHIN_SECONDS
+
+    def _failure_code_now(self) -> str | None:
+        if self.state in ("waiting", "blocked"):
+            return self.failure_code
+        if self._refused_lately():
+            return self.failure_code
+        if self.state == "active":
+            self._back("database")
+        return None
 
     async def _connection(self) -> None:
         self.state = "connecting"
@@ -179,7 +210,8 @@ class ConfirmService:
             opened.callback(cutting.cancel)
             await require_schema(connections[0])
             lanes = await self._lanes(connections)
-            self._back("database")
+            if not self._refused_lately():
+                self._back("database")
             self._worked = True
             self.state, self.waiting_for = "joining", f"the group {self.flow.confirm_group}"
             await self._loop().run(lanes, self.stop)
@@ -258,6 +290,7 @@ class ConfirmService:
 
     def _lost(self, resource: Resource, error: BaseException) -> None:
         self.state, self.waiting_for = "waiting", f"the {resource}: {described(error)}"
+        self.failure_code = failure_code(error, resource)
         if self.metrics is not None:
             self.metrics.dependency_up.labels(resource).set(0)
         if self.outages.began(resource, error):
@@ -275,7 +308,7 @@ class ConfirmService:
 async def _close(connection: asyncpg.Connection) -> None:
     try:
         await connection.close(timeout=_CLOSE_SECONDS)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except DATABASE_FAILURES:
         connection.terminate()
 
 

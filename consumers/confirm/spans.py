@@ -18,6 +18,7 @@ import structlog
 from consumers.confirm.transaction import Done
 from consumers.returns.reader import Return
 from consumers.returns.stored_record import recorded_ms
+from relay.runtime.database import DATABASE_FAILURES
 from relay.telemetry import names
 from relay.telemetry.names import SpanKind
 from relay.telemetry.otlp import SpanEncoder
@@ -129,12 +130,7 @@ class ReturnSpans:
             return {}
         try:
             rows = await connection.fetch(_CONTEXTS, list(around), list(around.values()))
-        except (
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-            OSError,
-        ) as error:
+        except DATABASE_FAILURES as error:
             log.info("returns stay outside their orders' traces", error=str(error))
             return {}
         return {row["order_id"]: self._context(row) for row in rows}

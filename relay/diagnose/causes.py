@@ -85,6 +85,7 @@ class Cause(StrEnum):
     # More than one hop.
     PERMISSION_DENIED = "permission_denied"
     DATABASE_UNREACHABLE = "database_unreachable"
+    DATABASE_REFUSES = "database_refuses"
     BROKER_UNREACHABLE = "broker_unreachable"
     # The evidence is missing.
     PAST_RETENTION = "past_retention"
@@ -526,6 +527,12 @@ _ANYWHERE: dict[Cause, CauseMeaning] = {
         (_V.NOT_PUBLISHED, _V.NOT_CONFIRMED, _V.UNKNOWN),
         "the database cannot be reached",
         "bring the database back; everything goes on by itself",
+        _STATUS,
+    ),
+    Cause.DATABASE_REFUSES: _row(
+        (_V.NOT_PUBLISHED, _V.NOT_CONFIRMED, _V.UNKNOWN),
+        "the database answers, and refuses what is asked of it",
+        "fix what its error says (`relay status` shows it)",
         _STATUS,
     ),
     Cause.BROKER_UNREACHABLE: _row(

@@ -16,13 +16,13 @@ import asyncpg
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.gather.lookup import canonical
 from relay.diagnose.gather.orders import Gatherer, GatherOptions
-from relay.diagnose.gather.reading import DATABASE_FAILURES, database_missing
+from relay.diagnose.gather.reading import database_missing
 from relay.diagnose.mend import mend_template
 from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.diagnose.tell.explain import diagnose, with_mend
 from relay.diagnose.verdicts import Verdict
 from relay.diagnose.watch.overdue import Open, find_open
-from relay.runtime.database import connect
+from relay.runtime.database import DATABASE_FAILURES, connect
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from relay.runtime.client_failure import ClientFailure
+
 
 class PublishError(Exception):
     """Hop 2 cannot go on by itself."""
@@ -12,6 +14,8 @@ class RestoredDatabaseError(PublishError):
 
     After a restore transaction numbers start over: going on would skip new rows in silence.
     """
+
+    failure = ClientFailure.REBASELINE_NEEDED
 
 
 class LeaseLostError(PublishError):
@@ -25,9 +29,19 @@ class CheckpointConflictError(LeaseLostError):
 class ServersDifferError(PublishError):
     """Reader and writer connections reached different servers: name one host in DATABASE_URL."""
 
+    failure = ClientFailure.SERVERS_DIFFER
+
 
 class TopicWaitError(PublishError):
-    """A topic is missing or forbidden; the message is what the relay waits for."""
+    """A topic is missing or forbidden; the message is what the relay waits for.
+
+    Attributes:
+        failure: which of the two.
+    """
+
+    def __init__(self, message: str, failure: ClientFailure) -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 class ProducerBrokenError(PublishError):
@@ -36,6 +50,8 @@ class ProducerBrokenError(PublishError):
 
 class TopicForbiddenError(ProducerBrokenError):
     """The broker kept refusing this user's records for one topic."""
+
+    failure = ClientFailure.TOPIC_FORBIDDEN
 
     def __init__(self, topic: str, message: str) -> None:
         super().__init__(message)

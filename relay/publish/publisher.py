@@ -44,6 +44,7 @@ from relay.publish.errors import (
     TopicForbiddenError,
     TopicWaitError,
 )
+from relay.runtime.client_failure import ClientFailure
 
 _LOG: Final = structlog.get_logger("relay.publish")
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
@@ -307,4 +308,6 @@ def _forbidden(topic: str, error: type[KafkaError]) -> TopicWaitError:
     what = f"Write on topic {topic}"
     if error is ClusterAuthorizationFailedError:
         what = "IdempotentWrite on the cluster"
-    return TopicWaitError(f"permission: grant {what} to the relay's user")
+    return TopicWaitError(
+        f"permission: grant {what} to the relay's user", ClientFailure.TOPIC_FORBIDDEN
+    )

@@ -33,11 +33,12 @@ from relay.publish.testpoints import TestPoint, nothing
 from relay.publish.upkeep import keep_up
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import (
+    DATABASE_FAILURES,
     DatabaseRefusedError,
-    DatabaseUnreachableError,
     connect,
     is_connection_loss,
 )
+from relay.runtime.failure_code import failure_code
 from relay.runtime.flow import Flow
 from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.kafka import KafkaConnection
@@ -60,15 +61,7 @@ _WRITER_SETTINGS: Final = {"synchronous_commit": "off", "jit": "off"}
 # Reader and writer: who diagnoses looks for a relay by these.
 _NAMES: Final = ("relay-run-reader", WRITER_NAME)
 _REPLAY_NAMES: Final = ("relay-replay-reader", REPLAY_WRITER_NAME)
-_DATABASE_ERRORS: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # how it notices, between two statements, that it was cut off
-    DatabaseUnreachableError,
-    ServersDifferError,
-)
+_DATABASE_ERRORS: Final = (*DATABASE_FAILURES, ServersDifferError)
 
 
 @dataclass(slots=True)
@@ -101,6 +94,7 @@ class RelayService:
     _deference: Deference = field(init=False)
     _work: Work = field(init=False)
     _waiting_for: str | None = None
+    _failure_code: str | None = None
     _connected_once: bool = False
     _broker_took_us: bool = False
 
@@ -127,6 +121,11 @@ class RelayService:
         publishing = self.state == "active" and not self.progress.failing
         return None if publishing else self._waiting_for
 
+    @property
+    def failure_code(self) -> str | None:
+        """The code of what it waits for; None: it publishes, or stands by."""
+        return self._failure_code if self.state == "waiting" else None
+
     def detail(self) -> Mapping[str, Any]:
         """Return what `relay status` shows of this process."""
         return {
@@ -150,21 +149,32 @@ class RelayService:
         keep_freed_memory()
         collect_rarely()
         beat = Heartbeat(
-            self.dsn, self.process, self.outages, detail=self.detail, noticed=_LOG.warning
+            self.dsn,
+            self.process,
+            self.outages,
+            detail=self.detail,
+            failure_code=lambda: self.failure_code,
+            noticed=_LOG.warning,
         )
         beating = asyncio.create_task(beat.run(self.stop))
         try:
             await self._sessions()
         except BaseException as error:
-            await self._end(beating, beat, type(error).__name__)
+            await self._end(beating, beat, type(error).__name__, error)
             raise
         await self._end(beating, beat, stop_reason(self.stop))
 
-    async def _end(self, beating: asyncio.Task[None], beat: Heartbeat, reason: str) -> None:
+    async def _end(
+        self,
+        beating: asyncio.Task[None],
+        beat: Heartbeat,
+        reason: str,
+        error: BaseException | None = None,
+    ) -> None:
         self.state, self._waiting_for = "stopped", None
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
-        await beat.farewell(reason)
+        await beat.farewell(reason, error)
 
     async def _sessions(self) -> None:
         attempt = 0
@@ -257,10 +267,12 @@ class RelayService:
             self._lost("broker", error)
         elif self.waiting_for != str(error):
             self.state, self._waiting_for = "waiting", str(error)
+            self._failure_code = failure_code(error, "broker")
             _LOG.warning("waiting", waiting_for=str(error))
 
     def _lost(self, resource: Resource, error: BaseException) -> None:
         self.state, self._waiting_for = "waiting", f"the {resource}: {str(error) or repr(error)}"
+        self._failure_code = failure_code(error, resource)
         self._meter.away(resource)
         if self.outages.began(resource, error):
             _LOG.warning("waiting", waiting_for=self._waiting_for)

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError, NoError, for_code
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from relay.publish.errors import TopicWaitError
+from relay.runtime.client_failure import ClientFailure
 
 _LOG: Final = structlog.get_logger("relay.publish")
 _TOPIC_RESOURCE: Final = 2
@@ -42,10 +43,14 @@ class Topics:
             known = self.client.cluster.partitions_for_topic(topic)
         if topic in self.client.cluster.unauthorized_topics:
             raise TopicWaitError(
-                f"permission on topic {topic}: grant Describe and Write on it to the relay's user"
+                f"permission on topic {topic}: grant Describe and Write on it to the relay's user",
+                ClientFailure.TOPIC_FORBIDDEN,
             )
         if known is None:
-            raise TopicWaitError(f"topic {topic} to exist: create it, or correct the flow's events")
+            raise TopicWaitError(
+                f"topic {topic} to exist: create it, or correct the flow's events",
+                ClientFailure.TOPIC_MISSING,
+            )
         return len(known)
 
     async def largest_batch_bytes(self, topic: str) -> int | None:

@@ -7,10 +7,12 @@ checkpoint of the past). Whether an error is worth another attempt is told by it
 import asyncio
 import os
 from collections.abc import Mapping
+from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from relay.runtime.client_failure import ClientFailure
 from relay.runtime.times import read_any_time
 from relay.runtime.tls import TlsProblem, said_by_tls, tls_problem
 
@@ -31,6 +33,8 @@ class DatabaseUnreachableError(DatabaseError):
 class DatabaseRefusedError(DatabaseError):
     """The server refuses: wrong password, no such database, no permission. Somebody must act."""
 
+    failure = ClientFailure.SETTINGS_REFUSED
+
 
 _TLS_FIXES = {
     TlsProblem.UNTRUSTED: "name the authority's certificates: sslrootcert=FILE in DATABASE_URL",
@@ -47,6 +51,21 @@ _TLS_FIXES = {
 
 class NotPrimaryError(DatabaseUnreachableError):
     """The server is a standby; worth another attempt, since a failover may be under way."""
+
+    failure = ClientFailure.STANDBY
+
+
+DRIVER_FAILURES: Final = (
+    DatabaseError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # How asyncpg notices, between two statements, that it was cut off.
+    asyncpg.InternalClientError,
+)
+"""What PostgreSQL, or its driver, says."""
+
+DATABASE_FAILURES: Final = (*DRIVER_FAILURES, OSError, TimeoutError)
+"""Every way in which a database, or the way to it, fails; any other error is a fault of ours."""
 
 
 async def connect(
@@ -118,6 +137,14 @@ _AWAY = (
 )
 
 
+# One SQLSTATE (28000) for all of these; which of them it is, the server says in its own language.
+_LOGIN_FIX = (
+    "correct the user in DATABASE_URL, or let it in by the server's pg_hba.conf; where that wants "
+    "TLS, add sslmode=verify-full&sslrootcert=FILE; where it wants a client certificate, add "
+    "sslcert=FILE and sslkey=FILE"
+)
+
+
 def connection_error(error: BaseException, dsn: str | None) -> DatabaseError | None:
     """Return our error for one that asyncpg raised while connecting; None: it is not about that."""
     where = shown_dsn(dsn)
@@ -154,7 +181,7 @@ def _refusal(error: BaseException, dsn: str | None) -> str | None:
         case asyncpg.InvalidPasswordError():
             return f"{said}: correct user and password in DATABASE_URL (or PGPASSFILE)"
         case asyncpg.InvalidAuthorizationSpecificationError():
-            return f"{said}: {_login_fix(said)}"
+            return f"{said}: {_LOGIN_FIX}"
         case asyncpg.InvalidCatalogNameError():
             return f"{said}: correct its name in DATABASE_URL, or create it"
         case FileNotFoundError() | PermissionError() if file := _unreadable_file(dsn):
@@ -185,14 +212,6 @@ def _unreadable_file(dsn: str | None) -> str | None:
         if file and not os.access(file, os.R_OK):
             return f"{name} {file}"
     return None
-
-
-def _login_fix(said: str) -> str:
-    if "client certificate" in said or "certificate authentication" in said:
-        return _TLS_FIXES[TlsProblem.CLIENT_NEEDED] + " for this user"
-    if "no encryption" in said:
-        return "the server wants TLS: add sslmode=verify-full&sslrootcert=FILE to DATABASE_URL"
-    return "correct the user in DATABASE_URL, or let it in by the server's pg_hba.conf"
 
 
 def is_connection_loss(error: BaseException) -> bool:

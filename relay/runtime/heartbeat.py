@@ -12,7 +12,8 @@ from typing import Any
 import asyncpg
 
 from relay.runtime.backoff import Backoff
-from relay.runtime.database import DatabaseError, connect
+from relay.runtime.database import DATABASE_FAILURES, connect
+from relay.runtime.failure_code import failure_code
 from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord
 from relay.runtime.shutdown import StopEvent, stopped_within
@@ -20,14 +21,6 @@ from relay.runtime.shutdown import StopEvent, stopped_within
 HEARTBEAT_SECONDS = 5.0
 FAREWELL_SECONDS = 3.0
 _COMMAND_TIMEOUT_SECONDS = 5.0
-_FAILURES = (
-    DatabaseError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-)
 
 
 @dataclass(slots=True)
@@ -36,6 +29,7 @@ class Heartbeat:
 
     Attributes:
         detail: asked at every beat for what `relay status` shows of this process.
+        failure_code: asked at every beat for the code of what the process waits for.
         noticed: told of each change (`"database is away: ..."`), for the log.
     """
 
@@ -43,6 +37,7 @@ class Heartbeat:
     record: ProcessRecord
     outages: OutageLog
     detail: Callable[[], Mapping[str, Any]] = dict
+    failure_code: Callable[[], str | None] = lambda: None
     every_seconds: float = HEARTBEAT_SECONDS
     noticed: Callable[[str], None] = lambda _text: None
     _connection: asyncpg.Connection | None = None
@@ -58,15 +53,21 @@ class Heartbeat:
                 wait_seconds, attempt = backoff.delay_seconds(attempt), attempt + 1
             await stopped_within(stop, wait_seconds)
 
-    async def farewell(self, reason: str) -> None:
-        """Write the last record within a few seconds; the database away, it stays unsaid."""
+    async def farewell(self, reason: str, ended_by: BaseException | None = None) -> None:
+        """Write the last record within a few seconds; the database away, it stays unsaid.
+
+        Args:
+            reason: for people.
+            ended_by: what ended the process; None: it was asked to end.
+        """
+        code = None if ended_by is None else failure_code(ended_by, "relay")
         try:
             async with asyncio.timeout(FAREWELL_SECONDS):
                 connection = await self._connected()
                 await self.outages.write(connection)
-                await self.record.stop(connection, reason)
+                await self.record.stop(connection, reason, code)
                 await connection.close()
-        except _FAILURES as error:
+        except DATABASE_FAILURES as error:
             self.noticed(f"the process record could not be closed: {error}")
         finally:
             self._drop()
@@ -74,13 +75,13 @@ class Heartbeat:
     async def _try_beat(self) -> bool:
         try:
             connection = await self._connected()
-            await self.record.heartbeat(connection, self.detail())
-            if self.outages.ended("database") is not None:
+            await self.record.heartbeat(connection, self.detail(), self.failure_code())
+            if self.outages.ended("database", "heartbeat") is not None:
                 self.noticed("database is back")
             await self.outages.write(connection)
-        except _FAILURES as error:
+        except DATABASE_FAILURES as error:
             self._drop()
-            if self.outages.began("database", error):
+            if self.outages.began("database", error, "heartbeat"):
                 self.noticed(f"database is away: {error}")
             return False
         return True

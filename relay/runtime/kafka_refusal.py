@@ -24,6 +24,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
+from relay.runtime.client_failure import ClientFailure
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.tls import TlsProblem, said_by_tls, tls_problem
 
@@ -50,11 +51,13 @@ class KafkaRefusedError(KafkaError):  # type: ignore[misc]
 
     Attributes:
         hint: what to correct.
+        failure: which kind of refusal it is.
     """
 
-    def __init__(self, said: str, hint: str) -> None:
+    def __init__(self, said: str, hint: str, failure: ClientFailure) -> None:
         super().__init__(f"{said}: {hint}")
         self.hint = hint
+        self.failure = failure
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -97,24 +100,29 @@ async def _knock(
             or _tls(error)
             or await _protocol(kafka, host, port, greeted=greeted)
         )
-        said, hint = found or ("", "")
-        return KafkaRefusedError(f"{where}: {said}", hint) if found else KafkaError(str(error))
+        if found is None:
+            return KafkaError(str(error))
+        said, hint, failure = found
+        return KafkaRefusedError(f"{where}: {said}", hint, failure)
     return None
 
 
-Refusal = tuple[str, str]
+Refusal = tuple[str, str, ClientFailure]
 
 
 def _sasl(kafka: KafkaConnection, error: BaseException) -> Refusal | None:
     if isinstance(error, SaslAuthenticationFailed):
         said = f"it refuses user {kafka.sasl_username!r} by {kafka.sasl_mechanism}"
-        return said, "correct KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD or KAFKA_SASL_MECHANISM"
+        hint = "correct KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD or KAFKA_SASL_MECHANISM"
+        return said, hint, ClientFailure.LOGIN_REFUSED
     if isinstance(error, UnsupportedSaslMechanismError):
         said = f"it does not take {kafka.sasl_mechanism}"
-        return said, "set KAFKA_SASL_MECHANISM to one that is enabled on that listener"
+        hint = "set KAFKA_SASL_MECHANISM to one that is enabled on that listener"
+        return said, hint, ClientFailure.LOGIN_REFUSED
     if isinstance(error, IllegalSaslStateError):
         plain = kafka.security_protocol.removeprefix("SASL_")
-        return "it asks for no password on this port", f"set KAFKA_SECURITY_PROTOCOL to {plain}"
+        hint = f"set KAFKA_SECURITY_PROTOCOL to {plain}"
+        return "it asks for no password on this port", hint, ClientFailure.PROTOCOL_REFUSED
     return None
 
 
@@ -122,7 +130,8 @@ def _tls(error: BaseException) -> Refusal | None:
     problem = tls_problem(error)
     if problem is None:
         return None
-    return f"{problem} ({said_by_tls(error)})", _TLS_FIXES[problem]
+    said = f"{problem} ({said_by_tls(error)})"
+    return said, _TLS_FIXES[problem], ClientFailure.TLS_REFUSED
 
 
 async def _protocol(
@@ -133,12 +142,14 @@ async def _protocol(
     sasl = kafka.security_protocol.startswith("SASL_")
     if with_tls and not greeted:
         if await _speaks_plainly(host, port):
-            return TlsProblem.NO_TLS.value, _TLS_FIXES[TlsProblem.NO_TLS]
+            fix = _TLS_FIXES[TlsProblem.NO_TLS]
+            return TlsProblem.NO_TLS.value, fix, ClientFailure.PROTOCOL_REFUSED
         return None
     if not with_tls and not greeted:
         if await _speaks_tls(host, port):
             right = "SASL_SSL" if sasl else "SSL or SASL_SSL"
-            return "it speaks TLS on this port", f"set KAFKA_SECURITY_PROTOCOL to {right}"
+            hint = f"set KAFKA_SECURITY_PROTOCOL to {right}"
+            return "it speaks TLS on this port", hint, ClientFailure.PROTOCOL_REFUSED
         return None
     if sasl or not await _closes_again(kafka, host, port):
         return None
@@ -146,6 +157,7 @@ async def _protocol(
     return (
         "it asks for a user and a password on this port",
         f"set KAFKA_SECURITY_PROTOCOL to {right}, and KAFKA_SASL_MECHANISM, _USERNAME, _PASSWORD",
+        ClientFailure.LOGIN_REFUSED,
     )
 
 

@@ -19,14 +19,18 @@ import asyncpg
 
 _BEAT = """
 INSERT INTO relay.process_record AS p
-    (process_id, kind, instance, version, started_at, heartbeat_at, detail)
-VALUES ($1, $2, $3, $4, clock_timestamp() - make_interval(secs => $5), clock_timestamp(), $6::jsonb)
-ON CONFLICT (process_id) DO UPDATE SET heartbeat_at = clock_timestamp(), detail = excluded.detail
+    (process_id, kind, instance, version, started_at, heartbeat_at, detail, failure_code)
+VALUES ($1, $2, $3, $4, clock_timestamp() - make_interval(secs => $5), clock_timestamp(), $6::jsonb,
+        $7)
+ON CONFLICT (process_id) DO UPDATE
+   SET heartbeat_at = clock_timestamp(), detail = excluded.detail,
+       failure_code = excluded.failure_code
 """
 
 _STOP = """
 UPDATE relay.process_record
-   SET stopped_at = clock_timestamp(), heartbeat_at = clock_timestamp(), stop_reason = $2
+   SET stopped_at = clock_timestamp(), heartbeat_at = clock_timestamp(), stop_reason = $2,
+       stop_code = $3
  WHERE process_id = $1
 """
 
@@ -66,9 +70,12 @@ class ProcessRecord:
         await self.heartbeat(connection)
 
     async def heartbeat(
-        self, connection: asyncpg.Connection, detail: Mapping[str, Any] | None = None
+        self,
+        connection: asyncpg.Connection,
+        detail: Mapping[str, Any] | None = None,
+        failure_code: str | None = None,
     ) -> None:
-        """Say that the process lives, and what it does."""
+        """Say that the process lives, what it does, and the code of what it waits for."""
         if detail is not None:
             self.detail = detail
         age_seconds = self.clock() - self._started
@@ -80,9 +87,18 @@ class ProcessRecord:
             self.version,
             age_seconds,
             json.dumps(self.detail, default=str),
+            failure_code,
         )
 
-    async def stop(self, connection: asyncpg.Connection, reason: str) -> None:
-        """Say that the process ends in good order, and why (`SIGTERM`, an error's name)."""
+    async def stop(
+        self, connection: asyncpg.Connection, reason: str, code: str | None = None
+    ) -> None:
+        """Say that the process ends in good order, and why (`SIGTERM`, an error's name).
+
+        Args:
+            connection: to the database that it recorded itself in.
+            reason: for people.
+            code: of the error that ended it (`failure_code`); None: it was asked to stop.
+        """
         await self.heartbeat(connection)
-        await connection.execute(_STOP, self.process_id, reason)
+        await connection.execute(_STOP, self.process_id, reason, code)

@@ -20,7 +20,7 @@ from relay.runtime.database import (
     is_connection_loss,
 )
 from relay.runtime.heartbeat import Heartbeat, stop_reason
-from relay.runtime.outage import KEPT_IN_MEMORY, OutageLog
+from relay.runtime.outage import JOINED_WITHIN_SECONDS, KEPT_IN_MEMORY, OutageLog
 from relay.runtime.process import ProcessRecord
 from relay.runtime.shutdown import StopEvent, stop_on_signals
 
@@ -148,6 +148,40 @@ async def test_an_outage_is_kept_until_it_can_be_written(pg: asyncpg.Connection)
     assert (row["resource"], row["error"]) == ("database", "gone")
     assert row["seconds"] == pytest.approx(40, abs=0.01)
     assert row["ago"] == pytest.approx(10, abs=1)
+
+
+async def test_a_return_that_was_none_is_the_same_outage(pg: asyncpg.Connection) -> None:
+    now = [0.0]
+    outages = OutageLog(ProcessRecord("relay"), clock=lambda: now[0])
+    refused = asyncpg.InsufficientPrivilegeError("keine Berechtigung")
+    assert outages.began("database", refused)
+    for _ in range(3):
+        now[0] += 5
+        assert outages.ended("database") is not None
+        await outages.write(pg)
+        now[0] += 1
+        assert not outages.began("database", refused)  # connected, and refused once more
+        await outages.write(pg)
+    (row,) = await pg.fetch("SELECT to_at, failure_code FROM relay.outage_record")
+    assert tuple(row) == (None, "sqlstate:42501")
+    now[0] += 5
+    assert outages.ended("database") == 5  # of this stretch: the others are counted already
+    now[0] += JOINED_WITHIN_SECONDS + 1
+    assert outages.began("database", refused)
+    await outages.write(pg)
+    assert await pg.fetchval("SELECT count(*) FROM relay.outage_record") == 2
+
+
+async def test_an_outage_is_over_when_it_is_for_every_witness(pg: asyncpg.Connection) -> None:
+    outages = OutageLog(ProcessRecord("confirm"))
+    outages.began("database", asyncpg.InsufficientPrivilegeError("x"), "service")
+    assert outages.ended("database", "heartbeat") is None
+    assert outages.is_out("database")
+    outages.began("database", OSError("x"), "heartbeat")
+    assert outages.ended("database", "service") is None
+    assert outages.ended("database", "heartbeat") is not None
+    await outages.write(pg)
+    assert await pg.fetchval("SELECT count(*) FROM relay.outage_record") == 1
 
 
 async def test_a_brokers_outage_is_written_while_it_lasts(pg: asyncpg.Connection) -> None:

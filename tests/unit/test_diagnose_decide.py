@@ -10,6 +10,7 @@ import pytest
 from relay.diagnose.causes import MEANINGS as CAUSES
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.decision import decide
+from relay.diagnose.decide.duty import cause_of_code
 from relay.diagnose.decide.finding import Finding
 from relay.diagnose.evidence.order import (
     ClosedByHand,
@@ -206,11 +207,12 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     ),
     (Verdict.NOT_PUBLISHED, Cause.CHECKPOINT_SKIPPED): replace(UNSENT, handed_over=True),
     (Verdict.NOT_PUBLISHED, Cause.TOPIC_MISSING): topic(
-        relay(error="UnknownTopicOrPartitionError"), EVENTS, exists=False
+        relay(failure_code="kafka:UNKNOWN_TOPIC_OR_PARTITION"), EVENTS, exists=False
     ),
     (Verdict.NOT_PUBLISHED, Cause.PERMISSION_DENIED): relay(
-        error="permission denied for table outbox"
+        error="keine Berechtigung für Tabelle outbox", failure_code="sqlstate:42501"
     ),
+    (Verdict.NOT_PUBLISHED, Cause.DATABASE_REFUSES): relay(failure_code="sqlstate:53100"),
     (Verdict.NOT_PUBLISHED, Cause.DATABASE_UNREACHABLE): around(
         UNSENT, outages=(replace(OUT, resource="database"),)
     ),
@@ -293,7 +295,10 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
         LOST, returns=(replace(TERMINAL, place=Place.PENDING),)
     ),
     (Verdict.NOT_CONFIRMED, Cause.PERMISSION_DENIED): waiting_for_consumer(
-        consumers=(replace(RUNNING, error="permission denied for table orders"),)
+        consumers=(replace(RUNNING, failure_code="sqlstate:42501"),)
+    ),
+    (Verdict.NOT_CONFIRMED, Cause.DATABASE_REFUSES): waiting_for_consumer(
+        consumers=(replace(RUNNING, failure_code="sqlstate:42P01"),)
     ),
     (Verdict.NOT_CONFIRMED, Cause.DATABASE_UNREACHABLE): waiting_for_consumer(
         outages=(replace(OUT, kind="confirm", resource="database"),)
@@ -327,6 +332,9 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     ),
     (Verdict.UNKNOWN, Cause.PERMISSION_DENIED): replace(
         LOST, returns=missing(Cause.PERMISSION_DENIED)
+    ),
+    (Verdict.UNKNOWN, Cause.DATABASE_REFUSES): replace(
+        LOST, returns=missing(Cause.DATABASE_REFUSES)
     ),
     (Verdict.UNKNOWN, Cause.DATABASE_UNREACHABLE): replace(
         LOST,
@@ -577,9 +585,45 @@ def test_a_consumer_that_has_just_started_is_not_down() -> None:
     assert decide(case).cause is Cause.CONSUMER_LAGGING
 
 
-def test_the_relays_own_word_for_a_missing_permission_is_understood() -> None:
-    case = relay(error="permission: grant Write on topic orders.events to the relay's user")
-    assert named(case) == (Hop.PUBLISH, Verdict.NOT_PUBLISHED, Cause.PERMISSION_DENIED)
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("sqlstate:42501", Cause.PERMISSION_DENIED),
+        ("sqlstate:28P01", Cause.PERMISSION_DENIED),
+        ("sqlstate:28000", Cause.PERMISSION_DENIED),
+        ("sqlstate:3D000", Cause.DATABASE_REFUSES),
+        ("sqlstate:22003", Cause.DATABASE_REFUSES),
+        ("sqlstate:25006", Cause.DATABASE_REFUSES),
+        ("sqlstate:53100", Cause.DATABASE_REFUSES),
+        ("sqlstate:53300", Cause.DATABASE_UNREACHABLE),
+        ("sqlstate:57P03", Cause.DATABASE_UNREACHABLE),
+        ("sqlstate:08006", Cause.DATABASE_UNREACHABLE),
+        ("database:timed_out", Cause.DATABASE_UNREACHABLE),
+        ("database:tls_refused", Cause.DATABASE_UNREACHABLE),
+        ("database:settings_refused", Cause.DATABASE_REFUSES),
+        ("kafka:TOPIC_AUTHORIZATION_FAILED", Cause.PERMISSION_DENIED),
+        ("kafka:SASL_AUTHENTICATION_FAILED", Cause.PERMISSION_DENIED),
+        ("kafka:NOT_ENOUGH_REPLICAS", Cause.BROKER_UNREACHABLE),
+        ("broker:login_refused", Cause.PERMISSION_DENIED),
+        ("broker:topic_forbidden", Cause.PERMISSION_DENIED),
+        ("broker:connection_refused", Cause.BROKER_UNREACHABLE),
+        ("relay:rebaseline_needed", Cause.REBASELINE_NEEDED),
+        ("relay:unexpected", None),
+        ("a word of a later version", None),
+        (None, None),
+    ],
+)
+def test_a_failures_code_alone_says_its_cause(code: str | None, cause: Cause | None) -> None:
+    assert cause_of_code(code) is cause
+
+
+def test_the_words_of_a_failure_decide_nothing() -> None:
+    words = "permission denied for table outbox, rebaseline, no topic, kafka"
+    assert decide(relay(error=words)).cause is decide(relay()).cause
+    old = replace(OUT, resource="database", error=words)
+    assert decide(around(UNSENT, outages=(old,))).cause is Cause.DATABASE_UNREACHABLE
+    new = replace(old, error="keine Berechtigung", failure_code="sqlstate:42501")
+    assert decide(around(UNSENT, outages=(new,))).cause is Cause.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.runtime.database import DatabaseError
+from relay.runtime.database import DATABASE_FAILURES, DatabaseError
 
 # The services pin their plans so: a generic plan of the window's query takes seconds.
 STARTUP: Final = {"plan_cache_mode": "force_custom_plan"}
@@ -64,12 +64,12 @@ async def gather_pooler(connection: asyncpg.Connection, connect: Connect) -> Poo
         shared = await _shared(connection, other, token)
     except _SHARING as error:
         shared = str(error).splitlines()[0]
-    except (asyncpg.PostgresError, DatabaseError, OSError) as error:
+    except DATABASE_FAILURES as error:
         return PoolerFacts(startup=startup, untried=str(error))
     finally:
         if other is not None:
             other.terminate()
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        with suppress(*DATABASE_FAILURES):
             await connection.execute("RESET relay.session_token")
     return PoolerFacts(shared, startup)
 

@@ -68,7 +68,12 @@ def _consumer_cause(evidence: Evidence, consumer: ConsumerSeen, coming: ReturnSe
 def _trouble(evidence: Evidence) -> Cause | None:
     around = evidence.around
     assert not isinstance(around.consumers, Missing)
-    fits = (Cause.PERMISSION_DENIED, Cause.DATABASE_UNREACHABLE, Cause.BROKER_UNREACHABLE)
+    fits = (
+        Cause.PERMISSION_DENIED,
+        Cause.DATABASE_REFUSES,
+        Cause.DATABASE_UNREACHABLE,
+        Cause.BROKER_UNREACHABLE,
+    )
     said = complaint(around.consumers, around.now_at)
     if said in fits:
         return said

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from relay.diagnose.causes import PROVISIONAL, Cause
 from relay.diagnose.decide.decision import applied_return, placed_at, returned_at
-from relay.diagnose.decide.duty import GONE_SECONDS
+from relay.diagnose.decide.duty import GONE_SECONDS, cause_of_outage
 from relay.diagnose.evidence.order import Evidence
 from relay.diagnose.evidence.surroundings import Missing, OutageSeen, ProcessSeen
 from relay.diagnose.verdicts import Hop
@@ -86,8 +86,7 @@ def _outage(
     for one in outages:
         covered = min(one.to_at or end, end) - max(one.from_at, start)
         if one.kind == kind and covered >= (end - start) * _COVERED_SHARE:
-            broker = one.resource == "broker"
-            return Cause.BROKER_UNREACHABLE if broker else Cause.DATABASE_UNREACHABLE
+            return cause_of_outage(one)
     return None
 
 

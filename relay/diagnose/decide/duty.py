@@ -8,39 +8,50 @@ connection left to do so.
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import Enum, auto
+from types import MappingProxyType
+from typing import Final
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.surroundings import OutageSeen, ProcessSeen
+from relay.runtime.client_failure import ClientFailure
 
 # Three missed heartbeats of relay.runtime.process.
 HEARTBEAT_STALE_SECONDS = 15.0
 # A process that lives beats, or connects anew, at least every 5 s.
 GONE_SECONDS = 6.0
 
-_ERROR_WORDS: tuple[tuple[Cause, tuple[str, ...]], ...] = (
-    (Cause.REBASELINE_NEEDED, ("rebaseline",)),
-    (
-        Cause.PERMISSION_DENIED,
-        (
-            "permission denied",
-            "permission: grant",
-            "insufficient_privilege",
-            "insufficientprivilege",
-            "authorizationfailed",
-            "authorization failed",
-            "not authorized",
-            "authenticationfailed",
-            "authentication failed",
-            "password authentication",
-            "row-level security",
-        ),
-    ),
-    (
-        Cause.TOPIC_MISSING,
-        ("unknowntopic", "unknown topic", "topic does not exist", "no topic", "to exist: create"),
-    ),
-    (Cause.DATABASE_UNREACHABLE, ("postgres", "database")),
-    (Cause.BROKER_UNREACHABLE, ("broker", "kafka", "bootstrap", "leader")),
+_SQLSTATES: Final = MappingProxyType(
+    # PostgreSQL's documentation, appendix A: whole codes first, then classes.
+    {
+        "42501": Cause.PERMISSION_DENIED,  # no privilege; row-level security, too
+        "28": Cause.PERMISSION_DENIED,  # invalid authorization: password, pg_hba.conf
+        "53300": Cause.DATABASE_UNREACHABLE,  # too many connections
+        "08": Cause.DATABASE_UNREACHABLE,  # connection exception
+        "57": Cause.DATABASE_UNREACHABLE,  # shutting down, starting up, cancelled
+    }
+)
+_KAFKA_REFUSALS: Final = frozenset(
+    {
+        "TOPIC_AUTHORIZATION_FAILED",
+        "GROUP_AUTHORIZATION_FAILED",
+        "CLUSTER_AUTHORIZATION_FAILED",
+        "TRANSACTIONAL_ID_AUTHORIZATION_FAILED",
+        "DELEGATION_TOKEN_AUTHORIZATION_FAILED",
+        "SASL_AUTHENTICATION_FAILED",
+        "UNSUPPORTED_SASL_MECHANISM",
+        "ILLEGAL_SASL_STATE",
+        "SECURITY_DISABLED",
+    }
+)
+_OWN: Final = MappingProxyType(
+    {
+        ClientFailure.LOGIN_REFUSED: Cause.PERMISSION_DENIED,
+        ClientFailure.TOPIC_FORBIDDEN: Cause.PERMISSION_DENIED,
+        ClientFailure.TOPIC_MISSING: Cause.TOPIC_MISSING,
+        ClientFailure.REBASELINE_NEEDED: Cause.REBASELINE_NEEDED,
+        ClientFailure.TABLE_UNFIT: Cause.DATABASE_REFUSES,
+        ClientFailure.SETTINGS_REFUSED: Cause.DATABASE_REFUSES,
+    }
 )
 
 
@@ -78,42 +89,51 @@ def standing(
     return Standing.DOWN
 
 
-def cause_of_error(text: str) -> Cause | None:
-    """Read a cause out of what a process says that it waits for or died of."""
-    lowered = text.lower()
-    for cause, words in _ERROR_WORDS:
-        if any(word in lowered for word in words):
-            return cause
-    return None
+def cause_of_code(code: str | None) -> Cause | None:
+    """Return the cause that a failure's code stands for (relay.runtime.failure_code).
+
+    None: there is none, or it says nothing about what to do.
+    """
+    speaker, _, said = (code or "").partition(":")
+    if speaker == "sqlstate":
+        by_class = _SQLSTATES.get(said[:2], Cause.DATABASE_REFUSES)
+        return _SQLSTATES.get(said, by_class)
+    if speaker == "kafka":
+        if said in _KAFKA_REFUSALS:
+            return Cause.PERMISSION_DENIED
+        missing = said == "UNKNOWN_TOPIC_OR_PARTITION"
+        return Cause.TOPIC_MISSING if missing else Cause.BROKER_UNREACHABLE
+    own = _OWN.get(said)  # type: ignore[call-overload]
+    return own or _UNREACHABLE.get(speaker)
+
+
+_UNREACHABLE: Final = MappingProxyType(
+    {"database": Cause.DATABASE_UNREACHABLE, "broker": Cause.BROKER_UNREACHABLE}
+)
 
 
 def complaint(processes: Iterable[ProcessSeen], now_at: datetime) -> Cause | None:
     """Return the cause that a living process itself names."""
-    for one in processes:
-        if alive(one, now_at) and one.error:
-            named = cause_of_error(one.error)
-            if named is not None:
-                return named
-    return None
+    codes = (one.failure_code for one in processes if alive(one, now_at))
+    return next((named for code in codes if (named := cause_of_code(code)) is not None), None)
 
 
 def last_words(processes: Iterable[ProcessSeen]) -> Cause | None:
     """Return the cause for which the last process of a kind stopped, when it named one."""
     last = max(processes, key=lambda one: one.heartbeat_at, default=None)
-    if last is None or last.stopped_at is None or not last.stop_reason:
+    if last is None or last.stopped_at is None:
         return None
-    named = cause_of_error(last.stop_reason)
+    named = cause_of_code(last.stop_code)
     return named if named in (Cause.PERMISSION_DENIED, Cause.REBASELINE_NEEDED) else None
 
 
+def cause_of_outage(outage: OutageSeen) -> Cause:
+    """Return why the resource could not be used; of an old record only which it was is known."""
+    named = cause_of_code(outage.failure_code)
+    return named or _UNREACHABLE.get(outage.resource, Cause.DATABASE_UNREACHABLE)
+
+
 def open_outage(outages: Iterable[OutageSeen], kind: str) -> Cause | None:
-    """Return what processes of a kind cannot reach at this moment."""
-    for one in outages:
-        if one.kind == kind and one.to_at is None:
-            named = cause_of_error(one.error)
-            if named is Cause.PERMISSION_DENIED:
-                return named
-            if one.resource == "broker":
-                return Cause.BROKER_UNREACHABLE
-            return Cause.DATABASE_UNREACHABLE
-    return None
+    """Return what processes of a kind cannot use at this moment, and why."""
+    standing_now = (one for one in outages if one.kind == kind and one.to_at is None)
+    return next((cause_of_outage(one) for one in standing_now), None)

@@ -39,6 +39,8 @@ class ProcessSeen:
     Attributes:
         connected: a database connection of its kind of process is open (None: not visible to us).
         state: what it says it does, in its own word; `error` is what it waits for or died of.
+        failure_code: of what it waits for, and `stop_code` of what ended it; None: nothing, or a
+            process of an older version, which records none.
     """
 
     instance: str
@@ -49,17 +51,24 @@ class ProcessSeen:
     connected: bool | None = None
     state: str | None = None
     error: str | None = None
+    failure_code: str | None = None
+    stop_code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OutageSeen:
-    """A stretch in which one process could not reach the database or the broker."""
+    """A stretch in which one process could not reach the database or the broker.
+
+    Attributes:
+        failure_code: of the failure; None: recorded by an older version.
+    """
 
     kind: str
     resource: str
     from_at: datetime
     to_at: datetime | None
     error: str = ""
+    failure_code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ _CONNECTIONS: Final = {
 # the start of other roles' connections is NULL, their name is not.
 _PROCESSES: Final = """
 SELECT p.instance, p.started_at, p.heartbeat_at, p.stopped_at, p.stop_reason, p.detail::text,
+       p.failure_code, p.stop_code,
        EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
                 WHERE a.datname = current_database()
                   AND a.application_name = ANY ($3::text[])
@@ -149,6 +150,8 @@ def _process(row: asyncpg.Record) -> ProcessSeen:
         connected=row["connected"],
         state=_text(detail.get("state")),
         error=_text(detail.get("waiting_for")) or _text(detail.get("error")),
+        failure_code=row["failure_code"],
+        stop_code=row["stop_code"],
     )
 
 
@@ -162,7 +165,7 @@ SELECT o.kind, o.resource, o.from_at,
        coalesce(o.to_at, CASE WHEN p.stopped_at IS NOT NULL
                                 OR p.heartbeat_at < clock_timestamp() - interval '1 min'
                               THEN p.heartbeat_at END) AS to_at,
-       o.error
+       o.error, o.failure_code
   FROM relay.outage_record AS o LEFT JOIN relay.process_record AS p USING (process_id)
  WHERE o.from_at >= $1 OR o.to_at IS NULL OR o.to_at >= $1
  ORDER BY o.from_at DESC LIMIT 1000

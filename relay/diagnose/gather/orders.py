@@ -21,8 +21,9 @@ from relay.diagnose.gather.assemble import Joiner, LogFacts
 from relay.diagnose.gather.database import read_answered, read_refused_at, read_rows, reread
 from relay.diagnose.gather.logs import LogReading, read_broker
 from relay.diagnose.gather.positions import Series, read_positions
-from relay.diagnose.gather.reading import DATABASE_FAILURES, database_missing, part
+from relay.diagnose.gather.reading import database_missing, part
 from relay.diagnose.gather.topics import TopicFacts
+from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka import KafkaConnection
 

@@ -10,35 +10,18 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import asyncpg
-from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    KafkaError,
-    TopicAuthorizationFailedError,
-    UnsupportedCodecError,
-)
+from aiokafka.errors import KafkaError, UnsupportedCodecError
 
 from relay.diagnose.causes import Cause
+from relay.diagnose.decide.duty import cause_of_code
 from relay.diagnose.evidence.surroundings import Missing
-from relay.runtime.database import DatabaseError, DatabaseRefusedError
+from relay.runtime.database import DATABASE_FAILURES
+from relay.runtime.failure_code import failure_code
 from relay.runtime.kafka_refusal import KafkaRefusedError
 
 T = TypeVar("T")
 
-DATABASE_FAILURES: Final = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    DatabaseError,
-    OSError,
-    TimeoutError,
-)
 BROKER_FAILURES: Final = (KafkaError, OSError, TimeoutError, AssertionError)
-_BROKER_REFUSALS: Final = (
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    TopicAuthorizationFailedError,
-)
 
 
 async def part(
@@ -56,17 +39,20 @@ async def part(
 
 def database_missing(what: str, error: BaseException) -> Missing:
     """Say why the database did not give a part."""
-    refused = asyncpg.InsufficientPrivilegeError | asyncpg.InvalidAuthorizationSpecificationError
-    if isinstance(error, refused | DatabaseRefusedError):
-        how = "grant what `relay check` names, or ask as relay_operator"
-        return Missing(what, Cause.PERMISSION_DENIED, str(error), how)
+    detail = str(error) or type(error).__name__
     if isinstance(error, asyncpg.QueryCanceledError | TimeoutError):
         how = "again when the database is less busy, or for fewer orders"
         return Missing(what, Cause.TIMED_OUT, str(error) or "no answer in time", how)
+    cause = cause_of_code(failure_code(error, "database"))
+    if cause is Cause.PERMISSION_DENIED:
+        how = "grant what `relay check` names, or ask as relay_operator"
+        return Missing(what, cause, detail, how)
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
         how = "relay migrate --verify; flow.*.columns in the settings"
-        return Missing(what, Cause.PERMISSION_DENIED, str(error), how)
-    return _away(what, str(error) or type(error).__name__)
+        return Missing(what, Cause.DATABASE_REFUSES, detail, how)
+    if cause is Cause.DATABASE_REFUSES:
+        return Missing(what, cause, detail, "fix what the error says, then again")
+    return _away(what, detail)
 
 
 def _away(what: str, detail: str) -> Missing:
@@ -78,9 +64,10 @@ def broker_missing(what: str, error: BaseException) -> Missing:
     detail = str(error) or type(error).__name__
     if isinstance(error, UnsupportedCodecError):
         return Missing(what, Cause.CODEC_MISSING, detail, "pip install cramjam, then again")
-    if isinstance(error, KafkaRefusedError):
-        return Missing(what, Cause.PERMISSION_DENIED, detail, error.hint)
-    if isinstance(error, _BROKER_REFUSALS):
+    if cause_of_code(failure_code(error, "broker")) is Cause.PERMISSION_DENIED:
         how = "allow Describe and Read on topics and groups (`relay check` names the ACLs)"
-        return Missing(what, Cause.PERMISSION_DENIED, detail, how)
+        hint = error.hint if isinstance(error, KafkaRefusedError) else how
+        return Missing(what, Cause.PERMISSION_DENIED, detail, hint)
+    if isinstance(error, KafkaRefusedError):
+        return Missing(what, Cause.BROKER_UNREACHABLE, detail, error.hint)
     return Missing(what, Cause.BROKER_UNREACHABLE, detail, "bring the broker back, then again")

@@ -29,7 +29,14 @@ _CONSUMER: Final = frozenset({Cause.CONSUMER_DOWN, Cause.CONSUMER_PAUSED, Cause.
 _PROCESSOR: Final = frozenset(
     {Cause.PROCESSOR_DOWN, Cause.OFFSETS_SKIPPED, Cause.PROCESSOR_CRASHED}
 )
-_AWAY: Final = frozenset({Cause.BROKER_UNREACHABLE, Cause.DATABASE_UNREACHABLE})
+_AWAY: Final = frozenset(
+    {
+        Cause.BROKER_UNREACHABLE,
+        Cause.DATABASE_UNREACHABLE,
+        Cause.DATABASE_REFUSES,
+        Cause.PERMISSION_DENIED,
+    }
+)
 
 
 _STILL_OPEN_FROM: Final = """

@@ -23,7 +23,7 @@ from relay.diagnose.probe.publishing import Placed, Record, place, published, re
 from relay.diagnose.probe.returning import Stopped, WayBack, way_back
 from relay.diagnose.verdicts import Hop
 from relay.runtime.canary import new_canary_id
-from relay.runtime.database import DatabaseError, connect
+from relay.runtime.database import DRIVER_FAILURES, connect
 from relay.runtime.flow import CANARY_EVENT, PROBE_EVENT, ApplyColumns, Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.topics import make_topics
@@ -135,7 +135,7 @@ async def probe_or_outage(
         return await run_probe(
             dsn, kafka, flow, within_seconds=within_seconds, through_processor=through_processor
         )
-    except (DatabaseError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except DRIVER_FAILURES as error:
         return Probe(uuid4(), Hop.PLACE, f"the database cannot be reached: {error}")
     except (KafkaError, OSError, TimeoutError) as error:
         said = str(error) or type(error).__name__

@@ -13,11 +13,11 @@ from typing import Final
 import asyncpg
 
 from relay.diagnose.evidence.surroundings import Missing
-from relay.diagnose.gather.reading import DATABASE_FAILURES, database_missing
+from relay.diagnose.gather.reading import database_missing
 from relay.diagnose.status.counts import Counts, read_counts
 from relay.diagnose.status.hops import Status, decide
 from relay.diagnose.status.lags import read_lags
-from relay.runtime.database import connect
+from relay.runtime.database import DATABASE_FAILURES, connect
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 

@@ -20,14 +20,14 @@ import structlog
 
 from consumers.apply.catalog import FlowTableError
 from relay.diagnose.gather.broker import connected
-from relay.diagnose.gather.reading import BROKER_FAILURES, DATABASE_FAILURES
+from relay.diagnose.gather.reading import BROKER_FAILURES
 from relay.diagnose.incidents.rows import IncidentChange
 from relay.diagnose.watch.lease import WatchLease, WatchLostError
 from relay.diagnose.watch.overdue_spans import OverdueSpans
 from relay.diagnose.watch.positions import Notebook, take_sample, write_positions
 from relay.diagnose.watch.round import Round, RoundReport, WatchOptions
 from relay.runtime.backoff import Backoff
-from relay.runtime.database import connect
+from relay.runtime.database import DATABASE_FAILURES, connect
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.shutdown import stopped_within

@@ -86,6 +86,32 @@ async def test_a_missing_permission_is_waited_out_and_fills_no_quarantine(lab):
         await lab.pg.execute(f"DROP ROLE {name}")
 
 
+GERMAN = "RAISE EXCEPTION 'keine Berechtigung für Tabelle orders' USING ERRCODE = '42501';"
+
+
+async def test_a_refusal_in_another_language_is_an_outage_with_its_code(lab):
+    (order,) = await lab.place(1)
+    await lab.pg.execute("UPDATE orders SET customer_id = 'poison'")
+    await lab.pg.execute(
+        REFUSE.format(what=GERMAN, kind="TRIGGER", when="BEFORE", deferred=""),
+    )
+    lab.send(order)
+    lab.sent()
+    # Refused several times, each time on a new connection, which proves nothing.
+    running = lab.start(replace(lab.session(), blocked_backoff=Backoff(0.01, 0.05)))
+    await lab.until_sql(
+        "SELECT count(*) > 0 FROM relay.process_record WHERE failure_code = 'sqlstate:42501'"
+    )
+    seen = await lab.pg.fetch("SELECT resource, to_at, failure_code FROM relay.outage_record")
+    assert [tuple(row) for row in seen] == [("database", None, "sqlstate:42501")]
+    await lab.pg.execute("DROP TRIGGER refuse ON orders")
+    await lab.until_handled(1)
+    await lab.until_sql("SELECT count(*) > 0 FROM relay.outage_record WHERE to_at > from_at")
+    await lab.until_sql("SELECT bool_and(failure_code IS NULL) FROM relay.process_record")
+    assert await lab.pg.fetchval("SELECT count(*) FROM relay.outage_record") == 1
+    await running.stop()
+
+
 async def test_refused_one_after_the_other_it_is_not_the_returns(lab):
     orders = await lab.place(60)
     await lab.pg.execute("UPDATE orders SET customer_id = 'poison'")
