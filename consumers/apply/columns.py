@@ -15,9 +15,10 @@ import asyncpg
 
 from consumers.apply.applying import Decided, Identified, by_order, unknown_order
 from consumers.apply.inbox import step_values
-from consumers.apply.statements import ColumnStatements, OrdersTable, column_statements
+from consumers.apply.statements import ColumnStatements, column_statements
 from consumers.returns.fold import Statuses, fold
 from consumers.returns.packing import packed
+from relay.orders.table import OrdersTable
 
 
 class StatusNotWrittenError(Exception):

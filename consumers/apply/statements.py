@@ -1,41 +1,17 @@
 """Hop 5: the statements that apply returns to the columns of somebody else's table.
 
-Invariant: the only place where SQL is put together, once, at start. Every identifier was found in
-the catalog and comes from there, quoted by PostgreSQL itself (`quote_ident`, `format_type`), so a
-table or column may be called anything. No value ever becomes part of a statement.
+Invariant: put together once, at start. Every identifier was found in the catalog and comes from
+there, quoted by PostgreSQL itself (`relay.orders.catalog`), so a table or column may be called
+anything. No value ever becomes part of a statement.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from consumers.apply.inbox import STEP_COLUMNS, WRITE_INBOX
-
-
-@dataclass(frozen=True, slots=True)
-class OrdersTable:
-    """Where orders stand, in identifiers that are quoted already.
-
-    Attributes:
-        key_type: PostgreSQL's name of the key column's type.
-        status_type: of the status column's: text, or an enum.
-        history: the table that gets a row for each step, and the type of its `order_id`.
-        has_places: a row has one (`ctid`) that its lock keeps and that no other row has, and this
-            login may see it.
-    """
-
-    table: str
-    key: str
-    key_type: str
-    status: str
-    status_type: str
-    submitted_at: str
-    version: str | None = None
-    returned_at: str | None = None
-    reason: str | None = None
-    history: str | None = None
-    history_key_type: str | None = None
-    has_places: bool = True
+from relay.orders.table import OrdersTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +28,12 @@ class ColumnStatements:
     asks_terminal: bool
 
 
+_KEYS: Final = r"string_to_array($1, E'\x1f')"
+
+
 def column_statements(orders: OrdersTable) -> ColumnStatements:
     """Put the statements together."""
-    asks_terminal = orders.returned_at is not None or orders.reason is not None
+    asks_terminal = orders.returned is not None or orders.reason is not None
     return ColumnStatements(_lock(orders), _exist(orders), _write(orders), asks_terminal)
 
 
@@ -62,11 +41,11 @@ def _lock(orders: OrdersTable) -> str:
     # NO KEY: a child row that somebody inserts (FOR KEY SHARE) is no reason to skip its order.
     # ORDER BY: all who lock several orders take them in one order.
     return f"""
-        SELECT o.{orders.key}::text AS order_id, o.{orders.status}::text AS status,
-               extract(epoch FROM o.{orders.submitted_at})::float8 AS submitted,
+        SELECT {orders.id_of()} AS order_id, {orders.status_of()} AS status,
+               extract(epoch FROM {orders.submitted.value()})::float8 AS submitted,
                {"o.ctid::text" if orders.has_places else "NULL"} AS place
           FROM {orders.table} o
-         WHERE o.{orders.key} = ANY (string_to_array($1, E'\\x1f')::{orders.key_type}[])
+         WHERE o.{orders.key} = ANY ({orders.as_keys(_KEYS)})
          ORDER BY o.{orders.key}
            FOR NO KEY UPDATE OF o SKIP LOCKED
     """  # noqa: S608 - identifiers from the catalog
@@ -74,9 +53,9 @@ def _lock(orders: OrdersTable) -> str:
 
 def _exist(orders: OrdersTable) -> str:
     return f"""
-        SELECT o.{orders.key}::text AS order_id
+        SELECT {orders.id_of()} AS order_id
           FROM {orders.table} o
-         WHERE o.{orders.key} = ANY (string_to_array($1, E'\\x1f')::{orders.key_type}[])
+         WHERE o.{orders.key} = ANY ({orders.as_keys(_KEYS)})
     """  # noqa: S608 - identifiers from the catalog
 
 
@@ -87,7 +66,7 @@ def _write(orders: OrdersTable) -> str:
     row = "o.ctid = s.place::tid" if orders.has_places else f"o.{orders.key} = s.order_key"
     return f"""
         WITH s AS MATERIALIZED (
-            SELECT *, aggregate_id::{orders.key_type} AS order_key {STEP_COLUMNS}
+            SELECT *, {orders.as_key("aggregate_id")} AS order_key {STEP_COLUMNS}
         ), inbox AS ({WRITE_INBOX} FROM s){_history(orders)}
         UPDATE {orders.table} o
            SET {", ".join(_changes(orders))}
@@ -97,26 +76,30 @@ def _write(orders: OrdersTable) -> str:
 
 
 def _changes(orders: OrdersTable) -> list[str]:
-    changes = [f"{orders.status} = s.new_status::{orders.status_type}"]
+    changes = [f"{orders.status} = {orders.as_status('s.new_status')}"]
     if orders.version is not None:
         changes.append(f"{orders.version} = o.{orders.version} + s.changes::int")
-    terminal = "CASE WHEN s.new_status = ANY ($18::text[]) THEN"
-    if orders.returned_at is not None:
-        changes.append(
-            f"{orders.returned_at} = {terminal} clock_timestamp() ELSE o.{orders.returned_at} END"
-        )
+    terminal = "s.new_status = ANY ($18::text[])"
+    if orders.returned is not None:
+        name, now = orders.returned.name, orders.returned.written("clock_timestamp()")
+        changes.append(f"{name} = CASE WHEN {terminal} THEN {now} ELSE o.{name} END")
     if orders.reason is not None:
-        changes.append(f"{orders.reason} = {terminal} s.reason ELSE o.{orders.reason} END")
+        reason = f"s.reason::{orders.reason_type}"
+        changes.append(
+            f"{orders.reason} = CASE WHEN {terminal} THEN {reason} ELSE o.{orders.reason} END"
+        )
     return changes
 
 
 def _history(orders: OrdersTable) -> str:
     if orders.history is None:
         return ""
+    assert orders.history_types is not None
+    old, new, reason = orders.history_types
     return f""",
         history AS (
             INSERT INTO {orders.history} (order_id, old_status, new_status, reason, event_id)
-            SELECT s.order_key::{orders.history_key_type}, s.old_status, s.new_status,
-                   s.reason, s.event_id
+            SELECT s.order_key::{orders.history_key_type}, s.old_status::{old},
+                   s.new_status::{new}, s.reason::{reason}, s.event_id
               FROM s
              WHERE s.outcome = 'applied')"""  # noqa: S608 - identifiers from the catalog

@@ -11,8 +11,8 @@ from typing import Final
 
 import asyncpg
 
-from consumers.apply.catalog import FlowTableError
 from consumers.apply.inbox import is_copy
+from relay.orders.catalog import FlowTableError
 from relay.runtime.database import DatabaseError, DatabaseRefusedError, is_connection_loss
 
 

@@ -19,9 +19,8 @@ import structlog
 
 from consumers.apply.applying import Applier
 from consumers.apply.canaries import BesideCanaries
-from consumers.apply.catalog import FlowTableError, function_name, orders_table
 from consumers.apply.columns import ColumnsApplier
-from consumers.apply.function import ARGUMENT_TYPES, FunctionApplier
+from consumers.apply.function import FunctionApplier, function_name
 from consumers.apply.observe import Observer
 from consumers.confirm.books import Books
 from consumers.confirm.failures import Failure, classify, described
@@ -36,6 +35,7 @@ from consumers.group.broker import Broker
 from consumers.group.loop import Loop
 from consumers.returns.fold import Outcome, Statuses
 from consumers.returns.reader import ReturnReader
+from relay.orders.catalog import FlowTableError, orders_table, with_key_column
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import DATABASE_FAILURES, DatabaseRefusedError, connect
 from relay.runtime.failure_code import failure_code
@@ -257,7 +257,8 @@ class ConfirmService:
 
     async def _lanes(self, connections: Sequence[asyncpg.Connection]) -> Lanes:
         books = Books(self.flow.confirm_group, self.flow.returns_topic, self.process.instance)
-        reader = ReturnReader(self.flow, self.options.max_return_bytes)
+        flow = await with_key_column(connections[0], self.flow)
+        reader = ReturnReader(flow, self.options.max_return_bytes)
         how = BesideCanaries(await applier(connections[0], self.flow))
         confirmation = Confirmation(reader, how, books)
         batch_records, waiting = self.options.session.batch_records, Waiting()
@@ -322,7 +323,7 @@ async def applier(connection: asyncpg.Connection, flow: Flow) -> Applier:
     if isinstance(flow.apply, ApplyColumns):
         return ColumnsApplier(statuses, await orders_table(connection, flow))
     if isinstance(flow.apply, ApplyFunction):
-        name = await function_name(connection, flow.apply.function, ARGUMENT_TYPES)
+        name = await function_name(connection, flow.apply.function)
         return FunctionApplier(statuses, name)
     observed = Statuses(flow.status_ranks, flow.terminal_statuses, Outcome.OBSERVED)
     return Observer(observed, flow.initial_status, flow.confirm_group)

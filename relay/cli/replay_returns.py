@@ -17,6 +17,7 @@ from relay.cli.errors import Found
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.parameters import SINCE
 from relay.cli.replay_options import RangeType
+from relay.orders.catalog import as_far_as_known
 from relay.repair.session import repairing
 from relay.replay.candidates import canonical, first_written
 from relay.replay.returns import ReturnsRead, Stretch, feed_returns, outcomes, still_pending
@@ -65,8 +66,8 @@ def returns_command(ctx: click.Context, /, **given: Any) -> None:
 async def _feed(
     settings: Settings, given: dict[str, Any]
 ) -> tuple[ReturnsRead, dict[str, int], int]:
-    flow = settings.flow
     async with repairing(settings.database.dsn, "replay") as connection:
+        flow = await as_far_as_known(connection, settings.flow)
         stretch = await _stretch(connection, flow, given)
         fed = await feed_returns(
             connection, settings.kafka, flow, stretch, execute=given["execute"]

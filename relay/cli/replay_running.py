@@ -20,6 +20,7 @@ from typing import Any
 from relay.cli.run import publish_options
 from relay.diagnose.session import session
 from relay.diagnose.tell.diagnosis import Diagnosis
+from relay.orders.catalog import as_far_as_known
 from relay.publish.service import RelayService
 from relay.repair.resolving import served
 from relay.repair.session import repairing
@@ -130,7 +131,8 @@ async def _feed(settings: Settings, connection: Any, job: Job) -> None:
     if job.returns:
         since = await first_written(connection, job.returns)
         stretch = Stretch(since=since, orders=frozenset(job.returns))
-        await feed_returns(connection, settings.kafka, settings.flow, stretch, execute=True)
+        flow = await as_far_as_known(connection, settings.flow)
+        await feed_returns(connection, settings.kafka, flow, stretch, execute=True)
 
 
 async def _conduct(settings: Settings, conductor: Conductor, stop: asyncio.Event) -> None:

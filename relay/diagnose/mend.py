@@ -10,9 +10,9 @@ from typing import Final
 
 import asyncpg
 
-from consumers.apply.catalog import FlowTableError, orders_table
-from consumers.apply.order_payload import order_payload
 from relay.diagnose.tell.explain import MendTemplate
+from relay.orders.catalog import FlowTableError, orders_table
+from relay.orders.payload import order_payload
 from relay.runtime.flow import ApplyColumns, Flow
 
 _LITERAL: Final = "SELECT quote_literal($1::text)"
@@ -32,6 +32,6 @@ async def mend_template(connection: asyncpg.Connection, flow: Flow) -> MendTempl
         return None
     return MendTemplate(
         "INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload) "  # noqa: S608
-        f"SELECT {aggregate}, o.{table.key}::text, {kind}, {payload.sql} "
+        f"SELECT {aggregate}, {table.id_of()}, {kind}, {payload.sql} "
         f"FROM {table.table} o WHERE o.{table.key} = {{key}};"
     )

@@ -22,6 +22,7 @@ from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.diagnose.tell.explain import diagnose, with_mend
 from relay.diagnose.verdicts import Verdict
 from relay.diagnose.watch.overdue import Open, find_open
+from relay.orders.catalog import as_far_as_known
 from relay.runtime.database import DATABASE_FAILURES, connect
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
@@ -54,13 +55,17 @@ class Session:
             events: order id -> event id, where a certain event is asked about.
             twin: the order that these orders' submission is known as.
         """
-        ids = list(dict.fromkeys(canonical(self.flow, order_ids)))
+        ids = self._ids(order_ids)
+        asked = {key: one for name, one in (events or {}).items() for key in self._ids([name])}
         gatherer = Gatherer(self.connection, self.kafka, self.flow, self.options)
         found: list[Diagnosis] = []
         for start in range(0, len(ids), PAGE_ORDERS):
-            page = await gatherer.gather(ids[start : start + PAGE_ORDERS], events)
+            page = await gatherer.gather(ids[start : start + PAGE_ORDERS], asked)
             found += [diagnose(replace(one, twin=twin) if twin else one) for one in page]
         return await self._with_mend(found)
+
+    def _ids(self, order_ids: Sequence[str]) -> list[str]:
+        return list(dict.fromkeys(canonical(self.flow, order_ids)))
 
     async def _with_mend(self, found: list[Diagnosis]) -> list[Diagnosis]:
         bypassed = any(one.verdict is Verdict.NO_OUTBOX_ROW for one in found)
@@ -109,6 +114,12 @@ async def session(
         )
     except DATABASE_FAILURES as error:
         connection = database_missing("the database", error)
+    if not isinstance(connection, Missing):
+        try:
+            flow = await as_far_as_known(connection, flow)
+        except DATABASE_FAILURES as error:
+            connection.terminate()
+            connection = database_missing("the database", error)
     try:
         yield Session(connection, kafka, flow, options or GatherOptions())
     finally:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from consumers.apply.catalog import FlowTableError, orders_table
+from relay.orders.catalog import FlowTableError, orders_table
 from relay.orders.keys import canonical_order_id
 from relay.publish.replays import PART_ITEMS
 from relay.replay.plan import EventRow
@@ -85,8 +85,8 @@ async def orders_of_customers(
         raise SelectionError("--customer needs an orders table with a column customer_id")
     orders = await orders_table(connection, flow)
     query = (
-        f"SELECT {orders.key}::text FROM {orders.table} "  # noqa: S608 - from the catalog
-        f"WHERE customer_id::text = ANY ($1::text[]) ORDER BY {orders.submitted_at}"
+        f"SELECT {orders.id_of()} FROM {orders.table} o "  # noqa: S608 - from the catalog
+        f"WHERE o.customer_id::text = ANY ($1::text[]) ORDER BY o.{orders.submitted.name}"
     )
     found = [row[0] for row in await connection.fetch(query, customers)]
     if not found:
@@ -264,11 +264,12 @@ async def count_returned(
         table = await orders_table(connection, flow)
     except FlowTableError:
         return None
+    at = table.submitted
     query = (
         f"SELECT count(*) FROM {table.table} o "  # noqa: S608 - from the catalog
-        f"WHERE o.{table.status}::text = ANY ($1::text[]) "
-        f"AND ($2::timestamptz IS NULL OR o.{table.submitted_at} >= $2) "
-        f"AND ($3::timestamptz IS NULL OR o.{table.submitted_at} < $3)"
+        f"WHERE {table.status_of()} = ANY ($1::text[]) "
+        f"AND ($2::timestamptz IS NULL OR {at.since('$2::timestamptz')}) "
+        f"AND ($3::timestamptz IS NULL OR {at.before('$3::timestamptz')})"
     )
     count: int = await connection.fetchval(query, sorted(flow.terminal_statuses), since, until)
     return count

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
-from consumers.apply.catalog import orders_table
+from relay.orders.catalog import orders_table, with_key_column
 from relay.orders.keys import canonical_order_id
 from relay.publish.replays import PART_ITEMS
 from relay.runtime.flow import ApplyColumns, Flow
@@ -78,14 +78,17 @@ async def returned_orders(
         ]
         return {row[0] for row in await connection.fetch(_IN_INBOX, asked, ending)}
     table = await orders_table(connection, flow)
-    clean = canonical_order_id(flow)
+    clean = canonical_order_id(await with_key_column(connection, flow))
+    keys = {one: key for one in asked if (key := clean(one)) is not None}
     query = (
-        f"SELECT o.{table.key}::text FROM {table.table} o "  # noqa: S608 - from the catalog
-        f"WHERE o.{table.key} = ANY ($1::text[]::{table.key_type}[]) "
-        f"AND o.{table.status}::text = ANY ($2::text[])"
+        f"SELECT {table.id_of()} FROM {table.table} o "  # noqa: S608 - from the catalog
+        f"WHERE o.{table.key} = ANY ({table.as_keys('$1')}) "
+        f"AND {table.status_of()} = ANY ($2::text[])"
     )
-    keys = [key for key in map(clean, asked) if key is not None]
-    return {row[0] for row in await connection.fetch(query, keys, sorted(flow.terminal_statuses))}
+    terminal = sorted(flow.terminal_statuses)
+    rows = await connection.fetch(query, list(set(keys.values())), terminal)
+    found = {row[0] for row in rows}
+    return {one for one, key in keys.items() if key in found}
 
 
 @dataclass(slots=True)

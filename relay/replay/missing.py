@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from consumers.apply.catalog import orders_table
-from consumers.apply.order_payload import order_payload
+from relay.orders.catalog import orders_table
+from relay.orders.payload import order_payload
 from relay.outbox import Event, append
 from relay.outbox.errors import EventRefusedError
 from relay.outbox.event_types import EventTypes, standard
@@ -82,6 +82,6 @@ async def _maker(connection: asyncpg.Connection, flow: Flow) -> _Maker:
     ours = payload.by_contract and kind in standard().known
     query = (
         f"SELECT ({payload.sql})::text FROM {table.table} o "  # noqa: S608 - from the catalog
-        f"WHERE o.{table.key} = $1::text::{table.key_type}"
+        f"WHERE o.{table.key} = {table.as_key('$1')}"
     )
     return _Maker(kind, query, None if ours else EventTypes().with_type(kind, None))

@@ -46,6 +46,7 @@ class ApplyColumns:
     event_id), when named.
 
     Attributes:
+        time_zone: whose time columns of a type without zone hold (timestamp, date).
         key_storage: the key column's type where that decides what ids are the same, and
             `key_length` that of a `char(n)`: found in the catalog (`relay.orders.table`), not set.
     """
@@ -59,6 +60,7 @@ class ApplyColumns:
     returned_at_column: str | None = None
     reason_column: str | None = None
     history_table: str | None = None
+    time_zone: str = "UTC"
     key_storage: KeyStorage = ""
     key_length: int | None = None
 

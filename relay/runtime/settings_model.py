@@ -101,14 +101,19 @@ class ColumnsSettings(Section):
     )
     key_type: KeyType = Field(default="uuid", description="uuid, bigint or text")
     status_column: str = Field(default="status", description="holds one of status_ranks")
-    submitted_at_column: str = Field(default="submitted_at", description="timestamptz")
+    submitted_at_column: str = Field(
+        default="submitted_at", description="timestamptz, timestamp or date"
+    )
     version_column: str | None = Field(default=None, description="raised by one with each change")
     returned_at_column: str | None = Field(
-        default=None, description="timestamptz of the terminal return"
+        default=None, description="timestamptz, timestamp or date of the terminal return"
     )
     reason_column: str | None = Field(default=None, description="the terminal return's reason")
     history_table: str | None = Field(
         default=None, description="schema.table: one row for each change"
+    )
+    time_zone: str = Field(
+        default="UTC", description="whose time a timestamp or date column holds, as Europe/Berlin"
     )
 
 

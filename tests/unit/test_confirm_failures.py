@@ -3,7 +3,6 @@
 import asyncpg
 import pytest
 
-from consumers.apply.catalog import FlowTableError
 from consumers.apply.columns import StatusNotWrittenError
 from consumers.confirm.failures import Failure, classify, described
 from consumers.returns.packing import (
@@ -14,6 +13,7 @@ from consumers.returns.packing import (
     packed_numbers,
     storable,
 )
+from relay.orders.catalog import FlowTableError
 from relay.runtime.database import DatabaseRefusedError, DatabaseUnreachableError
 
 ERRORS = [

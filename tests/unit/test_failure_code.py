@@ -12,9 +12,9 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
-from consumers.apply.catalog import FlowTableError
 from consumers.confirm.handling import DatabaseBlockedError
 from consumers.group.broker import BrokerError
+from relay.orders.catalog import FlowTableError
 from relay.publish.errors import RestoredDatabaseError, TopicWaitError
 from relay.runtime.client_failure import ClientFailure
 from relay.runtime.database import DatabaseRefusedError, NotPrimaryError

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from relay.orders.catalog import FlowTableError, orders_table
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
 
 _TABLE: Final = """
@@ -86,7 +87,12 @@ SELECT has_schema_privilege('relay_writer', 'relay', 'USAGE') AS schema,
 
 @dataclass(frozen=True, slots=True)
 class OrdersFacts:
-    """What was read; `table` is None where the flow names no table, or there is none."""
+    """What was read.
+
+    Attributes:
+        table: None where the flow names no table, or there is none.
+        refusal: why the services would not start with these columns.
+    """
 
     table: Mapping[str, Any] | None
     columns: Mapping[str, str]
@@ -95,6 +101,7 @@ class OrdersFacts:
     confirm_grants: tuple[Mapping[str, Any], ...]
     relay_grants: tuple[Mapping[str, Any], ...]
     writer_grants: Mapping[str, Any]
+    refusal: str | None = None
 
 
 async def gather_orders(
@@ -138,4 +145,13 @@ async def gather_orders(
         confirm_grants=tuple(map(dict, grants)),
         relay_grants=tuple(map(dict, relay_grants)),
         writer_grants=dict(writer or {}),
+        refusal=await _refusal(connection, flow) if table else None,
     )
+
+
+async def _refusal(connection: asyncpg.Connection, flow: Flow) -> str | None:
+    try:
+        await orders_table(connection, flow)
+    except FlowTableError as error:
+        return str(error)
+    return None

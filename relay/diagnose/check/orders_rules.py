@@ -12,7 +12,6 @@ from relay.diagnose.check.orders_facts import OrdersFacts
 from relay.diagnose.check.result import Result, failed, ok, warning
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
 
-_TYPES = {"uuid": ("uuid",), "bigint": ("bigint", "integer"), "text": ("text", "character varying")}
 _LITERAL = re.compile(r"'((?:[^']|'')*)'")
 
 
@@ -135,15 +134,11 @@ def _named_columns(facts: OrdersFacts, apply: ApplyColumns) -> Iterator[Result]:
         )
         return
     yield ok("orders.columns", "all that the settings name are there")
-    is_type = facts.columns[apply.key_column].split("(")[0]
-    if is_type in _TYPES[apply.key_type]:
-        yield ok("orders.key_type", apply.key_type)
+    if facts.refusal is None:
+        yield ok("orders.types", "every column can hold what it is for")
     else:
-        yield failed(
-            "orders.key_type",
-            f"{apply.key_column} is {is_type}, and the settings say {apply.key_type}",
-            "correct flow.orders.columns.key_type",
-        )
+        fix = "correct [flow.orders.columns] in the settings, or change the column"
+        yield failed("orders.types", facts.refusal, fix)
 
 
 def _overdue_index(apply: ApplyColumns, *, indexed: bool, flow: Flow) -> Result:

@@ -14,8 +14,6 @@ from typing import Final, TypeVar
 
 import asyncpg
 
-from consumers.apply.catalog import orders_table
-from consumers.apply.statements import OrdersTable
 from relay.diagnose.evidence.order import (
     ClosedByHand,
     Delivery,
@@ -27,7 +25,9 @@ from relay.diagnose.evidence.order import (
 from relay.diagnose.evidence.rows import CaseRow, EventRow, HeldRow, ReturnRow, Rows
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.gather.reading import part
-from relay.orders.keys import canonical_order_id
+from relay.orders.catalog import orders_table
+from relay.orders.keys import canonical_order_id, spellings
+from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
 
 _STRAYS_AT_MOST: Final = 200
@@ -53,7 +53,7 @@ async def read_rows(connection: asyncpg.Connection, flow: Flow, ids: Sequence[st
         deliveries=await part(
             con, "the delivery ledger", lambda: _deliveries(con, flow, outbox_ids)
         ),
-        held=await part(con, "the quarantine", lambda: _held(con, ids)),
+        held=await part(con, "the quarantine", lambda: _held(con, flow, ids)),
         returns=await part(con, "inbox and quarantine", lambda: _returns(con, flow, ids)),
         returns_by_trace=_or_nothing(
             await part(con, "the quarantine", lambda: _refused_by_trace(con, flow, traces))
@@ -115,19 +115,18 @@ async def read_orders(
 
 
 def _orders_query(table: OrdersTable) -> str:
-    # The cast is on the parameter: on the column it would cost the index.
-    returned_at = "NULL::timestamptz" if table.returned_at is None else f"o.{table.returned_at}"
     return f"""
-        SELECT o.{table.key}::text AS key, o.{table.status}::text AS status,
-               o.{table.submitted_at}::timestamptz AS submitted_at, {returned_at} AS returned_at
+        SELECT {table.id_of()} AS key, {table.status_of()} AS status,
+               {table.submitted.value()} AS submitted_at, {table.returned_of()} AS returned_at
           FROM {table.table} o
-         WHERE o.{table.key} = ANY ($1::text[]::{table.key_type}[])
+         WHERE o.{table.key} = ANY ({table.as_keys("$1")})
     """  # noqa: S608 - identifiers from the catalog
 
 
 # A row was handed over when the checkpoint's past snapshot shows it, or the page being read does.
 _EVENTS: Final = """
-SELECT e.aggregate_id, e.id, e.event_id::text, e.event_type, e.created_at, e.traceparent, e.kept,
+SELECT e.aggregate_id, e.aggregate_type = $2, e.id, e.event_id::text, e.event_type, e.created_at,
+       e.traceparent, e.kept,
        coalesce(pg_visible_in_snapshot(e.txid, c.prev)
                 OR (e.id <= c.last_id AND pg_visible_in_snapshot(e.txid, c.cur)), false)
   FROM (SELECT aggregate_id, aggregate_type, id, event_id, event_type, created_at, traceparent,
@@ -145,12 +144,14 @@ SELECT e.aggregate_id, e.id, e.event_id::text, e.event_type, e.created_at, e.tra
 
 # The same, looked for where the order's day is: two or three partitions instead of all.
 _EVENTS_NEAR: Final = """
-SELECT k.order_id, e.id, e.event_id::text, e.event_type, e.created_at, e.traceparent, false,
+SELECT k.order_id, e.aggregate_type = $2, e.id, e.event_id::text, e.event_type, e.created_at,
+       e.traceparent, false,
        coalesce(pg_visible_in_snapshot(e.txid, c.prev)
                 OR (e.id <= c.last_id AND pg_visible_in_snapshot(e.txid, c.cur)), false)
   FROM unnest($1::text[], $4::timestamptz[]) AS k (order_id, placed_at)
  CROSS JOIN LATERAL (
-       SELECT o.id, o.event_id, o.event_type, o.created_at, o.traceparent, o.txid
+       SELECT o.id, o.aggregate_type, o.event_id, o.event_type, o.created_at, o.traceparent,
+              o.txid
          FROM relay.outbox_summary AS o
         WHERE o.aggregate_id = k.order_id
           AND o.created_at >= k.placed_at - interval '1 day'
@@ -173,26 +174,44 @@ async def _events(
 ) -> dict[str, list[EventRow]]:
     """Read outbox rows: many orders near their time first, what is not found there everywhere."""
     kinds = flow.aggregate_type, list(flow.events)
-    found: defaultdict[str, list[EventRow]] = defaultdict(list)
+    found: defaultdict[str, list[_Event]] = defaultdict(list)
     near = [one for one in ids if one in placed and placed[one].submitted_at is not None]
     if len(near) >= _NEAR_FROM:
         for start in range(0, len(near), _NEAR_AT_ONCE):
             some = near[start : start + _NEAR_AT_ONCE]
             times = [placed[one].submitted_at for one in some]
-            for order_id, *columns in await connection.fetch(_EVENTS_NEAR, some, *kinds, times):
-                found[order_id].append(EventRow(*columns))
-    # An order without a row that expects a return may have it on another day, or in relay.kept.
-    left = [one for one in ids if not _expecting(flow, found.get(one, ()))]
-    for order_id in left:
-        found.pop(order_id, None)
-    if left:
-        for order_id, *columns in await connection.fetch(_EVENTS, left, *kinds):
-            found[order_id].append(EventRow(*columns))
-    return dict(found)
+            for order_id, is_own, *columns in await connection.fetch(
+                _EVENTS_NEAR, some, *kinds, times
+            ):
+                found[order_id].append((is_own, EventRow(*columns)))
+    # An order without a row that expects a return may have it on another day, or in relay.kept; or
+    # its writer spells the id otherwise than its table does.
+    for spelt in (lambda one: (one,)), (lambda one: spellings(flow, one)[1:]):
+        left = [one for one in ids if not _expecting(flow, found.get(one, ()))]
+        named = {spelling: one for one in left for spelling in spelt(one)}
+        if named:
+            rows = await connection.fetch(_EVENTS, list(named), *kinds)
+            for order_id in {named[row[0]] for row in rows}:
+                found.pop(order_id, None)
+            for spelling, is_own, *columns in rows:
+                found[named[spelling]].append((is_own, EventRow(*columns)))
+    return {order_id: _own(events) for order_id, events in found.items()}
 
 
-def _expecting(flow: Flow, events: Iterable[EventRow]) -> bool:
-    return any(flow.deadline_seconds(one.event_type) is not None for one in events)
+_Event = tuple[bool, EventRow]
+
+
+def _expecting(flow: Flow, events: Iterable[_Event]) -> bool:
+    return any(flow.deadline_seconds(one.event_type) is not None for _, one in events)
+
+
+def _own(events: Iterable[_Event]) -> list[EventRow]:
+    """Return those of the flow's aggregate type; where there is none, those of its event types.
+
+    Customer 42 is not order 42, though one of its events may be of a type that orders have, too.
+    """
+    own = [one for is_own, one in events if is_own]
+    return own or [one for _, one in events]
 
 
 # `id_range @>` is what the GiST index answers; a range may have holes, the array has not. Only the
@@ -220,20 +239,28 @@ async def _deliveries(
 
 
 _HELD: Final = """
-SELECT aggregate_id, outbox_id, reason, coalesce(detail, ''), state, first_seen_at, resolved_by,
-       resolved_why
-  FROM relay.quarantine_summary
- WHERE kind = 'event' AND aggregate_id = ANY ($1::text[])
- ORDER BY outbox_id
+SELECT q.aggregate_id, q.outbox_id, q.reason, coalesce(q.detail, ''), q.state, q.first_seen_at,
+       q.resolved_by, q.resolved_why
+  FROM relay.quarantine_summary AS q
+ WHERE q.kind = 'event' AND q.aggregate_id = ANY ($1::text[])
+   -- Customer 42 may have something parked, too.
+   AND NOT EXISTS (SELECT FROM relay.outbox_summary AS o
+                    WHERE o.id = q.outbox_id AND o.aggregate_type <> $2
+                      AND o.event_type <> ALL ($3::text[]))
+ ORDER BY q.outbox_id
 """
 
 
-async def _held(connection: asyncpg.Connection, ids: Sequence[str]) -> dict[str, list[HeldRow]]:
+async def _held(
+    connection: asyncpg.Connection, flow: Flow, ids: Sequence[str]
+) -> dict[str, list[HeldRow]]:
     found: defaultdict[str, list[HeldRow]] = defaultdict(list)
-    for order_id, outbox_id, reason, detail, state, *rest in await connection.fetch(_HELD, ids):
+    named = {spelling: one for one in ids for spelling in spellings(flow, one)}
+    rows = await connection.fetch(_HELD, list(named), flow.aggregate_type, list(flow.events))
+    for spelling, outbox_id, reason, detail, state, *rest in rows:
         # Whether it is the event's own row is known once the event is chosen.
         held = HeldEvent(reason, detail, state, False, *rest)  # noqa: FBT003
-        found[order_id].append(HeldRow(outbox_id, held))
+        found[named[spelling]].append(HeldRow(outbox_id, held))
     return dict(found)
 
 
@@ -377,13 +404,13 @@ async def _cases(connection: asyncpg.Connection, ids: Sequence[str]) -> dict[str
 # and that of the last change: an order that was never changed still tells who wrote it.
 def _strays_query(table: OrdersTable) -> str:
     return f"""
-        SELECT o.{table.key}::text, e.aggregate_id
+        SELECT {table.id_of()}, e.aggregate_id
           FROM {table.table} o
          CROSS JOIN LATERAL (
                SELECT (div(pg_snapshot_xmax(pg_current_snapshot())::text::numeric, 4294967296)
                        * 4294967296 + o.xmin::text::bigint)::text::xid8 AS txid) AS t
           JOIN relay.outbox_summary e ON e.txid = t.txid
-         WHERE o.{table.key} = ANY ($1::text[]::{table.key_type}[])
+         WHERE o.{table.key} = ANY ({table.as_keys("$1")})
     """  # noqa: S608 - identifiers from the catalog
 
 

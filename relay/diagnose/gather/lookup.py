@@ -10,7 +10,7 @@ from typing import Final
 
 import asyncpg
 
-from consumers.apply.catalog import orders_table
+from relay.orders.catalog import orders_table
 from relay.orders.keys import canonical_order_id
 from relay.runtime.flow import ApplyColumns, Flow
 
@@ -77,8 +77,8 @@ async def order_of_submission(
         )
     table = await orders_table(connection, flow)
     query = (
-        f"SELECT {table.key}::text FROM {table.table} "  # noqa: S608 - from the catalog
-        "WHERE customer_id = $1 AND idempotency_key = $2"
+        f"SELECT {table.id_of()} FROM {table.table} o "  # noqa: S608 - from the catalog
+        "WHERE o.customer_id::text = $1 AND o.idempotency_key::text = $2"
     )
     try:
         found: str | None = await connection.fetchval(query, customer, key)

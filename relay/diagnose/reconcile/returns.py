@@ -12,15 +12,15 @@ from typing import Any, Final
 
 import asyncpg
 
-from consumers.apply.catalog import orders_table
 from consumers.apply.inbox import look_up
-from consumers.apply.statements import OrdersTable
 from consumers.group.partitions import Record
 from consumers.returns.reader import Return, ReturnReader
 from consumers.returns.refusals import Refusal
 from consumers.returns.stored_record import StoredRecord
 from relay.diagnose.evidence.surroundings import Partition
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
+from relay.orders.catalog import orders_table
+from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
 
 _PAGE_ORDERS: Final = 10_000
@@ -124,13 +124,14 @@ async def reconcile_statuses(
 
 
 def _statuses_query(table: OrdersTable) -> str:
+    at = table.submitted
     return f"""
-        SELECT o.{table.key}::text, o.{table.status}::text,
+        SELECT {table.id_of()}, {table.status_of()},
                EXISTS (SELECT FROM relay.inbox i
-                        WHERE i.aggregate_id = o.{table.key}::text
-                          AND i.new_status = o.{table.status}::text)
+                        WHERE i.aggregate_id = {table.id_of()}
+                          AND i.new_status = {table.status_of()})
           FROM {table.table} o
-         WHERE o.{table.status}::text = ANY ($1::text[])
-           AND ($2::timestamptz IS NULL OR o.{table.submitted_at} >= $2)
-           AND ($3::timestamptz IS NULL OR o.{table.submitted_at} < $3)
+         WHERE {table.status_of()} = ANY ($1::text[])
+           AND ($2::timestamptz IS NULL OR {at.since("$2::timestamptz")})
+           AND ($3::timestamptz IS NULL OR {at.before("$3::timestamptz")})
     """  # noqa: S608 - identifiers from the catalog

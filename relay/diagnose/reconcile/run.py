@@ -21,6 +21,7 @@ from relay.diagnose.reconcile.events import EventsWalk
 from relay.diagnose.reconcile.findings import Tally
 from relay.diagnose.reconcile.outbox_rows import load_rows
 from relay.diagnose.reconcile.returns import ReturnsWalk, next_offsets, reconcile_statuses
+from relay.orders.catalog import as_far_as_known
 from relay.runtime.database import connect
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
@@ -98,6 +99,7 @@ async def reconcile(
     done = Reconciliation()
     connection = await connect(dsn, APPLICATION_NAME)
     try:
+        flow = await as_far_as_known(connection, flow)
         async with connected(kafka, APPLICATION_NAME) as broker:
             deadline = asyncio.get_running_loop().time() + at_most_seconds
             reading = _Reading(broker, deadline, progress, done)

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import asyncpg
 
-from consumers.apply.catalog import FlowTableError, orders_table
-from consumers.apply.statements import OrdersTable
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.surroundings import Missing, Partition
 from relay.diagnose.gather.reading import part
 from relay.diagnose.status.traces import Answered, Position, read_answered_orders
+from relay.orders.catalog import FlowTableError, orders_table
+from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
 
 COUNTED: Final = 100_000
@@ -171,13 +171,13 @@ async def _publish(connection: asyncpg.Connection) -> Waiting:
 
 
 def _open_query(table: OrdersTable) -> str:
-    # The cast is on the parameter: on the column it would cost the index.
+    at = table.submitted
     return f"""
         SELECT count(*), min(submitted_at) AS oldest_at FROM (
-            SELECT {table.submitted_at}::timestamptz AS submitted_at FROM {table.table}
-             WHERE {table.status} = ANY ($1::text[]::{table.status_type}[])
-               AND {table.submitted_at} >= (SELECT watched_since FROM relay.installation)
-             ORDER BY {table.submitted_at} LIMIT $2) AS open
+            SELECT {at.value()} AS submitted_at FROM {table.table} o
+             WHERE o.{table.status} = ANY ({table.as_statuses("$1")})
+               AND {at.since("SELECT watched_since FROM relay.installation")}
+             ORDER BY o.{at.name} LIMIT $2) AS open
     """  # noqa: S608 - identifiers from the catalog
 
 
@@ -204,13 +204,14 @@ async def _open_orders(connection: asyncpg.Connection, flow: Flow) -> Waiting | 
 
 
 def _without_event_query(table: OrdersTable) -> str:
+    at = table.submitted
     return f"""
         SELECT count(*), min(submitted_at) AS oldest_at FROM (
-            SELECT {table.key}::text AS key, {table.submitted_at}::timestamptz AS submitted_at
-              FROM {table.table}
-             WHERE {table.status} = ANY ($1::text[]::{table.status_type}[])
-               AND {table.submitted_at} >= (SELECT watched_since FROM relay.installation)
-             ORDER BY {table.submitted_at} DESC LIMIT $2) AS newest
+            SELECT {table.id_of()} AS key, {at.value()} AS submitted_at
+              FROM {table.table} o
+             WHERE o.{table.status} = ANY ({table.as_statuses("$1")})
+               AND {at.since("SELECT watched_since FROM relay.installation")}
+             ORDER BY o.{at.name} DESC LIMIT $2) AS newest
          WHERE NOT EXISTS (SELECT FROM relay.outbox WHERE aggregate_id = newest.key)
            AND NOT EXISTS (SELECT FROM relay.kept WHERE aggregate_id = newest.key)
     """  # noqa: S608 - identifiers from the catalog

@@ -14,9 +14,9 @@ from typing import Final
 
 import asyncpg
 
-from consumers.apply.catalog import orders_table
-from consumers.apply.statements import OrdersTable
 from relay.diagnose.gather.assemble import default_deadline_seconds
+from relay.orders.catalog import orders_table
+from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
 
 _DUTY: Final = "watchdog_late"
@@ -88,10 +88,10 @@ def _late_query(table: OrdersTable) -> str:
     return f"""
         SELECT i.aggregate_id AS key
           FROM relay.inbox AS i
-          JOIN {table.table} AS o ON o.{table.key} = i.aggregate_id::{table.key_type}
+          JOIN {table.table} AS o ON o.{table.key} = {table.as_key("i.aggregate_id")}
          WHERE i.received_at > $1 AND i.received_at <= $2
            AND i.outcome = 'applied' AND i.new_status = ANY ($3::text[])
-           AND i.received_at > o.{table.submitted_at} + make_interval(secs => $4)
-           AND o.{table.submitted_at} >= $5
+           AND i.received_at - make_interval(secs => $4) > {table.submitted.value()}
+           AND {table.submitted.since("$5::timestamptz")}
            AND NOT EXISTS (SELECT FROM relay.overdue AS v WHERE v.aggregate_id = i.aggregate_id)
     """  # noqa: S608 - identifiers from the catalog

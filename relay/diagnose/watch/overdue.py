@@ -13,9 +13,9 @@ from typing import Final
 
 import asyncpg
 
-from consumers.apply.catalog import orders_table
-from consumers.apply.statements import OrdersTable
 from relay.diagnose.gather.assemble import default_deadline_seconds
+from relay.orders.catalog import orders_table
+from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
 
 
@@ -73,16 +73,17 @@ async def find_open(
 
 
 def _orders_query(table: OrdersTable, statuses: str) -> str:
+    at = table.submitted
     return f"""
-        SELECT o.{table.key}::text AS key, o.{table.submitted_at}::timestamptz AS placed_at
+        SELECT {table.id_of()} AS key, {at.value()} AS placed_at
           FROM {table.table} o
          WHERE o.{table.status} IN ({statuses})
-           AND o.{table.submitted_at} >= $1
-           AND o.{table.submitted_at} < clock_timestamp() - make_interval(secs => $2)
+           AND {at.since("$1::timestamptz")}
+           AND {at.before("clock_timestamp() - make_interval(secs => $2)")}
            AND NOT EXISTS (SELECT FROM relay.overdue v
-                            WHERE v.aggregate_id = o.{table.key}::text
+                            WHERE v.aggregate_id = {table.id_of()}
                               AND (v.closed_as = 'closed' OR $3 AND v.closed_at IS NULL))
-         ORDER BY o.{table.submitted_at}
+         ORDER BY o.{at.name}
          LIMIT $4
     """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
 

@@ -18,7 +18,6 @@ from uuid import uuid4
 import asyncpg
 import structlog
 
-from consumers.apply.catalog import FlowTableError
 from relay.diagnose.gather.broker import connected
 from relay.diagnose.gather.reading import BROKER_FAILURES
 from relay.diagnose.incidents.rows import IncidentChange
@@ -26,6 +25,7 @@ from relay.diagnose.watch.lease import WatchLease, WatchLostError
 from relay.diagnose.watch.overdue_spans import OverdueSpans
 from relay.diagnose.watch.positions import Notebook, take_sample, write_positions
 from relay.diagnose.watch.round import Round, RoundReport, WatchOptions
+from relay.orders.catalog import FlowTableError, as_far_as_known
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import DATABASE_FAILURES, connect
 from relay.runtime.flow import Flow
@@ -148,7 +148,8 @@ class Watchdog:
 
     async def _do_rounds(self, lease: WatchLease, connection: asyncpg.Connection) -> None:
         spans = OverdueSpans(self.tracing, self.flow)
-        work = Round(connection, self.kafka, self.flow, self.options, spans)
+        flow = await as_far_as_known(connection, self.flow)
+        work = Round(connection, self.kafka, flow, self.options, spans)
         while True:
             lease.require()
             began = time.monotonic()
@@ -220,6 +221,7 @@ async def watch_once(
         try:
             # Nobody comes back for the next page: a night's orders are told at once.
             whole = replace(options, pages=_PAGES_ONCE)
+            flow = await as_far_as_known(leasing, flow)
             return await Round(leasing, kafka, flow, whole, None).run()
         finally:
             await lease.release()

@@ -220,7 +220,7 @@ async def test_wrong_columns_and_key_type_are_named(check, flow):
     seen = (await check(replace(flow, apply=columns))).states
     assert seen["orders.columns"] == State.FAILED
     seen = (await check(replace(flow, apply=ApplyColumns(key_type="bigint")))).states
-    assert seen["orders.key_type"] == State.FAILED
+    assert seen["orders.types"] == State.FAILED
 
 
 async def test_changes_since_the_last_healthy_run_are_shown(check, pg, flow, topics, be_healthy):

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import pytest
 
 from consumers.apply import inbox
-from consumers.apply.catalog import orders_table
 from consumers.apply.inbox import step_values
 from consumers.apply.statements import column_statements
 from consumers.confirm import pending, spans
 from consumers.returns.fold import Change, Outcome, Step
 from consumers.returns.packing import packed
 from consumers.returns.reader import Return
+from relay.orders.catalog import orders_table
 
 ORDERS = 60_000
 BATCH = 2000

@@ -8,7 +8,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from consumers.apply.catalog import FlowTableError, orders_table
+from relay.orders.catalog import FlowTableError, orders_table
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Observe
 
 
