@@ -18,8 +18,6 @@ READER_SETTINGS: Final = {
     "max_parallel_workers_per_gather": "0",
     "jit": "off",
     "default_transaction_read_only": "on",
-    "DateStyle": "ISO",
-    "TimeZone": "UTC",
     # A read is a few milliseconds; this is for a plan that went wrong all the same.
     "statement_timeout": "60s",
     "idle_in_transaction_session_timeout": "10s",

@@ -23,8 +23,9 @@ _LOG: Final = structlog.get_logger("relay.publish")
 STATE: Final = """
 SELECT (SELECT system_identifier FROM pg_control_system()) AS system_identifier,
        left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline,
-       pg_postmaster_start_time()::text || coalesce(' ' || inet_server_addr()::text, '')
-           || coalesce(' ' || inet_server_port()::text, '') AS instance,
+       -- As a number: two connections must not differ because they write times differently.
+       concat_ws(' ', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
+                 host(inet_server_addr()), inet_server_port()) AS instance,
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next_txid,
        (SELECT oid FROM pg_database WHERE datname = current_database())::text
            || '/' || 'relay.checkpoint'::regclass::oid AS home

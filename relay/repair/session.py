@@ -19,7 +19,6 @@ _SETTINGS: Final = {
     # Selections are many optional conditions: only a plan for the values at hand uses an index.
     "plan_cache_mode": "force_custom_plan",
     "jit": "off",
-    "TimeZone": "UTC",
 }
 
 

@@ -6,13 +6,22 @@ checkpoint of the past). Whether an error is worth another attempt is told by it
 
 import asyncio
 import os
+import socket
 from collections.abc import Mapping
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
 from relay.runtime.client_failure import ClientFailure
+from relay.runtime.database_url import (
+    NOT_A_URL,
+    DatabaseUrl,
+    DatabaseUrlError,
+    read_database_url,
+)
+from relay.runtime.session_settings import apply_session_settings
 from relay.runtime.times import read_any_time
 from relay.runtime.tls import TlsProblem, said_by_tls, tls_problem
 
@@ -73,23 +82,28 @@ async def connect(
     application_name: str,
     *,
     require_primary: bool = True,
-    timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    timeout_seconds: float | None = None,
     command_timeout_seconds: float | None = None,
     server_settings: Mapping[str, str] | None = None,
 ) -> asyncpg.Connection:
     """Open one connection; without a DSN libpq's variables (`PGHOST`, ...) say where.
 
+    It has the session settings of every connection of ours, and `server_settings` beside them.
+    `timeout_seconds` is at most what DATABASE_URL's connect_timeout allows, which else is 10 s.
+
     Raises:
-        DatabaseUnreachableError: nobody answers within `timeout_seconds`, or it is a standby.
+        DatabaseUnreachableError: nobody answers within that time, or it is a standby.
         DatabaseRefusedError: the server refuses the user, the database or the settings.
     """
-    settings = {"application_name": application_name, **(server_settings or {})}
     try:
+        url = read_database_url(dsn, os.environ)
+        seconds = connect_seconds(url, timeout_seconds)
         connection = await asyncpg.connect(
-            dsn or None,
-            timeout=timeout_seconds,
+            url.dsn,
+            servicefile=url.servicefile,
+            timeout=seconds,
             command_timeout=command_timeout_seconds,
-            server_settings=settings,
+            server_settings=_startup(url, application_name),
             target_session_attrs="primary" if require_primary else None,
         )
     except Exception as error:
@@ -98,10 +112,91 @@ async def connect(
             raise
         # What the driver could not parse may be a part of the password: it is in no traceback.
         raise translated from (None if _is_unparsed(error) else error)
-    await read_any_time(connection)
+    _keep_alive(connection, url.keepalive)
+    try:
+        await apply_session_settings(connection, server_settings or {}, timeout_seconds=seconds)
+        await read_any_time(connection)
+    except Exception as error:
+        connection.terminate()
+        raise connection_error(error, dsn) or error from error
     if require_primary:
-        await _refuse_standby(connection, dsn, timeout_seconds)
+        await _refuse_standby(connection, dsn, seconds)
     return connection
+
+
+def connect_seconds(url: DatabaseUrl, wanted: float | None) -> float:
+    """Return how long an attempt may take: what the caller and the URL say, the shorter of them."""
+    if url.timeout_seconds is None:
+        return CONNECT_TIMEOUT_SECONDS if wanted is None else wanted
+    return url.timeout_seconds if wanted is None else min(wanted, url.timeout_seconds)
+
+
+def create_pool(
+    dsn: str | None,
+    application_name: str,
+    *,
+    connections: int,
+    timeout_seconds: float,
+    command_timeout_seconds: float,
+    server_settings: Mapping[str, str],
+    reset: Any,
+) -> asyncpg.Pool:
+    """Make a pool of connections to the primary, with the session settings of all of ours.
+
+    It connects when it is first used. `reset` is called with each connection that comes back.
+
+    Raises:
+        DatabaseRefusedError: DATABASE_URL cannot be used.
+    """
+    try:
+        url = read_database_url(dsn, os.environ)
+    except DatabaseUrlError as error:
+        raise DatabaseRefusedError(str(error)) from None
+
+    async def prepare(connection: asyncpg.Connection) -> None:
+        _keep_alive(connection, url.keepalive)
+        await apply_session_settings(connection, server_settings, timeout_seconds=timeout_seconds)
+
+    return asyncpg.create_pool(
+        url.dsn,
+        servicefile=url.servicefile,
+        min_size=0,
+        max_size=connections,
+        timeout=connect_seconds(url, timeout_seconds),
+        command_timeout=command_timeout_seconds,
+        init=prepare,
+        reset=reset,
+        server_settings=_startup(url, application_name),
+        target_session_attrs="primary",
+    )
+
+
+def _startup(url: DatabaseUrl, application_name: str) -> dict[str, str]:
+    # No more than this: a pooler refuses or drops what else stands in the startup packet.
+    return {"application_name": application_name} | (
+        {"options": url.options} if url.options else {}
+    )
+
+
+_KEEPALIVE: Final = {
+    "keepalives_idle": "TCP_KEEPIDLE",
+    "keepalives_interval": "TCP_KEEPINTVL",
+    "keepalives_count": "TCP_KEEPCNT",
+}
+
+
+def _keep_alive(connection: asyncpg.Connection, wanted: Mapping[str, int]) -> None:
+    """Do what libpq does: TCP keepalives are on, with the system's times where none is given."""
+    transport = getattr(connection, "_transport", None)
+    opened = transport.get_extra_info("socket") if transport is not None else None
+    if opened is None or opened.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    # A system without one of these settings keeps its own times.
+    with suppress(OSError):
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, wanted.get("keepalives", 1))
+        for word, name in _KEEPALIVE.items():
+            if wanted.get(word) and hasattr(socket, name):
+                opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), wanted[word])
 
 
 async def _refuse_standby(connection: asyncpg.Connection, dsn: str | None, seconds: float) -> None:
@@ -162,12 +257,6 @@ def connection_error(error: BaseException, dsn: str | None) -> DatabaseError | N
     return None
 
 
-_NO_URL = (
-    "DATABASE_URL is no postgresql:// URL; percent-encode special characters of the password "
-    "(@ is %40, / is %2F, ? is %3F, # is %23)"
-)
-
-
 def _is_unparsed(error: BaseException) -> bool:
     return isinstance(error, ValueError) and not isinstance(error, asyncpg.InterfaceError | OSError)
 
@@ -175,7 +264,7 @@ def _is_unparsed(error: BaseException) -> bool:
 def _refusal(error: BaseException, dsn: str | None) -> str | None:
     """Return what is wrong and how to mend it, for what no waiting mends."""
     if _is_unparsed(error):
-        return _NO_URL
+        return str(error) if isinstance(error, DatabaseUrlError) else NOT_A_URL
     said = str(error)
     match error:
         case asyncpg.InvalidPasswordError():

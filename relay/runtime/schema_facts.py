@@ -25,7 +25,8 @@ Facts = Mapping[str, str]
 # Ours: everything in the schema relay but the daily partitions, and the sample's two tables.
 _FACTS = """
 WITH ours AS (
-    SELECT c.oid, c.relkind, c.relowner, c.relacl, n.nspname, n.nspname || '.' || c.relname AS name
+    SELECT c.oid, c.relkind, c.relowner, c.relacl, c.relispartition, n.nspname,
+           n.nspname || '.' || c.relname AS name
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE (n.nspname = 'relay' OR (n.nspname = 'public'
                                     AND c.relname IN ('orders', 'order_status_history')))
@@ -59,7 +60,10 @@ SELECT 'relation ' || name,
 UNION ALL
 SELECT 'column ' || name || '.' || attname,
        concat_ws(' ', format_type(atttypid, atttypmod), CASE WHEN attnotnull THEN 'not null' END,
-                 CASE attidentity WHEN 'a' THEN 'identity always' WHEN 'd' THEN 'identity' END,
+                 -- A partition says so itself since PostgreSQL 17 only: the parent is asked.
+                 CASE WHEN NOT relispartition THEN
+                     CASE attidentity WHEN 'a' THEN 'identity always' WHEN 'd' THEN 'identity' END
+                 END,
                  'default ' || pg_get_expr(adbin, adrelid))
   FROM ours JOIN pg_catalog.pg_attribute a ON attrelid = ours.oid
        LEFT JOIN pg_catalog.pg_attrdef ON adrelid = attrelid AND adnum = attnum

@@ -17,7 +17,7 @@ import asyncpg
 from opentelemetry.trace import Tracer
 
 from relay.outbox import NewOrder, PlacedOrder, place_order
-from relay.runtime.database import is_connection_loss
+from relay.runtime.database import create_pool, is_connection_loss
 from relay.sample.serve_problem import UnavailableError
 
 _GET: Final = """
@@ -62,17 +62,15 @@ class OrderStore:
             connections: at most so many at once.
             wait_seconds: for a free connection, and for each statement.
         """
-        pool = await asyncpg.create_pool(
+        pool = await create_pool(
             dsn,
-            min_size=0,
-            max_size=connections,
-            timeout=wait_seconds,
+            "relay sample serve",
+            connections=connections,
+            timeout_seconds=wait_seconds,
             # The server's own limit comes first: it leaves the connection usable.
-            command_timeout=wait_seconds + 1,
+            command_timeout_seconds=wait_seconds + 1,
             reset=_leave_as_it_is,
-            target_session_attrs="primary",
             server_settings={
-                "application_name": "relay sample serve",
                 "statement_timeout": f"{int(wait_seconds * 1000)}",
                 "idle_in_transaction_session_timeout": f"{int(wait_seconds * 2000)}",
             },

@@ -101,8 +101,8 @@ def judge_pooler(facts: PoolerFacts) -> list[Result]:
             failed(
                 "database.startup",
                 f"what a connection asks for at its start does not hold: {facts.startup}",
-                "connect to PostgreSQL directly: a pooler drops startup parameters, and the "
-                "services could not pin their plans or bound their transactions",
+                "connect to PostgreSQL directly: something on the way drops session settings, "
+                "and the services could not pin their plans or bound their transactions",
             )
         )
     return results

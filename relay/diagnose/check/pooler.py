@@ -1,8 +1,9 @@
 """Hops 1, 2 and 5: whether something on the way to PostgreSQL breaks what the services rely on.
 
 Invariant: told by what it does, not by its name. A session setting made on one connection must stay
-with it while another works, and what a connection asks for at its start must hold. PgBouncer's
-transaction and statement modes break the first, its session mode may refuse the second.
+with it while another works, and what a connection sets at its start must hold. PgBouncer's
+transaction and statement modes break the first. Its session mode breaks neither, since nothing but
+a name stands in the startup packet, where it refuses or drops what it does not know.
 """
 
 from __future__ import annotations
