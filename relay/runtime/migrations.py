@@ -1,9 +1,10 @@
 """Setup: brings a database to the schema of this version: numbered SQL files, each applied once.
 
-Invariant: what `--sql` prints is, byte for byte, what `migrate` executes. Each file is one
-transaction that first takes an advisory lock and then looks whether the file is already in, so that
-a crash between two files, a second run, and two runs at once all end in the same schema. An applied
-file that was edited afterwards is refused, and what kind of installation this is never changes.
+Invariant: what `--sql` prints is, file by file, byte for byte what `migrate` executes. Each file is
+one transaction that first takes an advisory lock and then looks whether the file is already in, so
+that a crash between two files, a second run, and two runs at once all end in the same schema. An
+applied file that was edited afterwards is refused, and what kind of installation this is never
+changes. A server that cannot be used is refused before anything is applied.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import asyncpg
 
 from relay.runtime.database import connect
 from relay.runtime.resources import sql_folder
+from relay.runtime.server_requirements import GUARD, require_suitable_server
 
 Kind = Literal["sample", "production"]
 Series = Literal["relay", "sample"]
@@ -118,6 +120,15 @@ def pending(migrations: Sequence[Migration], applied: Applied) -> tuple[Migratio
 # The key is "relay" in ASCII.
 LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(491293463929);\n"
 
+# A client of somebody else's has the settings of its server and role. What these would change of
+# what is stored (names quoted where none need be) is set for the transaction; its zone and the
+# forms of its dates change nothing.
+_BEGIN = f"""\
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL quote_all_identifiers = off;
+SET LOCAL standard_conforming_strings = on;
+{GUARD}"""
+
 _RECORD = """
 INSERT INTO relay.migration (series, version, name, sha256)
 VALUES ('{series}', {version}, '{name}', '{sha256}');
@@ -158,8 +169,8 @@ def finish_script(kind: Kind) -> str:
 
 def script(migrations: Sequence[Migration], kind: Kind) -> str:
     """Return everything as one script for psql, for those who apply schemas by their own means."""
-    parts = [f"-- {m.name}\nBEGIN;\n{LOCK}{file_script(m)}COMMIT;\n" for m in migrations]
-    parts.append(f"-- installation\nBEGIN;\n{LOCK}{finish_script(kind)}COMMIT;\n")
+    parts = [f"-- {m.name}\n{_BEGIN}{LOCK}{file_script(m)}COMMIT;\n" for m in migrations]
+    parts.append(f"-- installation\n{_BEGIN}{LOCK}{finish_script(kind)}COMMIT;\n")
     return "\\set ON_ERROR_STOP on\n\n" + "\n".join(parts)
 
 
@@ -168,10 +179,12 @@ async def migrate(dsn: str | None, sample: bool = True) -> MigrationReport:  # n
 
     Raises:
         MigrationError: see its subclasses; what was applied before it stays applied.
+        UnsuitableServerError: the server is too old, or the database is not UTF8.
         DatabaseError: no connection.
     """
     connection = await connect(dsn, APPLICATION_NAME)
     try:
+        require_suitable_server(connection)
         return await _migrate(connection, load(sample), "sample" if sample else "production")
     finally:
         await connection.close()
@@ -269,8 +282,10 @@ async def require_schema(connection: asyncpg.Connection) -> None:
     """Refuse a schema that this program does not run on: it runs on its own and on the next one.
 
     Raises:
+        UnsuitableServerError: the server is too old, or the database is not UTF8.
         SchemaVersionError: never migrated, too old, or too new; the message says what to run.
     """
+    require_suitable_server(connection)
     found, own = await read_schema_version(connection), load(sample=False)[-1].version
     if found is None:
         raise SchemaVersionError("this database has no relay schema yet: run `relay migrate`")

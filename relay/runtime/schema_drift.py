@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncpg
 
 from relay.runtime.migrations import MigrationError, load, pending, read_applied, read_kind
-from relay.runtime.schema_facts import differences, load_expected, read_facts, server_major
+from relay.runtime.schema_facts import differences, load_expected, read_facts
 
 
 async def schema_differences(connection: asyncpg.Connection) -> list[str]:
@@ -22,9 +22,5 @@ async def schema_differences(connection: asyncpg.Connection) -> list[str]:
         raise MigrationError("this database has no relay schema yet: run `relay migrate`")
     todo = pending(load(kind == "sample"), await read_applied(connection))
     expected = load_expected()
-    found = differences(
-        expected.facts(sample=kind == "sample"),
-        await read_facts(connection),
-        same_major=server_major(connection) == expected.server_major,
-    )
+    found = differences(expected.facts(sample=kind == "sample"), await read_facts(connection))
     return [f"not applied: {m.name}" for m in todo] + [str(difference) for difference in found]

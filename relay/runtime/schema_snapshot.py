@@ -8,7 +8,7 @@ compares the two.
 import asyncpg
 
 from relay.runtime.migrations import Series, file_script, load
-from relay.runtime.schema_facts import Expected, read_facts, server_major
+from relay.runtime.schema_facts import Expected, read_facts
 
 
 async def make_snapshot(connection: asyncpg.Connection) -> Expected:
@@ -23,7 +23,7 @@ async def make_snapshot(connection: asyncpg.Connection) -> Expected:
     finally:
         await transaction.rollback()
     sample = {what: how for what, how in both.items() if production.get(what) != how}
-    return Expected(server_major(connection), production, sample)
+    return Expected(production, sample)
 
 
 async def _apply(connection: asyncpg.Connection, series: Series) -> None:

@@ -1,6 +1,5 @@
 """Every connection of ours has one set of session settings, whoever set up the server."""
 
-from collections.abc import AsyncIterator
 from datetime import date, timedelta
 
 import asyncpg
@@ -17,12 +16,12 @@ _SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY ($1)"
 
 
 @pytest.fixture
-async def odd_database(empty_database: str) -> AsyncIterator[str]:
+async def odd_database(empty_database: str) -> str:
     """A database whose sessions are as odd as they can be; not migrated."""
     connection = await asyncpg.connect(empty_database)
     await make_odd(connection)
     await connection.close()
-    yield empty_database
+    return empty_database
 
 
 async def settings(connection: asyncpg.Connection, *names: str) -> dict[str, str]:

@@ -14,8 +14,7 @@ from typing import Any, Final
 import asyncpg
 
 _SERVER: Final = """
-SELECT current_setting('server_version_num')::int AS version,
-       current_setting('fsync') = 'on' AS fsync,
+SELECT current_setting('fsync') = 'on' AS fsync,
        current_setting('full_page_writes') = 'on' AS full_page_writes,
        current_setting('max_connections')::int AS max_connections,
        (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend')
@@ -56,16 +55,19 @@ _DEFAULT_ROWS: Final = (
 )
 
 _TRIGGERS: Final = """
-SELECT c.oid::regclass::text AS table_name, t.tgname::text AS name, t.tgenabled = 'D' AS disabled
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table_name,
+       t.tgname::text AS name, t.tgenabled = 'D' AS disabled
   FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE NOT t.tgisinternal AND t.tgparentid = 0
    AND t.tgrelid = ANY (ARRAY(SELECT to_regclass(n)::oid FROM unnest($1::text[]) AS n))
 """
 
 _CONSTRAINTS: Final = """
-SELECT c.conrelid::regclass::text AS table_name, c.conname::text AS name,
-       c.convalidated AS validated
-  FROM pg_constraint c
+SELECT quote_ident(n.nspname) || '.' || quote_ident(t.relname) AS table_name,
+       c.conname::text AS name, c.convalidated AS validated
+  FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
+  JOIN pg_namespace n ON n.oid = t.relnamespace
  WHERE c.contype <> 'n'
    AND c.conrelid = ANY (ARRAY(SELECT to_regclass(n)::oid FROM unnest($1::text[]) AS n))
 """

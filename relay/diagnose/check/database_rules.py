@@ -18,7 +18,6 @@ from relay.diagnose.check.result import (
     warning,
 )
 
-OLDEST_VERSION = 130000
 NEARLY_ALL = 0.9
 DAYS_AHEAD_AT_LEAST = 2
 _OBSERVE = "run `relay check` as a member of relay_operator (or as the owner)"
@@ -38,11 +37,6 @@ def judge_database(facts: DatabaseFacts) -> list[Result]:
 
 def _server(facts: DatabaseFacts) -> Iterator[Result]:
     server = facts.server
-    major = server["version"] // 10000
-    if server["version"] < OLDEST_VERSION:
-        yield failed("database.version", f"PostgreSQL {major}", "upgrade to 13 or newer")
-    else:
-        yield ok("database.version", f"PostgreSQL {major}")
     for setting in ("fsync", "full_page_writes"):
         if server[setting]:
             yield ok(f"database.{setting}", "on")

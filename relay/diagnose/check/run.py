@@ -38,12 +38,15 @@ from relay.diagnose.check.result import (
     unknown,
     warning,
 )
+from relay.diagnose.check.session_facts import gather_sessions
+from relay.diagnose.check.session_rules import judge_server, judge_sessions
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
 from relay.runtime.kafka_refusal import KafkaRefusedError
 from relay.runtime.migrations import MigrationError, require_schema
 from relay.runtime.schema_drift import schema_differences
+from relay.runtime.server_requirements import server_encoding
 
 APPLICATION_NAME: Final = "relay-check"
 _DIFFERENCES_SHOWN: Final = 5
@@ -128,7 +131,11 @@ async def _another(dsn: str | None, settings: Mapping[str, str]) -> asyncpg.Conn
 
 
 async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
-    results: list[Result] = []
+    major = connection.get_server_version().major
+    results = judge_server(major, server_encoding(connection))
+    if not is_healthy(results):
+        return results
+    results += judge_sessions(await gather_sessions(connection))
     try:
         await require_schema(connection)
         results.append(ok("database.schema", "of this version"))

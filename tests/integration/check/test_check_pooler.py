@@ -108,9 +108,7 @@ async def test_in_session_mode_a_connection_has_the_session_settings_of_all(boun
     await before.execute("SET bytea_output = escape")
     await before.close()
     connection = await connect(url, "relay-test", server_settings={"plan_cache_mode": "auto"})
-    shown = {
-        name: await connection.fetchval("SELECT current_setting($1)", name) for name in PINNED
-    }
+    shown = {name: await connection.fetchval("SELECT current_setting($1)", name) for name in PINNED}
     assert shown == dict(PINNED)
     await connection.close()
 

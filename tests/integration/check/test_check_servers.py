@@ -79,7 +79,7 @@ async def test_a_fresh_installation_fails_for_processor_and_unsafe_server(check,
             "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
             "CREATE TRIGGER t BEFORE INSERT ON public.orders FOR EACH ROW EXECUTE FUNCTION f();"
             "ALTER TABLE public.orders DISABLE TRIGGER t",
-            "orders.trigger:orders.t",
+            "orders.trigger:public.orders.t",
             "failed",
         ),
         (
@@ -90,7 +90,7 @@ async def test_a_fresh_installation_fails_for_processor_and_unsafe_server(check,
         ),
         (
             "ALTER TABLE public.orders ADD CONSTRAINT late CHECK (version > 0) NOT VALID",
-            "orders.constraint:orders.late",
+            "orders.constraint:public.orders.late",
             "warning",
         ),
         (
