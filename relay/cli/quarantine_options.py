@@ -58,6 +58,7 @@ def selection_of(flow: Flow, given: dict[str, Any], states: tuple[State, ...]) -
     return Selection(
         ids=given["ids"] or None,
         orders=tuple(spelt) or None,
+        aggregate_type=flow.aggregate_type if orders else None,
         reasons=given["reasons"] or None,
         kind=given["kind"],
         since=since,

@@ -86,6 +86,7 @@ def show_lines(row: Held) -> list[str]:
     """Return all that is known of a row but its bytes."""
     facts = {
         "order": row.order_id,
+        "its type": row.aggregate_type,
         "event": row.event_id,
         "event type": row.event_type,
         "where from": row.where_from,

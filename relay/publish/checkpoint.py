@@ -46,6 +46,7 @@ class Parked:
     detail: str | None
     topic: str | None
     traceparent: str | None
+    aggregate_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,8 @@ WITH moved AS (
 
 ADVANCE: Final = f"{_MOVED_AND_NOTED} SELECT count(*) FROM moved"  # noqa: S608 - constants
 
-# ... with what is seldom there: a replay's items, and rows that enter or leave quarantine.
-ADVANCE_MORE: Final = f"""{_MOVED_AND_NOTED}, replayed AS (
+# ... with what is seldom there: a replay's items ...
+_MOVED_AND_REPLAYED: Final = f"""{_MOVED_AND_NOTED}, replayed AS (
     UPDATE relay.replay_job AS job SET sent_count = $19
       FROM moved
      WHERE job.replay_id = $17 AND job.sent_count = $18
@@ -96,7 +97,13 @@ ADVANCE_MORE: Final = f"""{_MOVED_AND_NOTED}, replayed AS (
     SELECT replayed.replay_id, r.outbox_id, r.reason
       FROM replayed, unnest($20::bigint[], $21::text[]) AS r(outbox_id, reason)
     ON CONFLICT DO NOTHING
-), released AS (
+)"""  # noqa: S608 - constants of this module
+
+# (on its own: who only replays may not write to quarantine)
+ADVANCE_REPLAY: Final = f"{_MOVED_AND_REPLAYED} SELECT count(*) FROM moved"  # noqa: S608 - constants
+
+# ... and rows that enter or leave quarantine.
+ADVANCE_MORE: Final = f"""{_MOVED_AND_REPLAYED}, released AS (
     UPDATE relay.quarantine AS q
        SET state = 'released', resolved_at = clock_timestamp()
       FROM moved
@@ -104,16 +111,18 @@ ADVANCE_MORE: Final = f"""{_MOVED_AND_NOTED}, replayed AS (
        AND q.state = 'release_requested'
 ), parked AS (
     INSERT INTO relay.quarantine AS q
-           (kind, reason, detail, aggregate_id, event_id, outbox_id, topic, traceparent)
-    SELECT 'event', p.reason, p.detail, p.aggregate_id, p.event_id, p.outbox_id, p.topic,
-           p.traceparent
+           (kind, reason, detail, aggregate_type, aggregate_id, event_id, outbox_id, topic,
+            traceparent)
+    SELECT 'event', p.reason, p.detail, p.aggregate_type, p.aggregate_id, p.event_id, p.outbox_id,
+           p.topic, p.traceparent
       FROM moved,
            unnest($23::text[], $24::text[], $25::text[], $26::text[], $27::bigint[], $28::text[],
-                  $29::text[])
-        AS p(reason, detail, aggregate_id, event_id, outbox_id, topic, traceparent)
+                  $29::text[], $30::text[])
+        AS p(reason, detail, aggregate_id, event_id, outbox_id, topic, traceparent, aggregate_type)
     -- It was released, and could not be sent again.
     ON CONFLICT (outbox_id) WHERE kind = 'event'
     DO UPDATE SET state = 'held', reason = excluded.reason, detail = excluded.detail,
+                  aggregate_type = excluded.aggregate_type,
                   last_seen_at = clock_timestamp(), seen_count = q.seen_count + 1
 )
 SELECT count(*) FROM moved
@@ -153,9 +162,12 @@ class CheckpointWriter:
         lowest = [min(delivery.outbox_ids) for delivery in deliveries]
         highest = [max(delivery.outbox_ids) for delivery in deliveries]
         hint_id = max(highest, default=now.hint_id)
-        seldom = parked or released or replay is not None
-        more = (*_replay_values(replay), released, *_parked_columns(parked)) if seldom else ()
-        statement = await self._prepared(ADVANCE_MORE if seldom else ADVANCE)
+        sql, more = ADVANCE, tuple[object, ...]()
+        if replay is not None:
+            sql, more = ADVANCE_REPLAY, _replay_values(replay)
+        if parked or released:
+            sql, more = ADVANCE_MORE, (*_replay_values(replay), released, *_parked_columns(parked))
+        statement = await self._prepared(sql)
         moved = await statement.fetchval(
             now.shard,
             now.epoch,
@@ -222,6 +234,7 @@ def _parked_columns(parked: Sequence[Parked]) -> tuple[list[object], ...]:
         [row.outbox_id for row in parked],
         [row.topic for row in parked],
         [row.traceparent for row in parked],
+        [row.aggregate_type for row in parked],
     )
 
 

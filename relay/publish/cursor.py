@@ -24,6 +24,7 @@ from relay.publish.outbox_sql import (
     BY_ID,
     LARGE_PAYLOADS,
     LAST_BEFORE,
+    LONG_IDS,
     LOWEST_OF_ENDED,
     LOWEST_OF_NEW,
     NEXT_ID,
@@ -43,8 +44,8 @@ _TXIDS_AT_A_TIME: Final = 5_000_000
 class OutboxCursor:
     """Reads on from a position.
 
-    `hint_id` is the highest id handed over before, if known; `page_rows` may be changed between two
-    pages.
+    `hint_id` is the highest id handed over before, if known. `page_rows` and `largest_bytes` (a
+    larger payload is not read) may be changed between two pages.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class OutboxCursor:
         self._paging: Paging | None = None
         self.page_rows = page_rows
         self._page_bytes = page_bytes
-        self._largest_bytes = largest_bytes
+        self.largest_bytes = largest_bytes
         self._hint_id = hint_id
         self._statements: dict[str, Any] = {}
         # The snapshot of the last two reads: no transaction ended between them, and perhaps none
@@ -102,7 +103,7 @@ class OutboxCursor:
         places = {outbox_id: place for place, outbox_id in enumerate(outbox_ids)}
         page = Page.of_records(sorted(records, key=lambda record: places[record[0]]), after)
         page = page.first(cut_to_bytes(page.sizes, self._page_bytes))
-        await self._complete(page)
+        await self.complete(page, self.largest_bytes)
         return page
 
     async def _small_window(self) -> Page | None:
@@ -119,7 +120,7 @@ class OutboxCursor:
         self._still = records[0][7] if cur == prev else None
         page = Page.of_records(sorted(records[1:], key=_id), Position(cur))
         if len(page.ids) < limit and page.payload_bytes <= self._page_bytes:
-            await self._complete(page)
+            await self.complete(page, self.largest_bytes)
             return self._advance(page)
         self._position = Position(prev, cur, LOWEST_ID)
         return None
@@ -144,7 +145,7 @@ class OutboxCursor:
             self._paging = None if next_id is None else self._paging.at(next_id - 1)
         after = Position(paging.cur) if self._paging is None else self._paging.position
         page = page.ending_at(after)
-        await self._complete(page)
+        await self.complete(page, self.largest_bytes)
         return self._advance(page)
 
     async def _open(self) -> Paging | None:
@@ -194,9 +195,12 @@ class OutboxCursor:
             records = sorted(records + others, key=_id)[:limit]
         return records
 
-    async def _complete(self, page: Page) -> None:
-        """Read the payloads that were too large to come along, unless no topic takes them."""
-        missing = page.without_payload(self._largest_bytes)
+    async def complete(self, page: Page, largest_bytes: int) -> None:
+        """Read what was too large to come along; no payload that is larger than this."""
+        missing = page.without_key()
+        if missing:
+            page.set_keys(dict(await self._connection.fetch(LONG_IDS, missing)))
+        missing = page.without_payload(largest_bytes)
         if missing:
             for outbox_id, payload, headers in await self._connection.fetch(
                 LARGE_PAYLOADS, missing

@@ -16,6 +16,7 @@ from relay.publish.batch import Batch, batches
 from relay.publish.checkpoint import Parked
 from relay.publish.compression import Codec
 from relay.publish.page import Page
+from relay.publish.parked_orders import ParkedOrders
 from relay.publish.partitioner import partitions
 from relay.publish.publisher import EncodedBatch
 from relay.publish.record import RecordEncoder, record_sizes, records_of
@@ -48,7 +49,7 @@ class Dispatcher:
     identities: Identities
     sizing: Sizing
     codec: Codec
-    parked_orders: set[bytes]
+    parked_orders: ParkedOrders
 
     def topics(self, page: Page, replay: Replayed | None = None) -> set[str]:
         """Return the topics that a page's rows go to."""
@@ -56,6 +57,15 @@ class Dispatcher:
             return {replay.topic}
         routes = self.routes
         return {routes[event_type].topic for event_type in set(page.event_types) & routes.keys()}
+
+    def doubtful_topics(self, page: Page, replay: Replayed | None = None) -> set[str]:
+        """Return the topics that, as far as is known, may not take the page's largest rows."""
+        if not page.ids:
+            return set()
+        largest = max(page.sizes)
+        return {
+            topic for topic in self.topics(page, replay) if self.sizing.doubtful(topic, largest)
+        }
 
     def prepare(self, page: Page, partition_counts: Mapping[str, int]) -> Prepared:
         """Encode a page and divide it."""
@@ -137,11 +147,12 @@ class Dispatcher:
             return [], set()
         parked: list[Parked] = []
         held: set[int] = set()
-        for place, key in enumerate(page.keys):
-            reason = ORDER_PARKED if key in self.parked_orders else self._reason(page, place, sizes)
+        for place, order in enumerate(zip(page.aggregate_types, page.names, strict=True)):
+            waits = self.parked_orders.holds(*order)
+            reason = ORDER_PARKED if waits else self._reason(page, place, sizes)
             if reason is None:
                 continue
-            self.parked_orders.add(key)
+            self.parked_orders.add([order])
             held.add(place)
             parked.append(self._parked_row(page, place, reason))
         return parked, held
@@ -150,7 +161,7 @@ class Dispatcher:
         """Tell cheaply whether any row may have to wait."""
         return bool(
             not self.routes.keys() >= set(page.event_types)
-            or (self.parked_orders and not self.parked_orders.isdisjoint(page.keys))
+            or not self.parked_orders.disjoint(page.names)
             or None in page.payloads
             or (self.sizing.too_large and not self.sizing.too_large.isdisjoint(page.ids))
             or any(self.sizing.refuses(topic, 0, max(sizes)) for topic in self.topics(page))
@@ -175,13 +186,14 @@ class Dispatcher:
         topic = None if route is None else route.topic
         details = {
             NO_TOPIC: f"no topic is mapped to event type {event_type[:200]!r}",
-            TOO_LARGE: f"a payload of {page.sizes[place]} bytes is more than {topic} takes",
+            TOO_LARGE: f"an event of {page.sizes[place]} bytes is more than {topic} takes",
             ORDER_PARKED: "an earlier event of this order waits",
         }
         return Parked(
             outbox_id=page.ids[place],
             event_id=page.event_ids[place],
-            aggregate_id=page.keys[place].decode(),
+            aggregate_type=page.aggregate_types[place],
+            aggregate_id=page.names[place].decode(),
             reason=reason,
             detail=details[reason],
             topic=topic,

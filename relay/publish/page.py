@@ -7,11 +7,12 @@ value for each.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
+from relay.publish.parked_orders import order_name
 from relay.publish.window import Position
 
 
@@ -22,12 +23,14 @@ class Page:
     Attributes:
         ids: the outbox's own.
         event_ids: 16 bytes each.
-        keys: the aggregate ids, as UTF-8.
+        keys: the aggregate ids, as UTF-8; empty until a long one was read.
         payloads: JSON as written, as UTF-8; None until a large one was read.
-        sizes: of payload and headers, in bytes.
+        sizes: of payload, headers and aggregate id, in bytes.
         headers: the row's own headers, a JSON object as UTF-8, or None.
         created_at: PostgreSQL's binary timestamptz, 8 bytes each.
+        aggregate_types: their first 256 characters.
         after: the position once all of them are published.
+        names: the aggregate ids as quarantine has them (`order_name`).
     """
 
     ids: Sequence[int]
@@ -40,12 +43,17 @@ class Page:
     traceparents: Sequence[str | None]
     tracestates: Sequence[str | None]
     created_at: Sequence[bytes]
+    aggregate_types: Sequence[str]
     after: Position
+    names: Sequence[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = self.keys
 
     @classmethod
     def empty(cls, after: Position) -> Page:
         """Return a page without rows."""
-        return cls((), (), (), (), [], (), [], (), (), (), after)
+        return cls((), (), (), (), [], (), [], (), (), (), (), after)
 
     @classmethod
     def of_records(cls, records: Sequence[Sequence[Any]], after: Position) -> Page:
@@ -53,20 +61,24 @@ class Page:
         if not records:
             return cls.empty(after)
         columns = zip(*records, strict=True)
-        ids, event_ids, keys, types, payloads, sizes, headers, parents, states, times = columns
+        ids, event_ids, keys, types, payloads, sizes, headers, parents, states, times, kinds = (
+            columns
+        )
         return cls(
             ids, event_ids, keys, types, list(payloads), sizes, list(headers), parents, states,
-            times, after,
+            times, kinds, after,
         )  # fmt: skip
 
     @property
     def payload_bytes(self) -> int:
-        """The payloads' bytes together."""
+        """The bytes of payloads, headers and ids together."""
         return sum(self.sizes)
 
     def ending_at(self, after: Position) -> Page:
         """Return the same rows with another position after them."""
-        return replace(self, after=after)
+        page = replace(self, after=after)
+        page.names = self.names
+        return page
 
     def first(self, count: int) -> Page:
         """Return the first `count` rows."""
@@ -81,6 +93,7 @@ class Page:
             self.traceparents[:count],
             self.tracestates[:count],
             self.created_at[:count],
+            self.aggregate_types[:count],
             self.after,
         )
 
@@ -93,6 +106,18 @@ class Page:
             for outbox_id, payload, size in zip(self.ids, self.payloads, self.sizes, strict=True)
             if payload is None and size <= largest_bytes
         ]
+
+    def without_key(self) -> list[int]:
+        """Return the ids of the rows whose aggregate id is still to be read, or is empty."""
+        if b"" not in self.keys:
+            return []
+        return [outbox_id for outbox_id, key in zip(self.ids, self.keys, strict=True) if not key]
+
+    def set_keys(self, keys: Mapping[int, bytes]) -> None:
+        """Fill in the aggregate ids that were too long to come along."""
+        rows = zip(self.ids, self.keys, strict=True)
+        self.keys = [keys.get(outbox_id, key) for outbox_id, key in rows]
+        self.names = [order_name(key) for key in self.keys]
 
     def set_payload(self, outbox_id: int, payload: bytes, headers: bytes | None) -> None:
         """Fill in what was too large to come along."""

@@ -7,21 +7,38 @@ only waited behind it, before anything newer; it stops at an event that is held 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
 
+from relay.publish.parked_orders import Order, ParkedOrders, order_name
 from relay.runtime.audit import Action, note_action, this_person
 
+# NULL is what a version wrote that did not know the column, and what its row says where it is still
+# there: in the outbox, or among what was kept of it.
+_TYPES_KNOWN: Final = """
+UPDATE relay.quarantine AS q
+   SET aggregate_type =
+       coalesce((SELECT left(o.aggregate_type, 256) FROM relay.outbox AS o
+                  WHERE o.id = q.outbox_id LIMIT 1),
+                (SELECT left(k.aggregate_type, 256) FROM relay.kept AS k
+                  WHERE k.id = q.outbox_id LIMIT 1))
+ WHERE q.quarantine_id = ANY (ARRAY(SELECT quarantine_id FROM relay.quarantine
+                                     WHERE kind = 'event' AND aggregate_type IS NULL
+                                       AND state IN ('held', 'release_requested')
+                                       AND ($1::text[] IS NULL OR aggregate_id = ANY ($1))
+                                     ORDER BY quarantine_id DESC LIMIT 10000))
+"""
+
 PARKED_ORDERS: Final = """
-SELECT DISTINCT aggregate_id FROM relay.quarantine
+SELECT DISTINCT aggregate_type, aggregate_id FROM relay.quarantine
  WHERE kind = 'event' AND state IN ('held', 'release_requested') AND aggregate_id IS NOT NULL
 """
 
 STILL_PARKED: Final = """
-SELECT DISTINCT aggregate_id FROM relay.quarantine
+SELECT DISTINCT aggregate_type, aggregate_id FROM relay.quarantine
  WHERE kind = 'event' AND state IN ('held', 'release_requested')
    AND aggregate_id = ANY ($1::text[])
 """
@@ -29,10 +46,12 @@ SELECT DISTINCT aggregate_id FROM relay.quarantine
 # Only orders that something may leave of: what was asked for behind an event that is held must not
 # use up the limit, or a hundred such orders would keep all others here for ever.
 ASKED_FOR: Final = """
-SELECT DISTINCT q.aggregate_id FROM relay.quarantine AS q
+SELECT DISTINCT q.aggregate_type, q.aggregate_id FROM relay.quarantine AS q
  WHERE q.kind = 'event' AND q.state = 'release_requested' AND q.aggregate_id IS NOT NULL
    AND NOT EXISTS (SELECT FROM relay.quarantine AS before
                     WHERE before.aggregate_id = q.aggregate_id AND before.kind = 'event'
+                      AND (before.aggregate_type = q.aggregate_type
+                           OR before.aggregate_type IS NULL OR q.aggregate_type IS NULL)
                       AND before.state = 'held' AND before.quarantine_id < q.quarantine_id)
  LIMIT 100
 """
@@ -42,16 +61,18 @@ SELECT DISTINCT q.aggregate_id FROM relay.quarantine AS q
 RELEASE_FOLLOWERS: Final = """
 UPDATE relay.quarantine AS q SET state = 'release_requested', resolved_by = 'relay',
        resolved_why = 'waited behind an event that was released'
-  FROM (SELECT aggregate_id,
+  FROM (SELECT aggregate_type, aggregate_id,
                min(quarantine_id) FILTER (WHERE state = 'release_requested') AS first_asked,
                min(quarantine_id) FILTER (WHERE state = 'held' AND reason <> 'order_parked')
                    AS first_held
           FROM relay.quarantine
          WHERE kind = 'event' AND state IN ('held', 'release_requested')
            AND aggregate_id = ANY ($1::text[])
-         GROUP BY aggregate_id) AS parked
- WHERE q.aggregate_id = parked.aggregate_id AND q.kind = 'event' AND q.state = 'held'
-   AND q.reason = 'order_parked' AND q.quarantine_id > parked.first_asked
+         GROUP BY aggregate_type, aggregate_id) AS parked
+ WHERE q.aggregate_id = parked.aggregate_id
+   AND q.aggregate_type IS NOT DISTINCT FROM parked.aggregate_type
+   AND q.kind = 'event' AND q.state = 'held' AND q.reason = 'order_parked'
+   AND q.quarantine_id > parked.first_asked
    AND (parked.first_held IS NULL OR q.quarantine_id < parked.first_held)
 """
 
@@ -69,7 +90,7 @@ RETURNING q.aggregate_id, q.outbox_id, q.quarantine_id
 
 # By quarantine_id: the order in which they were read, not the ids' own.
 WAITING: Final = """
-SELECT aggregate_id, outbox_id, state FROM relay.quarantine
+SELECT aggregate_type, aggregate_id, outbox_id, state FROM relay.quarantine
  WHERE kind = 'event' AND state IN ('held', 'release_requested')
    AND aggregate_id = ANY ($1::text[])
  ORDER BY quarantine_id LIMIT $2
@@ -80,7 +101,7 @@ SELECT aggregate_id, outbox_id, state FROM relay.quarantine
 class Waiting:
     """A parked event, as the decision needs it."""
 
-    order: str
+    order: tuple[str | None, str]
     outbox_id: int
     release_requested: bool
 
@@ -91,39 +112,60 @@ def releasable(waiting: Sequence[Waiting]) -> list[int]:
     Args:
         waiting: of any number of orders, each one's in the order in which they came in.
     """
-    stopped: set[str] = set()
+    stopped: set[tuple[str | None, str]] = set()
     released: list[int] = []
     for event in waiting:
-        if event.release_requested and event.order not in stopped:
+        # Of which type an event was that is nowhere any more, nobody knows: it stops all.
+        if event.release_requested and stopped.isdisjoint((event.order, (None, event.order[1]))):
             released.append(event.outbox_id)
         else:
             stopped.add(event.order)
     return released
 
 
-async def parked_orders(connection: asyncpg.Connection) -> set[bytes]:
-    """Return the orders that are parked, as keys."""
-    return {row["aggregate_id"].encode() for row in await connection.fetch(PARKED_ORDERS)}
+async def learn_types(connection: asyncpg.Connection) -> None:
+    """Fill in the aggregate types of parked events that an older version wrote without."""
+    await connection.execute(_TYPES_KNOWN, None)
 
 
-async def still_parked(connection: asyncpg.Connection, orders: Sequence[bytes]) -> set[bytes]:
-    """Return which of these orders are parked: an operator may have discarded what held one."""
-    rows = await connection.fetch(STILL_PARKED, [order.decode() for order in orders])
-    return {row["aggregate_id"].encode() for row in rows}
+async def parked_orders(connection: asyncpg.Connection) -> ParkedOrders:
+    """Return the orders that are parked."""
+    return ParkedOrders.of(map(_order, await connection.fetch(PARKED_ORDERS)))
+
+
+async def still_parked(connection: asyncpg.Connection, ids: Iterable[bytes]) -> set[Order]:
+    """Return the parked orders with these ids: an operator may have discarded what held one."""
+    rows = await connection.fetch(STILL_PARKED, [name.decode() for name in ids])
+    return set(map(_order, rows))
+
+
+def _order(row: asyncpg.Record) -> Order:
+    return row["aggregate_type"], order_name(row["aggregate_id"].encode())
 
 
 async def asked_for(connection: asyncpg.Connection) -> list[str]:
-    """Return some of the orders of which an operator asked to release an event."""
-    return [row["aggregate_id"] for row in await connection.fetch(ASKED_FOR)]
+    """Return ids of some orders of which an operator asked to release an event."""
+    return list({row["aggregate_id"] for row in await connection.fetch(ASKED_FOR)})
 
 
-async def leaving(connection: asyncpg.Connection, orders: Sequence[str], most: int) -> list[int]:
-    """Return which rows of these orders leave next, in order, as outbox ids; at most `most`."""
-    await connection.execute(RELEASE_FOLLOWERS, orders)
-    rows = await connection.fetch(WAITING, orders, most)
+async def leaving(connection: asyncpg.Connection, ids: Sequence[str], most: int) -> list[int]:
+    """Return which rows of orders with these ids leave next, in order, as outbox ids.
+
+    Args:
+        connection: may write.
+        ids: aggregate ids as quarantine has them.
+        most: rows looked at.
+    """
+    await connection.execute(_TYPES_KNOWN, ids)
+    await connection.execute(RELEASE_FOLLOWERS, ids)
+    rows = await connection.fetch(WAITING, ids, most)
     found = releasable(
         [
-            Waiting(row["aggregate_id"], row["outbox_id"], row["state"] == "release_requested")
+            Waiting(
+                (row["aggregate_type"], row["aggregate_id"]),
+                row["outbox_id"],
+                row["state"] == "release_requested",
+            )
             for row in rows
         ]
     )

@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import structlog
-from aiokafka.errors import KafkaError
 
 from relay.publish.batch import Batch
 from relay.publish.commits import Commits
 from relay.publish.cursor import OutboxCursor
 from relay.publish.dispatch import Dispatcher, Prepared
 from relay.publish.errors import LeaseLostError, TopicForbiddenError, TopicWaitError
+from relay.publish.known_topics import UNKNOWN, KnownTopics
 from relay.publish.lease import Lease
 from relay.publish.options import PublishOptions
 from relay.publish.pacing import Pace
@@ -32,14 +32,10 @@ from relay.publish.publisher import Publisher
 from relay.publish.replays import Replayed, Replays, pause
 from relay.publish.spans import SendSpans, SentPage
 from relay.publish.testpoints import TestPoint
-from relay.publish.topics import Topics
 from relay.publish.underway import PageUnderway, Underway
-from relay.runtime.backoff import Backoff
-from relay.runtime.shutdown import stopped_within
 
 _LOG: Final = structlog.get_logger("relay.publish")
 _RELEASE_SECONDS: Final = 1.0
-_TOPIC_BACKOFF: Final = Backoff(0.2, 5.0)
 # Sent at once while nobody knows whether the database takes the proof of it (a full disk, a right
 # that was taken away): every attempt sends them again, for hours perhaps.
 _CAREFUL_ROWS: Final = 1
@@ -52,24 +48,20 @@ class Pipeline:
     Attributes:
         live: False: a replay's items are sent and nothing else: no window is read, no row leaves
             quarantine or enters it, and the checkpoint stays where it is.
-        waits: told what a page waits for before it can be sent, and with None that it no longer
-            does.
     """
 
     cursor: OutboxCursor
     dispatcher: Dispatcher
     publisher: Publisher
-    topics: Topics
+    known: KnownTopics
     underway: Underway
     commits: Commits
     lease: Lease
     options: PublishOptions
     spans: SendSpans
     replays: Replays
-    waits: Callable[[BaseException | None], None]
     test_point: TestPoint
     live: bool = True
-    _partition_counts: dict[str, int] = field(default_factory=dict)
     _look_for_releases_at: float = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -133,9 +125,11 @@ class Pipeline:
     ) -> None:
         await self.test_point("after_read")
         await self._unpark(page)
-        if not await self._topics_ready(page, stop):
+        topics = self.dispatcher.topics(page)
+        if not await self.known.ready(topics, stop):
             return
-        prepared = self.dispatcher.prepare(page, self._partition_counts)
+        await self._ask_again(page, topics, self.dispatcher.doubtful_topics(page))
+        prepared = self.dispatcher.prepare(page, self.known.partition_counts)
         await self._send(page, prepared, released=released or ())
 
     async def _send(
@@ -183,7 +177,9 @@ class Pipeline:
         page, replay = found
         if not await self._replay_topics_ready(page, replay):
             return 0
-        prepared = self.dispatcher.prepare_replay(page, self._partition_counts, replay)
+        topics = self.dispatcher.topics(page, replay)
+        await self._ask_again(page, topics, self.dispatcher.doubtful_topics(page, replay))
+        prepared = self.dispatcher.prepare_replay(page, self.known.partition_counts, replay)
         refused = (*replay.refused, *prepared.refused)
         await self._send(page, prepared, replay=dataclasses.replace(replay, refused=refused))
         return len(page.ids)
@@ -192,8 +188,8 @@ class Pipeline:
         """Tell whether the page can be sent; live traffic does not wait until it can."""
         try:
             for topic in self.dispatcher.topics(page, replay):
-                await self._know(topic)
-        except (TopicWaitError, KafkaError, OSError, TimeoutError) as error:
+                await self.known.know(topic)
+        except UNKNOWN as error:
             if replay.topic is not None and isinstance(error, TopicWaitError):
                 await self._pause_replay(replay, f"the relay waits for {error}")
             self.replays.later()
@@ -214,38 +210,21 @@ class Pipeline:
     async def _unpark(self, page: Page) -> None:
         """Ask again of the parked orders in a page: what held one may have been discarded."""
         parked = self.dispatcher.parked_orders
-        if not parked or parked.isdisjoint(page.keys):
+        if parked.disjoint(page.names):
             return
-        asked = parked.intersection(page.keys) - self.underway.parked_orders()
-        parked -= asked - await still_parked(self.cursor.connection, list(asked))
+        asked = parked.ids_among(page.names)
+        still = await still_parked(self.cursor.connection, asked)
+        parked.keep_only(asked, still | self.underway.parked_orders())
 
-    async def _topics_ready(self, page: Page, stop: asyncio.Event) -> bool:
-        """Wait until every topic of the page can be sent to; False: asked to stop meanwhile."""
-        attempt = 0
-        while not stop.is_set():
-            try:
-                for topic in self.dispatcher.topics(page):
-                    await self._know(topic)
-            except (TopicWaitError, KafkaError, OSError, TimeoutError) as error:
-                self.waits(error)
-                await stopped_within(stop, _TOPIC_BACKOFF.ceiling_seconds(attempt))
-                attempt += 1
-            else:
-                if attempt:
-                    self.waits(None)
-                return True
-        return False
-
-    async def _know(self, topic: str) -> None:
-        count = await self.topics.partition_count(topic)
-        known = self._partition_counts.get(topic)
-        if known is None:
-            self.dispatcher.sizing.said(topic, await self.topics.largest_batch_bytes(topic))
-        elif known != count:
-            # Orders move to other partitions: what was sent must be there before what comes next.
-            _LOG.warning("partitions_changed", topic=topic, before=known, now=count)
-            await self.underway.empty()
-        self._partition_counts[topic] = count
+    async def _ask_again(self, page: Page, topics: set[str], doubtful: set[str]) -> None:
+        """Ask what topics take before rows are parked for their size; read what fits by now."""
+        if not doubtful:
+            return
+        await self.known.ask_limits(doubtful)
+        sizing, most_bytes = self.dispatcher.sizing, self.options.largest_record_bytes
+        await self.cursor.complete(page, sizing.largest_payload_bytes(topics, most_bytes))
+        of_flow = {route.topic for route in self.dispatcher.routes.values()}
+        self.cursor.largest_bytes = sizing.largest_payload_bytes(of_flow, most_bytes)
 
     async def _release(self, stop: asyncio.Event) -> None:
         """Send what an operator released, before anything newer of the same orders is read."""
@@ -264,12 +243,12 @@ class Pipeline:
         if not outbox_ids:
             return
         page = await self.cursor.rows(outbox_ids, writer.checkpoint.position)
-        self.dispatcher.parked_orders -= set(page.keys)
+        parked = self.dispatcher.parked_orders
+        parked.discard(zip(page.aggregate_types, page.names, strict=True))
         await self._hand_over(page, stop, list(page.ids))
         await self.underway.empty()
         # Those with more to wait for are parked still.
-        keys = list(set(page.keys))
-        self.dispatcher.parked_orders |= await still_parked(self.cursor.connection, keys)
+        parked.add(await still_parked(self.cursor.connection, set(page.names)))
 
     async def _drain(self) -> None:
         try:

@@ -167,6 +167,9 @@ class Publisher:
         for outgoing in ready:
             place = TopicPartition(outgoing.batch.topic, outgoing.batch.partition)
             leader = self.client.cluster.leader_for_partition(place)
+            if leader is None and self._made_anew(place):
+                self._break(ProducerBrokenError(f"{place} is gone: its topic was made anew"))
+                return
             if leader is None or leader < 0:
                 self._retry(outgoing, UnknownTopicOrPartitionError(f"{place} has no leader"))
             else:
@@ -175,6 +178,11 @@ class Publisher:
             task = asyncio.create_task(self._produce(leader, group))
             self._tasks.add(task)
             task.add_done_callback(self._ended)
+
+    def _made_anew(self, place: TopicPartition) -> bool:
+        """Tell whether the topic is there, and has fewer partitions than it had."""
+        partitions = self.client.cluster.partitions_for_topic(place.topic)
+        return bool(partitions) and place.partition not in partitions
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Give up after an error that nobody expected: its batches must not be forgotten."""

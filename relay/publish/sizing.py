@@ -6,10 +6,14 @@ until the record that alone is refused is found; the topic's batches are then as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from relay.publish.batch import BATCH_HEADER_BYTES, Limit
+
+# For what a record has besides payload, own headers and key.
+_ROOM_BYTES: Final = 8192
 
 
 @dataclass(slots=True)
@@ -28,10 +32,28 @@ class Sizing:
     _said: dict[str, int] = field(default_factory=dict)
     _learned: dict[str, Limit] = field(default_factory=dict)
 
-    def said(self, topic: str, largest_batch_bytes: int | None) -> None:
-        """Note what the broker says that a topic takes."""
-        if largest_batch_bytes is not None:
+    def set_limit(self, topic: str, largest_batch_bytes: int | None) -> None:
+        """Note what the broker says that a topic takes; None: it does not say."""
+        if self._said.get(topic) == largest_batch_bytes:
+            return
+        # What was learned from refusals belongs to the limit of then.
+        self._learned.pop(topic, None)
+        if largest_batch_bytes is None:
+            self._said.pop(topic, None)
+        else:
             self._said[topic] = largest_batch_bytes
+
+    def largest_payload_bytes(self, topics: Iterable[str], most_bytes: int) -> int:
+        """Return how large a payload may be to fit one of these topics, as far as is known."""
+        if self.compressed:
+            return most_bytes
+        limits = [self._said.get(topic, most_bytes) for topic in topics]
+        return min(most_bytes, max(limits, default=most_bytes))
+
+    def doubtful(self, topic: str, size_bytes: int) -> bool:
+        """Tell whether a payload of that size may be more than the topic is known to take."""
+        said = self._said.get(topic)
+        return said is not None and size_bytes + _ROOM_BYTES > said
 
     def limit(self, topic: str) -> Limit:
         """Return what a topic takes in one batch."""

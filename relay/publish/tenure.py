@@ -29,10 +29,12 @@ from relay.publish.errors import (
     RecordRefusedError,
     TopicForbiddenError,
 )
+from relay.publish.known_topics import KnownTopics
 from relay.publish.lease import Lease, Taken
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
-from relay.publish.parking import parked_orders
+from relay.publish.parked_orders import ParkedOrders
+from relay.publish.parking import learn_types, parked_orders
 from relay.publish.pipeline import Pipeline
 from relay.publish.publisher import Publisher
 from relay.publish.record import RecordEncoder
@@ -206,6 +208,13 @@ class Tenure:
                 return publisher
         return None
 
+    async def _parked_orders(self) -> ParkedOrders:
+        if not self.work.live:
+            return ParkedOrders()
+        async with self._writing:
+            await learn_types(self.writer)
+        return await parked_orders(self.reader)
+
     async def _pipeline(self, taken: Taken, publisher: Publisher) -> Pipeline:
         work, checkpoint = self.work, taken.checkpoint
         options = work.options
@@ -226,7 +235,7 @@ class Tenure:
             work.tracing.identities,
             work.sizing,
             Codec.named(options.compression),
-            await parked_orders(self.reader),
+            await self._parked_orders(),
         )
         pages = options.pages_in_flight
         underway = Underway(options.page_rows * pages, options.page_bytes * pages)
@@ -245,14 +254,13 @@ class Tenure:
             cursor=cursor,
             dispatcher=dispatcher,
             publisher=publisher,
-            topics=Topics(publisher.client),
+            known=KnownTopics(Topics(publisher.client), work.sizing, underway, self.watcher.waits),
             underway=underway,
             commits=commits,
             lease=self.lease,
             options=options,
             spans=SendSpans(work.tracing, "relay"),
             replays=Replays(cursor, options.page_rows, conducted_only=not work.live),
-            waits=self.watcher.waits,
             test_point=work.test_point,
             live=work.live,
         )

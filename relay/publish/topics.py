@@ -6,12 +6,12 @@ the relay says for what: it is an outage to be mended, never a reason to park an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, NoError, for_code
+from aiokafka.errors import NoError, for_code
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from relay.publish.errors import TopicWaitError
@@ -24,10 +24,9 @@ _LARGEST_BATCH: Final = "max.message.bytes"
 
 @dataclass(slots=True)
 class Topics:
-    """Topics of one cluster, asked for once and kept up to date by the client's metadata."""
+    """Topics of one cluster; partitions are kept up to date by the client's metadata."""
 
     client: AIOKafkaClient
-    _largest_batch: dict[str, int | None] = field(default_factory=dict)
 
     async def partition_count(self, topic: str) -> int:
         """Return how many partitions a topic has.
@@ -54,18 +53,13 @@ class Topics:
         return len(known)
 
     async def largest_batch_bytes(self, topic: str) -> int | None:
-        """Return the topic's `max.message.bytes`; None: the broker does not say."""
-        if topic not in self._largest_batch:
-            self._largest_batch[topic] = await self._ask_largest_batch(topic)
-        return self._largest_batch[topic]
+        """Ask for the topic's `max.message.bytes`; None: the broker does not say.
 
-    async def _ask_largest_batch(self, topic: str) -> int | None:
+        Raises:
+            KafkaError, OSError, TimeoutError: the broker does not answer.
+        """
         request = DescribeConfigsRequest([(_TOPIC_RESOURCE, topic, [_LARGEST_BATCH])])
-        try:
-            answer = await self.client.send(self.client.get_random_node(), request)
-        except (KafkaError, OSError, TimeoutError) as error:
-            _LOG.info("topic_limit_unknown", topic=topic, error=repr(error))
-            return None
+        answer = await self.client.send(self.client.get_random_node(), request)
         for resource in answer.resources:
             error_code, error_message, _type, _name, entries = resource
             if for_code(error_code) is not NoError:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from relay.publish.batch import Batch
 from relay.publish.checkpoint import Delivery, Parked
+from relay.publish.parked_orders import Order
 from relay.publish.replays import Replayed
 from relay.publish.spans import SentPage
 from relay.publish.window import Position
@@ -123,7 +124,8 @@ class Underway:
     def remove(self, pages: Sequence[PageUnderway]) -> None:
         """Let pages at the head go: the checkpoint covers them."""
         for page in pages:
-            assert self._pages.popleft() is page
+            first = self._pages.popleft()
+            assert first is page
             self._rows -= page.rows
             self._bytes -= page.payload_bytes
         self.left.set()
@@ -133,9 +135,13 @@ class Underway:
         """What is replayed by one of the pages."""
         return next((page.replay for page in self._pages if page.replay is not None), None)
 
-    def parked_orders(self) -> set[bytes]:
+    def parked_orders(self) -> set[Order]:
         """Return the orders that a page under way parks."""
-        return {row.aggregate_id.encode() for page in self._pages for row in page.parked}
+        return {
+            (row.aggregate_type, row.aggregate_id.encode())
+            for page in self._pages
+            for row in page.parked
+        }
 
     async def empty(self) -> None:
         """Wait until nothing is under way."""

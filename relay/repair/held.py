@@ -19,6 +19,7 @@ import asyncpg
 _PAGE_ROWS: Final = 500
 _PAGE_BYTES: Final = 8_000_000
 WHOLE: Final = 2**31 - 1
+_HEADER_CHARACTERS: Final = 65_536
 _HeaderReader = Callable[[str | None], list[tuple[str, bytes | None]]]
 
 
@@ -27,7 +28,8 @@ class Held:
     """A row of the quarantine, without its bytes.
 
     Attributes:
-        order_id: when known.
+        order_id: when known; its first 1,200 characters, as `event_type` its first 200.
+        aggregate_type: of a parked event; None: not known.
         outbox_id: of a parked event.
         group: consumer group of a refused return; topic, partition and offset say where it lies.
         value_bytes: size of the payload or record value; None: there is none, or it is gone.
@@ -38,6 +40,7 @@ class Held:
     kind: str
     reason: str
     detail: str | None
+    aggregate_type: str | None
     order_id: str | None
     event_id: str | None
     event_type: str | None
@@ -66,7 +69,8 @@ class Held:
 
 
 _ROWS: Final = """
-SELECT q.quarantine_id, q.kind, q.reason, q.detail, q.aggregate_id AS order_id, q.event_id,
+SELECT q.quarantine_id, q.kind, q.reason, left(q.detail, 2000) AS detail, q.aggregate_type,
+       left(q.aggregate_id, 1200) AS order_id, left(q.event_id, 1200) AS event_id,
        coalesce(o.event_type, k.event_type) AS event_type, q.outbox_id, q.consumer_group AS "group",
        q.topic, q.partition, q.record_offset AS "offset",
        CASE q.kind WHEN 'event' THEN coalesce(o.payload_bytes, k.payload_bytes)
@@ -76,9 +80,11 @@ SELECT q.quarantine_id, q.kind, q.reason, q.detail, q.aggregate_id AS order_id, 
        q.traceparent, q.first_seen_at, q.last_seen_at, q.seen_count, q.state, q.resolved_at,
        q.resolved_by, q.resolved_why
   FROM relay.quarantine_summary AS q
-  LEFT JOIN LATERAL (SELECT id, event_type, payload_bytes FROM relay.outbox_summary
+  LEFT JOIN LATERAL (SELECT id, left(event_type, 200) AS event_type, payload_bytes
+                       FROM relay.outbox_summary
                       WHERE q.kind = 'event' AND id = q.outbox_id LIMIT 1) AS o ON true
-  LEFT JOIN LATERAL (SELECT id, event_type, payload_bytes FROM relay.kept_summary
+  LEFT JOIN LATERAL (SELECT id, left(event_type, 200) AS event_type, payload_bytes
+                       FROM relay.kept_summary
                       WHERE q.kind = 'event' AND id = q.outbox_id LIMIT 1) AS k ON true
  WHERE q.quarantine_id = ANY ($1::bigint[])
  ORDER BY q.quarantine_id
@@ -137,7 +143,7 @@ SELECT quarantine_id, record_key, substring(record_value FOR $2) AS record_value
 _EVENTS: Final = """
 SELECT q.quarantine_id, convert_to(e.aggregate_id, 'UTF8') AS record_key,
        substring(json_send(e.payload) FOR $2) AS record_value,
-       octet_length(e.payload::text) > $2 AS cut, e.headers::text AS record_headers
+       octet_length(e.payload::text) > $2 AS cut, left(e.headers::text, $3) AS record_headers
   FROM relay.quarantine AS q
  CROSS JOIN LATERAL (
        SELECT aggregate_id, payload, headers FROM relay.outbox WHERE id = q.outbox_id
@@ -153,11 +159,13 @@ async def read_contents(
 ) -> dict[int, Content]:
     """Return the bytes of rows, at most `most_bytes` of each value; those that are gone are not in.
 
+    Of an event's own headers a bounded part is read too, unless all is asked for.
+
     Raises:
         asyncpg.InsufficientPrivilegeError: payloads are not for this login (relay_observer).
     """
     records = await connection.fetch(_RECORDS, ids, most_bytes)
-    events = await connection.fetch(_EVENTS, ids, most_bytes)
+    events = await connection.fetch(_EVENTS, ids, most_bytes, max(most_bytes, _HEADER_CHARACTERS))
     found = {row["quarantine_id"]: _content(row, _record_headers) for row in records}
     return found | {row["quarantine_id"]: _content(row, _row_headers) for row in events}
 

@@ -137,6 +137,8 @@ _OUTCOMES: Final = """
 SELECT CASE WHEN q.state = 'release_requested' AND q.kind = 'event' AND EXISTS (
                      SELECT FROM relay.quarantine AS before
                       WHERE before.aggregate_id = q.aggregate_id AND before.kind = 'event'
+                        AND (before.aggregate_type = q.aggregate_type
+                             OR before.aggregate_type IS NULL OR q.aggregate_type IS NULL)
                         AND before.state = 'held' AND before.quarantine_id < q.quarantine_id)
             THEN 'behind_held'
             WHEN q.state = 'release_requested' THEN 'waiting'
@@ -196,10 +198,14 @@ async def served(connection: asyncpg.Connection) -> set[str]:
 
 
 _BEHIND: Final = """
-SELECT count(*) AS events, count(DISTINCT aggregate_id) AS orders FROM relay.quarantine_summary
+SELECT count(*) AS events, count(DISTINCT (aggregate_type, aggregate_id)) AS orders
+  FROM relay.quarantine_summary AS q
  WHERE kind = 'event' AND state = 'held' AND reason = 'order_parked'
-   AND aggregate_id IN (SELECT aggregate_id FROM relay.quarantine_summary
-                         WHERE quarantine_id = ANY ($1::bigint[]) AND kind = 'event')
+   AND EXISTS (SELECT FROM relay.quarantine_summary AS discarded
+                WHERE discarded.quarantine_id = ANY ($1::bigint[]) AND discarded.kind = 'event'
+                  AND discarded.aggregate_id = q.aggregate_id
+                  AND (discarded.aggregate_type = q.aggregate_type
+                       OR discarded.aggregate_type IS NULL OR q.aggregate_type IS NULL))
 """
 
 

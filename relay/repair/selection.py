@@ -24,6 +24,8 @@ class Selection:
     Attributes:
         ids: quarantine ids.
         orders: aggregate ids, as stored.
+        aggregate_type: of these orders; an event of another type with the same id is meant only
+            where no event of this type has it.
         reasons: why they were quarantined.
         since: seen for the first time then or later.
         until: ... and before then.
@@ -32,6 +34,7 @@ class Selection:
 
     ids: tuple[int, ...] | None = None
     orders: tuple[str, ...] | None = None
+    aggregate_type: str | None = None
     reasons: tuple[str, ...] | None = None
     kind: Kind | None = None
     since: datetime | None = None
@@ -41,7 +44,8 @@ class Selection:
     @property
     def everything(self) -> bool:
         """Whether it has no condition but the states."""
-        return all(value is None for name, value in asdict(self).items() if name != "states")
+        beside = ("states", "aggregate_type")
+        return all(value is None for name, value in asdict(self).items() if name not in beside)
 
     def as_data(self) -> dict[str, Any]:
         """Return the conditions for the audit log."""
@@ -53,9 +57,13 @@ class Selection:
 
 _SELECT: Final = """
 SELECT quarantine_id
-  FROM relay.quarantine_summary
+  FROM relay.quarantine_summary AS q
  WHERE ($1::bigint[] IS NULL OR quarantine_id = ANY ($1))
-   AND ($2::text[] IS NULL OR aggregate_id = ANY ($2))
+   AND ($2::text[] IS NULL
+        OR aggregate_id = ANY ($2)
+           AND (kind = 'return' OR aggregate_type IS NULL OR $8::text IS NULL OR aggregate_type = $8
+                OR NOT EXISTS (SELECT FROM relay.outbox_summary AS o
+                                WHERE o.aggregate_id = q.aggregate_id AND o.aggregate_type = $8)))
    AND ($3::text[] IS NULL OR reason = ANY ($3))
    AND ($4::text IS NULL OR kind = $4)
    AND ($5::timestamptz IS NULL OR first_seen_at >= $5)
@@ -76,5 +84,6 @@ async def select(connection: asyncpg.Connection, selection: Selection) -> list[i
         selection.since,
         selection.until,
         selection.states,
+        selection.aggregate_type,
     )
     return [row["quarantine_id"] for row in rows]

@@ -185,8 +185,7 @@ PLANTED = (
         (
             Change(
                 "relay/publish/dispatch.py",
-                "reason = ORDER_PARKED if key in self.parked_orders else"
-                " self._reason(page, place, sizes)",
+                "reason = ORDER_PARKED if waits else self._reason(page, place, sizes)",
                 "reason = self._reason(page, place, sizes)",
             ),
         ),

@@ -50,7 +50,7 @@ def test_text_is_shown_likewise(text: str) -> None:
 
 
 def held(size: int | None) -> Held:
-    return Held(*[None] * 12, size, *[None] * 9)  # type: ignore[arg-type]
+    return Held(*[None] * 13, size, *[None] * 9)  # type: ignore[arg-type]
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 100))))

@@ -44,6 +44,7 @@ def page_of(rows: list[dict[str, Any]]) -> Page:
             None,
             None,
             pack(">q", row.get("created_at", 0)),
+            "order",
         )
         for number, row in enumerate(rows, 1)
     ]

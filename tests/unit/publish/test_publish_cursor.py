@@ -13,7 +13,7 @@ SOMEBODY_OPEN = "12:20:12"
 ALL_OVER = "20:20:"
 NEWER_OVER = "12:21:12"
 BOTH = (SOMEBODY_OPEN, [])
-ROW = (7, b"e" * 16, b"order-1", "order.placed", b"{}", 2, None, None, None, b"t" * 8)
+ROW = (7, b"e" * 16, b"order-1", "order.placed", b"{}", 2, None, None, None, b"t" * 8, "order")
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Statement:
                 self.server.moments.pop(0)
             return [(snapshot,)]
         snapshot, rows = self.server.moments.pop(0)
-        head = (None, None, None, None, None, None, None, snapshot, None, None)
+        head = (None, None, None, None, None, None, None, snapshot, None, None, None)
         return [head, *rows]
 
 

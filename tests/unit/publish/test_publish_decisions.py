@@ -147,14 +147,14 @@ def test_bisection_ends_at_one_record(count: int, size: int) -> None:
 
 def test_what_the_broker_says_is_the_limit() -> None:
     sizing = Sizing(Limit(900_000))
-    sizing.said("t", 5_000)
-    sizing.said("u", None)
+    sizing.set_limit("t", 5_000)
+    sizing.set_limit("u", None)
     assert sizing.limit("t").batch_bytes == 5_000
     assert sizing.refuses("t", 1, 5_000)
     assert not sizing.refuses("t", 1, 5_000 - BATCH_HEADER_BYTES)
     assert not sizing.refuses("u", 1, 10**9)
     compressed = Sizing(Limit(900_000), compressed=True)
-    compressed.said("t", 5_000)
+    compressed.set_limit("t", 5_000)
     assert not compressed.refuses("t", 1, 50_000)
 
 
@@ -168,7 +168,7 @@ def test_the_pause_grows_with_the_time_without_rows_up_to_its_longest() -> None:
 
 
 def waits(order: str, outbox_id: int, *, release: bool) -> Waiting:
-    return Waiting(order, outbox_id, release)
+    return Waiting(("order", order), outbox_id, release)
 
 
 def test_an_order_leaves_up_to_its_first_held_event() -> None:
