@@ -150,6 +150,7 @@ def _judged(one: Diagnosis) -> Judged:
         event_id=one.event_id,
         outbox_id=one.outbox_id,
         dropped=one.cause is Cause.PAST_RETENTION,
+        deleted=one.event_deleted,
     )
 
 

@@ -25,6 +25,8 @@ class Cause(StrEnum):
     NEVER_COMMITTED = "never_committed"
     DUPLICATE_SUBMISSION = "duplicate_submission"
     ORDER_DELETED = "order_deleted"
+    ROWS_LOST = "rows_lost"
+    EVENT_DELETED = "event_deleted"
     OUTBOX_BYPASSED = "outbox_bypassed"
     TRIGGER_DISABLED = "trigger_disabled"
     WRONG_AGGREGATE_ID = "wrong_aggregate_id"
@@ -94,6 +96,7 @@ class Cause(StrEnum):
     TIMED_OUT = "timed_out"
     CODEC_MISSING = "codec_missing"
     NOT_WATCHED = "not_watched"
+    EVENT_UNCLAIMED = "event_unclaimed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,23 @@ _PLACE: dict[Cause, CauseMeaning] = {
         "was written without it",
         "ask who deletes orders; every return for it is refused",
         _TRACE,
+    ),
+    Cause.ROWS_LOST: _row(
+        _V.NO_SUCH_ORDER,
+        "the order and its event were committed once (Kafka has its record, or a return), and both "
+        "rows are gone since: the database was restored to an earlier moment, or they were deleted",
+        "find the restore (`relay check` compares the checkpoint) or the deletion; bring the rows "
+        "back from a backup, or submit the order again",
+        _TRACE,
+        "relay reconcile",
+    ),
+    Cause.EVENT_DELETED: _row(
+        _V.NO_OUTBOX_ROW,
+        "rows around the order are missing from the outbox, and rows were deleted from it: its "
+        "event was written, and deleted before anything else proves it",
+        "find who deletes from relay.outbox (nobody but its retention may), then write the event "
+        "again",
+        _WRITE_MISSING,
     ),
     Cause.OUTBOX_BYPASSED: _row(
         _V.NO_OUTBOX_ROW,
@@ -567,6 +587,13 @@ _ANYWHERE: dict[Cause, CauseMeaning] = {
         "records are compressed in a way that this program cannot read here",
         "pip install cramjam beside this program (lz4, snappy, zstd)",
         _CHECK,
+    ),
+    Cause.EVENT_UNCLAIMED: _row(
+        _V.UNKNOWN,
+        "the order has no event under its id, and events of that moment belong to no order: one of "
+        "them may be this order's, sent under another id",
+        "do not write its event again before that is known: the processor would see it twice",
+        _TRACE,
     ),
     Cause.NOT_WATCHED: _row(
         _V.UNKNOWN,

@@ -75,7 +75,12 @@ EXAMPLES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An order with its diagnosis; `event_id` and `outbox_id` where its event is known."""
+    """An order with its diagnosis; `event_id` and `outbox_id` where its event is known.
+
+    Attributes:
+        dropped: its event left with its day's partition.
+        deleted: its event's row was deleted; Kafka alone proves that it was there.
+    """
 
     order_id: str
     verdict: str
@@ -84,6 +89,7 @@ class Judged:
     event_id: str | None = None
     outbox_id: int | None = None
     dropped: bool = False
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +237,13 @@ def decide(
             plan.returns.append(one.order_id)
             continue
         row = None if one.outbox_id is None else rows.get(one.outbox_id)
+        if reason is None and one.deleted:
+            # Its row is gone, and its partition is not: the event can only be made anew.
+            if write_missing:
+                plan.missing.append(one.order_id)
+            else:
+                skips.add(Skip.NO_ROW, one.order_id, None)
+            continue
         if reason is None:
             reason = _row_reason(one, row, again=again)
         if reason is not None or row is None:

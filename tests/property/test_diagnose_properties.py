@@ -16,6 +16,7 @@ from relay.diagnose.evidence.order import (
     Evidence,
     Found,
     HeldEvent,
+    Moment,
     Neighbours,
     OrderSeen,
     Place,
@@ -222,7 +223,16 @@ evidence = st.builds(
     closed=maybe(st.builds(ClosedByHand, words, words, times)),
     twin=maybe(st.just("first")),
     other_types=st.sampled_from([(), ("order.changed",)]),
-    strays=st.sampled_from([(), ("c-7",)]),
+    moment=st.builds(
+        Moment,
+        strays=st.sampled_from([(), ("c-7",)]),
+        unclaimed=st.sampled_from([(), ("c-8",)]),
+        vacant_count=st.integers(0, 2),
+        deleted_count=st.integers(0, 2),
+        sent_count=st.integers(0, 1),
+    )
+    | missing,
+    searched=maybe(missing),
     dropped_partition=maybe(st.just("outbox_20260101")),
 )
 

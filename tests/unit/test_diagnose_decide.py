@@ -20,6 +20,7 @@ from relay.diagnose.evidence.order import (
     Evidence,
     Found,
     HeldEvent,
+    Moment,
     Neighbours,
     OrderSeen,
     Place,
@@ -188,7 +189,16 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
         replace(UNSENT, event=None), disabled_triggers=("orders_to_outbox",)
     ),
     (Verdict.NO_OUTBOX_ROW, Cause.WRONG_AGGREGATE_ID): replace(
-        UNSENT, event=None, strays=("customer-7",)
+        UNSENT, event=None, moment=Moment(strays=("customer-7",))
+    ),
+    (Verdict.NO_OUTBOX_ROW, Cause.EVENT_DELETED): replace(
+        UNSENT, event=None, moment=Moment(vacant_count=1, deleted_count=1)
+    ),
+    (Verdict.NO_SUCH_ORDER, Cause.ROWS_LOST): replace(
+        UNSENT, order=None, event=None, returns=(APPLIED,)
+    ),
+    (Verdict.UNKNOWN, Cause.EVENT_UNCLAIMED): replace(
+        UNSENT, event=None, moment=Moment(unclaimed=("ORD-7",))
     ),
     (Verdict.NO_OUTBOX_ROW, Cause.WRONG_EVENT_TYPE): replace(
         UNSENT, event=None, other_types=("order.created",)

@@ -1,12 +1,13 @@
 """Hop 1: was the order committed together with its event: pure functions.
 
-Invariant: `no_such_order` and `no_outbox_row` are said only after looking; an order whose event may
-have left with a dropped partition is `unknown`.
+Invariant: `no_such_order` and `no_outbox_row` are said only after looking, in the rows around the
+order and, where no row knows the id, on Kafka to the end. An order whose event may have left with a
+dropped partition, or may stand under another id, is `unknown`.
 """
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
-from relay.diagnose.evidence.order import Evidence
+from relay.diagnose.evidence.order import EventSeen, Evidence, Moment
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.verdicts import Hop, Verdict
 
@@ -17,7 +18,7 @@ def decide_place(evidence: Evidence) -> Finding | None:
     if isinstance(event, Missing):
         return unknown(event, Hop.PLACE)
     if event is not None:
-        return _event_without_order(evidence)
+        return _event_without_order(evidence, event)
     if isinstance(order, Missing):
         return unknown(order, Hop.PLACE)
     if order is not None:
@@ -30,13 +31,19 @@ def _neither(evidence: Evidence) -> Finding:
         return _dropped(evidence.dropped_partition)
     if evidence.other_types:
         return Finding(Verdict.NO_OUTBOX_ROW, Cause.WRONG_EVENT_TYPE)
-    cause = Cause.NEVER_COMMITTED if evidence.twin is None else Cause.DUPLICATE_SUBMISSION
-    return Finding(Verdict.NO_SUCH_ORDER, cause)
+    if evidence.twin is not None:
+        return Finding(Verdict.NO_SUCH_ORDER, Cause.DUPLICATE_SUBMISSION)
+    if not isinstance(evidence.returns, Missing) and evidence.returns:
+        return Finding(Verdict.NO_SUCH_ORDER, Cause.ROWS_LOST)
+    if evidence.searched is not None:
+        return unknown(evidence.searched, Hop.PLACE)
+    return Finding(Verdict.NO_SUCH_ORDER, Cause.NEVER_COMMITTED)
 
 
-def _event_without_order(evidence: Evidence) -> Finding | None:
+def _event_without_order(evidence: Evidence, event: EventSeen) -> Finding | None:
     if evidence.order is None and evidence.around.keeps_orders:
-        return Finding(Verdict.NO_SUCH_ORDER, Cause.ORDER_DELETED)
+        cause = Cause.ROWS_LOST if event.deleted else Cause.ORDER_DELETED
+        return Finding(Verdict.NO_SUCH_ORDER, cause)
     return None
 
 
@@ -45,11 +52,34 @@ def _order_without_event(evidence: Evidence) -> Finding:
         return Finding(Verdict.NO_OUTBOX_ROW, Cause.WRONG_EVENT_TYPE)
     if evidence.dropped_partition is not None:
         return _dropped(evidence.dropped_partition)
-    if evidence.strays:
-        return Finding(Verdict.NO_OUTBOX_ROW, Cause.WRONG_AGGREGATE_ID)
+    moment = evidence.moment
+    if isinstance(moment, Missing):
+        return unknown(moment, Hop.PLACE)
+    if moment.unclaimed and not moment.strays:
+        return unknown(_unclaimed(moment), Hop.PLACE)
+    return Finding(Verdict.NO_OUTBOX_ROW, _unwritten_cause(evidence, moment))
+
+
+def _unwritten_cause(evidence: Evidence, moment: Moment) -> Cause:
+    if moment.strays:
+        return Cause.WRONG_AGGREGATE_ID
+    if moment.sent_count:
+        return Cause.EVENT_DELETED
     if evidence.around.disabled_triggers:
-        return Finding(Verdict.NO_OUTBOX_ROW, Cause.TRIGGER_DISABLED)
-    return Finding(Verdict.NO_OUTBOX_ROW, Cause.OUTBOX_BYPASSED)
+        return Cause.TRIGGER_DISABLED
+    deleted = moment.vacant_count and moment.deleted_count
+    return Cause.EVENT_DELETED if deleted else Cause.OUTBOX_BYPASSED
+
+
+def _unclaimed(moment: Moment) -> Missing:
+    others = ", ".join(moment.unclaimed[:3])
+    how = "ask as relay_operator, who may look into payloads" if moment.payloads_unread else ""
+    return Missing(
+        "whose event it was",
+        Cause.EVENT_UNCLAIMED,
+        f"rows of that moment belong to no order: {others}",
+        how or "compare those rows with the order in the order service's own log",
+    )
 
 
 def _dropped(partition: str) -> Finding:

@@ -31,6 +31,7 @@ class EventSeen:
     Attributes:
         kept: its partition was dropped and the row stands in relay.kept.
         deadline_seconds: its return is overdue after that long.
+        deleted: the row is gone from the outbox; its record on Kafka proves that it was there.
     """
 
     outbox_id: int
@@ -41,6 +42,7 @@ class EventSeen:
     deadline_seconds: float
     traceparent: str | None = None
     kept: bool = False
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +220,28 @@ class Neighbours:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """What the outbox holds around the moment at which an order without an event was written.
+
+    Attributes:
+        strays: aggregate ids of rows that its own transaction wrote, or whose payload names it.
+        unclaimed: aggregate ids of rows that belong to no order, and may be this one's.
+        payloads_unread: their payloads could not be looked into.
+        vacant_count: ids around it that no row has: rolled back, or deleted.
+        deleted_count: rows that somebody deleted from the outbox, as PostgreSQL counts them.
+        sent_count: how many of the vacant ids the ledger knows: rows that were there, were
+            published, and of which no record could be read back.
+    """
+
+    strays: tuple[str, ...] = ()
+    unclaimed: tuple[str, ...] = ()
+    payloads_unread: bool = False
+    vacant_count: int = 0
+    deleted_count: int = 0
+    sent_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ClosedByHand:
     """Who closed the order's overdue case, and why."""
 
@@ -235,7 +259,8 @@ class Evidence:
         twin: the id under which the same submission is already known.
         event: the row that expects a return: the oldest unanswered, else the newest answered.
         other_types: event types of the order's further rows.
-        strays: aggregate ids of other rows that the order's own transaction wrote.
+        moment: what stands around an order without an event; Missing: nobody could look.
+        searched: whether Kafka was searched to its end for an id of which no row knows.
         dropped_partition: the partition that would have held the row and was dropped.
         handed_over: the checkpoint is past the row.
         deliveries: publications of the event on its topic, oldest first.
@@ -266,7 +291,8 @@ class Evidence:
     closed: ClosedByHand | None = None
     twin: str | None = None
     other_types: tuple[str, ...] = ()
-    strays: tuple[str, ...] = ()
+    moment: Moment | Missing = field(default_factory=Moment)
+    searched: Missing | None = None
     dropped_partition: str | None = None
     incident_id: int | None = None
     case_kind: tuple[str, str] | None = None

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from relay.diagnose.evidence.order import ClosedByHand, Delivery, HeldEvent, OrderSeen, ReturnSeen
+from relay.diagnose.evidence.order import (
+    ClosedByHand,
+    Delivery,
+    HeldEvent,
+    Moment,
+    OrderSeen,
+    ReturnSeen,
+)
 from relay.diagnose.evidence.surroundings import Missing
 
 
@@ -16,6 +23,7 @@ class EventRow:
 
     Attributes:
         handed_over: the checkpoint is past it.
+        deleted: it is gone from the outbox, and its record on Kafka proves that it was there.
     """
 
     outbox_id: int
@@ -25,6 +33,7 @@ class EventRow:
     traceparent: str | None
     kept: bool
     handed_over: bool
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,10 @@ class Rows:
     """Everything by order id, but deliveries (by outbox id) and returns by trace (by trace id).
 
     Attributes:
-        strays: aggregate ids of other rows that an order's own transaction wrote.
+        moments: what stands around orders that have a row and no event, and Missing where nobody
+            could look; an order that is absent was not looked at.
+        vanished: deliveries of outbox ids around those orders that no row has, by outbox id.
+        unsearched: why Kafka was not searched to its end for ids of which no row knows.
         dropped: name of the dropped partition that covers an order's time, for those without event.
     """
 
@@ -68,5 +80,7 @@ class Rows:
     returns: Mapping[str, list[ReturnRow]] | Missing
     returns_by_trace: Mapping[str, list[ReturnRow]] = field(default_factory=dict)
     cases: Mapping[str, CaseRow] = field(default_factory=dict)
-    strays: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    moments: Mapping[str, Moment] | Missing = field(default_factory=dict)
+    vanished: Mapping[int, list[Delivery]] = field(default_factory=dict)
+    unsearched: Missing | None = None
     dropped: Mapping[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from relay.diagnose.evidence.order import (
     EventSeen,
     Evidence,
     HeldEvent,
+    Moment,
     Neighbours,
     OrderSeen,
     ReadBack,
@@ -34,6 +35,13 @@ from relay.diagnose.gather.positions import Series
 from relay.diagnose.gather.readback import ReadBacks
 from relay.diagnose.gather.scan import ScanResult
 from relay.runtime.flow import Flow
+
+_NOT_LOOKED_AT = Missing(
+    "the rows around the order",
+    Cause.TIMED_OUT,
+    "there are more orders without an event than are looked at together",
+    "relay diagnose for this order alone",
+)
 
 
 @dataclass(slots=True)
@@ -100,7 +108,8 @@ class Joiner:
             incident_id=case.incident_id if case else None,
             case_kind=case.kind if case else None,
             other_types=() if isinstance(events, Missing) else _other_types(events, chosen),
-            strays=self.rows.strays.get(order_id, ()),
+            moment=self._moment(order_id),
+            searched=self.rows.unsearched,
             dropped_partition=self.rows.dropped.get(order_id),
             default_deadline_seconds=default_deadline_seconds(self.flow),
         )
@@ -109,6 +118,12 @@ class Joiner:
     def _order(self, order_id: str) -> OrderSeen | Missing | None:
         orders = self.rows.orders
         return orders if isinstance(orders, Missing) else orders.get(order_id)
+
+    def _moment(self, order_id: str) -> Moment | Missing:
+        moments = self.rows.moments
+        if isinstance(moments, Missing):
+            return moments
+        return moments.get(order_id, _NOT_LOOKED_AT)
 
     def _events(self, order_id: str) -> list[EventRow] | Missing:
         events = self.rows.events
@@ -134,6 +149,7 @@ class Joiner:
             deadline_seconds=default_deadline_seconds(self.flow) if own is None else own,
             traceparent=row.traceparent,
             kept=row.kept,
+            deleted=row.deleted,
         )
 
     def _held(self, order_id: str, chosen: EventRow | None) -> tuple[HeldEvent, ...] | Missing:

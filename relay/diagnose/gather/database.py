@@ -25,13 +25,15 @@ from relay.diagnose.evidence.order import (
 from relay.diagnose.evidence.rows import CaseRow, EventRow, HeldRow, ReturnRow, Rows
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.gather.reading import part
+from relay.diagnose.gather.unwritten import Around, read_moments
 from relay.orders.catalog import orders_table
 from relay.orders.keys import canonical_order_id, spellings
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
 
-_STRAYS_AT_MOST: Final = 200
 _TRACE_HEX: Final = 32
+# Looked up in the ledger: ids that no row has, around orders without an event.
+_VACANT_AT_MOST: Final = 5_000
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -47,6 +49,9 @@ async def read_rows(connection: asyncpg.Connection, flow: Flow, ids: Sequence[st
     outbox_ids = [row.outbox_id for rows in known.values() for row in rows]
     traces = [trace_id(row) for rows in known.values() for row in rows]
     bare = _without_event(ids, orders, events)
+    written = {one: at for one, at in bare.items() if one in placed}
+    around = await part(con, "other rows", lambda: read_moments(con, flow, written))
+    vacant = [] if isinstance(around, Missing) else _vacant(around)
     return Rows(
         orders=orders,
         events=events,
@@ -59,9 +64,16 @@ async def read_rows(connection: asyncpg.Connection, flow: Flow, ids: Sequence[st
             await part(con, "the quarantine", lambda: _refused_by_trace(con, flow, traces))
         ),
         cases=_or_nothing(await part(con, "overdue cases", lambda: _cases(con, ids))),
-        strays=_or_nothing(await part(con, "other rows", lambda: _strays(con, flow, list(bare)))),
+        moments=around if isinstance(around, Missing) else around.moments,
+        vanished=_or_nothing(
+            await part(con, "the delivery ledger", lambda: _deliveries(con, flow, vacant))
+        ),
         dropped=_or_nothing(await part(con, "dropped days", lambda: _dropped(con, bare))),
     )
+
+
+def _vacant(around: Around) -> list[int]:
+    return sorted({one for ids in around.vacant.values() for one in ids})[:_VACANT_AT_MOST]
 
 
 def _or_nothing(found: Mapping[K, V] | Missing) -> Mapping[K, V]:
@@ -398,34 +410,6 @@ async def _cases(connection: asyncpg.Connection, ids: Sequence[str]) -> dict[str
             row["incident_id"], closed if by_hand else None, (row["hop"], row["cause"])
         )
     return found
-
-
-# Rows that the order's own transaction wrote under another id. xmin is a transaction's lower half,
-# and that of the last change: an order that was never changed still tells who wrote it.
-def _strays_query(table: OrdersTable) -> str:
-    return f"""
-        SELECT {table.id_of()}, e.aggregate_id
-          FROM {table.table} o
-         CROSS JOIN LATERAL (
-               SELECT (div(pg_snapshot_xmax(pg_current_snapshot())::text::numeric, 4294967296)
-                       * 4294967296 + o.xmin::text::bigint)::text::xid8 AS txid) AS t
-          JOIN relay.outbox_summary e ON e.txid = t.txid
-         WHERE o.{table.key} = ANY ({table.as_keys("$1")})
-    """  # noqa: S608 - identifiers from the catalog
-
-
-async def _strays(
-    connection: asyncpg.Connection, flow: Flow, ids: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
-    if not ids or not isinstance(flow.apply, ApplyColumns):
-        return {}
-    canonical = canonical_order_id(flow)
-    keys = [key for key in map(canonical, ids) if key is not None][:_STRAYS_AT_MOST]
-    query = _strays_query(await orders_table(connection, flow))
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for order_id, aggregate_id in await connection.fetch(query, keys):
-        found[order_id].append(aggregate_id)
-    return {order_id: tuple(others) for order_id, others in found.items()}
 
 
 _DROPPED: Final = """

@@ -19,6 +19,7 @@ from relay.diagnose.evidence.surroundings import GroupSeen, Missing, Surrounding
 from relay.diagnose.gather.around import AroundRows, read_around, read_ledger_from_at
 from relay.diagnose.gather.assemble import Joiner, LogFacts
 from relay.diagnose.gather.database import read_answered, read_refused_at, read_rows, reread
+from relay.diagnose.gather.deleted_rows import find_deleted
 from relay.diagnose.gather.logs import LogReading, read_broker
 from relay.diagnose.gather.positions import Series, read_positions
 from relay.diagnose.gather.reading import database_missing, part
@@ -69,6 +70,9 @@ class Gatherer:
         """
         ids = list(dict.fromkeys(order_ids))
         around_rows, rows, positions = await self._read_database(ids)
+        rows = await find_deleted(
+            self.kafka, self.flow, ids, rows, search_seconds=self.options.logs.scan_seconds
+        )
         open_ids = open_orders(ids, rows, self.flow)
         topics, log = await read_broker(
             self.kafka,

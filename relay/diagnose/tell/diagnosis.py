@@ -42,6 +42,7 @@ class Diagnosis:
         fix: what to do beside them; "" where nothing is.
         missing: what could not be had, with `unknown`.
         mend_sql: the INSERT that makes a missing outbox row.
+        event_deleted: the event's row is gone from the outbox, and its record proves it.
     """
 
     order_id: str
@@ -63,6 +64,7 @@ class Diagnosis:
     delay: Delay | None = None
     missing: str | None = None
     mend_sql: str | None = None
+    event_deleted: bool = False
 
     @property
     def fate(self) -> Fate:

@@ -45,6 +45,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         incident_id=evidence.incident_id,
         delay=_delay(evidence, finding),
         missing=_missing(finding),
+        event_deleted=event is not None and event.deleted,
     )
 
 
@@ -94,11 +95,16 @@ def _next(evidence: Evidence, finding: Finding) -> tuple[str, ...]:
     # Quoted: they are copied into a shell, and an order's id may be anybody's text.
     names = {"order": quote(evidence.order_id), "twin": quote(evidence.twin or "ORDER")}
     commands = MEANINGS[finding.cause].next
+    if isinstance(evidence.event, EventSeen) and evidence.event.deleted:
+        # There is no row to send again: the event is made anew out of the order.
+        commands = tuple(one.replace(_REPLAY, f"{_REPLAY} --write-missing") for one in commands)
     incident = evidence.incident_id
     if incident is not None:
         commands = tuple(for_incident(one, finding.cause, f"I-{incident}") for one in commands)
     return tuple(command.format(**names) for command in commands)
 
+
+_REPLAY = "relay replay --order {order}"
 
 _DESCRIBED = {
     Hop.PLACE: hops.place,

@@ -20,6 +20,7 @@ from relay.diagnose.evidence.order import (
     EventSeen,
     Evidence,
     Found,
+    Moment,
     OrderSeen,
     Place,
     ReadBack,
@@ -56,6 +57,8 @@ def place(evidence: Evidence) -> Told:
         gone = order is None and evidence.around.keeps_orders
         kept = ", kept from a dropped day" if event.kept else ""
         text = f"outbox {event.outbox_id}, {event.event_type}{kept}"
+        if event.deleted:
+            text = "its record on Kafka; the outbox row is gone: deleted, or lost in a restore"
         return not gone, event.created_at, text + ("; no order row" if gone else "")
     if isinstance(order, Missing):
         return None, None, _could_not("order row", order)
@@ -66,14 +69,29 @@ def _without_event(evidence: Evidence, status: str | None) -> list[str]:
     parts = [status or "no order row", "no outbox row that expects a return"]
     if evidence.other_types:
         parts.append(f"rows of type {', '.join(evidence.other_types)}")
-    if evidence.strays:
-        parts.append(f"its transaction wrote a row for {', '.join(evidence.strays[:3])}")
+    parts += _around(evidence.moment)
     if evidence.around.disabled_triggers:
         parts.append(f"disabled: trigger {', '.join(evidence.around.disabled_triggers)}")
     if evidence.dropped_partition:
         parts.append(f"its day {evidence.dropped_partition} was dropped")
     if evidence.twin:
         parts.append(f"the same submission is order {evidence.twin}")
+    return parts
+
+
+def _around(moment: Moment | Missing) -> list[str]:
+    if isinstance(moment, Missing):
+        return [_could_not("rows around it", moment)]
+    parts = []
+    if moment.strays:
+        parts.append(f"its event stands under {', '.join(moment.strays[:3])}")
+    if moment.unclaimed:
+        parts.append(f"rows of no order near it: {', '.join(moment.unclaimed[:3])}")
+    if moment.vacant_count and (moment.deleted_count or moment.sent_count):
+        parts.append(
+            f"{moment.vacant_count} ids around it have no row; {moment.deleted_count} rows were "
+            "deleted from the outbox"
+        )
     return parts
 
 

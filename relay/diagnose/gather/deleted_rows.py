@@ -1,0 +1,192 @@
+"""Hops 1 and 2: finds on Kafka the events whose rows are gone from the database.
+
+Invariant: a record proves that its row was there: an order whose event is found here is judged by
+what became of the record, and its writer is not accused. A search that did not reach the log's end
+says so, and then nobody may say "never committed".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+from relay.diagnose.causes import Cause
+from relay.diagnose.evidence.order import Delivery, Moment
+from relay.diagnose.evidence.rows import EventRow, Rows
+from relay.diagnose.evidence.surroundings import LogSeen, Missing, Partition, TopicSeen
+from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker, connected
+from relay.diagnose.gather.log_reader import RangeReader, seen
+from relay.diagnose.gather.readback import Wanted, read_back
+from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
+from relay.orders.keys import canonical_order_id
+from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.kafka import KafkaConnection
+
+CLIENT_ID: Final = "relay-diagnose"
+# More of them are asked about by incident, and none of an incident's orders is without a row.
+_SEARCHED_AT_MOST: Final = 100
+_READ_BACK_SECONDS: Final = 10.0
+
+
+async def find_deleted(
+    kafka: KafkaConnection,
+    flow: Flow,
+    ids: Sequence[str],
+    rows: Rows,
+    *,
+    search_seconds: float,
+) -> Rows:
+    """Return the rows with the events that Kafka proves, and what could not be searched.
+
+    Args:
+        kafka: where.
+        flow: names the topics.
+        ids: of orders, canonical.
+        rows: what the database has of them.
+        search_seconds: at most, for ids of which no row knows.
+    """
+    if isinstance(rows.events, Missing) or isinstance(rows.orders, Missing):
+        return rows
+    unknown = _without_any_row(ids, rows, flow)
+    if not rows.vanished and not unknown:
+        return rows
+    try:
+        async with connected(kafka, CLIENT_ID) as broker:
+            if rows.vanished:
+                rows = await _read_vanished(broker, flow, rows)
+            if unknown:
+                rows = await _search(broker, flow, unknown, rows, search_seconds)
+    except BROKER_FAILURES as error:
+        missing = broker_missing(f"the records of {', '.join(sorted(flow.topics))}", error)
+        return replace(rows, unsearched=missing if unknown else None)
+    return rows
+
+
+def _without_any_row(ids: Sequence[str], rows: Rows, flow: Flow) -> frozenset[str]:
+    """Return the ids of which neither table knows, where they should."""
+    assert not isinstance(rows.events, Missing)
+    assert not isinstance(rows.orders, Missing)
+    if not isinstance(flow.apply, ApplyColumns):
+        return frozenset()
+    clean = canonical_order_id(flow)
+    found = [one for one in ids if one not in rows.orders and not rows.events.get(one)]
+    return frozenset(one for one in found[:_SEARCHED_AT_MOST] if clean(one) is not None)
+
+
+def _order_of(key: bytes | None, flow: Flow) -> str | None:
+    """Return the order that a record's key names."""
+    if key is None:
+        return None
+    return canonical_order_id(flow)(key.decode("utf-8", "replace"))
+
+
+async def _logs(broker: Broker, topics: Collection[str]) -> dict[str, TopicSeen]:
+    found = {}
+    for topic in topics:
+        partitions = broker.partitions(topic)
+        starts = await broker.offsets(partitions, EARLIEST)
+        ends = await broker.offsets(partitions, LATEST)
+        logs = {one[1]: LogSeen(starts.get(one, 0), ends[one]) for one in ends}
+        found[topic] = TopicSeen(topic, exists=bool(partitions), logs=logs)
+    return found
+
+
+async def _read_vanished(broker: Broker, flow: Flow, rows: Rows) -> Rows:
+    """Read back what the ledger knows of ids that no row has: whose were they?"""
+    assert not isinstance(rows.moments, Missing)
+    topics = await _logs(broker, {one.topic for sent in rows.vanished.values() for one in sent})
+    wanted: list[Wanted] = [
+        ((one.topic, one.partition), one.offset, "")
+        for sent in rows.vanished.values()
+        for one in sent
+        if one.offset is not None
+    ]
+    deadline = asyncio.get_running_loop().time() + _READ_BACK_SECONDS
+    read = await read_back(broker, topics, wanted, neighbours=0, deadline=deadline)
+    unread = 0
+    for outbox_id, sent in rows.vanished.items():
+        newest = sent[-1]
+        where, offset = (newest.topic, newest.partition), newest.offset
+        key = None if offset is None else read.keys.get(where, {}).get(offset)
+        known = None if offset is None else read.found.get((where, offset))
+        order = _order_of(key, flow)
+        if order is None or known is None or known.event_id is None:
+            unread += 1
+        elif order in rows.moments and not _events(rows).get(order):
+            event = _event(flow, outbox_id, known.event_id, sent[0].published_at)
+            rows = _with_event(rows, order, event, sent)
+    return replace(rows, moments=_with_unread(rows.moments, unread))
+
+
+def _with_unread(
+    moments: Mapping[str, Moment] | Missing, unread: int
+) -> Mapping[str, Moment] | Missing:
+    if isinstance(moments, Missing) or not unread:
+        return moments
+    return {key: replace(one, sent_count=unread) for key, one in moments.items()}
+
+
+def _events(rows: Rows) -> Mapping[str, list[EventRow]]:
+    assert not isinstance(rows.events, Missing)
+    return rows.events
+
+
+def _event(flow: Flow, outbox_id: int, event_id: str, created_at: datetime) -> EventRow:
+    """Return the event that a record proves."""
+    return EventRow(
+        outbox_id=outbox_id,
+        event_id=event_id,
+        event_type=next(iter(flow.deadlines), next(iter(flow.events))),
+        created_at=created_at,
+        traceparent=None,
+        kept=False,
+        handed_over=True,
+        deleted=True,
+    )
+
+
+def _with_event(rows: Rows, order: str, event: EventRow, sent: Sequence[Delivery]) -> Rows:
+    deliveries = {} if isinstance(rows.deliveries, Missing) else rows.deliveries
+    return replace(
+        rows,
+        events={**_events(rows), order: [event]},
+        deliveries={**deliveries, event.outbox_id: list(sent)},
+    )
+
+
+async def _search(
+    broker: Broker, flow: Flow, unknown: frozenset[str], rows: Rows, seconds: float
+) -> Rows:
+    """Search the events' topics for ids of which no row knows: a restore may have lost them."""
+    partitions = [one for topic in sorted(flow.topics) for one in broker.partitions(topic)]
+    starts = await broker.offsets(partitions, EARLIEST)
+    ends = await broker.offsets(partitions, LATEST)
+    spans = {one: (starts.get(one, 0), ends[one]) for one in partitions if one in ends}
+    reader = RangeReader(broker, spans)
+    deadline = asyncio.get_running_loop().time() + seconds
+    found: dict[str, tuple[Partition, Any]] = {}
+    async for where, records in reader.rounds(deadline):
+        for record in records:
+            order = _order_of(record.key, flow)
+            if order in unknown:
+                found[order] = (where, record)
+    for number, (order, (where, record)) in enumerate(found.items(), start=1):
+        read = seen(where, record)
+        event_id = read.header("ce_id")
+        if event_id is not None:
+            # No row has an id of its own any more: these are below every real one.
+            event = _event(flow, -number, event_id, read.recorded_at)
+            sent = Delivery(*where, read.offset, read.recorded_at)
+            rows = _with_event(rows, order, event, [sent])
+    if not reader.left and not reader.lost and len(spans) == len(partitions):
+        return rows
+    missing = Missing(
+        f"the records of {', '.join(sorted(flow.topics))}",
+        Cause.SCAN_INCOMPLETE,
+        f"no row of the database has this id; {reader.count} records were read, not to the end",
+        "relay diagnose ORDER --scan-seconds 600",
+    )
+    return replace(rows, unsearched=missing)

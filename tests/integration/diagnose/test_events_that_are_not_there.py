@@ -1,0 +1,116 @@
+"""Orders without an outbox row: who is accused, where foreign programs wrote, deleted, restored."""
+
+import uuid
+
+import psycopg
+import pytest
+
+pytestmark = pytest.mark.timeout(180)
+
+INSERT_ORDER = """
+INSERT INTO orders (order_id, customer_id, items, total, currency)
+VALUES (%s, 'c-2', '[]', 1, 'EUR')
+"""
+INSERT_EVENT = """
+INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload)
+VALUES ('order', %s, 'order.placed', %s)
+"""
+QUICK = {"RELAY_WATCH_ROUND_SECONDS": "0.5", "RELAY_WATCH_POSITION_SECONDS": "1"}
+
+
+def in_a_savepoint(database: str, payload: str) -> str:
+    """Write an order as Django's nested `atomic` does, and its event under another id."""
+    order = str(uuid.uuid4())
+    with psycopg.connect(database) as connection:
+        connection.execute(INSERT_EVENT, (f"SHOP-{order[:8]}", payload.format(order=order)))
+        with connection.transaction():
+            connection.execute(INSERT_ORDER, (order,))
+    return order
+
+
+async def test_an_order_of_a_savepoint_whose_event_names_it_in_its_payload(wiring) -> None:
+    order = in_a_savepoint(wiring.database, '{{"order_id": "{order}"}}')
+    assert wiring.named([order]) == [("place", "no_outbox_row", "wrong_aggregate_id")]
+
+
+async def test_an_event_that_may_be_the_orders_is_not_written_a_second_time(wiring) -> None:
+    order = in_a_savepoint(wiring.database, '{{"total": "9.95"}}')
+    await wiring.until_overdue([order])
+    assert wiring.named([order]) == [("place", "unknown", "event_unclaimed")]
+    done = wiring.command("--json", "replay", "--order", order, "--write-missing")
+    assert '"missing": []' in done.stdout, done.stdout + done.stderr
+    count = await wiring.pg.fetchval("SELECT count(*) FROM relay.outbox")
+    assert count == 1
+
+
+async def test_an_order_that_was_changed_since_is_known_by_its_time(wiring) -> None:
+    order = in_a_savepoint(wiring.database, '{{"order_id": "{order}"}}')
+    for _ in range(150):
+        await wiring.pg.execute("SELECT pg_current_xact_id()")
+    await wiring.place(130)
+    await wiring.pg.execute("UPDATE orders SET version = 2 WHERE order_id = $1::text::uuid", order)
+    assert wiring.named([order]) == [("place", "no_outbox_row", "wrong_aggregate_id")]
+
+
+async def test_somebody_elses_event_accuses_the_writer_all_the_same(wiring) -> None:
+    (deleted,) = await wiring.place()
+    await wiring.insert_event(
+        f"GONE-{deleted[:8]}", "order.placed", f'{{"n": "GONE-{deleted[:8]}"}}'
+    )
+    (bypassed,) = [str(uuid.uuid4())]
+    await wiring.insert_these([bypassed])
+    assert wiring.named([bypassed]) == [("place", "no_outbox_row", "outbox_bypassed")]
+
+
+async def test_ids_that_rollbacks_left_are_no_deletions(wiring) -> None:
+    await wiring.place()
+    with psycopg.connect(wiring.database) as connection:
+        connection.execute(INSERT_EVENT, ("x", "{}"))
+        connection.rollback()
+    (order,) = [str(uuid.uuid4())]
+    await wiring.insert_these([order])
+    await wiring.place()
+    assert wiring.named([order]) == [("place", "no_outbox_row", "outbox_bypassed")]
+
+
+async def test_a_row_that_was_deleted_after_it_was_published(wiring) -> None:
+    wiring.relay(**QUICK), wiring.consumer(**QUICK)
+    orders = await wiring.place(3)
+    await wiring.until_published(orders)
+    lost = orders[1]
+    with psycopg.connect(wiring.database, autocommit=True) as connection:
+        connection.execute("DELETE FROM relay.outbox WHERE aggregate_id = %s", (lost,))
+    wiring.processor("--lose-order", lost)
+    await wiring.until_passed(wiring.group, wiring.events)
+    await wiring.until_returned([orders[0], orders[2]])
+
+    async def overdue() -> bool:  # counted from its publication, which is all that is left of it
+        return wiring.named([lost])[0][1] != "in_flight"
+
+    await wiring.eventually(overdue, 20)
+    assert wiring.named([lost]) == [("return", "no_return", "return_never_sent")]
+    (found,) = wiring.diagnose([lost])
+    assert found["next"] == [f"relay replay --order {lost} --write-missing"]
+
+
+async def test_a_row_that_was_deleted_before_it_was_published(wiring) -> None:
+    orders = await wiring.place(3)
+    with psycopg.connect(wiring.database, autocommit=True) as connection:
+        connection.execute("DELETE FROM relay.outbox WHERE aggregate_id = %s", (orders[1],))
+        connection.execute("SELECT pg_stat_force_next_flush()")
+    await wiring.until_overdue([orders[1]])
+    assert wiring.named([orders[1]]) == [("place", "no_outbox_row", "event_deleted")]
+
+
+async def test_order_and_event_were_lost_in_a_restore(wiring) -> None:
+    wiring.relay(**QUICK)
+    (order,) = await wiring.place()
+    await wiring.until_published([order])
+    with psycopg.connect(wiring.database, autocommit=True) as connection:
+        connection.execute("DELETE FROM orders WHERE order_id = %s", (order,))
+        connection.execute("DELETE FROM relay.outbox WHERE aggregate_id = %s", (order,))
+    never = str(uuid.uuid4())
+    assert wiring.named([order, never]) == [
+        ("place", "no_such_order", "rows_lost"),
+        ("place", "no_such_order", "never_committed"),
+    ]
