@@ -194,10 +194,17 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
     except ValueError:
         raise DatabaseUrlError(NOT_A_URL) from None
+    if not url.isprintable():
+        raise DatabaseUrlError(NOT_A_URL)  # urlsplit would leave a line's end out, silently
     if parts.scheme not in ("postgresql", "postgres") or not url.startswith(f"{parts.scheme}://"):
         raise DatabaseUrlError(NOT_A_URL)
-    hosts = parts.netloc.rpartition("@")[2]
-    if parts.fragment or "@" in parts.path or any(_bad_host(host) for host in hosts.split(",")):
+    login, _, hosts = parts.netloc.rpartition("@")
+    if (
+        "@" in login
+        or parts.fragment
+        or "@" in parts.path
+        or any(_bad_host(host) for host in hosts.split(","))
+    ):
         # A /, ? or # in the password ends the host early, and its rest stands where the port is.
         raise DatabaseUrlError(f"{NOT_A_URL}; a port is a number from 1 to 65535")
     return parts

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from relay.runtime.flow_rules import contradiction
+
 KeyType = Literal["uuid", "bigint", "text"]
 KeyStorage = Literal["", "bpchar", "numeric"]
 
@@ -121,7 +123,7 @@ class Flow:
     probe_topic: str = "relay.probe"
 
     def __post_init__(self) -> None:
-        problem = _contradiction(self)
+        problem = contradiction(self, frozenset({PROBE_EVENT, CANARY_EVENT}))
         if problem:
             raise FlowError(f"flow {self.name!r}: {problem}")
 
@@ -158,37 +160,3 @@ class Flow:
         """Return when the return of such an event is overdue; None: it expects none."""
         route = self.events.get(event_type)
         return None if route is None else route.deadline_seconds
-
-
-def _contradiction(flow: Flow) -> str | None:
-    if not flow.events:
-        return "events is empty: nothing would ever be published"
-    for event_type, route in flow.events.items():
-        if not route.topic:
-            return f"event {event_type!r} has no topic"
-        if route.topic == flow.returns_topic:
-            return f"event {event_type!r} goes to the returns topic {flow.returns_topic!r}"
-        if route.deadline_seconds is not None and route.deadline_seconds <= 0:
-            return f"event {event_type!r}: deadline_seconds must be more than 0"
-    return _status_contradiction(flow)
-
-
-def _status_contradiction(flow: Flow) -> str | None:
-    ranks = flow.status_ranks
-    if flow.initial_status not in ranks:
-        return f"initial_status {flow.initial_status!r} has no rank in status_ranks"
-    if not flow.terminal_statuses:
-        return "terminal_statuses is empty: no order could ever be returned"
-    for status in sorted(flow.terminal_statuses):
-        if status not in ranks:
-            return f"terminal status {status!r} has no rank in status_ranks"
-    for alias, status in flow.status_aliases.items():
-        if alias in ranks or status not in ranks:
-            return (
-                f"status_aliases: {alias!r} = {status!r} needs a new word for a status with a rank"
-            )
-    highest = max(ranks.values())
-    for status, rank in ranks.items():
-        if (rank == highest) != (status in flow.terminal_statuses):
-            return f"status {status!r}: terminal statuses have the highest rank, others a lower one"
-    return None

@@ -8,6 +8,8 @@ import ssl
 from dataclasses import dataclass, field
 from typing import Any
 
+from relay.runtime.kafka_names import brokers
+
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
@@ -42,7 +44,7 @@ class KafkaConnection:
             KafkaSettingsError: a certificate file is missing or is not one.
         """
         options: dict[str, Any] = {
-            "bootstrap_servers": self.bootstrap_servers,
+            "bootstrap_servers": ",".join(brokers(self.bootstrap_servers)),
             "client_id": client_id,
             "security_protocol": self.security_protocol,
         }
@@ -91,8 +93,10 @@ def _unreadable(settings: str, files: str | None, error: OSError) -> KafkaSettin
 
 def _contradiction(connection: KafkaConnection) -> str | None:
     protocol, mechanism = connection.security_protocol, connection.sasl_mechanism
-    if not connection.bootstrap_servers.strip():
-        return "KAFKA_BOOTSTRAP_SERVERS is empty"
+    try:
+        brokers(connection.bootstrap_servers)
+    except ValueError as error:
+        return f"KAFKA_BOOTSTRAP_SERVERS: {error}"
     if protocol not in PROTOCOLS:
         return f"KAFKA_SECURITY_PROTOCOL is {protocol!r}: one of {', '.join(PROTOCOLS)}"
     if mechanism is not None and mechanism not in MECHANISMS:

@@ -26,6 +26,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from relay.runtime.client_failure import ClientFailure
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_names import brokers
 from relay.runtime.tls import TlsProblem, said_by_tls, tls_problem
 
 ASK_SECONDS: Final = 3.0
@@ -69,7 +70,9 @@ async def refusal(kafka: KafkaConnection, seconds: float = ASK_SECONDS) -> Kafka
         async with asyncio.timeout(seconds):
             asked = [
                 _knock(kafka, host, port)
-                for host, port, _ in collect_hosts(kafka.bootstrap_servers, randomize=False)
+                for host, port, _ in collect_hosts(
+                    list(brokers(kafka.bootstrap_servers)), randomize=False
+                )
             ]
             answers = await asyncio.gather(*asked)
             if None not in answers:

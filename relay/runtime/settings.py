@@ -17,6 +17,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from relay.runtime.database_url import DatabaseUrlError, read_database_url
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.settings_model import (
@@ -37,6 +38,7 @@ from relay.runtime.settings_sources import (
     SettingsError,
     file_table,
     from_environment,
+    refuse_odd_text,
     refuse_unknown_keys,
     shown_name,
 )
@@ -102,11 +104,13 @@ def load_settings(
     if len(flow_names) > 1:
         raise SettingsError(f"there is one flow now, and the file has {', '.join(flow_names)}")
     environ = from_environment(Settings, variables, flow_names[0])
+    refuse_odd_text(environ)
+    refuse_odd_text(file)
     try:
         settings = Settings(env=environ, file=file)  # type: ignore[call-arg]
     except ValidationError as error:
         raise SettingsError(_problems(error, environ)) from None
-    _refuse_contradictions(settings)
+    _refuse_contradictions(settings, variables)
     return settings
 
 
@@ -118,8 +122,12 @@ def _problems(error: ValidationError, environ: Mapping[str, Any]) -> str:
     )
 
 
-def _refuse_contradictions(settings: Settings) -> None:
+def _refuse_contradictions(settings: Settings, variables: Mapping[str, str]) -> None:
     try:
         settings.kafka, settings.flow  # noqa: B018 - built for their own checks
+        read_database_url(settings.database.dsn, variables)
+    except DatabaseUrlError as error:
+        # Its cause may hold a part of the password.
+        raise SettingsError(str(error)) from None
     except ValueError as error:
         raise SettingsError(str(error)) from error

@@ -5,14 +5,12 @@ Passwords are secrets: they are in no repr and in no error.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveFloat,
-    PositiveInt,
     SecretStr,
     model_validator,
 )
@@ -28,8 +26,18 @@ from relay.runtime.flow import (
     Observe,
 )
 from relay.runtime.kafka import KafkaConnection
-
-Port = Annotated[int, Field(ge=0, le=65535)]
+from relay.runtime.settings_limits import (
+    Bytes,
+    Days,
+    DaysAhead,
+    Deadline,
+    Parallel,
+    Patience,
+    Pause,
+    Port,
+    Rows,
+    SessionTimeout,
+)
 
 
 class Section(BaseModel):
@@ -87,7 +95,7 @@ class EventSettings(Section):
     """One event type of a flow."""
 
     topic: str | None = Field(default=None, description="the flow's events_topic when not given")
-    deadline_seconds: PositiveFloat | None = Field(
+    deadline_seconds: Deadline | None = Field(
         default=None, description="its return is overdue after that long; none: it expects none"
     )
 
@@ -196,31 +204,25 @@ class PublishSettings(Section):
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         default="none", description="of batches"
     )
-    page_rows: PositiveInt = Field(default=1600, description="rows read at a time")
-    page_bytes: PositiveInt = Field(
-        default=4_000_000, description="bytes of payload read at a time"
-    )
-    pages_in_flight: PositiveInt = Field(default=3, description="pages being sent at once")
-    batch_bytes: PositiveInt = Field(default=900_000, description="bytes of the largest batch")
-    poll_seconds: PositiveFloat = Field(
-        default=0.003, description="seconds between reads, rows flowing"
-    )
-    idle_poll_seconds: PositiveFloat = Field(
+    page_rows: Rows = Field(default=1600, description="rows read at a time")
+    page_bytes: Bytes = Field(default=4_000_000, description="bytes of payload read at a time")
+    pages_in_flight: Parallel = Field(default=3, description="pages being sent at once")
+    batch_bytes: Bytes = Field(default=900_000, description="bytes of the largest batch")
+    poll_seconds: Pause = Field(default=0.003, description="seconds between reads, rows flowing")
+    idle_poll_seconds: Pause = Field(
         default=0.1, description="longest pause between reads, reached after 2.5 s without rows"
     )
-    largest_record_bytes: PositiveInt = Field(
+    largest_record_bytes: Bytes = Field(
         default=32_000_000, description="bytes of payload beyond which an event is parked unread"
     )
-    checkpoint_seconds: PositiveFloat = Field(
+    checkpoint_seconds: Pause = Field(
         default=0.01, description="least seconds between checkpoints, unless a page is full"
     )
-    lease_seconds: PositiveFloat = Field(
+    lease_seconds: Patience = Field(
         default=3.0, description="seconds until a dead relay is replaced"
     )
-    request_timeout_seconds: PositiveFloat = Field(
-        default=15.0, description="seconds for one request"
-    )
-    drain_seconds: PositiveFloat = Field(
+    request_timeout_seconds: Patience = Field(default=15.0, description="seconds for one request")
+    drain_seconds: Patience = Field(
         default=10.0, description="seconds for what is under way at stop"
     )
 
@@ -228,19 +230,17 @@ class PublishSettings(Section):
 class ConfirmSettings(Section):
     """The confirmation consumer (`relay confirm`)."""
 
-    batch_records: PositiveInt = Field(
-        default=2000, description="returns in one transaction at most"
-    )
-    connections: PositiveInt = Field(
+    batch_records: Rows = Field(default=2000, description="returns in one transaction at most")
+    connections: Parallel = Field(
         default=3, description="batches applied at once, each on a database connection of its own"
     )
-    session_timeout_seconds: PositiveFloat = Field(
+    session_timeout_seconds: SessionTimeout = Field(
         default=8.0, description="seconds until Kafka gives a dead consumer's partitions away"
     )
-    drain_seconds: PositiveFloat = Field(
+    drain_seconds: Patience = Field(
         default=5.0, description="seconds a rebalance waits for a batch"
     )
-    stall_seconds: PositiveFloat = Field(
+    stall_seconds: Patience = Field(
         default=10.0, description="seconds without an answer until the consumer is made anew"
     )
 
@@ -254,20 +254,16 @@ class ConfirmSettings(Section):
 class MaintenanceSettings(Section):
     """What the relay makes ahead and clears away."""
 
-    every_seconds: PositiveFloat = Field(default=60.0, description="seconds between runs")
-    days_ahead: PositiveInt = Field(
-        default=7, description="days for which partitions are made ahead"
+    every_seconds: Pause = Field(default=60.0, description="seconds between runs")
+    days_ahead: DaysAhead = Field(default=7, description="days for which partitions are made ahead")
+    outbox_days: Days = Field(
+        default=30, description="days after which a partition is dropped; 36500 or more: never"
     )
-    outbox_days: PositiveInt = Field(
-        default=30, description="days after which a partition is dropped"
-    )
-    ledger_days: PositiveInt = Field(default=60, description="days the delivery ledger is kept")
-    inbox_days: PositiveInt = Field(default=60, description="days returns are remembered")
-    position_days: PositiveInt = Field(default=14, description="days positions are kept")
-    record_days: PositiveInt = Field(
-        default=180, description="days process and outage records are kept"
-    )
-    kept_days: PositiveInt = Field(
+    ledger_days: Days = Field(default=60, description="days the delivery ledger is kept")
+    inbox_days: Days = Field(default=60, description="days returns are remembered")
+    position_days: Days = Field(default=14, description="days positions are kept")
+    record_days: Days = Field(default=180, description="days process and outage records are kept")
+    kept_days: Days = Field(
         default=365, description="days that rows of stuck orders outlive their day's partition"
     )
 
@@ -333,7 +329,7 @@ class WatchSettings(Section):
         default=True,
         description="whether `relay run` and `relay confirm` watch; one does, by lease",
     )
-    position_seconds: PositiveFloat = Field(default=10.0, description="seconds between positions")
-    round_seconds: PositiveFloat = Field(
+    position_seconds: Pause = Field(default=10.0, description="seconds between positions")
+    round_seconds: Pause = Field(
         default=10.0, description="seconds between looks for overdue orders, at least"
     )

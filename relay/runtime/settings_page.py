@@ -22,7 +22,9 @@ contradicts another one is an error at start that names it. Lists in variables a
 mappings are JSON. A secret can be read from a file: `DATABASE_URL_FILE=/run/secrets/database_url`.
 Durations are in seconds, sizes in bytes, as the names say. Without `DATABASE_URL`, libpq's
 variables (`PGHOST`, `PGPORT`, `PGUSER`, `PGDATABASE`, `PGPASSFILE`, `PGSSLMODE`, ...) say where
-PostgreSQL is. Where spans go is said by the standard `OTEL_*` variables.
+PostgreSQL is. Variables that Kubernetes makes for a Service named `relay` or `relay-...`
+(`RELAY_PORT=tcp://...`, `RELAY_SERVICE_HOST`) are ignored. Where spans go is said by the standard
+`OTEL_*` variables.
 
 This page is written by `python -m relay.runtime.settings_page`.
 """

@@ -16,6 +16,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 
+from relay.runtime.service_links import is_service_link
+
 FLOW = "orders"
 """The flow that the environment speaks of when no file names one."""
 
@@ -73,6 +75,7 @@ def from_environment(
         SettingsError: a RELAY_* variable is unknown, a secret's file cannot be read, or a mapping
             is not JSON.
     """
+    environment = _without_service_links(environment)
     known = variables(model, flow)
     secrets = {f"{name}_FILE": name for name, (_, kind) in known.items() if is_secret(kind)}
     refuse_unknown_variables(environment, {*known, *secrets, *OTHER_VARIABLES})
@@ -82,6 +85,15 @@ def from_environment(
         if text:  # set but empty is not set, as shells and compose files leave it
             _put(table, place, _value(name, kind, text))
     return table
+
+
+def _without_service_links(environment: Mapping[str, str]) -> Mapping[str, str]:
+    prefixes = ("RELAY_", *_PREFIXES.values())
+    return {
+        name: value
+        for name, value in environment.items()
+        if not (name.startswith(prefixes) and is_service_link(name, environment))
+    }
 
 
 def refuse_unknown_variables(environment: Mapping[str, str], known: set[str]) -> None:
@@ -124,10 +136,26 @@ def _value(name: str, annotation: Any, text: str) -> Any:
         return [part.strip() for part in text.split(",") if part.strip()]
     if Mapping in kinds or any(isinstance(k, type) and issubclass(k, BaseModel) for k in kinds):
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_once_each, parse_constant=_refuse_constant)
         except ValueError as error:
             raise SettingsError(f"{name} is not JSON: {error}") from None
+        except RecursionError:
+            raise SettingsError(f"{name} is not JSON: it is nested too deeply") from None
     return text
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; JSON itself lets the last of two win, silently."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _value in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands there twice")
+    return made
+
+
+def _refuse_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no number")
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:
@@ -153,6 +181,8 @@ def file_table(config: str | Path | None, environment: Mapping[str, str]) -> dic
     path = Path(named or DEFAULT_FILE)
     try:
         return tomllib.loads(path.read_text("utf-8"))
+    except RecursionError:
+        raise SettingsError(f"{path}: it is nested too deeply") from None
     except FileNotFoundError:
         if named:
             raise SettingsError(f"there is no settings file {path}") from None
@@ -196,6 +226,23 @@ def _refuse_others(table: Mapping[str, Any], known: set[str], prefix: str) -> No
     for key in table:
         if key not in known:
             raise SettingsError(f"unknown setting {prefix}{key}{nearest(key, known)}")
+
+
+def refuse_odd_text(table: Mapping[str, Any], place: tuple[int | str, ...] = ()) -> None:
+    """Refuse text that nothing could store or send: a NUL, or bytes that are no UTF-8.
+
+    Raises:
+        SettingsError: names the setting.
+    """
+    for key, value in table.items():
+        inside = (*place, key)
+        values = value if isinstance(value, list) else [value]
+        for text in (str(key), *(one for one in values if isinstance(one, str))):
+            if "\0" in text or text != text.encode("utf-8", "replace").decode("utf-8"):
+                raise SettingsError(f"{'.'.join(map(str, place or inside))}: no UTF-8 text")
+        for one in values:
+            if isinstance(one, Mapping):
+                refuse_odd_text(one, inside)
 
 
 def shown_name(place: tuple[int | str, ...], environ: Mapping[str, Any]) -> str:
