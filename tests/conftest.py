@@ -34,6 +34,7 @@ from relay.embedded import EmbeddedKafka, EmbeddedPostgres
 from relay.embedded.cluster import start_together
 from relay.embedded.folders import run_folder
 from relay.embedded.kafka import prepare_kafka
+from relay.runtime.database import connect
 from relay.runtime.migrations import migrate
 from tests.faults.brokers import describe_brokers
 from tests.worlds.world import WORLD
@@ -127,7 +128,15 @@ def empty_database(postgres_url: str) -> Iterator[str]:
 
 @pytest.fixture
 async def pg(database: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to this test's own database."""
+    """A connection to this test's own database, set up as our own services' are."""
+    connection = await connect(database, "test")
+    yield connection
+    await connection.close(timeout=5)
+
+
+@pytest.fixture
+async def service_pg(database: str) -> AsyncIterator[asyncpg.Connection]:
+    """An order service's connection, with whatever settings the server gives."""
     connection = await asyncpg.connect(database)
     yield connection
     await connection.close(timeout=5)

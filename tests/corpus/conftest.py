@@ -31,7 +31,7 @@ FORGETFUL = {
 @pytest.fixture
 async def world(
     database: str,
-    pg: asyncpg.Connection,
+    service_pg: asyncpg.Connection,
     kafka_bootstrap: str,
     topics: Topics,
     relay_process: Callable[..., Any],
@@ -39,7 +39,9 @@ async def world(
     eventually: Callable[..., Awaitable[Any]],
 ) -> AsyncIterator[World]:
     """A loop on the run's servers."""
-    made = World(database, pg, kafka_bootstrap, topics, relay_process, relay_command, eventually)
+    made = World(
+        database, service_pg, kafka_bootstrap, topics, relay_process, relay_command, eventually
+    )
     yield made
     await made.doing.aclose()
 
@@ -59,7 +61,7 @@ def forgetful_kafka() -> Iterator[EmbeddedKafka]:
 @pytest.fixture
 def world_with_broker(
     database: str,
-    pg: asyncpg.Connection,
+    service_pg: asyncpg.Connection,
     forgetful_kafka: EmbeddedKafka,
     relay_process: Callable[..., Any],
     relay_command: Callable[..., Any],
@@ -68,7 +70,7 @@ def world_with_broker(
     """A loop whose broker is its own."""
     bootstrap = forgetful_kafka.bootstrap_servers
     made = World(
-        database, pg, bootstrap, Topics(bootstrap), relay_process, relay_command, eventually
+        database, service_pg, bootstrap, Topics(bootstrap), relay_process, relay_command, eventually
     )
     made.server = forgetful_kafka
     made.environment["KAFKA_BOOTSTRAP_SERVERS"] = bootstrap

@@ -13,7 +13,9 @@ import psycopg
 import pytest
 
 from relay.embedded import EmbeddedPostgres
+from relay.embedded.postgres import _programs
 from relay.runtime import migrations
+from relay.runtime.database import connect
 from relay.runtime.migrations import (
     EditedMigrationError,
     InstallationKindError,
@@ -73,7 +75,7 @@ async def test_who_applied_what_is_recorded(pg: asyncpg.Connection) -> None:
 
 async def test_watched_since_and_kind_are_of_the_first_run(empty_database: str) -> None:
     await migrate(empty_database, sample=False)
-    connection = await asyncpg.connect(empty_database)
+    connection = await connect(empty_database, "test")
     try:
         before = await connection.fetchrow("SELECT * FROM relay.installation")
         await migrate(empty_database, sample=False)
@@ -94,7 +96,7 @@ async def test_a_sample_stays_a_sample(database: str) -> None:
 
 
 async def test_somebody_elses_orders_are_not_touched(empty_database: str) -> None:
-    connection = await asyncpg.connect(empty_database)
+    connection = await connect(empty_database, "test")
     try:
         await connection.execute("CREATE TABLE public.orders (mine int)")
         with pytest.raises(SampleConflictError, match="--relay-only"):
@@ -139,7 +141,7 @@ async def test_a_file_that_fails_leaves_nothing_of_itself(
     monkeypatch.setattr(migrations, "load", lambda _sample: (*good, bad))
     with pytest.raises(MigrationError, match=r"9999_bad\.sql.*division"):
         await migrate(empty_database, sample=True)
-    connection = await asyncpg.connect(empty_database)
+    connection = await connect(empty_database, "test")
     try:
         assert await connection.fetchval("SELECT to_regclass('relay.half')") is None
         assert await connection.fetchval("SELECT count(*) FROM relay.migration") == len(good)
@@ -180,7 +182,7 @@ async def test_services_refuse_a_schema_that_is_not_theirs(pg: asyncpg.Connectio
 
 
 async def test_services_refuse_a_database_without_schema(empty_database: str) -> None:
-    connection = await asyncpg.connect(empty_database)
+    connection = await connect(empty_database, "test")
     try:
         with pytest.raises(SchemaVersionError, match="relay migrate"):
             await require_schema(connection)
@@ -189,7 +191,7 @@ async def test_services_refuse_a_database_without_schema(empty_database: str) ->
 
 
 async def test_the_committed_snapshot_is_what_the_migrations_make(empty_database: str) -> None:
-    connection = await asyncpg.connect(empty_database)
+    connection = await connect(empty_database, "test")
     try:
         made = await make_snapshot(connection)
         assert await connection.fetchval("SELECT to_regnamespace('relay')") is None
@@ -205,7 +207,7 @@ async def test_sql_prints_what_is_applied(empty_database: str, relay_command: Re
     assert printed.returncode == 0
     assert printed.stdout == script(load(sample=True), "sample")
     # psql's own command is all that is not SQL.
-    connection = await asyncpg.connect(empty_database)
+    connection = await connect(empty_database, "test")
     try:
         await connection.execute(re.sub(r"^\\set .*$", "", printed.stdout, flags=re.MULTILINE))
     finally:
@@ -319,7 +321,7 @@ def owned_by(server: EmbeddedPostgres, user: str, powers: str = "") -> str:
 
 
 def superuser_makes_roles(server: EmbeddedPostgres, migrator: str) -> None:
-    psql = (server._program("psql"), "-q", "-v", f"migrator={migrator}", "-f", ROLES_FILE)
+    psql = (str(_programs() / "psql"), "-q", "-v", f"migrator={migrator}", "-f", ROLES_FILE)
     subprocess.run([*psql, server.dsn()], check=True, timeout=30)
 
 
@@ -335,7 +337,7 @@ async def test_a_migrator_who_may_not_create_roles(private_postgres: EmbeddedPos
     for _ in range(2):  # it may be run again
         superuser_makes_roles(private_postgres, "plain")
     assert (await migrate(url, sample=True)).kind == "sample"
-    connection = await asyncpg.connect(url)
+    connection = await connect(url, "test")
     try:
         assert await schema_differences(connection) == []
     finally:
@@ -346,7 +348,7 @@ async def test_a_migrator_who_may_create_roles(private_postgres: EmbeddedPostgre
     """Since PostgreSQL 16 its own roles are not its to become: it has to grant them first."""
     url = owned_by(private_postgres, "creator", "CREATEROLE")
     assert (await migrate(url, sample=True)).kind == "sample"
-    connection = await asyncpg.connect(url)
+    connection = await connect(url, "test")
     try:
         assert await schema_differences(connection) == []
     finally:

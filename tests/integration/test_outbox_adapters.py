@@ -23,6 +23,12 @@ EVENT = Event("order.changed", "7", TEXT, aggregate_version=2, headers={"tenant"
 CALLER = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(1))
 
 
+@pytest.fixture
+def pg(service_pg: asyncpg.Connection) -> asyncpg.Connection:
+    """Hop 1 writes on the order service's own connection."""
+    return service_pg
+
+
 class Base(DeclarativeBase):
     pass
 

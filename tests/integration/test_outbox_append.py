@@ -33,6 +33,12 @@ from relay.outbox import (
 ANY = standard().with_type("order.changed", None)
 
 
+@pytest.fixture
+def pg(service_pg: asyncpg.Connection) -> asyncpg.Connection:
+    """Hop 1 writes on the order service's own connection."""
+    return service_pg
+
+
 def change(order_id: str = "7", **payload: Any) -> Event:
     return Event("order.changed", order_id, payload)
 

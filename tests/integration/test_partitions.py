@@ -12,6 +12,7 @@ import pytest
 
 from relay.publish.maintenance import MaintenanceOptions, run_once
 from relay.publish.partition_days import keep_partitions, partition_name
+from relay.runtime.database import connect
 
 Eventually = Callable[..., Awaitable[Any]]
 
@@ -49,7 +50,7 @@ async def hand_over_all(pg: asyncpg.Connection) -> None:
 @asynccontextmanager
 async def other(database: str) -> AsyncIterator[asyncpg.Connection]:
     settings = {"synchronous_commit": "off"}  # waits are for locks, not for this disk
-    connection = await asyncpg.connect(database, server_settings=settings)
+    connection = await connect(database, "another", server_settings=settings)
     try:
         yield connection
     finally:

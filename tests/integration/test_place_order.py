@@ -29,6 +29,12 @@ Eventually = Callable[..., Awaitable[Any]]
 TEA = Item("tea", 2, "9.95")
 
 
+@pytest.fixture
+def pg(service_pg: asyncpg.Connection) -> asyncpg.Connection:
+    """Hop 1 writes on the order service's own connection."""
+    return service_pg
+
+
 def new_order(*items: Item, key: str | None = None, **fields: Any) -> NewOrder:
     given = {"customer_id": "c1", "currency": "EUR"} | fields
     return NewOrder(items=items or (TEA,), idempotency_key=key, **given)
