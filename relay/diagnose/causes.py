@@ -39,6 +39,7 @@ class Cause(StrEnum):
     LEASE_STUCK = "lease_stuck"
     REBASELINE_NEEDED = "rebaseline_needed"
     CHECKPOINT_SKIPPED = "checkpoint_skipped"
+    SENT_TO_OTHER_TOPIC = "sent_to_other_topic"
     TOO_LARGE = "too_large"
     NO_TOPIC_MAPPED = "no_topic_mapped"
     REFUSED_BY_BROKER = "refused_by_broker"
@@ -260,6 +261,14 @@ _PUBLISH: dict[Cause, CauseMeaning] = {
         "the checkpoint is past the row, and the ledger does not know it: it was never sent",
         "find who wrote the checkpoint by hand; a new one publishes the rows that were passed over",
         "relay rebaseline",
+    ),
+    Cause.SENT_TO_OTHER_TOPIC: _row(
+        _V.NOT_PUBLISHED,
+        "the ledger proves that it was sent, to a topic that the flow's settings do not name, and "
+        "no processor read it there",
+        "compare the settings of the relay that sent it with today's (`relay status` names the "
+        "processes); then send it to its topic",
+        _REPLAY,
     ),
     Cause.TOO_LARGE: _row(
         _V.PARKED,
@@ -626,7 +635,7 @@ MOVING_BY_ITSELF = frozenset(
 PROVISIONAL = frozenset({Cause.RELAY_BEHIND, Cause.PROCESSOR_LAGGING, Cause.CONSUMER_LAGGING})
 
 # A verdict that usually flows on by itself, with a cause for which it never will.
-NEVER_BY_ITSELF = frozenset({Cause.CHECKPOINT_SKIPPED})
+NEVER_BY_ITSELF = frozenset({Cause.CHECKPOINT_SKIPPED, Cause.SENT_TO_OTHER_TOPIC})
 
 
 # What holds the orders of an incident in quarantine, in the quarantine's own word.

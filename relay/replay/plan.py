@@ -65,6 +65,8 @@ _BY_VERDICT: Final[Mapping[str, Skip]] = {
 LOST: Final = frozenset({"no_return", "record_missing", "return_incomplete"})
 # Their return came and can never be applied: only another one helps.
 _USELESS_RETURN: Final = frozenset({"return_malformed", "return_unknown_order", "return_misnamed"})
+# Published for the relay, and never on its topic: it is not sent again by itself.
+_ASTRAY: Final = frozenset({"sent_to_other_topic"})
 # Their return is there, and the consumer only went past it.
 _PASSED_RETURN: Final = frozenset({"offset_gap", "offset_moved"})
 # Never by a replay: the relay publishes them first, or there is nothing to publish.
@@ -201,7 +203,8 @@ def skip_reason(one: Judged, selection: Selection, *, write_missing: bool = Fals
     # What a person discarded was never published; another person may think otherwise.
     sendable = one.verdict not in NEVER or one.cause == "discarded_by_hand"
     named = one.verdict in selection.verdicts and sendable
-    if named or one.verdict in LOST or one.cause in _USELESS_RETURN or _passed(one):
+    useless = one.cause in _USELESS_RETURN or one.cause in _ASTRAY
+    if named or one.verdict in LOST or useless or _passed(one):
         return None
     return Skip.DROPPED if one.dropped else _BY_VERDICT.get(one.verdict, Skip.UNKNOWN)
 

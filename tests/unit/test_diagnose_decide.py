@@ -216,6 +216,9 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
         UNSENT, checkpoint=CheckpointSeen(NOW, rebaseline_needed=True)
     ),
     (Verdict.NOT_PUBLISHED, Cause.CHECKPOINT_SKIPPED): replace(UNSENT, handed_over=True),
+    (Verdict.NOT_PUBLISHED, Cause.SENT_TO_OTHER_TOPIC): replace(
+        LOST, deliveries=(Delivery("orders.evnets", 3, OFFSET, PUBLISHED),), strayed=True
+    ),
     (Verdict.NOT_PUBLISHED, Cause.TOPIC_MISSING): topic(
         relay(failure_code="kafka:UNKNOWN_TOPIC_OR_PARTITION"), EVENTS, exists=False
     ),

@@ -192,6 +192,9 @@ def _delivered_and_then(evidence: Evidence, newest: Delivery) -> Finding:
     came_past = passage(evidence, newest)
     if came_past.passed is Passed.YES:
         return decide_unanswered(evidence, newest)
+    if evidence.strayed:
+        # A group that read it there is cleared above: the topic was renamed since.
+        return Finding(Verdict.NOT_PUBLISHED, Cause.SENT_TO_OTHER_TOPIC)
     readback = evidence.readback
     if not isinstance(readback, ReadBack) or readback.found is Found.SAME:
         if came_past.missing is not None:

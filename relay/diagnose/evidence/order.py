@@ -263,7 +263,9 @@ class Evidence:
         searched: whether Kafka was searched to its end for an id of which no row knows.
         dropped_partition: the partition that would have held the row and was dropped.
         handed_over: the checkpoint is past the row.
-        deliveries: publications of the event on its topic, oldest first.
+        deliveries: publications of the event on the flow's topics, oldest first; where there are
+            none, those on topics that the flow does not name (any more).
+        strayed: those are all that there is.
         readback: what stands at the newest delivery's offset; None: nothing was delivered.
         held: quarantined events that hold this one back.
         returns: its returns, wherever they are; those of the log only as far as `scan` reached.
@@ -279,6 +281,7 @@ class Evidence:
     event: EventSeen | Missing | None
     handed_over: bool | Missing = False
     deliveries: tuple[Delivery, ...] | Missing = ()
+    strayed: bool = False
     readback: ReadBack | Missing | None = None
     held: tuple[HeldEvent, ...] | Missing = ()
     returns: tuple[ReturnSeen, ...] | Missing = ()

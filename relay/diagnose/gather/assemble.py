@@ -182,13 +182,15 @@ class Joiner:
         deliveries = self.rows.deliveries
         if isinstance(deliveries, Missing):
             return replace(base, deliveries=deliveries)
-        own = tuple(deliveries.get(chosen.outbox_id, []))
-        if not own:
+        sent = tuple(deliveries.get(chosen.outbox_id, []))
+        if not sent:
             return base
+        own = tuple(one for one in sent if one.topic in self.flow.topics) or sent
         newest = own[-1]
         return replace(
             base,
             deliveries=own,
+            strayed=newest.topic not in self.flow.topics,
             readback=self._readback(newest),
             scan=self._scan(base.order_id, own),
             crossing=self._crossings(newest),

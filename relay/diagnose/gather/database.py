@@ -226,8 +226,8 @@ def _own(events: Iterable[_Event]) -> list[EventRow]:
     return own or [one for _, one in events]
 
 
-# `id_range @>` is what the GiST index answers; a range may have holes, the array has not. Only the
-# event's own topics: a replay elsewhere is no publication of it.
+# `id_range @>` is what the GiST index answers; a range may have holes, the array has not. A replay
+# to another topic is no publication; a delivery to a topic that no setting names any more is one.
 _DELIVERIES: Final = """
 SELECT wanted.id, ledger.topic, ledger.partition,
        ledger.base_offset + array_position(ledger.outbox_ids, wanted.id) - 1,
@@ -235,7 +235,7 @@ SELECT wanted.id, ledger.topic, ledger.partition,
   FROM unnest($1::bigint[]) AS wanted (id)
   JOIN relay.delivery_ledger AS ledger
     ON ledger.id_range @> wanted.id AND wanted.id = ANY (ledger.outbox_ids)
- WHERE ledger.topic = ANY ($2::text[])
+ WHERE ledger.topic = ANY ($2::text[]) OR ledger.replay_id IS NULL
  ORDER BY ledger.published_at, ledger.ledger_id
 """
 

@@ -108,6 +108,8 @@ def publish(evidence: Evidence) -> Told:
         return False, None, _unsent(evidence)
     newest = deliveries[-1]
     copies = f", copy {len(deliveries)} (replayed)" if newest.replay_id else ""
+    if evidence.strayed:
+        return False, newest.published_at, f"{_where(newest)}: a topic that no setting names"
     there, read = _read_back(evidence.readback)
     return there, newest.published_at, f"{_where(newest)}{read}{copies}"
 
