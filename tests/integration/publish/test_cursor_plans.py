@@ -22,6 +22,7 @@ PARTITIONS = DAYS + 10  # and those that `relay migrate` made ahead
 # An index probe of a partition: root, a leaf, perhaps the next one, visibility map, the row.
 PROBE = 6
 
+PLAIN_TIMES = "-c timezone=UTC -c datestyle=ISO"
 PARTITION = """
 DO $$
 BEGIN
@@ -50,7 +51,8 @@ def retained(
     url = urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
     with psycopg.connect(postgres_url, autocommit=True) as server:
         server.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
-        with psycopg.connect(url, autocommit=True) as connection:
+        # The bounds of its partitions are texts.
+        with psycopg.connect(url, autocommit=True, options=PLAIN_TIMES) as connection:
             fill_a_month(connection, analyze_first=request.param == "stale")
         yield url
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
