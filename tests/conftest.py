@@ -54,7 +54,8 @@ settings.load_profile("untimed")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Fetch Kafka before the first test: a slow network is not a test that hangs."""
+    """Fetch the servers before the first test: a slow network is not a test that hangs."""
+    WORLD.postgres_options()
     if any(KAFKA_FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items):
         prepare_kafka(_tell, WORLD.kafka_options().get("lock_file"))
 
@@ -328,7 +329,7 @@ def _relay_environment(request: pytest.FixtureRequest, extra: Mapping[str, str])
     """Give a command the test's own servers, and nothing of the shell that runs the tests."""
     foreign = ("TEST_", "RELAY_", "OTEL_", "KAFKA_", "PG", "DATABASE_URL")
     env = {name: text for name, text in os.environ.items() if not name.startswith(foreign)}
-    env |= {"PYTHONUNBUFFERED": "1", "OTEL_TRACES_EXPORTER": "none"}
+    env |= {"PYTHONUNBUFFERED": "1", "OTEL_TRACES_EXPORTER": "none", **WORLD.environment}
     if "database" in request.fixturenames:
         env["DATABASE_URL"] = request.getfixturevalue("database")
     if "kafka_bootstrap" in request.fixturenames:

@@ -28,6 +28,7 @@ class World:
         kafka: release; empty: that of the embedded broker.
         kafka_settings: of server.properties.
         brokers: of the run's own cluster.
+        local_time: TZ of our own processes, as POSIX writes it: it needs no file of zones.
     """
 
     name: str
@@ -37,6 +38,12 @@ class World:
     kafka: str = ""
     kafka_settings: Mapping[str, str] = field(default_factory=lambda: _NONE)
     brokers: int = 1
+    local_time: str = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the variables of our own processes."""
+        return {"TZ": self.local_time} if self.local_time else {}
 
     def postgres_options(self, settings: Mapping[str, str] = _NONE) -> dict[str, Any]:
         """Return what an EmbeddedPostgres of this world is described with."""
@@ -70,6 +77,7 @@ WORLDS: Mapping[str, World] = MappingProxyType(
             World(KIND),
             World(
                 "shanghai",
+                local_time="CST-8",
                 postgres="16",
                 postgres_settings=_settings(
                     timezone="Asia/Shanghai",
@@ -85,6 +93,7 @@ WORLDS: Mapping[str, World] = MappingProxyType(
             ),
             World(
                 "kathmandu",
+                local_time="<+0545>-5:45",
                 postgres="14",
                 postgres_settings=_settings(
                     timezone="Asia/Kathmandu",
@@ -101,6 +110,7 @@ WORLDS: Mapping[str, World] = MappingProxyType(
             ),
             World(
                 "berlin",
+                local_time="CET-1CEST,M3.5.0,M10.5.0/3",
                 postgres="debian",
                 language="de_DE.UTF-8",
                 postgres_settings=_settings(
@@ -115,6 +125,7 @@ WORLDS: Mapping[str, World] = MappingProxyType(
             ),
             World(
                 "newfoundland",
+                local_time="NST3:30NDT,M3.2.0,M11.1.0",
                 postgres="17",
                 postgres_settings=_settings(
                     timezone="America/St_Johns",
