@@ -540,7 +540,8 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
     Cause.STATUS_OVERWRITTEN: _row(
         _V.RETURN_SKIPPED,
         "the return was applied, and somebody set the order back afterwards",
-        "find who writes the status column beside the confirmation consumer",
+        "find who writes the status column beside the confirmation consumer, and set the status "
+        "that the return gave by hand: a replay cannot, its answer is a copy that the inbox knows",
         _TRACE,
     ),
 }

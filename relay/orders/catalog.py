@@ -143,6 +143,7 @@ async def orders_table(connection: asyncpg.Connection, flow: Flow) -> OrdersTabl
         status.quoted,
         status.type_name,
         await _time(connection, table, "submitted_at_column", names),
+        key_length=key.length,
         version=_version(table, names.version_column),
         reason=None if reason is None else reason.quoted,
         reason_type=None if reason is None else reason.sized_name,

@@ -29,6 +29,7 @@ _BIGINT_MAX: Final = 2**63 - 1
 _TEXT_BYTES: Final = 1024
 # NUL cannot be stored; the other two take columns of a batch apart (`consumers.returns.packing`).
 _UNSTORABLE: Final = re.compile("[\0\x1e\x1f]")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _BLANKS: Final = " \t\n\r\f\v"
 
 
@@ -45,6 +46,11 @@ def canonical_order_id(flow: Flow) -> Canonical:
     if apply.key_type == "bigint":
         return _numeric if apply.key_storage == "numeric" else _bigint
     return _char if apply.key_storage == "bpchar" else _text
+
+
+def can_be_asked_for(text: str) -> bool:
+    """Tell whether a statement can take a text at all; no row holds one that it cannot."""
+    return "\0" not in text and not _SURROGATE.search(text)
 
 
 def spellings(flow: Flow, order_id: str) -> tuple[str, ...]:

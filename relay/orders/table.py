@@ -64,6 +64,7 @@ class OrdersTable:
     Attributes:
         key_type: what ids are compared as: the widest type of the key's family, so that an id that
             no row can have is an order that is not there, and no error.
+        key_length: of a `char(n)`, or what is cut to a length.
         status_type: without a length: nothing is cut where it is compared or written.
         reason_type: with its length: what is too long for the column is cut.
         history: the table that gets a row for each step.
@@ -79,6 +80,7 @@ class OrdersTable:
     status: str
     status_type: str
     submitted: TimeColumn
+    key_length: int | None = None
     version: str | None = None
     returned: TimeColumn | None = None
     reason: str | None = None
@@ -100,6 +102,17 @@ class OrdersTable:
     def as_keys(self, texts: str) -> str:
         """Return an array of canonical ids as keys."""
         return f"{texts}::text[]::{self.key_type}[]"
+
+    def spellings(self, text: str) -> str:
+        """Return an array of the ways to write a canonical id, as `relay.orders.keys.spellings`."""
+        if self.key_type == "uuid":
+            plain = f"replace({text}, '-', '')"
+            others = f", upper({text}), {plain}, upper({plain}), '{{' || {text} || '}}'"
+        elif self.key_type == CHAR and self.key_length is not None:
+            others = f", rpad({text}, {self.key_length})"
+        else:
+            others = ""
+        return f"ARRAY[{text}{others}]"
 
     def status_of(self, row: str = "o") -> str:
         """Return the status as text, without the blanks of a `char(n)`."""

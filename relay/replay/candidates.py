@@ -135,6 +135,7 @@ _NEWEST: Final = """
 SELECT e.aggregate_id, max(e.id)
   FROM relay.outbox_summary AS e, relay.checkpoint AS c
  WHERE e.aggregate_id = ANY ($1::text[]) AND c.shard = 0
+   AND (e.aggregate_type = $2 OR e.event_type = ANY ($3::text[]))
    AND pg_visible_in_snapshot(e.txid, c.prev)
  GROUP BY e.aggregate_id
 """
@@ -183,9 +184,9 @@ async def _some_rows(
     target: str | None,
 ) -> dict[int, EventRow]:
     rows = await connection.fetch(_ROWS, ids, *conditions(selection))
-    newest = dict(
-        list(await connection.fetch(_NEWEST, list({row["aggregate_id"] for row in rows})))
-    )
+    orders = list({row["aggregate_id"] for row in rows})
+    own = flow.aggregate_type, list(flow.events)
+    newest = dict(list(await connection.fetch(_NEWEST, orders, *own)))
     topics = [target] if target is not None else sorted(flow.topics)
     replayed = {row[0] for row in await connection.fetch(_REPLAYED, ids, topics)}
     busy = dict(list(await connection.fetch(_IN_REPLAY, ids, target, min(ids), max(ids))))

@@ -32,6 +32,7 @@ class Skip(StrEnum):
     NO_ORDER = "no_such_order"
     NO_ROW = "no_outbox_row"
     RETURN_WAITS = "return_waits"
+    SET_BACK = "set_back_by_hand"
     NOT_SELECTED = "not_selected"
 
 
@@ -46,6 +47,7 @@ HELP: Final[Mapping[Skip, str]] = {
     Skip.NO_ORDER: "relay diagnose {order}",
     Skip.NO_ROW: "relay replay --order {order} --write-missing",
     Skip.RETURN_WAITS: "relay quarantine list --order {order}",
+    Skip.SET_BACK: "relay diagnose {order}",
 }
 
 _BY_VERDICT: Final[Mapping[str, Skip]] = {
@@ -206,6 +208,9 @@ def skip_reason(one: Judged, selection: Selection, *, write_missing: bool = Fals
     useless = one.cause in _USELESS_RETURN or one.cause in _ASTRAY
     if named or one.verdict in LOST or useless or _passed(one):
         return None
+    if one.cause == "status_overwritten":
+        # The inbox knows the answer: the same one again would be a copy.
+        return Skip.SET_BACK
     return Skip.DROPPED if one.dropped else _BY_VERDICT.get(one.verdict, Skip.UNKNOWN)
 
 

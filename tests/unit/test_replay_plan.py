@@ -82,7 +82,7 @@ def test_a_return_that_can_never_be_applied_is_asked_for_again() -> None:
 def test_a_return_that_the_consumer_went_past_is_given_to_it() -> None:
     plan = decide([judged("return_skipped", "offset_moved")], {1: row()}, Selection())
     assert (plan.returns, plan.count, plan.skipped) == (["o-1"], 0, [])
-    assert reason_of(judged("return_skipped", "status_overwritten")) is Skip.RETURN_WAITS
+    assert reason_of(judged("return_skipped", "status_overwritten")) is Skip.SET_BACK
 
 
 def test_missing_events_are_written_only_when_asked_to() -> None:

@@ -27,7 +27,7 @@ from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.gather.reading import part
 from relay.diagnose.gather.unwritten import Around, read_moments
 from relay.orders.catalog import orders_table
-from relay.orders.keys import canonical_order_id, spellings
+from relay.orders.keys import can_be_asked_for, canonical_order_id, spellings
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
 
@@ -42,6 +42,7 @@ V = TypeVar("V")
 async def read_rows(connection: asyncpg.Connection, flow: Flow, ids: Sequence[str]) -> Rows:
     """Read everything the database holds of these orders; what cannot be read is Missing."""
     con = connection
+    ids = [one for one in ids if can_be_asked_for(one)]
     orders = await part(con, "the order's row", lambda: read_orders(con, flow, ids))
     placed = {} if isinstance(orders, Missing) else orders
     events = await part(con, "the outbox row", lambda: _events(con, flow, ids, placed))
@@ -443,6 +444,7 @@ async def reread(
     connection: asyncpg.Connection, flow: Flow, ids: Sequence[str], rows: Rows
 ) -> Rows:
     """Read the orders and their returns again: they may have arrived since."""
+    ids = [one for one in ids if can_be_asked_for(one)]
     orders = await part(connection, "the order's row", lambda: read_orders(connection, flow, ids))
     returns = await part(
         connection, "inbox and quarantine", lambda: _returns(connection, flow, ids)
@@ -496,5 +498,5 @@ SELECT aggregate_id FROM relay.quarantine_summary
 
 async def read_answered(connection: asyncpg.Connection, ids: Collection[str]) -> frozenset[str]:
     """Return those orders of which any return was ever handled."""
-    stored = [one for one in ids if "\0" not in one]
+    stored = [one for one in ids if can_be_asked_for(one)]
     return frozenset(row["aggregate_id"] for row in await connection.fetch(_ANSWERED, stored))

@@ -212,8 +212,12 @@ def _without_event_query(table: OrdersTable) -> str:
              WHERE o.{table.status} = ANY ({table.as_statuses("$1")})
                AND {at.since("SELECT watched_since FROM relay.installation")}
              ORDER BY o.{at.name} DESC LIMIT $2) AS newest
-         WHERE NOT EXISTS (SELECT FROM relay.outbox WHERE aggregate_id = newest.key)
-           AND NOT EXISTS (SELECT FROM relay.kept WHERE aggregate_id = newest.key)
+         WHERE NOT EXISTS (SELECT FROM relay.outbox
+                            WHERE aggregate_id = ANY ({table.spellings("newest.key")})
+                              AND (aggregate_type = $3 OR event_type = ANY ($4::text[])))
+           AND NOT EXISTS (SELECT FROM relay.kept
+                            WHERE aggregate_id = ANY ({table.spellings("newest.key")})
+                              AND (aggregate_type = $3 OR event_type = ANY ($4::text[])))
     """  # noqa: S608 - identifiers from the catalog
 
 
@@ -222,7 +226,9 @@ async def _without_event(connection: asyncpg.Connection, flow: Flow) -> Waiting 
     if not isinstance(table, OrdersTable):
         return table
     query = _without_event_query(table)
-    row = await connection.fetchrow(query, _open_statuses(flow), NEWEST_ORDERS)
+    row = await connection.fetchrow(
+        query, _open_statuses(flow), NEWEST_ORDERS, flow.aggregate_type, list(flow.events)
+    )
     return Waiting(row["count"], row["oldest_at"])
 
 

@@ -69,7 +69,21 @@ async def find_open(
         unrecorded,
         at_most,
     )
-    return [Open(row["key"], row["placed_at"]) for row in rows]
+    found = [Open(row["key"], row["placed_at"]) for row in rows]
+    rows = await connection.fetch(
+        _untimed_query(table, statuses),
+        start,
+        default_deadline_seconds(flow),
+        unrecorded,
+        at_most,
+        flow.aggregate_type,
+        list(flow.events),
+    )
+    if rows:
+        known = {one.order_id for one in found}
+        found += [Open(row["key"], row["placed_at"]) for row in rows if row["key"] not in known]
+        found.sort(key=lambda one: one.placed_at)
+    return found[:at_most]
 
 
 def _orders_query(table: OrdersTable, statuses: str) -> str:
@@ -84,6 +98,31 @@ def _orders_query(table: OrdersTable, statuses: str) -> str:
                             WHERE v.aggregate_id = {table.id_of()}
                               AND (v.closed_as = 'closed' OR $3 AND v.closed_at IS NULL))
          ORDER BY o.{at.name}
+         LIMIT $4
+    """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
+
+
+# Orders whose own time says nothing (never set, year 1, infinity, a clock of days ahead): the time
+# of their event decides, which is the database's.
+def _untimed_query(table: OrdersTable, statuses: str) -> str:
+    at = table.submitted
+    return f"""
+        SELECT {table.id_of()} AS key, e.created_at AS placed_at
+          FROM {table.table} o
+         CROSS JOIN LATERAL (
+               SELECT s.created_at FROM relay.outbox_summary AS s
+                WHERE s.aggregate_id = {table.id_of()}
+                  AND (s.aggregate_type = $5 OR s.event_type = ANY ($6::text[]))
+                ORDER BY s.id LIMIT 1) AS e
+         WHERE o.{table.status} IN ({statuses})
+           AND (o.{at.name} IS NULL OR {at.before("'1970-01-02 00:00:00+00'::timestamptz")}
+                OR {at.since("clock_timestamp() + interval '1 day'")})
+           AND e.created_at >= $1::timestamptz
+           AND e.created_at < clock_timestamp() - make_interval(secs => $2)
+           AND NOT EXISTS (SELECT FROM relay.overdue v
+                            WHERE v.aggregate_id = {table.id_of()}
+                              AND (v.closed_as = 'closed' OR $3 AND v.closed_at IS NULL))
+         ORDER BY e.created_at
          LIMIT $4
     """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
 
