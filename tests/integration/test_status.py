@@ -9,6 +9,7 @@ import asyncpg
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from relay.diagnose.status.counts import COUNTED, Waiting, read_counts
+from relay.runtime.database import connect
 from relay.runtime.flow import Flow, Observe
 from relay.runtime.process import ProcessRecord
 
@@ -204,3 +205,16 @@ def test_it_answers_with_everything_away(relay_command: RelayCommand) -> None:
     plain = relay_command("status", env=away)
     assert plain.returncode == 0
     assert "next: relay check" in plain.stdout
+
+
+async def test_a_database_that_somebody_made_read_only_is_said_to_be_so(
+    pg: asyncpg.Connection, database: str
+) -> None:
+    await pg.execute(
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on',"
+        " current_database()); END $$"
+    )
+    connection = await connect(database, "relay-test", require_primary=False)
+    assert (await read_counts(connection, Flow())).read_only
+    assert not (await read_counts(pg, Flow())).read_only
+    await connection.close()

@@ -224,3 +224,20 @@ def test_flows_that_do_not_say_where_orders_stand() -> None:
 )
 def test_durations_as_people_read_them(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_in_a_read_only_database_nobody_is_said_to_be_absent() -> None:
+    """Whoever runs cannot write that he does: to start him again would change nothing."""
+    silent = tuple(process(kind, heartbeat_age_seconds=900.0) for kind in ("relay", "confirm"))
+    found = hops(replace(HEALTHY, read_only=True, processes=silent))
+    for name in ("publish", "confirm"):
+        assert found[name].run_by == "not known: no process can write that it runs"
+        assert "default_transaction_read_only" in found[name].note
+        assert "start it" not in found[name].note
+        assert not found[name].healthy
+
+
+def test_who_stopped_before_the_database_was_read_only_is_known() -> None:
+    gone = process("relay", stopped_at=ago(60), stop_reason="SIGTERM")
+    found = hops(replace(HEALTHY, read_only=True, processes=(gone,)))
+    assert "stopped 60 s ago" in found["publish"].run_by

@@ -72,6 +72,7 @@ class Counts:
         rates: by hop, per second over the last minute.
         answered: the newest answered orders, to compare their traces.
         canaries: where records and returns of the last days' canaries stand.
+        read_only: nobody is let write, so that no heartbeat tells who lives.
     """
 
     now: datetime
@@ -88,6 +89,7 @@ class Counts:
     answered: tuple[Answered, ...] | Missing
     canaries: tuple[Position, ...] | Missing
     processes: tuple[ProcessSeen, ...] | Missing
+    read_only: bool = False
 
 
 async def read_counts(connection: asyncpg.Connection, flow: Flow) -> Counts:
@@ -127,7 +129,12 @@ async def _read(connection: asyncpg.Connection, flow: Flow) -> Counts:
         canaries=await read("the canaries", _canaries, now, flow.returns_topic),
         rates=await read("the rates", _rates, flow, now),
         processes=await read("the processes", _processes),
+        read_only=await connection.fetchval(_READ_ONLY),
     )
+
+
+# Of the server, the database or this role: whoever is not let write cannot say that it lives.
+_READ_ONLY: Final = "SELECT current_setting('default_transaction_read_only')::bool"
 
 
 async def _kind(connection: asyncpg.Connection) -> str:

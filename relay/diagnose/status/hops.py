@@ -150,7 +150,9 @@ def _publish(counts: Counts) -> HopStatus:
     active = [p for p in processes if p.active]
     found = HopStatus("publish", None, rate_per_second=_rate(counts, "publish"))
     found = replace(found, run_by=_run_by(counts, "relay", processes))
-    found = replace(found, healthy=bool(active), note=_trouble(active or processes, "relay run"))
+    found = replace(
+        found, healthy=bool(active), note=_trouble(counts, active or processes, "relay run")
+    )
     held = (_known(counts.held) or {}).get("event", 0)
     if held:
         found = replace(found, note=_joined(found.note, f"{held} parked in quarantine"))
@@ -204,7 +206,7 @@ def _confirm(counts: Counts, lags: Lags, now: datetime) -> HopStatus:
         None,
         rate_per_second=_rate(counts, "confirm"),
         run_by=_run_by(counts, "confirm", processes),
-        note=_trouble(processes, "relay confirm"),
+        note=_trouble(counts, processes, "relay confirm"),
         healthy=any(_state(p) in ACTIVE_STATES for p in processes),
     )
     held = (_known(counts.held) or {}).get("return", 0)
@@ -272,6 +274,8 @@ def _run_by(counts: Counts, kind: str, alive: Sequence[ProcessSeen]) -> str:
         others = f" and {len(alive) - 1} more" if len(alive) > 1 else ""
         return f"{first.instance}{others}"
     last = [p for p in (_known(counts.processes) or ()) if p.kind == kind]
+    if counts.read_only and not (last and last[0].stopped_at is not None):
+        return "not known: no process can write that it runs"
     if not last:
         return "nobody"
     if last[0].stopped_at is not None:
@@ -281,7 +285,9 @@ def _run_by(counts: Counts, kind: str, alive: Sequence[ProcessSeen]) -> str:
     return f"nobody: {last[0].instance} is silent since {silent:.0f} s"
 
 
-def _trouble(processes: Sequence[ProcessSeen], start: str) -> str:
+def _trouble(counts: Counts, processes: Sequence[ProcessSeen], start: str) -> str:
+    if counts.read_only:
+        return "the database is read-only (default_transaction_read_only): nothing can go on"
     if not processes:
         return f"start it: `{start}`"
     waits = [p.detail.get("waiting_for") for p in processes if p.detail.get("waiting_for")]
