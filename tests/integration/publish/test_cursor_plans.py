@@ -277,7 +277,11 @@ async def test_the_bounds_are_two_probes_a_partition(
     outbox: asyncpg.Connection, reader: asyncpg.Connection
 ) -> None:
     assert_cheap(await plan(reader, outbox_sql.BOUNDS, ""), PROBE * PARTITIONS * 2)
-    middle = await outbox.fetchval("SELECT (min(id) + max(id)) / 2 FROM relay.outbox")
+    # Of a row: whatever tests rolled back before this one leaves a gap to be walked, until VACUUM.
+    middle = await outbox.fetchval(
+        "SELECT id FROM relay.outbox ORDER BY id"
+        " OFFSET (SELECT count(*) / 2 FROM relay.outbox) LIMIT 1"
+    )
     assert_cheap(await plan(reader, outbox_sql.NEXT_ID, "bigint", middle), PROBE * PARTITIONS)
 
 
