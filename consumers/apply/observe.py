@@ -16,8 +16,8 @@ from consumers.apply.applying import Decided, Identified, by_order
 from consumers.apply.inbox import write_inbox
 from consumers.returns.fold import Statuses, fold
 
-# The second number is "obsv" in ASCII.
-_ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtext($1), 1868723062)"
+# A row, and not an advisory lock's key: every login of the database could hold that.
+_ONE_AT_A_TIME = "SELECT FROM relay.lease WHERE duty = 'observe' FOR NO KEY UPDATE"
 
 _REACHED = """
 SELECT DISTINCT aggregate_id, new_status FROM relay.inbox
@@ -43,7 +43,7 @@ class Observer:
         self, connection: asyncpg.Connection, returns: Sequence[Identified]
     ) -> Decided:
         """Decide from what the inbox knows."""
-        await connection.execute(_ONE_AT_A_TIME, self.group)
+        await connection.execute(_ONE_AT_A_TIME)
         groups, decided = by_order(returns), Decided()
         reached = await self._reached(connection, list(groups))
         for order_id, found in groups.items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from shlex import quote
 from typing import Any
 
 import click
@@ -23,6 +22,7 @@ from relay.diagnose.incidents.listing import IncidentSeen, list_incidents, singl
 from relay.diagnose.session import UnreachableError, session
 from relay.diagnose.verdicts import Hop, Verdict, page
 from relay.diagnose.watch.watchdog import watch_once
+from relay.runtime.command_line import command as command_to_copy
 from relay.runtime.settings import Settings
 
 _SHOWN = 5
@@ -139,6 +139,7 @@ def _counts(one: IncidentSeen) -> str:
 def next_command(one: IncidentSeen) -> str:
     """Return the command to run now."""
     cause = Cause(one.kind[2])
-    commands = [for_incident(command, cause, one.name) for command in MEANINGS[cause].next]
-    own = [command for command in commands if command != "relay incidents"] or commands
-    return own[0].format(order=quote(one.examples[0]) if one.examples else "ORDER", twin="ORDER")
+    commands = [for_incident(template, cause, one.name) for template in MEANINGS[cause].next]
+    own = [template for template in commands if template != "relay incidents"] or commands
+    order = one.examples[0] if one.examples else "ORDER"
+    return command_to_copy(own[0], order=order, twin="ORDER")

@@ -29,7 +29,7 @@ from relay.repair.gone import Gone, read_gone
 from relay.repair.held import Content, Group, Held, count_held, read_contents, read_held
 from relay.repair.selection import OPEN, Selection, select
 from relay.repair.session import NotPermittedError, repairing
-from relay.runtime.audit import this_person
+from relay.runtime.audit import note_look, this_person
 from relay.runtime.settings import Settings
 
 
@@ -114,7 +114,10 @@ async def _show(
         rows = await read_held(connection, ids)
     try:
         async with repairing(settings.database.dsn, "quarantine") as connection:
-            return rows, await read_contents(connection, ids, most_bytes)
+            contents = await read_contents(connection, ids, most_bytes)
+            if rows:
+                await note_look(connection, [row.quarantine_id for row in rows])
+            return rows, contents
     except NotPermittedError:
         return rows, None
 

@@ -32,7 +32,6 @@ from relay.replay.everything import store_everything
 from relay.replay.jobs import (
     Job,
     create_job,
-    note_planned,
     read_job,
     selection_data,
     store_items,
@@ -190,6 +189,5 @@ async def _plan_everything(settings: Settings, connection: Any, wanted: Wanted) 
         plan.twice = plan.count
         plan.topics = Counter({wanted.topic or flow.events_topic: plan.count})
         plan.mended = await _mended(settings)
-        await store_items(connection, replay_id, plan)
-        await note_planned(connection, replay_id, selection_data(selection), plan.count, wanted.who)
+        await store_items(connection, replay_id, selection_data(selection), plan, wanted.who)
     return await read_job(connection, replay_id)

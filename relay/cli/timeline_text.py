@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from shlex import quote
 from typing import Final
 
 import click
@@ -13,6 +12,7 @@ from relay.diagnose.tell.diagnosis import Mark, viewer_link
 from relay.diagnose.tell.explain import headline
 from relay.diagnose.tell.hops import span
 from relay.diagnose.tell.timeline import Timeline, TimelineHop
+from relay.runtime.command_line import command
 from relay.runtime.printable import printable
 
 _COLOURS: Final[Mapping[Mark, str | None]] = {
@@ -32,7 +32,8 @@ def timeline_lines(told: Timeline, now_at: datetime, trace_url: str | None) -> I
     if told.whole_seconds is not None:
         yield f" placed to returned: {_duration(told.whole_seconds)}"
     elif told.gap is not None:
-        yield f" the gap is at `{told.gap}`; why: relay diagnose {quote(printable(found.order_id))}"
+        why = command("relay diagnose {order}", order=printable(found.order_id))
+        yield f" the gap is at `{told.gap}`; why: {why}"
     if found.trace_id is not None:
         link = viewer_link(trace_url, found.trace_id)
         yield f" trace {found.trace_id}{f'  {link}' if link else ''}"

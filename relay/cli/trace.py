@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from shlex import quote
 
 import click
 
@@ -14,6 +13,7 @@ from relay.cli.timeline_text import timeline_lines
 from relay.diagnose.session import session
 from relay.diagnose.tell.timeline import Timeline, timeline
 from relay.diagnose.verdicts import Verdict, found_something
+from relay.runtime.command_line import command as command_to_copy
 from relay.runtime.settings import Settings
 
 
@@ -35,7 +35,8 @@ def command(ctx: click.Context, order: str) -> None:
     if told.diagnosis.verdict is Verdict.NO_SUCH_ORDER:
         raise Found("there is no such order")
     if found_something(told.diagnosis.verdict):
-        raise Found(f"the order has not come back: relay diagnose {quote(told.diagnosis.order_id)}")
+        again = command_to_copy("relay diagnose {order}", order=told.diagnosis.order_id)
+        raise Found(f"the order has not come back: {again}")
 
 
 async def _read(settings: Settings, order: str) -> Timeline:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from shlex import quote
 from typing import Any
 
 import click
@@ -28,6 +27,7 @@ from relay.diagnose.unreturned import (
     list_unreturned,
 )
 from relay.diagnose.verdicts import HOPS, Fate
+from relay.runtime.command_line import command as command_to_copy
 from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
 
@@ -111,4 +111,4 @@ def _next(orders: Sequence[Unreturned], incidents: Sequence[int]) -> str:
         return "relay incidents"
     if len(orders) > 1:
         return "relay diagnose"
-    return f"relay diagnose {quote(printable(orders[0].order_id))}"
+    return command_to_copy("relay diagnose {order}", order=printable(orders[0].order_id))

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from shlex import quote
 from typing import Any, Final
 
 import asyncpg
@@ -23,6 +22,7 @@ from relay.diagnose.verdicts import MEANINGS as VERDICTS
 from relay.diagnose.verdicts import Fate, Verdict, found_something, page
 from relay.diagnose.watch.cases import NO_HOP
 from relay.diagnose.watch.overdue_spans import context_of, report_of
+from relay.runtime.command_line import command
 
 # Of those that no watchdog has seen, so many are diagnosed at once: some tenths of a second.
 DIAGNOSED_AT_ONCE: Final = 100
@@ -158,5 +158,7 @@ def _of_diagnosis(found: Diagnosis, placed_at: datetime) -> Unreturned:
         trace_id=found.trace_id,
         incident_id=found.incident_id,
         evidence=[{"what": line.hop.value, "found": line.text} for line in found.lines],
-        next=found.next if not unread else (f"relay diagnose {quote(found.order_id)}",),
+        next=found.next
+        if not unread
+        else (command("relay diagnose {order}", order=found.order_id),),
     )

@@ -1,13 +1,15 @@
 """Kafka's own files: the broker's jars from a Maven repository, kept in the user's cache.
 
 Invariant: a folder of jars that has its final name is whole: every file has the size and SHA-256
-that `kafka.lock` names, checked before a rename gives the folder that name. An interrupted download
-leaves nothing that a later run would use; two runs at once fetch once.
+that `kafka.lock` names, checked before a rename gives the folder that name, and again by each
+process that uses it (0.3 s): files that were changed since are fetched anew. An interrupted
+download leaves nothing that a later run would use; two runs at once fetch once.
 
 jgo does the downloading, without Maven. It does not resolve here: `kafka.lock` is its resolution,
 made by `make lock` and committed, so that everybody runs the same files.
 """
 
+import functools
 import hashlib
 import shutil
 from collections.abc import Iterable
@@ -97,11 +99,26 @@ def locked_files(lock_file: Path, name: str, report: Report = silent) -> Path:
 
 
 def _is_whole(folder: Path, jars: Iterable[Jar]) -> bool:
-    """Return whether every jar is there; sizes show what a full disk or a power cut left behind."""
+    """Return whether every jar is there as it was locked, and nothing beside them is."""
+    wanted = {jar.filename: jar for jar in jars}
     try:
-        return all((folder / jar.filename).stat().st_size == jar.size_bytes for jar in jars)
+        if {path.name for path in folder.iterdir()} != wanted.keys():
+            return False
+        return all(
+            (status := (folder / name).stat()).st_size == jar.size_bytes
+            and _sha256(folder / name, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            == jar.sha256
+            for name, jar in wanted.items()
+        )
     except OSError:
         return False
+
+
+@functools.cache
+def _sha256(path: Path, _size: int, _modified: int, _changed: int) -> str:
+    """Return a file's digest, read once for as long as its times say that it is the same."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(jars: list[Jar], folder: Path, name: str, report: Report) -> None:

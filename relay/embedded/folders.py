@@ -95,6 +95,7 @@ def prepare(folder: Path) -> Path:
         NoDiskSpaceError: its disk has less room than a server needs.
     """
     folder = _writable(folder.absolute())
+    require_own(folder)
     if server_account() is not None:
         if not can_be_reached(folder.parent):
             raise FolderError(
@@ -109,6 +110,43 @@ def prepare(folder: Path) -> Path:
             "make room or choose another folder"
         )
     return folder
+
+
+def require_own(folder: Path) -> None:
+    """Refuse a folder in which somebody else could have put files for us to obey or to write over.
+
+    Raises:
+        FolderError: it belongs to another user, or everybody may write to it.
+    """
+    with disk_errors(folder):
+        status = folder.stat()
+    if status.st_uid != os.geteuid():
+        raise FolderError(f"{folder} belongs to another user: choose a folder of your own")
+    if status.st_mode & stat.S_IWOTH:
+        raise FolderError(
+            f"{folder} can be written to by every user: `chmod o-w` it, or choose another"
+        )
+
+
+def open_own(path: Path, *, create: bool = False) -> IO[str]:
+    """Open a file of ours to read and write, as it is: no link is followed, nothing is cut off.
+
+    Raises:
+        FileNotFoundError: it is not there, and is not to be made.
+        FolderError: it is a link, no plain file, or another user's.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        held = os.open(path, flags | (os.O_CREAT if create else 0), 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+            raise FolderError(f"{path} is a link, or no plain file: it is not ours") from error
+        raise
+    status = os.fstat(held)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        os.close(held)
+        raise FolderError(f"{path} belongs to another user, or is no plain file")
+    return os.fdopen(held, "r+", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -175,7 +213,7 @@ def _remove_abandoned(parent: Path) -> None:
 def one_at_a_time(path: Path) -> Iterator[IO[str]]:
     """Hold an inter-process lock; the kernel releases it however this process ends."""
     with disk_errors(path.parent):
-        held = path.open("w")
+        held = open_own(path, create=True)
     with held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield held

@@ -67,7 +67,7 @@ def _start(order: dict[str, Any]) -> subprocess.Popen[bytes]:
     if order["account"] is not None:
         user, group = order["account"]
         account = {"user": user, "group": group, "extra_groups": []}
-    with Path(order["log"]).open("ab") as log:
+    with open(order["log"], "ab", opener=_private) as log:
         return subprocess.Popen(
             order["command"],
             cwd="/",
@@ -79,6 +79,13 @@ def _start(order: dict[str, Any]) -> subprocess.Popen[bytes]:
             start_new_session=True,
             **account,
         )
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a log that others cannot read: it has what clients send, in error messages."""
+    log = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    os.fchmod(log, 0o600)
+    return log
 
 
 def _wait(server: subprocess.Popen[bytes], wake_reader: int) -> bool:

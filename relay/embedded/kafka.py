@@ -72,12 +72,14 @@ class EmbeddedKafka(EmbeddedServer):
     def _install(self) -> None:
         image = self._image()
         with disk_errors(self.folder):
-            self._temporary.mkdir(exist_ok=True)
+            self._temporary.mkdir(mode=0o700, exist_ok=True)
             (self.folder / "log4j2.properties").write_text(LOGGING, encoding="ascii")
             if not (self._data / "meta.properties").exists():
                 shutil.rmtree(self._data, ignore_errors=True)  # of a start that was interrupted
                 shutil.copytree(image.formatted, self._data)
                 (self._data / "meta.properties").write_text(meta_properties(), encoding="ascii")
+            # Its logs hold every event's payload.
+            self._data.chmod(0o700)
 
     def _configure(self) -> None:
         settings = server_properties(self._data, self.port, free_port(), self.settings)

@@ -15,7 +15,13 @@ from typing import Any
 
 from relay.embedded.cluster import start_together
 from relay.embedded.errors import NotRunningError
-from relay.embedded.folders import disk_errors, one_at_a_time, prepare
+from relay.embedded.folders import (
+    disk_errors,
+    one_at_a_time,
+    open_own,
+    prepare,
+    require_own,
+)
 from relay.embedded.kafka import EmbeddedKafka
 from relay.embedded.postgres import EmbeddedPostgres
 from relay.embedded.process import Identity
@@ -93,6 +99,7 @@ def down(folder: Path, *, delete: bool = False) -> bool:
     """
     if not (folder / _LOCK).exists():
         return False
+    require_own(folder)
     with one_at_a_time(folder / _LOCK):
         pair = _pair(folder)
         was_running = [server.end_strays() or server.is_running() for server in pair.both()]
@@ -110,6 +117,7 @@ def running(folder: Path) -> Addresses:
         NotRunningError: one of them does not run.
     """
     if (folder / _LOCK).exists():
+        require_own(folder)
         with one_at_a_time(folder / _LOCK):
             pair = _pair(folder)
         if all(server.is_running() for server in pair.both()):
@@ -138,7 +146,8 @@ def _pair(
 
 def _read_state(folder: Path) -> dict[str, dict[str, Any]]:
     try:
-        state: dict[str, dict[str, Any]] = json.loads((folder / _STATE).read_text("ascii"))
+        with open_own(folder / _STATE) as file:
+            state: dict[str, dict[str, Any]] = json.load(file)
     except FileNotFoundError:
         return {}
     return state

@@ -1,7 +1,8 @@
 """One server as an operating system's process: start, end, pause, and know whether it is still it.
 
-Invariant: a pid is never trusted alone; with the time of its start it names one process for ever.
-An owned server ends with this process, however this process ends; a detached one stays.
+Invariant: a pid is never trusted alone; with the time of its start it names one process for ever,
+and it is a server of ours only if it runs the program and names the path that the order does. An
+owned server ends with this process, however this process ends; a detached one stays.
 """
 
 import contextlib
@@ -212,12 +213,12 @@ def start(order: Order, *, owned: bool) -> ServerProcess:
 
 
 def find(identity: Identity, order: Order) -> ServerProcess | None:
-    """Return the process of this identity if it still runs."""
+    """Return the process of this identity if it still runs, and is what was ordered."""
     try:
         process = psutil.Process(identity.pid)
         found = ServerProcess(process, order, None)
-        same = process.create_time() == identity.created_at
-    except psutil.NoSuchProcess:
+        same = process.create_time() == identity.created_at and _ordered(process.cmdline(), order)
+    except psutil.Error:
         return None
     return found if same and found.is_running() else None
 
@@ -228,14 +229,20 @@ def users_of(order: Order) -> list[ServerProcess]:
     The last argument of an order's command is a path that no other server has; the program's name
     tells a server from an editor that has the same path open.
     """
-    program, mark = Path(order.command[0]).name, order.command[-1]
     return [
         ServerProcess(process, order, None)
         for process in psutil.process_iter(["cmdline"])
-        if (line := process.info["cmdline"])
-        and (Path(line[0]).name, line[-1]) == (program, mark)
-        and lives(process)
+        if _ordered(process.info["cmdline"], order) and lives(process)
     ]
+
+
+def _ordered(line: Sequence[str] | None, order: Order) -> bool:
+    program = Path(order.command[0]).name
+    return (
+        line is not None
+        and len(line) > 0
+        and ((Path(line[0]).name, line[-1]) == (program, order.command[-1]))
+    )
 
 
 def plain_environment(**extra: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Hop 2: the duties of upkeep: partitions ahead, old ones away, a small ledger, retention.
 
-Invariant: one at a time for a database (an advisory lock; the second one does nothing). Every step
+Invariant: one at a time for a database (a lease; the second one does nothing). Every step
 commits by itself, so that a crash between two loses nothing and the next run goes on. When no relay
 runs for weeks, orders go to DEFAULT, and the first run sorts them into their days.
 """
@@ -68,9 +68,27 @@ class MaintenanceReport:
     deleted_rows: dict[str, int] = field(default_factory=dict)
 
 
-# The migrations' key and one.
-_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(491293463930)"
-_UNLOCK = "SELECT pg_catalog.pg_advisory_unlock(491293463930)"
+# Not an advisory lock, whose key every login of the database could hold. It ends with its
+# connection, too: a holder whose backend is not there any more gives way at once.
+_TAKE = """
+UPDATE relay.lease AS l
+   SET owner = 'backend ' || pg_backend_pid(), epoch = epoch + 1, backend_pid = pg_backend_pid(),
+       acquired_at = clock_timestamp(), released_at = NULL,
+       expires_at = clock_timestamp() + make_interval(secs => $1)
+ WHERE duty = 'maintenance' AND shard = 0
+   AND (owner IS NULL OR released_at IS NOT NULL OR expires_at IS NULL
+        OR expires_at < clock_timestamp()
+        OR expires_at > clock_timestamp() + 2 * make_interval(secs => $1)
+        OR NOT EXISTS (SELECT FROM pg_stat_activity AS a
+                        WHERE a.pid = l.backend_pid AND a.datname = current_database()))
+RETURNING epoch
+"""
+_RELEASE = """
+UPDATE relay.lease SET released_at = clock_timestamp(), owner = NULL
+ WHERE duty = 'maintenance' AND shard = 0 AND epoch = $1
+"""
+# Longer than any run; only a holder that is frozen is waited for so long.
+_LEASE_SECONDS = 1800.0
 
 _FORGET_DUE = """
 INSERT INTO relay.maintenance AS m (duty) VALUES ('forget')
@@ -89,13 +107,14 @@ async def run_once(
         connection: as relay_publisher, in autocommit, used by nobody else meanwhile.
         options: how much to keep.
     """
-    if not await connection.fetchval(_LOCK):
+    epoch = await connection.fetchval(_TAKE, _LEASE_SECONDS)
+    if epoch is None:
         return MaintenanceReport(busy=True)
     try:
         return await _run(connection, options)
     finally:
         if not connection.is_closed():
-            await connection.fetchval(_UNLOCK)
+            await connection.execute(_RELEASE, epoch)
 
 
 async def _run(connection: asyncpg.Connection, options: MaintenanceOptions) -> MaintenanceReport:

@@ -21,11 +21,9 @@ DELETE FROM relay.delivery_ledger WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM relay.delivery_ledger
      WHERE published_at < clock_timestamp() - make_interval(days => $1) LIMIT $2))
 """
-_INBOX = """
-DELETE FROM relay.inbox WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM relay.inbox
-     WHERE received_at < clock_timestamp() - make_interval(days => $1) LIMIT $2))
-"""
+# By functions of the owner's: the inbox is the consumer's; kept rows go in a transaction with its
+# notes.
+_INBOX = "SELECT relay.forget_inbox($1, $2)"
 _POSITION = """
 DELETE FROM relay.position WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM relay.position
@@ -41,7 +39,6 @@ DELETE FROM relay.outage_record WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM relay.outage_record
      WHERE coalesce(to_at, from_at) < clock_timestamp() - make_interval(days => $1) LIMIT $2))
 """
-# Its own transaction, with its notes; by a function of the owner's.
 _KEPT = "SELECT relay.forget_kept($1, $2)"
 
 
@@ -64,13 +61,13 @@ async def forget(
     """Delete what is older than its days; return how many rows of which table."""
     duties = (
         _Duty("delivery_ledger", _LEDGER, ledger_days),
-        _Duty("inbox", _INBOX, inbox_days),
         _Duty("position", _POSITION, position_days),
         _Duty("process_record", _PROCESS, record_days),
         _Duty("outage_record", _OUTAGE, record_days),
     )
     deleted = {duty.table: await _forget_one(connection, duty) for duty in duties}
-    deleted["kept"] = await _forget_kept(connection, kept_days)
+    deleted["inbox"] = await _forget_by(connection, _INBOX, inbox_days)
+    deleted["kept"] = await _forget_by(connection, _KEPT, kept_days)
     return {table: count for table, count in deleted.items() if count}
 
 
@@ -85,10 +82,10 @@ async def _forget_one(connection: asyncpg.Connection, duty: _Duty) -> int:
     return deleted
 
 
-async def _forget_kept(connection: asyncpg.Connection, days: int) -> int:
+async def _forget_by(connection: asyncpg.Connection, function: str, days: int) -> int:
     deleted = 0
     for _ in range(MOST_BATCHES):
-        batch = await connection.fetchval(_KEPT, days, BATCH_ROWS)
+        batch = await connection.fetchval(function, days, BATCH_ROWS)
         deleted += batch
         if batch < BATCH_ROWS:
             break

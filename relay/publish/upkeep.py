@@ -41,7 +41,9 @@ async def _run(dsn: str | None, options: MaintenanceOptions) -> None:
     try:
         # Cancelled itself, it would wait for a ROLLBACK that a frozen server never answers.
         report = await asyncio.shield(running)
-        if not report.busy:
+        if report.busy:
+            _LOG.warning("upkeep_busy", waiting_for="another process that does the upkeep")
+        else:
             _LOG.debug("upkeep", report=report)
     finally:
         connection.terminate()

@@ -1,7 +1,7 @@
 """All hops: closes overdue cases and incidents by hand, with who and why.
 
-Invariant: one transaction with its row in relay.audit_log; an order that is not overdue is not
-closed, and what was closed stays closed whatever the watchdog finds later.
+Invariant: one transaction with its row in relay.audit_log, which the database writes; an order that
+is not overdue is not closed, and what was closed stays closed whatever the watchdog finds later.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import asyncpg
 
 from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.diagnose.watch.cases import open_cases
-from relay.runtime.audit import Action, note_action
+from relay.orders.catalog import orders_table, with_key_column
+from relay.orders.keys import canonical_order_id
+from relay.runtime.audit import announce
+from relay.runtime.flow import ApplyColumns, Flow
 
 
 class NothingToCloseError(Exception):
@@ -49,14 +52,48 @@ async def close_orders(
     ids = [one.order_id for one in found]
     async with connection.transaction():
         await open_cases(connection, found, "order.placed")
+        await announce(connection, who, why)
         rows = await connection.fetch(_CLOSE_ORDERS, ids, who, why)
         done = {row["aggregate_id"] for row in rows}
         left = [one for one in ids if one not in done]
         if left:
             raise NothingToCloseError(f"not overdue, or closed already: {', '.join(left[:5])}")
-        for order_id in ids:
-            await note_action(connection, Action(who, "close", order_id, why))
     return Closed(tuple(ids))
+
+
+_HAS_EVENT: Final = """
+SELECT EXISTS (SELECT FROM relay.outbox_summary WHERE aggregate_id = $1)
+    OR EXISTS (SELECT FROM relay.kept_summary WHERE aggregate_id = $1)
+    OR EXISTS (SELECT FROM relay.overdue WHERE aggregate_id = $1)
+"""
+_IS_OPEN: Final = """
+SELECT EXISTS (SELECT FROM relay.incident WHERE incident_id = $1 AND closed_at IS NULL)
+"""
+
+
+async def is_order(connection: asyncpg.Connection, flow: Flow, named: str) -> bool:
+    """Return whether there is an order of that id: in the orders' table, or with an event."""
+    flow = await with_key_column(connection, flow)
+    order_id = canonical_order_id(flow)(named)
+    if order_id is None:
+        return False
+    if await connection.fetchval(_HAS_EVENT, order_id):
+        return True
+    if not isinstance(flow.apply, ApplyColumns):
+        return False
+    table = await orders_table(connection, flow)
+    query = (
+        f"SELECT EXISTS (SELECT FROM {table.table} o "  # noqa: S608 - from the catalog
+        f"WHERE o.{table.key} = {table.as_key('$1')})"
+    )
+    found: bool = await connection.fetchval(query, order_id)
+    return found
+
+
+async def is_open_incident(connection: asyncpg.Connection, incident_id: int) -> bool:
+    """Return whether an incident of that number is open."""
+    found: bool = await connection.fetchval(_IS_OPEN, incident_id)
+    return found
 
 
 _CLOSE_INCIDENT: Final = """
@@ -83,10 +120,9 @@ async def close_incident(
         asyncpg.InsufficientPrivilegeError: closing is relay_operator's.
     """
     async with connection.transaction():
+        await announce(connection, who, why)
         if await connection.fetchval(_CLOSE_INCIDENT, incident_id, who, why) is None:
             raise NothingToCloseError(f"there is no open incident I-{incident_id}")
         rows = await connection.fetch(_CLOSE_ITS_CASES, incident_id, who, why)
         orders = tuple(row["aggregate_id"] for row in rows)
-        done = Action(who, "close", f"I-{incident_id}", why, detail={"orders": len(orders)})
-        await note_action(connection, done)
     return Closed(orders, (incident_id,))

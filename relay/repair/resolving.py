@@ -2,8 +2,8 @@
 
 Invariant: nothing is sent or applied here. A release is a request: the relay sends a parked order's
 events in their order, before its newer ones; the confirmation consumer decides a return anew, under
-the same guards as one that came now. Every transaction changes some rows and writes its own row of
-the audit log, so that a command that is killed has said what it did. Nothing is deleted.
+the same guards as one that came now. Every transaction changes some rows, and the database notes
+them in the audit log, so that a command that is killed has said what it did. Nothing is deleted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 import asyncpg
 
 from relay.repair.selection import Selection
-from relay.runtime.audit import Action, note_action
+from relay.runtime.audit import announce
 
 # Rows in one transaction: the services wait for its locks, a few milliseconds.
 _BATCH_ROWS: Final = 1000
@@ -110,26 +110,15 @@ async def resolve(
         yield done
 
 
-_SUBJECT: Final = """
-SELECT min(aggregate_id) FROM relay.quarantine_summary WHERE quarantine_id = ANY ($1::bigint[])
-HAVING count(*) = count(aggregate_id) AND min(aggregate_id) = max(aggregate_id)
-"""
-
-
 async def _resolve_some(
     connection: asyncpg.Connection, ids: list[int], decision: Decision, selection: Selection
 ) -> list[int]:
     statement = _STATEMENTS[decision.name]
+    await announce(
+        connection, decision.who, decision.why, detail={"selection": selection.as_data()}
+    )
     rows = await connection.fetch(statement, ids, decision.who, decision.why)
-    changed = sorted(row["quarantine_id"] for row in rows)
-    if changed:
-        detail = {"count": len(changed), "ids": changed, "selection": selection.as_data()}
-        subject = await connection.fetchval(_SUBJECT, changed)
-        await note_action(
-            connection,
-            Action(decision.who, decision.name, subject, decision.why, detail=detail),
-        )
-    return changed
+    return sorted(row["quarantine_id"] for row in rows)
 
 
 # A return has been decided once it waits no longer among the pending ones.

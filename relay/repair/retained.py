@@ -53,22 +53,10 @@ SELECT count(*) AS rows,
   FROM judged
 """  # noqa: S608 - constants of this module
 
-# What has its proof, or its place in quarantine, lies behind every checkpoint from now on: 3 is the
-# first transaction of any cluster. $4 the snapshot that becomes the checkpoint.
-_SET_BEHIND: Final = f"""{_JUDGED}
-UPDATE relay.outbox AS o SET txid = '3'
-  FROM judged AS j
- WHERE o.id = j.id AND o.created_at = j.created_at AND (j.published OR j.settled)
-   AND NOT pg_visible_in_snapshot(o.txid, $4::text::pg_snapshot)
-"""  # noqa: S608 - constants of this module
-
-# What has none is of this transaction from now on: not in that snapshot, hence in the relay's next
-# window.
-_SET_AHEAD: Final = f"""{_JUDGED}
-UPDATE relay.outbox AS o SET txid = pg_current_xact_id()
-  FROM judged AS j
- WHERE o.id = j.id AND o.created_at = j.created_at AND j.published IS NOT TRUE AND NOT j.settled
-"""  # noqa: S608 - constants of this module
+# The owner's: nobody else changes an event's row. It judges as `_JUDGED` does.
+_RENUMBER: Final = """
+SELECT behind, ahead FROM relay.renumber_rows($1, $2, $3, $4::text::pg_snapshot)
+"""
 
 
 @dataclass(slots=True)
@@ -131,14 +119,14 @@ async def renumber(
 ) -> tuple[int, int]:
     """Give a part's rows the transaction numbers that belong to `snapshot` as the checkpoint.
 
-    Call it in a transaction. Twice does no harm: what was set ahead once is set ahead again.
+    For whoever took the lease of the relay on this connection. Twice does no harm: what was set
+    ahead once is set ahead again.
 
     Returns:
         Rows set behind it, rows set ahead of it.
     """
-    behind = await connection.execute(_SET_BEHIND, *part, topics, snapshot)
-    ahead = await connection.execute(_SET_AHEAD, *part, topics)
-    return int(behind.removeprefix("UPDATE ")), int(ahead.removeprefix("UPDATE "))
+    row = await connection.fetchrow(_RENUMBER, *part, topics, snapshot)
+    return row["behind"], row["ahead"]
 
 
 _UNPUBLISHED: Final = f"""{_JUDGED}

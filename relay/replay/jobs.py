@@ -1,8 +1,9 @@
 """All hops: replays as they are stored: plans, what people decide about them, and how far they are.
 
-Invariant: a decision and its row in the audit log are one transaction. A replay moves between its
-states only as `_MOVES` says, whoever asks from whichever terminal, and is conducted by one process
-at a time (an advisory lock that ends with its connection).
+Invariant: a decision and its row in the audit log, which the database writes, are one transaction.
+A replay moves between its states only as `_MOVES` says, whoever asks from whichever terminal, and
+is conducted by one process at a time (its row names the connection, and counts for as long as that
+lives).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import asyncpg
 from relay.publish.replays import PART_ITEMS
 from relay.replay.plan import Plan
 from relay.replay.selection import Selection
-from relay.runtime.audit import Action, note_action
+from relay.runtime.audit import announce
 
 
 class ReplayError(Exception):
@@ -103,7 +104,7 @@ async def store_plan(
         asyncpg.InsufficientPrivilegeError: replays are relay_operator's.
     """
     await create_job(connection, replay_id, selection, target)
-    await store_items(connection, replay_id, plan)
+    await store_items(connection, replay_id, selection, plan, who)
     ids = plan.outbox_ids
     await connection.executemany(
         _PART,
@@ -112,7 +113,6 @@ async def store_plan(
             for number, first in enumerate(range(0, len(ids), PART_ITEMS))
         ],
     )
-    await note_planned(connection, replay_id, selection, plan.count, who)
 
 
 async def create_job(
@@ -130,25 +130,18 @@ async def create_job(
     await connection.execute(_CREATE, replay_id, chosen, target)
 
 
-async def store_items(connection: asyncpg.Connection, replay_id: UUID, plan: Plan) -> None:
-    """Store what a plan says, and how many items it has."""
-    stored = json.dumps(plan.as_data(), default=str)
-    await connection.execute(_PLANNED, replay_id, stored, plan.count)
-
-
-async def note_planned(
+async def store_items(
     connection: asyncpg.Connection,
     replay_id: UUID,
     selection: Mapping[str, Any],
-    events: int,
+    plan: Plan,
     who: str,
 ) -> None:
-    """Note in the audit log that a plan was made."""
-    detail = {"selection": dict(selection), "events": events}
-    result = f"{events:,} events, nothing sent"
-    await note_action(
-        connection, Action(who, "replay_planned", str(replay_id), None, result, detail)
-    )
+    """Store what a plan says, and how many items it has; with that it is planned, and audited."""
+    result = f"{plan.count:,} events, nothing sent"
+    await announce(connection, who, None, result=result, detail={"selection": dict(selection)})
+    stored = json.dumps(plan.as_data(), default=str)
+    await connection.execute(_PLANNED, replay_id, stored, plan.count)
 
 
 def selection_data(selection: Selection) -> dict[str, Any]:
@@ -228,12 +221,6 @@ UPDATE relay.replay_job
        progress = coalesce($6::jsonb, progress)
  WHERE replay_id = $1 AND state = ANY ($7::text[])
 """
-_ACTIONS: Final = {
-    "running": "replay_started",
-    "paused": "replay_paused",
-    "cancelled": "replay_cancelled",
-    "done": "replay_finished",
-}
 
 
 async def move(
@@ -255,21 +242,17 @@ async def move(
     """
     kept = None if progress is None else json.dumps(dict(progress), default=str)
     person = who if state == "running" else None
+    detail: dict[str, Any] = dict(progress or {})
+    if trouble is not None:
+        detail["trouble"] = trouble
     async with connection.transaction():
+        await announce(connection, who, why or job.reason, result=result, detail=detail)
         done = await connection.execute(
             _MOVE, job.replay_id, state, why, person, trouble, kept, list(_MOVES[state])
         )
         if done != "UPDATE 1":
             now = (await read_job(connection, job.replay_id)).state
             raise ReplayError(f"replay {job.replay_id} is {now}: it cannot become {state}")
-        detail = {"sent": job.sent_count, "events": job.item_count, **(progress or {})}
-        if trouble is not None:
-            detail["trouble"] = trouble
-        resumed = state == "running" and job.state != "planned"
-        name = "replay_resumed" if resumed else _ACTIONS[state]
-        await note_action(
-            connection, Action(who, name, str(job.replay_id), why or job.reason, result, detail)
-        )
 
 
 _RELEASE: Final = """
@@ -309,7 +292,16 @@ async def note_progress(
     await connection.execute(_NOTE, replay_id, json.dumps(dict(progress), default=str))
 
 
-_LOCK: Final = "SELECT pg_try_advisory_lock(491293464, hashtext($1))"
+# The connection that is named there has ended when no backend of `relay replay` has its number.
+_CLAIM: Final = """
+UPDATE relay.replay_job AS j SET conductor_pid = pg_backend_pid()
+ WHERE j.replay_id = $1
+   AND (j.conductor_pid IS NULL OR j.conductor_pid = pg_backend_pid()
+        OR NOT EXISTS (SELECT FROM pg_stat_activity AS a
+                        WHERE a.pid = j.conductor_pid AND a.datname = current_database()
+                          AND a.application_name = current_setting('application_name')))
+RETURNING true
+"""
 
 
 async def claim(connection: asyncpg.Connection, replay_id: UUID) -> None:
@@ -318,7 +310,7 @@ async def claim(connection: asyncpg.Connection, replay_id: UUID) -> None:
     Raises:
         ReplayError: somebody else is.
     """
-    if not await connection.fetchval(_LOCK, str(replay_id)):
+    if not await connection.fetchval(_CLAIM, replay_id):
         raise ReplayError(
             f"replay {replay_id} is conducted by another process:"
             f" `relay replay status {replay_id}` shows it"

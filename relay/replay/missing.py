@@ -1,7 +1,8 @@
 """Hop 1: makes the event that an order was committed without, out of the order's own row.
 
 Invariant: through `append`, in one transaction with the look that there is none yet; two at once
-make one event (an advisory lock on the order). What the order's row does not hold is not invented.
+make one event (a row that only operators and services may lock). What the order's row does not hold
+is not invented.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from relay.outbox.errors import EventRefusedError
 from relay.outbox.event_types import EventTypes, standard
 from relay.runtime.flow import ApplyColumns, Flow
 
-_LOCK: Final = "SELECT pg_advisory_xact_lock(491293465, hashtext($1))"
+_LOCK: Final = "SELECT FROM relay.lease WHERE duty = 'write_missing' FOR NO KEY UPDATE"
 _THERE: Final = """
 SELECT EXISTS (SELECT FROM relay.outbox_summary
                 WHERE aggregate_id = $1 AND event_type = ANY ($2::text[]))
@@ -48,7 +49,7 @@ async def write_missing(
     for order_id in orders:
         try:
             async with connection.transaction():
-                await connection.execute(_LOCK, order_id)
+                await connection.execute(_LOCK)
                 if not await connection.fetchval(_THERE, order_id, [maker.kind]):
                     await _write(connection, flow, maker, order_id)
         except (EventRefusedError, NotWrittenError) as error:

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from shlex import quote
 from typing import Any, Final
 
 from relay.replay.selection import Selection
+from relay.runtime.command_line import command
 
 
 class Skip(StrEnum):
@@ -302,9 +302,7 @@ class _Skips:
         said = HELP.get(reason)
         if said is None:
             return None
-        # Quoted: it is copied into a shell, and an order's id may be anybody's text.
-        order = quote(self.found[reason][0])
-        return said.format(order=order, replay=self.replays.get(reason, "ID"))
+        return command(said, order=self.found[reason][0], replay=self.replays.get(reason, "ID"))
 
 
 def skipped_at_once(counts: Mapping[Skip, int]) -> Sequence[Skipped]:

@@ -1,7 +1,9 @@
 """Every hop: what people (and upkeep) did to the system, and why: one row of relay.audit_log each.
 
-Invariant: the row is written in the transaction of what it tells, so that neither is there without
-the other. `login` and `at` are the database's own words: who acts cannot choose them.
+Invariant: the row is written in the transaction of what it reports, so that neither is there
+without the other. `login` and `at` are the database's own words: who acts cannot choose them.
+Decisions that change a row (quarantine, cases, incidents, replays) are noted by the database's
+triggers, for SQL by hand too; a program only announces who decides and why.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import getpass
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,12 @@ _WRITE = """
 INSERT INTO relay.audit_log (who, action, subject, why, result, detail)
 VALUES ($1, $2, $3, $4, $5, $6::jsonb)
 RETURNING audit_id
+"""
+
+# For the rest of the transaction; an empty text counts as none.
+_ANNOUNCE = """
+SELECT set_config('relay.audit_who', $1, true), set_config('relay.audit_why', $2, true),
+       set_config('relay.audit_result', $3, true), set_config('relay.audit_detail', $4, true)
 """
 
 
@@ -60,6 +68,39 @@ async def note_action(connection: asyncpg.Connection, action: Action) -> int:
         json.dumps(dict(action.detail), default=str),
     )
     return number
+
+
+async def announce(
+    connection: asyncpg.Connection,
+    who: str,
+    why: str | None,
+    *,
+    result: str | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """Say who decides what follows in this transaction, and why: the database's triggers note it.
+
+    Args:
+        connection: in a transaction; in autocommit it would be forgotten at once.
+        who: as the person calls himself.
+        why: the reason given.
+        result: what came of it, where that is known beforehand; None: the trigger's own word.
+        detail: what else is known, beside what the trigger sees.
+    """
+    known = "" if detail is None else json.dumps(dict(detail), default=str)
+    await connection.execute(_ANNOUNCE, who, why or "", result or "", known)
+
+
+async def note_look(connection: asyncpg.Connection, quarantine_ids: Sequence[int]) -> None:
+    """Note that somebody was shown the bytes of what is in quarantine.
+
+    Raises:
+        asyncpg.InsufficientPrivilegeError: this login may not see them (relay_observer).
+    """
+    detail = {"count": len(quarantine_ids), "ids": list(quarantine_ids)}
+    await note_action(
+        connection, Action(this_person(), "quarantine_show", None, None, detail=detail)
+    )
 
 
 def this_person() -> str:

@@ -1,7 +1,7 @@
 """Setup: brings a database to the schema of this version: numbered SQL files, each applied once.
 
 Invariant: what `--sql` prints is, file by file, byte for byte what `migrate` executes. Each file is
-one transaction that first takes an advisory lock and then looks whether the file is already in, so
+one transaction that first locks the list of files and then looks whether the file is already in, so
 that a crash between two files, a second run, and two runs at once all end in the same schema. An
 applied file that was edited afterwards is refused, and what kind of installation this is never
 changes. A server that cannot be used is refused before anything is applied.
@@ -117,8 +117,15 @@ def pending(migrations: Sequence[Migration], applied: Applied) -> tuple[Migratio
 
 
 # The transaction's first statement: whoever comes second waits here, then finds the file applied.
-# The key is "relay" in ASCII.
-LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(491293463929);\n"
+# No advisory lock: every login of the database could hold its key. Before there is a list, CREATE
+# SCHEMA makes the second one wait, and fails for it.
+LOCK = """
+DO $$ BEGIN
+    IF pg_catalog.to_regclass('relay.migration') IS NOT NULL THEN
+        LOCK TABLE relay.migration IN SHARE ROW EXCLUSIVE MODE;
+    END IF;
+END $$;
+""".lstrip()
 
 # A client of somebody else's has the settings of its server and role. What these would change of
 # what is stored (names quoted where none need be) is set for the transaction; its zone and the
@@ -205,12 +212,32 @@ async def _migrate(
 
 
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> bool:
+    try:
+        return await _apply_once(connection, migration)
+    except _FirstOneFasterError:
+        return await _apply_once(connection, migration)
+
+
+# The index that two of CREATE SCHEMA at once meet in.
+_SCHEMA_NAMES = "pg_namespace_nspname_index"
+
+
+class _FirstOneFasterError(Exception):
+    """Another run made the schema at the same moment: it has applied the file by now."""
+
+
+async def _apply_once(connection: asyncpg.Connection, migration: Migration) -> bool:
     async with connection.transaction():
         await connection.execute(LOCK)
-        if not pending([migration], await read_applied(connection)):
+        found = await read_applied(connection)
+        if not pending([migration], found):
             return False
         try:
             await connection.execute(file_script(migration))
+        except (asyncpg.UniqueViolationError, asyncpg.DuplicateSchemaError) as error:
+            if found or error.constraint_name not in (None, _SCHEMA_NAMES):
+                raise MigrationError(_failure(migration, error)) from error
+            raise _FirstOneFasterError from error
         except asyncpg.PostgresError as error:
             raise MigrationError(_failure(migration, error)) from error
     return True

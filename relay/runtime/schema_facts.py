@@ -80,6 +80,11 @@ UNION ALL
 SELECT 'trigger ' || name || ': ' || tgname, pg_get_triggerdef(t.oid)
   FROM ours JOIN pg_catalog.pg_trigger t ON tgrelid = ours.oid WHERE NOT tgisinternal
 UNION ALL
+SELECT 'policy ' || name || ': ' || polname,
+       concat(CASE WHEN relrowsecurity THEN 'on' ELSE 'off' END, ' ', polcmd, ' using ',
+              pg_get_expr(polqual, polrelid), ' check ', pg_get_expr(polwithcheck, polrelid))
+  FROM ours JOIN pg_catalog.pg_class USING (oid) JOIN pg_catalog.pg_policy ON polrelid = ours.oid
+UNION ALL
 -- Where there is one table only, columns stand without its name since PostgreSQL 16.
 SELECT 'view ' || name,
        regexp_replace(regexp_replace(pg_get_viewdef(oid), '\\s+', ' ', 'g'),

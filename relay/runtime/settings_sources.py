@@ -8,6 +8,8 @@ nearest known one.
 
 import difflib
 import json
+import os
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -175,11 +177,14 @@ def file_table(config: str | Path | None, environment: Mapping[str, str]) -> dic
     """Read the settings file; a named one must exist, ./relay.toml need not.
 
     Raises:
-        SettingsError: it cannot be read, or is not TOML.
+        SettingsError: it cannot be read, is not TOML, or stands unnamed in the current folder and
+            is somebody else's.
     """
     named = config or environment.get("RELAY_CONFIG")
     path = Path(named or DEFAULT_FILE)
     try:
+        if not named:
+            _refuse_foreign(path)
         return tomllib.loads(path.read_text("utf-8"))
     except RecursionError:
         raise SettingsError(f"{path}: it is nested too deeply") from None
@@ -189,6 +194,22 @@ def file_table(config: str | Path | None, environment: Mapping[str, str]) -> dic
         return {}
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: {error}") from None
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a file of the current folder that somebody else could have put there.
+
+    It can say where Kafka is, and the password from the environment would follow.
+
+    Raises:
+        SettingsError: it is neither this user's nor root's, or everybody may write to it.
+    """
+    status = path.stat()
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:
+        raise SettingsError(
+            f"./{path} belongs to another user, or everybody may write to it: name it with"
+            " --config or RELAY_CONFIG if it is meant"
+        )
 
 
 def refuse_unknown_keys(model: type[BaseModel], table: Mapping[str, Any]) -> None:

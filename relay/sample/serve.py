@@ -20,6 +20,7 @@ from relay.runtime.database import connect
 from relay.runtime.process import program_version
 from relay.sample.installation import require_sample
 from relay.sample.serve_app import application
+from relay.sample.serve_protocol import HeadTimeoutProtocol
 from relay.sample.serve_store import OrderStore
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing
@@ -124,6 +125,7 @@ async def _serve(
             app,
             lifespan="off",
             ws="none",
+            http=HeadTimeoutProtocol,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -170,9 +170,9 @@ async def second(database: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def test_one_maintains_at_a_time(pg: asyncpg.Connection, second: asyncpg.Connection) -> None:
-    assert await second.fetchval(maintenance._LOCK)
+    epoch = await second.fetchval(maintenance._TAKE, 60.0)
     assert (await run_once(pg, MaintenanceOptions())).busy
-    await second.fetchval(maintenance._UNLOCK)
+    await second.execute(maintenance._RELEASE, epoch)
     assert not (await run_once(pg, MaintenanceOptions())).busy
     assert not (await run_once(second, MaintenanceOptions())).busy
 

@@ -23,6 +23,15 @@ LEDGER = (
     " outbox_ids, id_range) VALUES (1, 't', 0, 0, 1, '{1}', '[1,1]')"
 )
 HOLD = "INSERT INTO relay.quarantine (kind, reason) VALUES ('event', 'too_large')"
+TAKE_LEASE = (
+    "UPDATE relay.lease SET owner = 'me', epoch = epoch + 1, backend_pid = pg_backend_pid(),"
+    " expires_at = clock_timestamp() + interval '3 s', released_at = NULL WHERE duty = 'relay'"
+)
+CASE = (
+    "INSERT INTO relay.overdue (event_id, aggregate_id, event_type, placed_at, deadline_at, hop,"
+    " verdict, cause, closed_as) VALUES ('e', '1', 'order.placed', now(), now(), 'publish',"
+    " 'not_published', 'relay_down',"
+)
 
 MAY: Final[dict[str, Sequence[str]]] = {
     WRITER: (
@@ -35,12 +44,11 @@ MAY: Final[dict[str, Sequence[str]]] = {
     ),
     PUBLISHER: (
         "SELECT payload FROM relay.outbox",
-        "UPDATE relay.checkpoint SET seq = seq + 1",
-        "UPDATE relay.lease SET owner = 'me' WHERE duty = 'relay'",
+        TAKE_LEASE,
         LEDGER,
         HOLD,
         "DELETE FROM relay.delivery_ledger",
-        "DELETE FROM relay.inbox",
+        "SELECT relay.forget_inbox(60, 100)",
         "SELECT relay.create_partition('2030-01-01')",
         "SELECT relay.drop_partition('outbox_p20200101')",
         "CALL relay.empty_default()",
@@ -69,8 +77,7 @@ MAY: Final[dict[str, Sequence[str]]] = {
         "INSERT INTO relay.audit_log (action) VALUES ('close')",
         "INSERT INTO relay.replay_job (replay_id, selection, plan)"
         " VALUES (gen_random_uuid(), '{}', '{}')",
-        "UPDATE relay.checkpoint SET prev = pg_current_snapshot()",
-        "UPDATE relay.outbox SET txid = pg_current_xact_id()",
+        TAKE_LEASE,
     ),
     OBSERVER: (
         "SELECT * FROM relay.outbox_summary",
@@ -105,6 +112,13 @@ MAY_NOT: Final[dict[str, Sequence[str]]] = {
         INSERT.format("", ""),
         "UPDATE relay.outbox SET event_type = 'x'",
         "DELETE FROM relay.outbox",
+        "DELETE FROM relay.inbox",
+        "LOCK TABLE relay.inbox",
+        "LOCK TABLE relay.quarantine",
+        "UPDATE relay.checkpoint SET prev = '99999999:99999999:', seq = seq + 1",
+        "UPDATE relay.checkpoint SET prev = pg_current_snapshot(), seq = seq + 1",
+        "UPDATE relay.replay_job SET plan = '{}'",
+        "UPDATE relay.quarantine SET record_value = ''",
         "DROP TABLE relay.outbox_default",
         "DELETE FROM relay.quarantine",
         "UPDATE relay.delivery_ledger SET base_offset = 1",
@@ -133,9 +147,29 @@ MAY_NOT: Final[dict[str, Sequence[str]]] = {
         "UPDATE relay.checkpoint SET seq = 1",
         LEDGER,
         "SELECT relay.drop_partition('outbox_p20200101')",
+        HOLD,
+        HOLD.replace(
+            "reason) VALUES ('event'",
+            "quarantine_id, reason) OVERRIDING SYSTEM VALUE VALUES ('return', 9",
+        ),
+        "LOCK TABLE relay.lease",
+        "LOCK TABLE relay.quarantine",
+        "LOCK TABLE relay.overdue",
+        "UPDATE relay.lease SET expires_at = 'infinity' WHERE duty = 'watchdog'",
+        "UPDATE relay.lease SET duty = 'x' WHERE duty = 'watchdog'",
+        "INSERT INTO relay.maintenance (duty, done_until) VALUES ('merge_ledger', now())",
+        "INSERT INTO relay.maintenance (duty, done_until) VALUES ('watchdog_late', 'infinity')",
+        f"{CASE} 'closed')",
     ),
     OPERATOR: (
         "UPDATE relay.outbox SET payload = '{}'",
+        "UPDATE relay.outbox SET txid = '3'",
+        "UPDATE relay.kept SET txid = '3'",
+        "UPDATE relay.checkpoint SET prev = pg_current_snapshot(), seq = seq + 1",
+        "SELECT relay.renumber_rows(0, 9, '{}', pg_current_snapshot())",
+        LEDGER,
+        "LOCK TABLE relay.lease",
+        "LOCK TABLE relay.replay_job",
         "DELETE FROM relay.outbox",
         "UPDATE relay.quarantine SET record_value = ''",
         "DELETE FROM relay.quarantine",

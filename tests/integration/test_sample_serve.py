@@ -20,6 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from relay.embedded import EmbeddedPostgres
 from relay.sample.installation import NotSampleError
 from relay.sample.serve import ListenError, ServeOptions, run_serve
+from relay.sample.serve_protocol import HeadTimeoutProtocol
 from relay.telemetry.tracing import Tracing, configure
 
 Eventually = Callable[..., Awaitable[Any]]
@@ -441,3 +442,23 @@ async def test_sigterm_finishes_what_was_begun_and_exits_0(
     await holder.close()
     assert process.wait() == 0
     assert await pg.fetchval("SELECT count(*) FROM orders") == 1
+
+
+async def test_a_head_that_is_never_finished_holds_no_connection(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HeadTimeoutProtocol, "head_seconds", 0.2)
+    address = service.base_url
+    connections = [
+        await asyncio.open_connection(address.host, address.port or 80) for _ in range(50)
+    ]
+    for number, (_, writer) in enumerate(connections):
+        if number % 2:  # a first request that is answered, and a second that is not finished
+            writer.write(b"GET /orders/x HTTP/1.1\r\nHost: h\r\n\r\n")
+        writer.write(b"POST /orders HTTP/1.1\r\nHost: ")
+    async with asyncio.timeout(20):
+        for reader, _ in connections:
+            await reader.read(-1)  # to the end: the server closed it
+    assert (await service.post("/orders", json=ORDER)).status_code == 201
+    for _, writer in connections:
+        writer.close()

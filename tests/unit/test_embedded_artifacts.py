@@ -129,6 +129,14 @@ def test_a_jar_cut_short_in_the_cache_is_fetched_again(repository: Repository) -
     assert (artifacts.kafka_jars() / "thing-1.0.jar").read_bytes() == JAR
 
 
+def test_a_jar_that_was_changed_in_the_cache_is_fetched_again(repository: Repository) -> None:
+    jar = artifacts.kafka_jars() / "thing-1.0.jar"
+    jar.write_bytes(JAR[:-1] + b"!")
+    assert (artifacts.kafka_jars() / "thing-1.0.jar").read_bytes() == JAR
+    (jar.parent / "added-1.0.jar").write_bytes(b"would be on the class path")
+    assert [path.name for path in artifacts.kafka_jars().iterdir()] == [jar.name]
+
+
 def test_two_at_once_fetch_once(repository: Repository) -> None:
     with ThreadPoolExecutor(2) as pool:
         folders = set(pool.map(lambda _: artifacts.kafka_jars(), range(2)))

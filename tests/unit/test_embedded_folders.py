@@ -1,14 +1,16 @@
 """Embedded servers' folders: never left behind, never somebody else's, errors that say why."""
 
 import errno
+import json
 import os
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
-from relay.embedded import folders
-from relay.embedded.errors import FolderError, NoDiskSpaceError, PortTakenError
+from relay.embedded import folders, persistent
+from relay.embedded.errors import FolderError, NoDiskSpaceError, NotRunningError, PortTakenError
 from relay.embedded.ports import LOOPBACK, free_port, is_free
 
 
@@ -66,6 +68,40 @@ def test_a_link_in_the_temporary_folder_is_not_followed(temporary: Path) -> None
     (temporary / "outbox-relay-link").symlink_to(target)
     with folders.run_folder():
         assert target.exists()
+
+
+def test_a_folder_of_another_user_is_refused_and_no_link_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("of somebody else")
+    folder = tmp_path / "servers"
+    folder.mkdir()
+    # A process that is none of ours, by its number and the time of its start.
+    bystander = psutil.Process()
+    known = {"pid": bystander.pid, "created_at": bystander.create_time(), "port": 1}
+    (folder / "state.json").write_text(json.dumps({"Kafka": known, "PostgreSQL": known}))
+    (folder / "lock").symlink_to(precious)
+    with pytest.raises(FolderError, match="link"):
+        persistent.down(folder)
+    assert precious.read_text() == "of somebody else"
+    (folder / "lock").unlink()
+    (folder / "lock").touch()
+    assert not persistent.down(folder)
+    with pytest.raises(NotRunningError):
+        persistent.running(folder)
+    (folder / "state.json").unlink()
+    (folder / "state.json").symlink_to(precious)
+    with pytest.raises(FolderError, match="link"):
+        persistent.down(folder)
+    folder.chmod(0o777)
+    with pytest.raises(FolderError, match="every user"):
+        persistent.down(folder)
+    folder.chmod(0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    for act in (persistent.down, persistent.running, persistent.up):
+        with pytest.raises(FolderError):
+            act(folder)
 
 
 def test_reaching_a_folder_needs_every_parent(tmp_path: Path) -> None:

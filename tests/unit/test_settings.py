@@ -1,5 +1,7 @@
 """Settings: one shape from file and environment; what is wrong is named, secrets are not."""
 
+import contextlib
+import os
 import re
 from pathlib import Path
 
@@ -231,3 +233,22 @@ def test_every_variable_has_its_line_with_a_unit_in_name_or_text() -> None:
             assert re.search(r"second|byte|day|row|return|overdue|pending", line.split("|")[-2]), (
                 line
             )
+
+
+def test_a_file_of_the_current_folder_that_others_could_have_put_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "relay.toml"
+    file.write_text("[publish]\npage_rows = 7")
+    file.chmod(0o646)
+    with pytest.raises(SettingsError, match="everybody may write"):
+        load_settings(environment={})
+    assert load_settings(file, environment={}).publish.page_rows == 7
+    file.chmod(0o644)
+    assert load_settings(environment={}).publish.page_rows == 7
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with contextlib.suppress(PermissionError):  # root's own file would be trusted
+        os.chown(file, 54321, 54321)
+    with pytest.raises(SettingsError, match="another user"):
+        load_settings(environment={})

@@ -53,8 +53,9 @@ SELECT count(*)::int FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespac
 # What each user that a service came as may do; superusers may do everything.
 _CONFIRM_GRANTS: Final = """
 SELECT u.name AS username,
-       has_table_privilege(u.name, 'relay.inbox', 'INSERT')
-         AND has_table_privilege(u.name, 'relay.consumer_offset', 'INSERT, UPDATE') AS own_tables,
+       has_column_privilege(u.name, 'relay.inbox', 'event_id', 'INSERT')
+         AND has_column_privilege(u.name, 'relay.consumer_offset', 'next_offset', 'UPDATE')
+             AS own_tables,
        has_column_privilege(u.name, to_regclass($2), $3, 'UPDATE')
          AND has_column_privilege(u.name, to_regclass($2), $4, 'SELECT') AS orders,
        row_security_applies.value AS hidden
@@ -69,10 +70,10 @@ SELECT u.name AS username,
 _RELAY_GRANTS: Final = """
 SELECT u.name AS username,
        has_table_privilege(u.name, 'relay.outbox', 'SELECT')
-         AND has_table_privilege(u.name, 'relay.checkpoint', 'UPDATE')
-         AND has_table_privilege(u.name, 'relay.lease', 'UPDATE')
-         AND has_table_privilege(u.name, 'relay.delivery_ledger', 'INSERT')
-         AND has_table_privilege(u.name, 'relay.quarantine', 'INSERT')
+         AND has_column_privilege(u.name, 'relay.checkpoint', 'prev', 'UPDATE')
+         AND has_column_privilege(u.name, 'relay.lease', 'expires_at', 'UPDATE')
+         AND has_column_privilege(u.name, 'relay.delivery_ledger', 'outbox_ids', 'INSERT')
+         AND has_column_privilege(u.name, 'relay.quarantine', 'outbox_id', 'INSERT')
          AND has_function_privilege(u.name, 'relay.create_partition(date)', 'EXECUTE') AS own_tables
   FROM unnest($1::text[]) AS u(name)
 """

@@ -5,7 +5,6 @@ earlier hop), and `unknown` where the deciding evidence is missing: a healthy ho
 """
 
 from datetime import datetime, timedelta
-from shlex import quote
 
 from relay.diagnose import causes
 from relay.diagnose.causes import Cause
@@ -26,6 +25,7 @@ from relay.diagnose.evidence.order import (
 )
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.verdicts import Hop, Verdict
+from relay.runtime.command_line import command
 
 # Where an order before its deadline stands, when what would be its verdict ends by itself.
 _TOO_EARLY = frozenset(
@@ -171,7 +171,7 @@ def _only_partly_answered(evidence: Evidence) -> Finding:
             f"returns on {evidence.around.returns_topic}",
             Cause.SCAN_INCOMPLETE,
             f"{scan.records} records were read",
-            f"relay diagnose {quote(evidence.order_id)} --scan-seconds 600",
+            command("relay diagnose {order} --scan-seconds 600", order=evidence.order_id),
         )
         return unknown(missing, Hop.RETURN)
     return Finding(Verdict.RETURN_INCOMPLETE, Cause.FINAL_RETURN_MISSING)

@@ -5,7 +5,6 @@ the neighbours on the partition got, laid over the recorded positions of the gro
 """
 
 from datetime import timedelta
-from shlex import quote
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
@@ -13,6 +12,7 @@ from relay.diagnose.evidence.history import LEFT_SOON_SECONDS
 from relay.diagnose.evidence.order import Crossing, Delivery, Evidence, Neighbours, Place, Scan
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.verdicts import Hop, Verdict
+from relay.runtime.command_line import command
 
 # From how many unanswered records in a row up to the newest one "the processor answers nothing".
 STOPPED_RUN = 5
@@ -61,7 +61,7 @@ def _incomplete(evidence: Evidence, scan: Scan) -> Missing:
         f"returns on {evidence.around.returns_topic}",
         Cause.SCAN_INCOMPLETE,
         f"{scan.records} records of {scan.partitions_read}/{scan.partitions} partitions were read",
-        f"relay diagnose {quote(evidence.order_id)} --scan-seconds 600",
+        command("relay diagnose {order} --scan-seconds 600", order=evidence.order_id),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from shlex import quote
 
 from relay.diagnose.causes import MEANINGS, Cause, for_incident
 from relay.diagnose.decide.decision import decide, due_at, placed_at
@@ -18,6 +17,7 @@ from relay.diagnose.evidence.order import EventSeen, Evidence
 from relay.diagnose.tell import hops
 from relay.diagnose.tell.diagnosis import Diagnosis, HopLine, Mark
 from relay.diagnose.verdicts import HOPS, Hop, Verdict
+from relay.runtime.command_line import command
 from relay.telemetry import traceparent as w3c
 
 
@@ -92,8 +92,7 @@ def _trace_id(event: EventSeen | None) -> str | None:
 
 def _next(evidence: Evidence, finding: Finding) -> tuple[str, ...]:
     """Return the commands, with the order's ids in them; a whole incident is replayed as one."""
-    # Quoted: they are copied into a shell, and an order's id may be anybody's text.
-    names = {"order": quote(evidence.order_id), "twin": quote(evidence.twin or "ORDER")}
+    names = {"order": evidence.order_id, "twin": evidence.twin or "ORDER"}
     commands = MEANINGS[finding.cause].next
     if isinstance(evidence.event, EventSeen) and evidence.event.deleted:
         # There is no row to send again: the event is made anew out of the order.
@@ -101,7 +100,7 @@ def _next(evidence: Evidence, finding: Finding) -> tuple[str, ...]:
     incident = evidence.incident_id
     if incident is not None:
         commands = tuple(for_incident(one, finding.cause, f"I-{incident}") for one in commands)
-    return tuple(command.format(**names) for command in commands)
+    return tuple(command(template, **names) for template in commands)
 
 
 _REPLAY = "relay replay --order {order}"

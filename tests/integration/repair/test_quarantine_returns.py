@@ -119,6 +119,8 @@ async def test_hostile_bytes_are_shown_safely_and_exported_exactly(shop: Any) ->
     ):
         shown = shop.command(*arguments).stdout
         assert shown.replace("\n", "").isprintable(), arguments
+    looks = await shop.audits("quarantine_show")
+    assert [look["detail"]["ids"] for look in looks] == [[int(number)]] * 2
     text = shop.command("quarantine", "show", number).stdout
     assert "\\x1b]0;owned\\x07" in text
     assert "\\u202e" in text
