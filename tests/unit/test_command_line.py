@@ -32,9 +32,7 @@ def test_an_id_is_put_in_as_one_word(template: str, order: str, expected: str) -
 
 
 @pytest.mark.parametrize("order", ["--help", "-", "--", "-x y", "--order=z", "'", "I-7", "a'b"])
-@pytest.mark.parametrize(
-    "template", ["relay seek {order} --much", "relay seek --order {order} --much"]
-)
+@pytest.mark.parametrize("words", ["{order} --much", "--order {order} --much"])
 def test_a_shell_and_the_parser_read_back_the_same_id(words: str, order: str) -> None:
     @click.command()
     @click.argument("orders", nargs=-1)
