@@ -10,7 +10,7 @@ from tests.corpus.play import play
 from tests.corpus.scenes import SCENES
 from tests.corpus.tally import PROPERTY, Tally
 
-pytestmark = pytest.mark.timeout(int(os.environ.get("CORPUS_SECONDS", "300")))
+pytestmark = pytest.mark.timeout(int(os.environ.get("CORPUS_SECONDS", "600")))
 
 
 def scenes(own: str | None) -> Any:

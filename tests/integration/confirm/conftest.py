@@ -21,6 +21,7 @@ from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing, configure
+from tests.patience import patience
 
 WAIT_SECONDS = 40
 QUICK = SessionOptions(
@@ -48,7 +49,7 @@ class Running:
     async def stop(self) -> None:
         """Ask it to stop, as SIGTERM does, and see that it ends well."""
         self.stop_event.set()
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(WAIT_SECONDS * patience()):
             await self.task
 
 
@@ -163,7 +164,7 @@ class Lab:
 
     async def until(self, fact: Callable[[], Awaitable[Any]], seconds: float = WAIT_SECONDS) -> Any:
         """Wait for a fact; a consumer that died says why."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds * patience()):
             while True:
                 found = await fact()
                 if found:

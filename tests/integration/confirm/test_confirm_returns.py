@@ -10,6 +10,7 @@ import pytest
 
 from relay.orders.catalog import FlowTableError, orders_table
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Observe
+from tests.patience import patience
 
 
 async def test_a_return_is_applied_with_history_inbox_and_offset(lab):
@@ -467,14 +468,14 @@ WRONG = [
 async def test_names_that_the_database_does_not_have_end_it_at_start(lab, changes, says):
     flow = replace(lab.flow, apply=ApplyColumns(**changes))
     with pytest.raises(FlowTableError, match=says):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(20 * patience()):
             await lab.start(flow=flow).task
 
 
 @pytest.mark.parametrize("function", ["nothing_here", "pg_sleep", "x y"])
 async def test_a_function_that_does_not_fit_ends_it_at_start(lab, function):
     with pytest.raises(FlowTableError, match="function"):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(20 * patience()):
             await lab.start(flow=replace(lab.flow, apply=ApplyFunction(function))).task
 
 

@@ -19,6 +19,7 @@ from relay.publish.testpoints import TestPoint, nothing
 from relay.runtime.flow import EventRoute, Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.telemetry.tracing import Tracing, configure
+from tests.patience import patience
 
 WAIT_SECONDS = 30
 OPTIONS = PublishOptions(lease_seconds=3.0, request_timeout_seconds=5.0, drain_seconds=5.0)
@@ -97,7 +98,7 @@ class Running:
     async def stop(self) -> None:
         """Ask it to stop, as SIGTERM does, and see that it ends well."""
         self.service.stop.set()
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(WAIT_SECONDS * patience()):
             await self.task
 
     async def kill(self) -> None:
@@ -216,7 +217,7 @@ class Lab:
 
     async def until(self, check: Callable[[], Any], within_seconds: float = WAIT_SECONDS) -> Any:
         """Wait for a fact; a relay that ended meanwhile is a failure."""
-        async with asyncio.timeout(within_seconds):
+        async with asyncio.timeout(within_seconds * patience()):
             while True:
                 for one in self.running:
                     if one.task.done() and not one.task.cancelled() and one.task.exception():
