@@ -111,6 +111,15 @@ SELECT 'grant on ' || what || ' to ' || coalesce(r.rolname, 'public'),
 """
 
 
+# Names are written out in full only when the path does not lead to them, and in quotes only where
+# they need them. A foreign connection reads the same.
+_PLAIN_NAMES = """
+SET LOCAL search_path = pg_catalog;
+SET LOCAL quote_all_identifiers = off;
+SET LOCAL standard_conforming_strings = on;
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One fact that is not as it should be; None: it is not there at all."""
@@ -131,8 +140,7 @@ class Difference:
 async def read_facts(connection: asyncpg.Connection) -> dict[str, str]:
     """Return what the schema is; everybody may read this."""
     async with connection.transaction(readonly=True):
-        # Names are written out in full only when the path does not lead to them.
-        await connection.execute("SET LOCAL search_path = pg_catalog")
+        await connection.execute(_PLAIN_NAMES)
         rows = await connection.fetch(_FACTS)
     return {row["what"]: _same_for_versions(row["how"]) for row in sorted(rows)}
 
