@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
@@ -19,6 +19,14 @@ from consumers.apply.statements import ColumnStatements, column_statements
 from consumers.returns.fold import Statuses, fold
 from consumers.returns.packing import packed
 from relay.orders.table import OrdersTable
+
+# Unix time of the year 9999: beyond, PostgreSQL itself can no longer add a day.
+_LATEST: Final = 253_370_764_800.0
+
+
+def plausible(submitted: float | None) -> float | None:
+    """Return when an order was submitted, Unix time; None for year 1, infinity and their like."""
+    return submitted if submitted is not None and 0 < submitted < _LATEST else None
 
 
 class StatusNotWrittenError(Exception):
@@ -48,7 +56,7 @@ class ColumnsApplier:
         groups, decided = by_order(returns), Decided()
         locked = await connection.fetch(self._statements.lock, packed(groups))
         for order_id, status, submitted, place in locked:
-            decided.submitted[order_id] = submitted
+            decided.submitted[order_id] = plausible(submitted)
             change = fold(self.statuses, status, groups[order_id], decided.steps, decided.refused)
             if change is not None:
                 decided.changes.append(change)

@@ -4,7 +4,7 @@ Invariant: total (any evidence gives a finding), decided backwards (a later proo
 earlier hop), and `unknown` where the deciding evidence is missing: a healthy hop is never blamed.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from relay.diagnose import causes
 from relay.diagnose.causes import Cause
@@ -26,6 +26,7 @@ from relay.diagnose.evidence.order import (
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.verdicts import Hop, Verdict
 from relay.runtime.command_line import command
+from relay.runtime.times import later
 
 # Where an order before its deadline stands, when what would be its verdict ends by itself.
 _TOO_EARLY = frozenset(
@@ -63,7 +64,7 @@ def placed_at(evidence: Evidence) -> datetime | None:
 def deadline_at(evidence: Evidence) -> datetime | None:
     """Return when its return was due, counted from the placing."""
     start = placed_at(evidence)
-    return None if start is None else start + timedelta(seconds=_deadline_seconds(evidence))
+    return None if start is None else later(start, _deadline_seconds(evidence))
 
 
 def due_at(evidence: Evidence) -> datetime | None:
@@ -74,7 +75,7 @@ def due_at(evidence: Evidence) -> datetime | None:
     replays = [one.published_at for one in evidence.deliveries if one.replay_id is not None]
     if not replays:
         return due
-    return max(due, max(replays) + timedelta(seconds=_deadline_seconds(evidence)))
+    return max(due, later(max(replays), _deadline_seconds(evidence)))
 
 
 def _deadline_seconds(evidence: Evidence) -> float:
