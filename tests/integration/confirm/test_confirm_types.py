@@ -7,6 +7,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from consumers.apply.statements import column_statements
+from consumers.returns.packing import packed
 from relay.diagnose.reconcile.findings import Tally
 from relay.diagnose.reconcile.returns import reconcile_statuses
 from relay.diagnose.session import session
@@ -243,3 +245,27 @@ async def test_what_cannot_work_is_refused_with_the_reason(pg, name):
         # What was refused has not spoilt the caller's transaction.
         assert (await as_far_as_known(pg, flow)).apply.table == "shop"
         assert await pg.fetchval("SELECT 1") == 1
+
+
+@pytest.mark.parametrize("time", TIMES)
+async def test_keys_and_times_of_every_type_are_found_by_their_index(pg, time):
+    await pg.execute(TYPES)
+    await pg.execute("SET enable_seqscan = off")
+    for name, key in KEYS.items():
+        await pg.execute('DROP TABLE IF EXISTS "Shop 1"."Order", "Shop 1".steps')
+        await pg.execute(
+            f'CREATE TABLE "Shop 1"."Order" ("No" {key.sql} PRIMARY KEY, "is" text, made {time});'
+            'CREATE INDEX ON "Shop 1"."Order" (made)'
+        )
+        flow = Flow(
+            apply=ApplyColumns('"Shop 1"."Order"', "No", key.kind, "is", submitted_at_column="made")
+        )
+        table = await orders_table(pg, flow)
+        wanted = packed([key.ids[0], *key.absent])
+        plan = await pg.fetch("EXPLAIN " + column_statements(table).exist, wanted)
+        assert any('Index Cond: ("No"' in row[0].replace("((", "(") for row in plan), (name, plan)
+        at = table.submitted
+        for condition in (at.since("$1::timestamptz"), at.before("$1::timestamptz")):
+            query = f"EXPLAIN SELECT FROM {table.table} o WHERE {condition}"
+            plan = await pg.fetch(query, datetime.now(UTC))
+            assert any("Index Cond: (made" in row[0] for row in plan), (name, plan)
