@@ -23,8 +23,8 @@ from consumers.group.partitions import (
     Progress,
     Start,
     again,
+    last_record,
     other_log_reason,
-    record_digest,
     starting_point,
 )
 
@@ -160,7 +160,7 @@ class Books:
         Raises:
             PartitionLostError: one of them is not where it is believed to be.
         """
-        last = [part.records[-1] for part in parts]
+        last = [last_record(part.records) for part in parts]
         done = await connection.execute(
             _ADVANCE,
             self.group,
@@ -168,8 +168,8 @@ class Books:
             [part.partition.partition for part in parts],
             [part.start_offset for part in parts],
             [part.next_offset for part in parts],
-            [record.offset for record in last],
-            [record_digest(record) for record in last],
+            [None if one is None else one.offset for one in last],
+            [None if one is None else one.digest for one in last],
             parts[0].topic_id,
             self.owner,
         )

@@ -59,6 +59,9 @@ _BLOCKED_CLASSES: Final = frozenset(
     }
 )
 
+_DATA_EXCEPTION: Final = "22"
+_INTEGRITY: Final = "23"
+
 
 def classify(error: Exception) -> Failure:
     """Tell what a failed batch means."""
@@ -89,3 +92,34 @@ def described(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     parts = [f"{error.sqlstate}: {error}", error.detail, error.hint, error.constraint_name]
     return "; ".join(str(part) for part in parts if part)
+
+
+def about_a_value(error: BaseException) -> bool:
+    """Tell whether the database holds it against the data, and not against us.
+
+    A data exception names a value, a constraint has a name; what a trigger raises has neither,
+    whichever SQLSTATE its author chose.
+    """
+    if not isinstance(error, asyncpg.PostgresError):
+        return False
+    sqlstate = error.sqlstate or ""
+    if sqlstate[:2] == _INTEGRITY:
+        return bool(error.constraint_name or error.column_name)
+    return sqlstate[:2] == _DATA_EXCEPTION
+
+
+def without_values(error: BaseException) -> str:
+    """Return what a person needs to know of a refused return, without what the return holds.
+
+    A constraint's message names the constraint, its DETAIL the row; a data exception's message
+    quotes the value. What a function of the database's own raises is its author's to word.
+    """
+    if not isinstance(error, asyncpg.PostgresError):
+        return type(error).__name__
+    parts = [f"{error.sqlstate} {type(error).__name__}"]
+    if (error.sqlstate or "")[:2] != _DATA_EXCEPTION:
+        parts.append(str(error.args[0] if error.args else ""))  # str(error) has the DETAIL, too
+    for what, name in (("constraint", error.constraint_name), ("column", error.column_name)):
+        if name:
+            parts.append(f"{what} {name}")
+    return "; ".join(parts)

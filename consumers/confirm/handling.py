@@ -2,7 +2,9 @@
 
 Invariant: a return leaves this module applied, waiting, in quarantine, or not handled at all, and
 only in the last case does its offset stay. One bad return costs a few more transactions and stops
-nobody; a database that refuses everything stops everything, and fills no quarantine.
+nobody: what the database does not take into quarantine either is set aside by its place alone, and
+where even that is refused, its partition waits. A database that refuses everything stops
+everything, and fills no quarantine.
 """
 
 from __future__ import annotations
@@ -17,12 +19,18 @@ from typing import Final, Protocol
 import asyncpg
 import structlog
 
-from consumers.confirm.failures import Failure, classify, described
+from consumers.confirm.failures import (
+    Failure,
+    about_a_value,
+    classify,
+    described,
+    without_values,
+)
 from consumers.confirm.halves import count_records, halves
 from consumers.confirm.pending import Pending, count_pending
-from consumers.confirm.quarantine import release_requested
+from consumers.confirm.quarantine import place_only, release_requested
 from consumers.confirm.transaction import Batch, Confirmation, Done
-from consumers.group.handler import Part, PartitionLostError
+from consumers.group.handler import Part, PartitionBlockedError, PartitionLostError
 from consumers.group.partitions import Gap, LogBounds, Partition, Record, Start
 from consumers.returns.refusals import Reason, Refusal
 
@@ -32,7 +40,8 @@ _RETRIES: Final = 8
 _FIRST_RETRY_SECONDS: Final = 0.02
 _PENDING_ROUNDS: Final = 20
 # So many returns in a row that the database refuses one by one, and none that it takes: it is not
-# the returns.
+# the returns. Errors of classes 22 and 23 do not count: they name a value or a constraint, and
+# never mean that the database is away; as many of them as there are are quarantined.
 _REFUSED_IN_A_ROW: Final = 20
 _RETRY_PENDING_SECONDS: Final = 0.1
 _LOOK_FOR_RELEASES_SECONDS: Final = 2.0
@@ -86,7 +95,8 @@ class _OneByOneError(Exception):
     """The batch holds a return that the database refuses, or whose order is locked."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(described(error))
+        super().__init__(without_values(error))
+        self.error = error
         self.locked = classify(error) is Failure.LOCKED
 
 
@@ -153,28 +163,63 @@ class Returns:
             self.waiting.likely = self.waiting.likely or bool(done.waiting)
 
     async def _single(self, part: Part, found: _OneByOneError) -> Done:
-        confirmation = self.confirmation
+        confirmation, connection = self.confirmation, self.connection
         if found.locked:
-            return await self._patiently(partial(confirmation.let_wait, self.connection, part))
+            try:
+                return await self._patiently(partial(confirmation.let_wait, connection, part))
+            except _OneByOneError as refused:
+                found = refused
         refusal = self._refusal(part.records[0], found)
-        return await self._patiently(partial(confirmation.refuse, self.connection, part, refusal))
+        return await self._set_aside(refusal, partial(confirmation.refuse, connection, part))
 
     def _refusal(self, record: Record, found: _OneByOneError) -> Refusal:
         """Refuse a return that the database refuses, unless it refuses one after the other."""
-        if self.streak.refused >= _REFUSED_IN_A_ROW:
-            raise DatabaseBlockedError(
-                f"the database refused {self.streak.refused} returns in a row ({found}): mend "
-                "that, or start `relay confirm` again to quarantine as many more"
-            )
-        self.streak.refused += 1
         read = self.confirmation.reader.read(record)
+        if isinstance(read, Refusal):
+            return read  # the database had nothing to do with it
+        if not about_a_value(found.error):
+            if self.streak.refused >= _REFUSED_IN_A_ROW:
+                raise DatabaseBlockedError(
+                    f"the database refused {self.streak.refused} returns in a row ({found}): fix "
+                    "that, or start `relay confirm` again to quarantine as many more"
+                )
+            self.streak.refused += 1
         log.warning(
             "return refused by the database",
             order_id=read.order_id,
+            partition=record.partition,
             offset=record.offset,
             error=str(found),
         )
         return Refusal(record, Reason.APPLY_FAILED, str(found), read.order_id)
+
+    async def _set_aside(
+        self, refusal: Refusal, write: Callable[[Refusal], Awaitable[Done]]
+    ) -> Done:
+        """Quarantine a return; its place alone, if the database does not take the record.
+
+        Raises:
+            PartitionBlockedError: not even that.
+        """
+        try:
+            return await self._patiently(partial(write, refusal))
+        except _OneByOneError as error:
+            refused = error
+        record = refusal.record
+        log.error(
+            "a refused return cannot be kept: only its place is",
+            partition=record.partition,
+            offset=record.offset,
+            error=str(refused),
+        )
+        try:
+            return await self._patiently(partial(write, place_only(refusal, str(refused))))
+        except _OneByOneError as error:
+            raise PartitionBlockedError(
+                Partition(record.topic, record.partition),
+                f"at offset {record.offset}: the database refuses to note what stands there "
+                f"({error})",
+            ) from error
 
     async def idle(self, owned: Collection[Partition]) -> float:
         """Decide waiting returns whose orders are free; return when to be asked again."""
@@ -225,8 +270,8 @@ class Returns:
                 partial(confirmation.keep_waiting, connection, pending.order_id)
             )
         refusal = self._refusal(pending.record, found)
-        return await self._patiently(
-            partial(confirmation.refuse_pending, connection, owned, pending, refusal)
+        return await self._set_aside(
+            refusal, partial(confirmation.refuse_pending, connection, owned, pending)
         )
 
     async def _patiently(self, attempt: Callable[[], Awaitable[Done]]) -> Done:
@@ -247,7 +292,8 @@ class Returns:
                     case Failure.REFUSED | Failure.LOCKED:
                         raise _OneByOneError(error) from error
                     case Failure.RETRY:
-                        log.info("batch tried again", error=described(error))
+                        log.info("batch tried again", error=without_values(error))
                         await asyncio.sleep(_FIRST_RETRY_SECONDS * 2**number)
-        assert last is not None
+        if last is None:
+            raise ValueError("a transaction is tried once at least")
         raise DatabaseBlockedError(described(last)) from last

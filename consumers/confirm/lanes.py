@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from consumers.confirm.handling import Returns
 from consumers.confirm.transaction import Batch
@@ -22,6 +23,10 @@ class Lanes:
     """The handler of the returns topic on several database connections."""
 
     lanes: Sequence[Returns]
+
+    def trim(self, record: Any) -> Any:
+        """Return what is to be kept of a record that was just read."""
+        return self.lanes[0].confirmation.trim(record)
 
     async def positions(
         self, logs: Mapping[Partition, LogBounds], *, truncated: bool

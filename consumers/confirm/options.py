@@ -17,7 +17,6 @@ class ConfirmOptions:
 
     Attributes:
         session: how it takes part in its group.
-        max_return_bytes: a larger return is refused unread.
         statement_seconds: a statement that takes longer counts as a lost connection.
         frozen_seconds: PostgreSQL ends the transaction of a consumer that stands still for so long,
             so that a frozen one holds neither orders nor offsets. No transaction lasts longer than
@@ -27,14 +26,11 @@ class ConfirmOptions:
     """
 
     session: SessionOptions = field(default_factory=SessionOptions)
-    max_return_bytes: int = 1024 * 1024
     statement_seconds: float = 300.0
     frozen_seconds: float = 30.0
     away_backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 1.0))
     blocked_backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 10.0))
 
     def __post_init__(self) -> None:
-        if self.max_return_bytes < 1:
-            raise ValueError("max_return_bytes must be 1 or more")
         if min(self.statement_seconds, self.frozen_seconds) <= 0:
             raise ValueError("statement_seconds and frozen_seconds must be more than 0")

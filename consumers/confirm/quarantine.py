@@ -1,7 +1,8 @@
 """Hop 5: puts refused returns where a person finds them, as the bytes that came.
 
-Invariant: nothing that a return holds can make this fail: bytes stay bytes, texts are cut and freed
-of what PostgreSQL cannot store. The same record refused again raises `seen_count`.
+Invariant: bytes stay bytes, texts are cut and freed of what PostgreSQL cannot store, so that what a
+return holds seldom makes this fail (an encoding other than UTF8, a trigger of somebody's); what it
+takes then is `place_only`. The same record refused again raises `seen_count`.
 """
 
 from __future__ import annotations
@@ -12,20 +13,26 @@ import asyncpg
 
 from consumers.group.partitions import Partition
 from consumers.returns.refusals import Refusal
-from consumers.returns.stored_record import stored_headers
+from consumers.returns.stored_record import StoredRecord, stored_headers
+from consumers.returns.trimming import is_whole
+from relay.runtime.kafka_unreadable import PartialBytes
 
 _DETAIL_CHARACTERS = 1000
 
 _WRITE = """
 INSERT INTO relay.quarantine
     (kind, reason, detail, aggregate_id, event_id, partition, record_offset, record_key,
-     record_value, record_headers, traceparent, consumer_group, topic)
+     record_value, record_headers, traceparent, consumer_group, topic, kept, from_offset,
+     whole_bytes, whole_sha256)
 SELECT 'return', r.reason, r.detail, r.aggregate_id, r.event_id, r.partition, r.record_offset,
-       r.record_key, r.record_value, r.record_headers::jsonb, r.traceparent, $11, $12
+       r.record_key, r.record_value, r.record_headers::jsonb, r.traceparent, $11, $12, r.kept,
+       r.from_offset, r.whole_bytes, r.whole_sha256
   FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bigint[],
-              $7::bytea[], $8::bytea[], $9::text[], $10::text[])
+              $7::bytea[], $8::bytea[], $9::text[], $10::text[], $13::text[], $14::bigint[],
+              $15::int[], $16::text[])
        AS r (reason, detail, aggregate_id, event_id, partition, record_offset, record_key,
-             record_value, record_headers, traceparent)
+             record_value, record_headers, traceparent, kept, from_offset, whole_bytes,
+             whole_sha256)
 ON CONFLICT (consumer_group, topic, partition, record_offset, md5(coalesce(record_value, '')))
       WHERE kind = 'return'
 DO UPDATE SET seen_count = relay.quarantine.seen_count + 1, last_seen_at = clock_timestamp(),
@@ -46,6 +53,7 @@ WITH released AS (
            SELECT quarantine_id FROM relay.quarantine
             WHERE kind = 'return' AND state = 'release_requested'
               AND consumer_group = $1 AND topic = $2 AND partition = ANY ($3::int[])
+              AND kept = 'whole'
             ORDER BY quarantine_id LIMIT $4 FOR UPDATE))
     RETURNING *
 )
@@ -66,6 +74,7 @@ async def write_quarantine(
     if not refused:
         return
     records = [one.record for one in refused]
+    values = [record.value for record in records]
     await connection.execute(
         _WRITE,
         [one.reason.value for one in refused],
@@ -75,12 +84,38 @@ async def write_quarantine(
         [record.partition for record in records],
         [record.offset for record in records],
         [record.key for record in records],
-        [record.value for record in records],
+        values,
         [stored_headers(record) for record in records],
         [one.traceparent for one in refused],
         group,
         topic,
+        ["whole" if is_whole(record) else "part" for record in records],
+        [value.from_offset if isinstance(value, PartialBytes) else None for value in values],
+        [value.size if isinstance(value, PartialBytes) else None for value in values],
+        [value.sha256 if isinstance(value, PartialBytes) else None for value in values],
     )
+
+
+def place_only(refusal: Refusal, error: str) -> Refusal:
+    """Return what is left of a refusal that the database did not take: where it stands, in ASCII.
+
+    The bytes stay in Kafka for as long as its retention; their size and hash say which they were.
+    """
+    record = refusal.record
+    value = record.value if isinstance(record.value, PartialBytes) else None
+    if value is None:
+        value = PartialBytes.of(record.value or b"")
+    bare = StoredRecord(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        None,
+        value.without_prefix(),
+        (),
+    )
+    detail = f"only its place is kept: the database refused to keep the record ({error})"
+    return Refusal(bare, refusal.reason, detail.encode("ascii", "backslashreplace").decode())
 
 
 async def release_requested(

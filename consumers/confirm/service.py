@@ -31,10 +31,12 @@ from consumers.confirm.report import Report
 from consumers.confirm.spans import ReturnSpans
 from consumers.confirm.testpoints import TestPoint, nothing
 from consumers.confirm.transaction import Confirmation
+from consumers.group.blocked import BlockedPartitions
 from consumers.group.broker import Broker
 from consumers.group.loop import Loop
 from consumers.returns.fold import Outcome, Statuses
 from consumers.returns.reader import ReturnReader
+from consumers.returns.trimming import trimming
 from relay.orders.catalog import FlowTableError, orders_table, with_key_column
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import DATABASE_FAILURES, DatabaseRefusedError, connect
@@ -72,6 +74,7 @@ class ConfirmService:
             database or broker), blocked (the database refuses everything), stopped.
         waiting_for: what it cannot go on without, in words.
         failure_code: the same as a code.
+        blocked: partitions that wait, and why; the others go on.
     """
 
     dsn: str | None
@@ -86,6 +89,7 @@ class ConfirmService:
     state: str = "starting"
     waiting_for: str | None = None
     failure_code: str | None = None
+    blocked: BlockedPartitions = field(default_factory=BlockedPartitions)
     outages: OutageLog = field(init=False)
     report: Report = field(init=False)
     _streak: Streak = field(default_factory=Streak)
@@ -101,6 +105,8 @@ class ConfirmService:
             self.tracing, flow.returns_topic, group=flow.confirm_group, client_id=client_id
         )
         self.report = Report(spans, self.metrics, flow.terminal_statuses, self.test_point)
+        if self.metrics is not None:
+            self.metrics.partitions_blocked.set_function(lambda: len(self.blocked.reasons()))
 
     @property
     def ready(self) -> bool:
@@ -112,6 +118,7 @@ class ConfirmService:
         return {
             "state": self.state,
             "waiting_for": self.waiting_for,
+            "blocked_partitions": self.blocked.reasons(),
             "group": self.flow.confirm_group,
             **self.report.detail(),
         }
@@ -258,9 +265,9 @@ class ConfirmService:
     async def _lanes(self, connections: Sequence[asyncpg.Connection]) -> Lanes:
         books = Books(self.flow.confirm_group, self.flow.returns_topic, self.process.instance)
         flow = await with_key_column(connections[0], self.flow)
-        reader = ReturnReader(flow, self.options.max_return_bytes)
+        reader = ReturnReader(flow)
         how = BesideCanaries(await applier(connections[0], self.flow))
-        confirmation = Confirmation(reader, how, books)
+        confirmation = Confirmation(reader, how, books, trimming(flow.max_return_bytes))
         batch_records, waiting = self.options.session.batch_records, Waiting()
         return Lanes(
             [
@@ -271,7 +278,14 @@ class ConfirmService:
 
     def _loop(self) -> Loop:
         flow = self.flow
-        return Loop(self.kafka, flow.returns_topic, flow.confirm_group, self.options.session, self)
+        return Loop(
+            self.kafka,
+            flow.returns_topic,
+            flow.confirm_group,
+            self.options.session,
+            self,
+            self.blocked,
+        )
 
     def broker_away(self, error: Exception) -> None:
         """Note that the broker cannot be reached.

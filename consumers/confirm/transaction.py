@@ -8,9 +8,9 @@ lock. Whatever fails, nothing of the batch is written, and it is handled again f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -96,11 +96,16 @@ class Caution:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """Applies returns of one flow."""
+    """Applies returns of one flow.
+
+    Attributes:
+        trim: makes a record small that was just read.
+    """
 
     reader: ReturnReader
     applier: Applier
     books: Books
+    trim: Callable[[Any], Any]
     caution: Caution = field(default_factory=Caution)
 
     async def read(self, parts: Sequence[Part]) -> Batch:

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from consumers.group.partitions import Gap, LogBounds, Partition, Record, Start
 
 
 class PartitionLostError(Exception):
     """Another consumer moved the offset: this one no longer owns the partition, and must rejoin."""
+
+
+class PartitionBlockedError(Exception):
+    """A record can neither be handled nor set aside: its partition waits, the others go on."""
+
+    def __init__(self, partition: Partition, why: str) -> None:
+        super().__init__(f"{partition.topic}-{partition.partition} waits {why}")
+        self.partition = partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,9 @@ class Handler(Protocol[WorkT]):
     A partition is always in the same lane. Only `read`, and `handle` of other lanes, may be called
     while another call is under way.
     """
+
+    def trim(self, record: Any) -> Any:
+        """Return a record as soon as it is read, or what is to be kept of it."""
 
     async def positions(
         self, logs: Mapping[Partition, LogBounds], *, truncated: bool

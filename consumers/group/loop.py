@@ -8,13 +8,14 @@ whoever called it knows how to come back from that.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
+from consumers.group.blocked import BlockedPartitions
 from consumers.group.broker import Broker, BrokerError, StalledError
-from consumers.group.handler import Handler, PartitionLostError, WorkT
+from consumers.group.handler import Handler, PartitionBlockedError, PartitionLostError, WorkT
 from consumers.group.options import SessionOptions
 from consumers.group.partitions import DiscontinuityError
 from consumers.group.session import Session
@@ -38,26 +39,42 @@ class BrokerWatch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """Consumes one topic in one group."""
+    """Consumes one topic in one group.
+
+    Attributes:
+        blocked: partitions that wait while the others go on.
+    """
 
     kafka: KafkaConnection
     topic: str
     group: str
     options: SessionOptions
     watch: BrokerWatch
+    blocked: BlockedPartitions = field(default_factory=BlockedPartitions)
 
     async def run(self, handler: Handler[WorkT], stop: asyncio.Event) -> None:
         """Consume until `stop` is set; errors of the handler's own are passed on."""
         broker, failures, stall_seconds = Broker(stop), 0, self.options.stall_seconds
         while not stop.is_set():
             session = Session(
-                self.kafka, self.topic, self.group, self.options, handler, broker, stall_seconds
+                self.kafka,
+                self.topic,
+                self.group,
+                self.options,
+                handler,
+                broker,
+                stall_seconds,
+                self.blocked,
             )
             try:
                 await self._watched(session)
             except (PartitionLostError, DiscontinuityError) as error:
                 log.warning("rejoining the group", group=self.group, error=str(error))
                 failures = 0 if session.alive.is_set() else failures + 1
+            except PartitionBlockedError as error:
+                seconds = self.blocked.block(error.partition, str(error))
+                log.error("a partition waits", error=str(error), seconds=seconds)  # noqa: TRY400 - it says all
+                failures = 0
             except BrokerError as error:
                 self.watch.broker_away(await self._explained(error, session))
                 failures = 0 if session.alive.is_set() else failures + 1

@@ -29,7 +29,8 @@ class SessionOptions:
         topic_check_seconds: how often Kafka is asked whether the topic is still the same one.
         truncated_seconds: a log that ends before what was handled is read again after this long.
         stop_seconds: how long leaving the group may take (20 s and more with the broker away).
-        max_partition_fetch_bytes: what one fetch takes of one partition: bounds memory.
+        max_partition_fetch_bytes: what one fetch takes of one partition, compressed.
+        max_fetch_bytes: what one fetch takes of all of them.
         backoff: between attempts to reach the broker, without end.
     """
 
@@ -47,6 +48,7 @@ class SessionOptions:
     truncated_seconds: float = 10.0
     stop_seconds: float = 5.0
     max_partition_fetch_bytes: int = 1024 * 1024
+    max_fetch_bytes: int = 8 * 1024 * 1024
     backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 5.0))
 
     def __post_init__(self) -> None:

@@ -12,6 +12,8 @@ from enum import StrEnum
 from hashlib import blake2b
 from typing import NamedTuple, Protocol, TypeVar
 
+from relay.runtime.kafka_unreadable import PartialBytes, first_offset, unreadable
+
 
 class Partition(NamedTuple):
     """One partition of a topic; equal and hashed like aiokafka's TopicPartition."""
@@ -197,6 +199,17 @@ def record_digest(record: Record) -> bytes:
     return digest.digest()
 
 
+def last_record(records: Sequence[Record]) -> LastRecord | None:
+    """Return what is kept of the last record, to be compared later; None: it is not whole.
+
+    What stands for a batch that cannot be read may be readable to the next version of this program.
+    """
+    last = records[-1]
+    if isinstance(last.value, PartialBytes) or isinstance(last.key, PartialBytes):
+        return None
+    return LastRecord(last.offset, record_digest(last))
+
+
 class OtherLogError(Exception):
     """The record that was handled last is not what stands at its offset now."""
 
@@ -224,6 +237,9 @@ def continuing(partition: Partition, start: Start, records: Sequence[RecordT]) -
     if not records or records[0].offset >= start.offset:
         return records
     first, verify = records[0], start.verify
+    if unreadable(first) and first_offset(first) <= start.seek_offset:
+        # The batch of the record to verify is broken by now: there is nothing to compare with.
+        return records[1:] if first.offset < start.offset else records
     if verify is None or first.offset < verify.offset:
         raise DiscontinuityError(
             f"{partition.topic}-{partition.partition}: asked for {start.seek_offset}, "
@@ -239,12 +255,14 @@ def holes(start: Start, records: Sequence[Record], next_offset: int) -> Gap | No
 
     Their places inside are not kept: transactions leave one offset each, for ever.
     """
-    missed = next_offset - start.offset - len(records)
+    # What stands for records that cannot be read is in quarantine, with all of its offsets.
+    seen = sum(record.offset + 1 - max(first_offset(record), start.offset) for record in records)
+    missed = next_offset - start.offset - seen
     if missed <= 0:
         return None
     expected = start.offset
     for record in records:
-        if record.offset != expected:
+        if first_offset(record) > expected:
             break
-        expected += 1
+        expected = record.offset + 1
     return Gap(GapReason.NOT_READABLE, expected, next_offset, missed)

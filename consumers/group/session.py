@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
 from aiokafka.structs import TopicPartition
 
+from consumers.group.blocked import BlockedPartitions
 from consumers.group.broker import Broker, BrokerError, StoppedError
 from consumers.group.handler import Handler, Part, WorkT
 from consumers.group.in_hand import InHand
@@ -41,7 +42,8 @@ from consumers.group.polling import Polling
 from consumers.group.rebalances import Rebalances
 from consumers.group.topic_log import TopicLog
 from relay.runtime.kafka import KafkaConnection
-from relay.runtime.kafka_records import read_any_header_name
+from relay.runtime.kafka_records import read_hostile_records
+from relay.runtime.kafka_taking import trim_records
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +60,7 @@ class Session(Generic[WorkT]):
 
     Attributes:
         stall_seconds: a fetch without an answer for so long ends the session.
+        blocked: partitions that wait; nothing of them is polled.
         alive: the broker answered: what failed before is over.
     """
 
@@ -68,6 +71,7 @@ class Session(Generic[WorkT]):
     handler: Handler[WorkT]
     broker: Broker
     stall_seconds: float
+    blocked: BlockedPartitions = field(default_factory=BlockedPartitions)
     alive: asyncio.Event = field(default_factory=asyncio.Event)
     _consumer: Any = field(init=False)
     _commit: KafkaCommit = field(init=False)
@@ -80,7 +84,8 @@ class Session(Generic[WorkT]):
     _idle_due_at: float = 0.0
 
     def __post_init__(self) -> None:
-        read_any_header_name()
+        read_hostile_records()
+        trim_records(self.topic, self.handler.trim)
         self._rebalances = Rebalances(self._in_hand.drained, self.options.drain_seconds)
         self._consumer = AIOKafkaConsumer(**self._consumer_options())
         self._consumer.subscribe(topics=[self.topic], listener=self._rebalances)
@@ -109,6 +114,7 @@ class Session(Generic[WorkT]):
             "rebalance_timeout_ms": max(session_ms, int(2000 * options.drain_seconds)),
             "request_timeout_ms": int(options.request_seconds * 1000),
             "max_partition_fetch_bytes": options.max_partition_fetch_bytes,
+            "fetch_max_bytes": options.max_fetch_bytes,
             # A partition that was added is unknown until then: by default for five minutes.
             "metadata_max_age_ms": _METADATA_MS,
         }
@@ -119,6 +125,7 @@ class Session(Generic[WorkT]):
         Raises:
             BrokerError: the broker is away or refuses.
             PartitionLostError: another consumer moved an offset.
+            PartitionBlockedError: a record can neither be handled nor set aside.
             DiscontinuityError: records came that do not continue the books.
         """
         try:
@@ -149,8 +156,11 @@ class Session(Generic[WorkT]):
             self._sought = _NEVER
             return
         generation = self._rebalances.generation
-        wanted = [one for one in self._starts if self._in_hand.has_room(self._lane_of(one))]
-        if self._starts and not wanted:
+        free = self.blocked.free(self._starts)
+        wanted = [one for one in free if self._in_hand.has_room(self._lane_of(one))]
+        if self._starts and not free:
+            await self.broker.pause(_ASK_AGAIN_SECONDS)
+        elif self._starts and not wanted:
             await self._in_hand.room()
         else:
             polled = await self._poll(wanted, generation)
@@ -158,7 +168,7 @@ class Session(Generic[WorkT]):
                 await self._hand_over(polled, generation)
         if self._stands(generation) and time.monotonic() >= self._idle_due_at:
             await self._in_hand.settle()
-            wait_seconds = await self.handler.idle(self._starts.keys())
+            wait_seconds = await self.handler.idle(self.blocked.free(self._starts))
             self._idle_due_at = time.monotonic() + wait_seconds
         self._commit.tick()
 
@@ -250,6 +260,7 @@ class Session(Generic[WorkT]):
     async def _handle(self, lane: int, work: WorkT, parts: Sequence[Part]) -> None:
         await self.handler.handle(lane, work)
         for part in parts:
+            self.blocked.handled(part.partition)
             self._commit.handled(part.partition, part.next_offset)
 
     async def _part(self, partition: Partition, records: Sequence[Record]) -> Part | None:

@@ -34,7 +34,7 @@ from consumers.processor.tracing import ProcessorTracing
 from consumers.processor.work import Page, Worker
 from relay.runtime.flow import CANARY_EVENT, Flow
 from relay.runtime.kafka import KafkaConnection
-from relay.runtime.kafka_records import read_any_header_name
+from relay.runtime.kafka_records import read_hostile_records
 from relay.runtime.kafka_refusal import refusal
 from relay.runtime.shutdown import stopped_within
 from relay.telemetry.tracing import Tracing
@@ -138,7 +138,7 @@ class _Processor:
     @asynccontextmanager
     async def _consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
         milliseconds = int(self.options.session_seconds * 1000)
-        read_any_header_name()
+        read_hostile_records()
         consumer = AIOKafkaConsumer(
             self.flow.events_topic,
             **self.kafka.client_options(self.options.client_id),

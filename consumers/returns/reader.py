@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -19,11 +19,11 @@ from consumers.returns.packing import NULL, SEPARATOR
 from consumers.returns.refusals import Reason, Refusal
 from relay.orders.keys import Canonical, canonical_order_id
 from relay.runtime.flow import ApplyColumns, Flow, KeyType
+from relay.runtime.kafka_unreadable import PartialBytes
 
-MAX_RETURN_BYTES: Final = 1024 * 1024
 _IDENTITY_BYTES: Final = 512
 _REASON_CHARACTERS: Final = 2000
-_SHOWN_CHARACTERS: Final = 100
+_SHOWN_HASH: Final = 12
 _UNSTORABLE: Final = dict.fromkeys(map(ord, ("\0", SEPARATOR, NULL)), "\N{REPLACEMENT CHARACTER}")
 
 
@@ -64,12 +64,10 @@ class ReturnReader:
     """Reads returns of one flow.
 
     Args:
-        flow: its statuses, aliases and key type.
-        max_bytes: a larger value is refused unread.
+        flow: its statuses, aliases and key type; a value larger than it allows is refused unread.
     """
 
     flow: Flow
-    max_bytes: int = MAX_RETURN_BYTES
     _statuses: Mapping[str, str] = field(init=False)
     _key_type: KeyType = field(init=False)
     _canonical: Canonical = field(init=False)
@@ -84,6 +82,8 @@ class ReturnReader:
 
     def read(self, record: Record) -> Return | Refusal:
         """Read one record."""
+        if type(record.value) is PartialBytes and record.value.fault is not None:
+            return _unreadable(record, record.value)
         headers = dict(record.headers)
         order_id = None
         try:
@@ -95,7 +95,7 @@ class ReturnReader:
             return _refused(record, headers, Reason.MALFORMED, str(wrong), order_id)
         status = self._statuses.get(word)
         if status is None:
-            detail = f"status {_shown(word)}: none of {', '.join(self._statuses)}"
+            detail = f"the status ({described_value(word)}) is none of {', '.join(self._statuses)}"
             return _refused(record, headers, Reason.UNKNOWN_STATUS, detail, order_id)
         return Return(
             record,
@@ -112,8 +112,10 @@ class ReturnReader:
     def _value(self, record: Record) -> dict[str, Any]:
         if not record.value:
             raise _Malformed("no value")
-        if len(record.value) > self.max_bytes:
-            raise _Malformed(f"{len(record.value)} bytes; {self.max_bytes} are read")
+        size = record.value.size if type(record.value) is PartialBytes else len(record.value)
+        most = self.flow.max_return_bytes
+        if size > most:
+            raise _Malformed(f"{size} bytes; {most} are read")
         try:
             # Strict: no NaN, no lone surrogates, 1,024 levels at most.
             value = orjson.loads(record.value)
@@ -137,13 +139,28 @@ class ReturnReader:
             raise _Malformed("neither an order_id nor a key")
         order_id = self._canonical(said) if isinstance(said, str) else None
         if order_id is None:
-            raise _Malformed(f"{_shown(said)} is no order id of type {self._key_type}")
+            raise _Malformed(f"no order id of type {self._key_type}: {described_value(said)}")
         return order_id
 
     def _guessed_order_id(self, headers: Mapping[str, bytes | None], record: Record) -> str | None:
         """Say whose return it may be, so that diagnosis finds bytes that nobody can read."""
         said = _header(headers, "ce_subject") or _utf8(record.key)
         return self._canonical(said) if said else None
+
+
+def described_value(said: Any) -> str:
+    """Tell a value by its kind, length and hash: logs and summaries hold nothing of it."""
+    if not isinstance(said, str):
+        return type(said).__name__
+    digest = sha256(said.encode(errors="surrogatepass")).hexdigest()[:_SHOWN_HASH]
+    return f"{len(said)} characters, SHA-256 {digest}"
+
+
+def _unreadable(record: Record, value: PartialBytes) -> Refusal:
+    first = record.offset if value.from_offset is None else value.from_offset
+    where = f"offset {first}" if first == record.offset else f"offsets {first} to {record.offset}"
+    detail = f"{where}: {value.fault}: {value.why}; {value.size} bytes, SHA-256 {value.sha256}"
+    return Refusal(record, Reason.UNREADABLE, detail)
 
 
 def _refused(
@@ -209,8 +226,3 @@ def _reason(said: Any) -> str | None:
         except orjson.JSONEncodeError:  # written out, 254 levels are the limit
             text = repr(said)
     return text[:_REASON_CHARACTERS].translate(_UNSTORABLE)
-
-
-def _shown(said: Any) -> str:
-    text = repr(said)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -24,6 +24,8 @@ class Reason(StrEnum):
     """The order has another terminal status, or one that the flow has no rank for."""
     APPLY_FAILED = "apply_failed"
     """The database refuses this return alone: a constraint, a trigger, the flow's function."""
+    UNREADABLE = "unreadable"
+    """A batch, or a part of one, that cannot be read; which returns were in it nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class Refusal:
     Attributes:
         order_id: when it could be read.
         return_id: its identity, when it has one of its own.
-        detail: what exactly is wrong, for a person.
+        detail: what exactly is wrong, for a person; it holds nothing of the record's value, which
+            whoever reads logs and summaries may not see.
     """
 
     record: Record

@@ -23,6 +23,7 @@ from relay.repair.resolving import (
     Outcome,
     Resolved,
     foreign_groups,
+    not_whole,
     outcome_of,
     resolve,
     served,
@@ -62,6 +63,7 @@ async def _release(ctx: click.Context, given: dict[str, Any]) -> None:
     async with repairing(settings.database.dsn, "quarantine") as connection:
         done = await _resolve(ctx, connection, given, decision, settings.flow)
         outcome, notes = await _wait(connection, done, settings.flow, given["wait_seconds"])
+        notes += await not_whole(connection, done.others)
     if wants_json(ctx):
         print_json(
             {

@@ -123,7 +123,11 @@ def content_lines(row: Held, content: Content | None, *, permitted: bool) -> lis
     lines.append(f"  value       {row.value_bytes or 0:,} bytes")
     text = printable_bytes(content.value, cut=content.cut, lines=True)
     lines += [f"{_BAR}{line}" for line in text.split("\n")]
-    if content.cut:
+    if row.kept != "whole":
+        lines.append(
+            f"  ... {row.kept_bytes or 0:,} bytes of it are kept; SHA-256 of the whole {row.sha256}"
+        )
+    elif content.cut:
         more = (row.value_bytes or 0) - len(content.value)
         lines.append(f"  ... {more:,} bytes more: --bytes, or `relay quarantine export`")
     return lines

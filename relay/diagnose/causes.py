@@ -594,8 +594,8 @@ _ANYWHERE: dict[Cause, CauseMeaning] = {
     ),
     Cause.CODEC_MISSING: _row(
         _V.UNKNOWN,
-        "records are compressed in a way that this program cannot read here",
-        "pip install cramjam beside this program (lz4, snappy, zstd)",
+        "a batch of records cannot be read: codec, checksum, broken, or too large decompressed",
+        "read what `relay quarantine list --held-for unreadable` says of it",
         _CHECK,
     ),
     Cause.EVENT_UNCLAIMED: _row(

@@ -34,6 +34,9 @@ class Held:
         group: consumer group of a refused return; topic, partition and offset say where it lies.
         value_bytes: size of the payload or record value; None: there is none, or it is gone.
         lies_in: where the bytes are: `quarantine`, `outbox`, `kept`; None: nowhere any more.
+        kept: `whole`, or `part`: the first `kept_bytes` of the value are here.
+        from_offset: the first offset that it stands for, where those are more than one.
+        sha256: of the whole value, where it is not kept whole.
     """
 
     quarantine_id: int
@@ -59,13 +62,19 @@ class Held:
     resolved_at: datetime | None
     resolved_by: str | None
     resolved_why: str | None
+    kept: str = "whole"
+    kept_bytes: int | None = None
+    from_offset: int | None = None
+    sha256: str | None = None
 
     @property
     def where_from(self) -> str:
         """Where it came from, in words."""
         if self.kind == "event":
             return f"outbox row {self.outbox_id}"
-        return f"{self.topic}[{self.partition}] offset {self.offset}"
+        if self.from_offset in (None, self.offset):
+            return f"{self.topic}[{self.partition}] offset {self.offset}"
+        return f"{self.topic}[{self.partition}] offsets {self.from_offset} to {self.offset}"
 
 
 _ROWS: Final = """
@@ -78,7 +87,8 @@ SELECT q.quarantine_id, q.kind, q.reason, left(q.detail, 2000) AS detail, q.aggr
        CASE WHEN q.kind = 'return' THEN 'quarantine' WHEN o.id IS NOT NULL THEN 'outbox'
             WHEN k.id IS NOT NULL THEN 'kept' END AS lies_in,
        q.traceparent, q.first_seen_at, q.last_seen_at, q.seen_count, q.state, q.resolved_at,
-       q.resolved_by, q.resolved_why
+       q.resolved_by, q.resolved_why, q.kept, q.kept_bytes, q.from_offset,
+       q.whole_sha256 AS sha256
   FROM relay.quarantine_summary AS q
   LEFT JOIN LATERAL (SELECT id, left(event_type, 200) AS event_type, payload_bytes
                        FROM relay.outbox_summary

@@ -27,7 +27,7 @@ _RELEASE: Final = """
 UPDATE relay.quarantine AS q
    SET state = 'release_requested', resolved_at = NULL, resolved_by = $2, resolved_why = $3
   FROM (SELECT quarantine_id FROM relay.quarantine
-         WHERE quarantine_id = ANY ($1::bigint[])
+         WHERE quarantine_id = ANY ($1::bigint[]) AND kept = 'whole'
            AND (state = 'held' OR (state = 'discarded' AND kind = 'return'))
          ORDER BY quarantine_id FOR UPDATE) AS locked
  WHERE q.quarantine_id = locked.quarantine_id
@@ -75,10 +75,12 @@ class Resolved:
     Attributes:
         ids: changed.
         left: not changed, by the state they are in.
+        others: their ids.
     """
 
     ids: list[int] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)
+    others: list[int] = field(default_factory=list)
 
 
 _STATES: Final = """
@@ -107,6 +109,7 @@ async def resolve(
         others = sorted(set(some).difference(changed))
         if others:
             done.left.update(dict(await connection.fetch(_STATES, others)))
+            done.others += others
         yield done
 
 
@@ -202,6 +205,24 @@ async def waiting_behind(connection: asyncpg.Connection, ids: Sequence[int]) -> 
     """Count the events, and their orders, that still wait behind discarded ones."""
     row = await connection.fetchrow(_BEHIND, ids)
     return row["events"], row["orders"]
+
+
+_NOT_WHOLE: Final = """
+SELECT DISTINCT partition, coalesce(from_offset, record_offset) AS first, record_offset AS last
+  FROM relay.quarantine_summary
+ WHERE quarantine_id = ANY ($1::bigint[]) AND kind = 'return' AND kept <> 'whole'
+   AND state = 'held'
+ ORDER BY 1, 2 LIMIT 10
+"""
+
+
+async def not_whole(connection: asyncpg.Connection, ids: Sequence[int]) -> list[str]:
+    """Return how to give returns to the consumer of which not all bytes are kept: from Kafka."""
+    return [
+        "not all of its bytes are kept: if Kafka still has it, `relay replay returns --partition "
+        f"{row['partition']} --offsets {row['first']}-{row['last']}`"
+        for row in await connection.fetch(_NOT_WHOLE, ids)
+    ]
 
 
 _FOREIGN: Final = """

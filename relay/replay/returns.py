@@ -22,7 +22,7 @@ from consumers.confirm.pending import put_pending
 from consumers.returns.reader import Return, ReturnReader
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
-from relay.runtime.kafka_records import read_any_header_name
+from relay.runtime.kafka_records import read_hostile_records
 from relay.runtime.times import to_milliseconds
 
 _START_SECONDS: Final = 15.0
@@ -121,7 +121,7 @@ async def feed_returns(
         ReturnsUnreadError: the topic is not there, or the broker does not answer.
         asyncpg.InsufficientPrivilegeError: this login may not.
     """
-    read_any_header_name()
+    read_hostile_records()
     consumer = AIOKafkaConsumer(
         **kafka.client_options("relay-replay"),
         enable_auto_commit=False,

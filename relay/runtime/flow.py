@@ -106,6 +106,7 @@ class Flow:
         terminal_statuses: final ones: an order is returned when one of them was applied.
         probe_topic: where canaries go that no processor is to see.
         status_aliases: the processor's own words for statuses of `status_ranks`.
+        max_return_bytes: a return whose value is larger is refused unread.
     """
 
     name: str = "orders"
@@ -121,6 +122,7 @@ class Flow:
     status_aliases: Mapping[str, str] = field(default_factory=dict)
     apply: Apply = SAMPLE_APPLY
     probe_topic: str = "relay.probe"
+    max_return_bytes: int = 1024 * 1024
 
     def __post_init__(self) -> None:
         problem = contradiction(self, frozenset({PROBE_EVENT, CANARY_EVENT}))

@@ -157,6 +157,12 @@ class FlowSettings(Section):
         default=None, description="for function: schema.name of a SQL function"
     )
     probe_topic: str = Field(default="relay.probe", description="where `relay probe` sends to")
+    max_return_bytes: int = Field(
+        default=1_048_576,
+        ge=1,
+        le=15_000_000,
+        description="bytes of the largest return that is read; a part of larger ones is kept",
+    )
 
     def flow(self, name: str) -> Flow:
         """Return the flow; raises FlowError where settings contradict."""
@@ -178,6 +184,7 @@ class FlowSettings(Section):
             terminal_statuses=frozenset(s for s, r in self.status_ranks.items() if r == highest),
             apply=self._apply(),
             probe_topic=self.probe_topic,
+            max_return_bytes=self.max_return_bytes,
         )
 
     def _apply(self) -> Apply:

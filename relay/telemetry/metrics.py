@@ -20,6 +20,7 @@ from data, so the number of series is bounded. Nothing here raises in a hop.
 | relay_trace_continuity_total | counter | result | a sample of returns, by how their trace agrees |
 | relay_returns_pending | gauge | | returns waiting for a locked order |
 | relay_offset_gaps_total | counter | | gaps in the records seen, each one recorded |
+| relay_partitions_blocked | gauge | | partitions of the returns topic that wait: see the log |
 | relay_hop_waiting | gauge | hop | events that wait for this hop |
 | relay_hop_oldest_age_seconds | gauge | hop | age of the oldest of them; 0: none |
 | relay_quarantine_rows | gauge | | rows in quarantine, open |
@@ -159,6 +160,10 @@ class Metrics:
         )
         self.returns_pending = self._gauge("returns_pending", "returns that wait for an order")
         self.offset_gaps = self._counter("offset_gaps", "gaps in the records seen")
+        self.partitions_blocked = self._gauge(
+            "partitions_blocked",
+            "partitions whose next record can neither be handled nor set aside",
+        )
         self.hop_waiting = self._gauge("hop_waiting", "events that wait for this hop", "hop")
         self.hop_oldest_age_seconds = self._gauge(
             "hop_oldest_age_seconds", "age of the oldest of them", "hop"

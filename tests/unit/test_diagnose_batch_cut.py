@@ -24,7 +24,9 @@ def batch(base: int, sizes: list[int], codec: int = 0) -> bytes:
 def read(data: bytes) -> dict[int, tuple[object, ...]]:
     found, records = {}, MemoryRecords(data)
     while records.has_next():
-        for one in records.next_batch():
+        cut_out = records.next_batch()
+        assert cut_out.validate_crc()
+        for one in cut_out:
             found[one.offset] = (one.timestamp, one.key, one.value, tuple(one.headers))
     return found
 

@@ -80,8 +80,8 @@ REFUSED = [
     (b'{"status": "confirmed"}', {"key": b"\xff"}, Reason.MALFORMED, "neither"),
     (b'{"status": "confirmed"}', {"key": b"7"}, Reason.MALFORMED, "no order id of type uuid"),
     (b'{"status": "confirmed", "order_id": 1.5}', {}, Reason.MALFORMED, "no order id"),
-    (b'{"status": "Confirmed"}', {}, Reason.UNKNOWN_STATUS, "'Confirmed'"),
-    (b'{"status": 7}', {}, Reason.UNKNOWN_STATUS, "'7'"),
+    (b'{"status": "Confirmed"}', {}, Reason.UNKNOWN_STATUS, "9 characters"),
+    (b'{"status": 7}', {}, Reason.UNKNOWN_STATUS, "1 characters"),
 ]
 
 
@@ -99,7 +99,7 @@ def test_a_malformed_return_is_still_somebodys():
 
 
 def test_a_value_beyond_the_limit_is_not_even_parsed():
-    reader = ReturnReader(FLOW, max_bytes=30)
+    reader = ReturnReader(replace(FLOW, max_return_bytes=30))
     assert isinstance(reader.read(Record(b'{"status":"confirmed"}')), Return)
     found = reader.read(Record(b'{"status":"confirmed"} ' + b" " * 10))
     assert isinstance(found, Refusal)

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
-from aiokafka.errors import for_code
+from aiokafka.errors import UnsupportedCodecError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition
 
@@ -24,10 +24,13 @@ from relay.diagnose.evidence.surroundings import Partition
 from relay.diagnose.gather.batch_cut import cut
 from relay.diagnose.gather.broker import Broker
 from relay.runtime.kafka_records import AnyRecords
+from relay.runtime.kafka_unreadable import unreadable
 from relay.runtime.times import of_milliseconds
 
 _WAIT_MS: Final = 200
 _ANSWER_BYTES: Final = 50_000_000
+# Of one partition, decompressed: a fetch of a megabyte can hold a gigabyte.
+_DECODED_BYTES: Final = 8_000_000
 _OUT_OF_RANGE: Final = 1
 _MOVED: Final = frozenset({3, 5, 6, 9, 74, 75, 76})
 _NO_END: Final = 2**63 - 1
@@ -131,23 +134,35 @@ def _decoded(one: Partition, span: range, error: int, rest: list[Any], level: in
     aborted = next((part for part in rest[1:-1] if isinstance(part, list)), None)
     if aborted and level == READ_COMMITTED:
         return _without_aborted(one, rest[-1], aborted, offset)
-    return _plain(rest[-1], span)
+    return _plain(one, rest[-1], span)
 
 
-def _plain(data: bytes, span: range) -> Fetched:
+def _require_readable(one: Partition, record: Any) -> None:
+    """Say that records cannot be read: what they are about, nobody may say that it is not there."""
+    gone = unreadable(record)
+    if gone is not None:
+        where = f"{one[0]}[{one[1]}], offsets {gone.from_offset} to {record.offset}"
+        raise UnsupportedCodecError(f"{where} cannot be read: {gone.fault}: {gone.why}")
+
+
+def _plain(one: Partition, data: bytes, span: range) -> Fetched:
     """Decode without aiokafka's object for each record: half the time of a scan."""
     records: list[Any] = []
     pending, next_offset = AnyRecords(cut(data, span.start, span.stop)), span.start
+    size = 0
     while pending.has_next():
         batch = pending.next_batch()
         next_offset = batch.next_offset
         if batch.is_control_batch:
             continue
         for record in batch:
-            if record.offset >= span.stop:
+            # As soon as memory holds enough, the rest is left for the next round.
+            if record.offset >= span.stop or size > _DECODED_BYTES:
                 return Fetched(records, record.offset)
             if record.offset >= span.start:
+                _require_readable(one, record)
                 records.append(record)
+                size += len(record.value or b"") + len(record.key or b"")
     return Fetched(records, next_offset)
 
 
@@ -162,7 +177,14 @@ def _without_aborted(one: Partition, data: bytes, aborted: list[Any], offset: in
         check_crcs=False,
         isolation_level=READ_COMMITTED,
     )
-    records = list(unpacked)
+    records: list[Any] = []
+    size = 0
+    for record in unpacked:
+        _require_readable(one, record)
+        records.append(record)
+        size += len(record.value or b"") + len(record.key or b"")
+        if size > _DECODED_BYTES:
+            break
     return Fetched(records, unpacked.next_fetch_offset)
 
 

@@ -63,7 +63,9 @@ def broker_missing(what: str, error: BaseException) -> Missing:
     """Say why the broker did not give a part."""
     detail = str(error) or type(error).__name__
     if isinstance(error, UnsupportedCodecError):
-        return Missing(what, Cause.CODEC_MISSING, detail, "pip install cramjam, then again")
+        return Missing(
+            what, Cause.CODEC_MISSING, detail, "relay quarantine list --held-for unreadable"
+        )
     if cause_of_code(failure_code(error, "broker")) is Cause.PERMISSION_DENIED:
         how = "allow Describe and Read on topics and groups (`relay check` names the ACLs)"
         hint = error.hint if isinstance(error, KafkaRefusedError) else how

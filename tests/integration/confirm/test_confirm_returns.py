@@ -10,6 +10,7 @@ import pytest
 
 from relay.orders.catalog import FlowTableError, orders_table
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Observe
+from relay.runtime.kafka_unreadable import PREFIX_BYTES
 from tests.patience import patience
 
 
@@ -110,7 +111,7 @@ async def test_malformed_returns_are_quarantined_as_they_came_and_nobody_waits(l
         lab.raw(None, whole, partition=0, headers=[("ce_id", b"\xff"), ("h", None), ("h", b"2")])
     lab.send(good[1])
     lab.sent()
-    lab.start(replace(lab.session(), max_return_bytes=50_000))
+    lab.start(flow=replace(lab.flow, max_return_bytes=50_000))
     await lab.until_handled(len(MALFORMED) + 2)
     assert await lab.statuses(good) == ["confirmed", "confirmed"]
     rows = await lab.pg.fetch("SELECT * FROM relay.quarantine ORDER BY record_offset")
@@ -119,7 +120,9 @@ async def test_malformed_returns_are_quarantined_as_they_came_and_nobody_waits(l
     for row, (_, detail), value in zip(kept, MALFORMED, sent, strict=True):
         assert (row["kind"], row["reason"], row["state"]) == ("return", "malformed", "held")
         assert detail in row["detail"]
-        assert (row["record_value"] or b"") == value
+        assert (row["record_value"] or b"") == value[:PREFIX_BYTES]
+        assert row["kept"] == ("whole" if len(value) <= 50_000 else "part")
+        assert row["whole_bytes"] in (None, len(value))
         assert row["record_key"] is None
         assert json.loads(row["record_headers"]) == [["ce_id", "/w=="], ["h", None], ["h", "Mg=="]]
 
@@ -138,7 +141,7 @@ async def test_unknown_status_unknown_order_and_a_status_without_rank(lab):
     rows = await lab.pg.fetch("SELECT aggregate_id, reason, detail FROM relay.quarantine")
     found = {row["aggregate_id"]: (row["reason"], row["detail"]) for row in rows}
     assert found[known][0] == "unknown_status"
-    assert "'shipped'" in found[known][1]
+    assert "7 characters" in found[known][1]
     assert found[stranger][0] == "unknown_order"
     assert found[cancelled][0] == "conflict"
     assert await lab.statuses([known, cancelled]) == ["submitted", "cancelled"]
