@@ -94,18 +94,18 @@ async def _told_apart(connection: Any, flow: Flow, named: _Named) -> tuple[list[
     ids, numbers = list(named.orders), list(named.incidents)
     for target in named.targets:
         number = incident_number(target)
-        if number is None or not await is_order(connection, flow, target):
-            ids, numbers = (
-                ([*ids, target], numbers) if number is None else (ids, [*numbers, number])
-            )
-        elif await is_open_incident(connection, number):
+        if number is None:
+            ids.append(target)
+        elif not await is_order(connection, flow, target):
+            numbers.append(number)
+        elif not await is_open_incident(connection, number):
+            ids.append(target)
+        else:
             raise click.UsageError(
                 f"{target} is an order and an incident: say"
                 f" `relay close --order {target} --reason WHY`"
                 f" or `relay close --incident {target} --reason WHY`"
             )
-        else:
-            ids.append(target)
     return ids, numbers
 
 

@@ -17,7 +17,8 @@ from relay.runtime.settings_sources import OTHER_VARIABLES, is_secret, sections,
 _HEAD = """# Settings
 
 Every setting can stand in a TOML file (`--config FILE`, else `RELAY_CONFIG`, else `./relay.toml`)
-or in the environment, which wins. A setting that nobody knows, that cannot be used, or that
+or in the environment, which wins. `./relay.toml` is refused where it is another user's, or
+everybody may write to it: name it then. A setting that nobody knows, that cannot be used, or that
 contradicts another one is an error at start that names it. Lists in variables are comma-separated,
 mappings are JSON. A secret can be read from a file: `DATABASE_URL_FILE=/run/secrets/database_url`.
 Durations are in seconds, sizes in bytes, as the names say. Without `DATABASE_URL`, libpq's
