@@ -49,6 +49,7 @@ from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
 from relay.runtime.outage import JOINED_WITHIN_SECONDS, OutageLog, Resource
 from relay.runtime.process import ProcessRecord
+from relay.runtime.tasks import background, end
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing
 
@@ -141,7 +142,7 @@ class ConfirmService:
             failure_code=self._failure_code_now,
             noticed=log.warning,
         )
-        beating = asyncio.create_task(beat.run(self.stop))
+        beating = background(beat.run(self.stop), "heartbeat")
         try:
             await self._connections()
         except BaseException as error:
@@ -157,8 +158,7 @@ class ConfirmService:
         error: BaseException | None = None,
     ) -> None:
         self.state = "stopped"
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
+        await end(beating)
         self.process.detail = self.detail()
         await beat.farewell(reason, error)
 
@@ -213,7 +213,7 @@ class ConfirmService:
             connections = [
                 await self._connect(opened) for _ in range(self.options.session.connections)
             ]
-            cutting = asyncio.create_task(self._cut_when_stopped(connections))
+            cutting = background(self._cut_when_stopped(connections), "cut when stopped")
             opened.callback(cutting.cancel)
             await require_schema(connections[0])
             lanes = await self._lanes(connections)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from relay.runtime.shutdown import stopped_within
+from relay.runtime.tasks import awaited, awaited_answer
 
 ResultT = TypeVar("ResultT")
 
@@ -43,11 +44,11 @@ class Broker:
             OffsetOutOfRangeError: passed on: it is about the log, not about the broker.
             BrokerError: any other error of Kafka's, or no answer within `seconds`.
         """
-        asked = asyncio.ensure_future(question)
-        stopped = asyncio.ensure_future(self.stop.wait())
+        asked = awaited_answer(question)
+        stopped: asyncio.Future[Any] = awaited(self.stop.wait(), "stop")
         try:
             await asyncio.wait(
-                {asked, stopped}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+                [asked, stopped], timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
             if asked.done():
                 return asked.result()

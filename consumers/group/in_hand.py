@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from relay.runtime.tasks import awaited
+
 # One in the database, one read meanwhile.
 _ROOM: Final = 2
 
@@ -58,7 +60,7 @@ class InHand:
         """Handle a batch once those before it in its lane have ended, if it still `stands`."""
         tasks = self._lanes[lane]
         before = tasks[-1] if tasks else None
-        tasks.append(asyncio.create_task(self._in_turn(before, handle, stands)))
+        tasks.append(awaited(self._in_turn(before, handle, stands), "batch"))
 
     async def _in_turn(
         self,

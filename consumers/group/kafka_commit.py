@@ -15,6 +15,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from consumers.group.partitions import Partition
+from relay.runtime.tasks import background
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ class KafkaCommit:
         if busy or not self._handled or time.monotonic() - self._last_at < self.every_seconds:
             return
         self._last_at = time.monotonic()
-        self._task = asyncio.create_task(self._commit())
+        self._task = background(self._commit(), "kafka commit")
 
     async def finish(self, seconds: float) -> None:
         """Commit what is noted, or give up after `seconds`."""

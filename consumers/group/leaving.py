@@ -14,6 +14,8 @@ from typing import Any
 import structlog
 from aiokafka.errors import KafkaError
 
+from relay.runtime.tasks import awaited
+
 log = structlog.get_logger(__name__)
 
 _FORCED_SECONDS = 2.0
@@ -21,7 +23,7 @@ _FORCED_SECONDS = 2.0
 
 async def leave(consumer: Any, seconds: float) -> None:
     """Stop an `AIOKafkaConsumer`; after `seconds`, cut its connections and tasks."""
-    stopping = asyncio.ensure_future(consumer.stop())
+    stopping = awaited(consumer.stop(), "leave")
     await asyncio.wait({stopping}, timeout=seconds)
     if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
         return

@@ -21,6 +21,7 @@ from consumers.group.partitions import DiscontinuityError
 from consumers.group.session import Session
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.kafka_refusal import refusal
+from relay.runtime.tasks import background
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +95,7 @@ class Loop:
         return await refusal(self.kafka) or error
 
     async def _watched(self, session: Session[WorkT]) -> None:
-        back = asyncio.create_task(self._tell_when_back(session))
+        back = background(self._tell_when_back(session), "broker back")
         try:
             await session.run()
         finally:

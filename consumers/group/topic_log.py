@@ -18,6 +18,7 @@ from aiokafka.structs import TopicPartition
 from consumers.group.broker import Broker
 from consumers.group.partitions import LogBounds, Partition
 from consumers.group.topic_id import topic_ids
+from relay.runtime.tasks import awaited
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +61,7 @@ class TopicLog:
         the answer takes half a second.
         """
         if self._check is None and time.monotonic() - self._checked_at >= self.check_seconds:
-            self._check = asyncio.create_task(self._ask_topic_id())
+            self._check = awaited(self._ask_topic_id(), "topic id")
         if self._check is None or not self._check.done():
             return False
         check, self._check = self._check, None

@@ -24,6 +24,12 @@ class Found(Exception):  # noqa: N818 - not an error: exit code 3 says something
     """Something was found (a lost order, a failed check); what, is printed already or said here."""
 
 
+class NotLookedError(Exception):
+    """Nothing was found, and nobody has looked: that nothing is wrong cannot be said."""
+
+    hint = "relay check says what is missing; relay status, who runs"
+
+
 def report(error: Exception, *, as_json: bool) -> int:
     """Print the error on stderr and return the exit code."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):

@@ -12,17 +12,19 @@ from typing import Any
 
 import click
 
-from relay.cli.errors import Found
+from relay.cli.errors import Found, NotLookedError
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.cli.parameters import INCIDENT, SINCE
 from relay.cli.watchdog import watch_options
-from relay.diagnose.causes import MEANINGS, Cause, for_incident
+from relay.diagnose.causes import for_incident, meaning_of
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.incidents.listing import IncidentSeen, list_incidents, single_orders
 from relay.diagnose.session import UnreachableError, session
-from relay.diagnose.verdicts import Hop, Verdict, page
-from relay.diagnose.watch.watchdog import watch_once
+from relay.diagnose.verdicts import HOPS, Hop, page
+from relay.diagnose.watch.looked import Looked
+from relay.diagnose.watch.watchdog import looked_by, watch_once
 from relay.runtime.command_line import command as command_to_copy
+from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
 
 _SHOWN = 5
@@ -41,29 +43,33 @@ def command(ctx: click.Context, incident: int | None, closed: bool, since: datet
     """
     settings = settings_of(ctx)
     everything = closed or incident is not None or since is not None
-    seen, single = asyncio.run(_read(settings, incident, everything, since))
+    seen, single, looked = asyncio.run(_read(settings, incident, everything, since))
     if incident is not None and not seen:
         raise click.UsageError(f"there is no incident I-{incident}")
     if wants_json(ctx):
-        print_json({"incidents": [as_data(one) for one in seen], "single_orders": single})
+        incidents = [as_data(one) for one in seen]
+        watch = looked.as_data()
+        print_json({"incidents": incidents, "single_orders": single, "watch": watch})
     else:
-        click.echo("\n".join(shown(harmless(seen), single, whole=incident is not None)))
+        click.echo("\n".join(shown(harmless(seen), single, looked, whole=incident is not None)))
     if any(one.closed_at is None for one in seen):
         raise Found("incidents are open")
+    if incident is None and looked.why_not is not None:
+        raise NotLookedError(str(printable(looked.sentence() or "")))
 
 
 async def _read(
     settings: Settings, incident: int | None, closed: bool, since: datetime | None
-) -> tuple[list[IncidentSeen], int]:
+) -> tuple[list[IncidentSeen], int, Looked]:
     dsn, kafka, flow = settings.database.dsn, settings.kafka, settings.flow
     # Where no watchdog runs, what is overdue now is recorded first, if this role may.
-    await watch_once(dsn, kafka, flow, watch_options(settings))
+    once = await watch_once(dsn, kafka, flow, watch_options(settings))
     async with session(dsn, kafka, flow) as opened:
         con = opened.connection
         if isinstance(con, Missing):
             raise UnreachableError(con.detail)
         seen = await list_incidents(con, closed=closed, since=since, incident_id=incident)
-        return seen, await single_orders(con)
+        return seen, await single_orders(con), await looked_by(con, once)
 
 
 def as_data(one: IncidentSeen) -> dict[str, Any]:
@@ -84,17 +90,22 @@ def as_data(one: IncidentSeen) -> dict[str, Any]:
         "closed_at": None if one.closed_at is None else one.closed_at.isoformat(),
         "closed_by": one.closed_by,
         "closed_why": one.closed_why,
-        "fix": MEANINGS[Cause(cause)].fix,
+        "fix": meaning_of(cause).fix,
         "next": next_command(one),
     }
 
 
-def shown(seen: list[IncidentSeen], single: int, *, whole: bool) -> list[str]:
+def shown(
+    seen: list[IncidentSeen], single: int, looked: Looked | None = None, *, whole: bool
+) -> list[str]:
     """Return the lines for people: at most a screen."""
     alone = f"{single:,} overdue orders belong to none: `relay unreturned`" if single else ""
+    blind = printable(looked.sentence() or "") if looked else ""
     if not seen:
         calm = click.style("no incident is open", fg="green", bold=True)
-        return [calm, f" {alone}"] if alone else [calm]
+        if blind:
+            calm = click.style("no incident is recorded as open", fg="yellow", bold=True)
+        return [calm, *(f" {line}" for line in (blind, alone) if line)]
     lines: list[str] = []
     for one in seen[:_SHOWN]:
         lines += _one(one, whole=whole)
@@ -102,32 +113,34 @@ def shown(seen: list[IncidentSeen], single: int, *, whole: bool) -> list[str]:
         lines.append(f" ... and {len(seen) - _SHOWN} more (--json, or relay incidents I-N)")
     if alone and not whole:
         lines.append(f" {alone}")
+    if blind and not whole:
+        lines.append(f" {blind}")
     return lines
 
 
 def _one(one: IncidentSeen, *, whole: bool) -> list[str]:
     hop, verdict, cause = one.kind
-    place = f"{Hop(hop).number} {hop}" if hop != "-" else "-"
+    place = f"{Hop(hop).number} {hop}" if hop in HOPS else hop
     when = f"{one.from_at.astimezone():%m-%d %H:%M} - {one.to_at.astimezone():%H:%M %Z}"
     state = "open" if one.closed_at is None else f"closed by {one.closed_by}"
     colour = "red" if one.closed_at is None else None
     head = f"{one.name}  {place}: {verdict} / {cause}   {when}   {_counts(one)}   {state}"
     lines = [click.style(head, fg=colour, bold=True)]
-    lines.append(f"      {one.story.get('text') or MEANINGS[Cause(cause)].meaning}")
+    lines.append(f"      {one.story.get('text') or meaning_of(cause).meaning}")
     if whole:
-        lines += [f"      why   {MEANINGS[Cause(cause)].meaning}"]
+        lines += [f"      why   {meaning_of(cause).meaning}"]
         lines += [f"      order {order}" for order in one.examples[:_SAMPLE_ORDERS]]
         if one.closed_at is None and one.orders > _SAMPLE_ORDERS:
             lines.append(f"      more  relay unreturned --incident {one.name} --ids")
         if one.closed_why:
             lines.append(f"      closed {one.closed_why}")
-    fix = MEANINGS[Cause(cause)].fix
+    fix = meaning_of(cause).fix
     if fix and (whole or one.closed_at is None):
         lines.append(f"      fix   {fix}")
     if one.closed_at is None:
         lines.append(f"      next  {next_command(one)}")
     if whole:
-        lines.append(f"      docs  {page(Verdict(verdict))}")
+        lines.append(f"      docs  {page(verdict)}")
     return lines
 
 
@@ -138,8 +151,8 @@ def _counts(one: IncidentSeen) -> str:
 
 def next_command(one: IncidentSeen) -> str:
     """Return the command to run now."""
-    cause = Cause(one.kind[2])
-    commands = [for_incident(template, cause, one.name) for template in MEANINGS[cause].next]
+    cause = one.kind[2]
+    commands = [for_incident(template, cause, one.name) for template in meaning_of(cause).next]
     own = [template for template in commands if template != "relay incidents"] or commands
     order = one.examples[0] if one.examples else "ORDER"
     return command_to_copy(own[0], order=order, twin="ORDER")

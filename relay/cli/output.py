@@ -32,13 +32,15 @@ def wants_json(ctx: click.Context) -> bool:
 
 
 def settings_of(ctx: click.Context) -> Settings:
-    """Read the settings that the command line and the environment name.
+    """Read the settings that the command line and the environment name; log to stderr from now on.
 
     Raises:
         SettingsError: names what is wrong.
     """
     from relay.runtime.settings import load_settings  # noqa: PLC0415 - pydantic takes its time
+    from relay.telemetry.logs import configure_command  # noqa: PLC0415 - structlog, too
 
+    configure_command()
     return load_settings(ctx.find_root().obj["config"])
 
 

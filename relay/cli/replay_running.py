@@ -35,6 +35,7 @@ from relay.runtime.database import is_connection_loss
 from relay.runtime.process import ProcessRecord, instance_name, program_version
 from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stop_on_signals
+from relay.runtime.tasks import awaited
 from relay.telemetry import logs
 from relay.telemetry.tracing import configure
 
@@ -152,8 +153,8 @@ async def _conduct(settings: Settings, conductor: Conductor, stop: asyncio.Event
         live=False,
         process=ProcessRecord("replay"),
     )
-    publishing = asyncio.create_task(relay.run())
-    conducting = asyncio.create_task(conductor.run(stop))
+    publishing = awaited(relay.run(), "relay")
+    conducting = awaited(conductor.run(stop), "conductor")
     try:
         await asyncio.wait({publishing, conducting}, return_when=asyncio.FIRST_COMPLETED)
         if not conducting.done():

@@ -20,6 +20,7 @@ from relay.runtime.process import instance_name, program_version
 from relay.runtime.settings import Settings
 from relay.runtime.settings_model import MetricsSettings
 from relay.runtime.shutdown import stop_on_signals
+from relay.runtime.tasks import log_unobserved
 from relay.telemetry import logs
 from relay.telemetry.endpoint import EndpointError, Health, serving
 from relay.telemetry.metrics import Metrics
@@ -95,6 +96,7 @@ async def _serve(
     default_port: int,
     build: Callable[[Surroundings], Service],
 ) -> None:
+    log_unobserved(asyncio.get_running_loop())
     with stop_on_signals() as stop:
         service = build(Surroundings(settings, tracing, metrics, stop))
         async with _endpoint(settings.metrics, default_port, metrics, service):

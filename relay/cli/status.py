@@ -44,6 +44,7 @@ def as_data(status: Status) -> dict[str, Any]:
         "incidents_open": status.incidents,
         "quarantine": None if status.held is None else dict(status.held),
         "trace_continuity": _traces_data(status.traces),
+        "watch": None if status.looked is None else status.looked.as_data(),
         "missing": list(status.missing),
         "next": [status.next_command] if status.next_command else [],
     }
@@ -122,6 +123,9 @@ def _lines(status: Status) -> list[tuple[str, str]]:
         lines.append((f"overdue: {sum(status.overdue.values()):,} orders ({by_hop})", "bold red"))
     if status.incidents:
         lines.append((f"open incidents: {status.incidents}", "bold red"))
+    blind = status.looked.sentence() if status.looked else None
+    if blind:
+        lines.append((f"overdue: {blind}", "bold red"))
     lines += _traces_lines(status.traces)
     lines += [(f"not known: {text}", "yellow") for text in status.missing]
     if status.next_command:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord
 from relay.runtime.settings import Settings
+from relay.runtime.tasks import background, end
 
 METRICS_PORT = 9466
 
@@ -85,10 +85,9 @@ class Alone:
         beat = Heartbeat(
             self.watchdog.dsn, self.process, OutageLog(self.process), detail=self.detail
         )
-        beating = asyncio.create_task(beat.run(stop))
+        beating = background(beat.run(stop), "heartbeat")
         try:
             await self.watchdog.run()
         finally:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+            await end(beating)
             await beat.farewell(stop_reason(stop))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from relay.cli.service import Service, Surroundings
+from relay.runtime.tasks import log_unobserved
 
 if TYPE_CHECKING:
     from relay.diagnose.watch.watchdog import Watchdog
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # Importing the diagnosis takes as long as the service's own start, and one core does both.
 _HEAD_START_SECONDS = 1.0
 _END_SECONDS = 3.0
+_AGAIN_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -78,18 +80,21 @@ class Apart(threading.Thread):
 
     def run(self) -> None:
         """Watch until told to end; the service goes on without it."""
-        if self._ending.wait(_HEAD_START_SECONDS):
-            return
-        try:
-            from relay.cli.watchdog import make_watchdog  # noqa: PLC0415 - see _HEAD_START_SECONDS
+        pause_seconds = _HEAD_START_SECONDS
+        while not self._ending.wait(pause_seconds):
+            try:
+                from relay.cli.watchdog import make_watchdog  # noqa: PLC0415 - see the head start
 
-            asyncio.run(self._watch(make_watchdog(self._around)))
-        except Exception:  # noqa: BLE001 - the service goes on without it
-            structlog.get_logger("relay.watchdog").exception("watchdog_failed")
+                asyncio.run(self._watch(make_watchdog(self._around)))
+            except Exception:  # noqa: BLE001 - the service goes on; so does the watchdog, later
+                self._around.metrics.duty_failures.labels("watchdog").inc()
+                structlog.get_logger("relay.watchdog").exception("watchdog_failed")
+            pause_seconds = _AGAIN_SECONDS
 
     async def _watch(self, watchdog: Watchdog) -> None:
         self._stop_watching = watchdog.stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        log_unobserved(self._loop)
         if not self._ending.is_set():
             await watchdog.run()
 

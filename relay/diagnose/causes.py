@@ -617,6 +617,17 @@ MEANINGS: Mapping[Cause, CauseMeaning] = MappingProxyType(
     _FINE | _PLACE | _PUBLISH | _PROCESS | _RETURN | _CONFIRM | _ANYWHERE
 )
 
+_OF_ANOTHER_VERSION = CauseMeaning(
+    frozenset(), "this version does not know this cause", "", ("relay diagnose {order}",)
+)
+
+
+def meaning_of(code: str) -> CauseMeaning:
+    """Return the row of a cause that was stored: by another version, perhaps, or by hand."""
+    known = Cause(code) if code in MEANINGS else None
+    return _OF_ANOTHER_VERSION if known is None else MEANINGS[known]
+
+
 # These end by themselves: before the deadline an order with one of them is merely on its way.
 MOVING_BY_ITSELF = frozenset(
     {
@@ -655,7 +666,7 @@ _HELD_FOR: Mapping[Cause, str] = MappingProxyType(
 )
 
 
-def for_incident(command: str, cause: Cause, incident: str) -> str:
+def for_incident(command: str, cause: str, incident: str) -> str:
     """Return a cause's command for all orders of an incident, with `{order}` where it is for one.
 
     Args:
@@ -669,7 +680,7 @@ def for_incident(command: str, cause: Cause, incident: str) -> str:
     if command.startswith("relay replay --order {order}"):
         return command.replace("--order {order}", f"--incident {incident}")
     if command.startswith("relay quarantine") and cause in _HELD_FOR:
-        return command.replace("--order {order}", f"--held-for {_HELD_FOR[cause]}")
+        return command.replace("--order {order}", f"--held-for {_HELD_FOR[Cause(cause)]}")
     return command
 
 

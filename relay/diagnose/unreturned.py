@@ -18,8 +18,7 @@ from relay.diagnose.causes import Cause
 from relay.diagnose.gather.logs import LogReading
 from relay.diagnose.session import Session
 from relay.diagnose.tell.diagnosis import Diagnosis, viewer_link
-from relay.diagnose.verdicts import MEANINGS as VERDICTS
-from relay.diagnose.verdicts import Fate, Verdict, found_something, page
+from relay.diagnose.verdicts import Fate, fate_of, found_something, page
 from relay.diagnose.watch.cases import NO_HOP
 from relay.diagnose.watch.overdue_spans import context_of, report_of
 from relay.runtime.command_line import command
@@ -72,13 +71,13 @@ class Unreturned:
             "event_id": self.event_id,
             "placed_at": self.placed_at.isoformat(),
             "incident": None if self.incident_id is None else f"I-{self.incident_id}",
-            "docs": None if self.verdict is None else page(Verdict(self.verdict)),
+            "docs": None if self.verdict is None else page(self.verdict),
         }
 
     @property
     def fate(self) -> Fate:
         """What it means for the customer."""
-        return Fate.UNKNOWN if self.verdict is None else VERDICTS[Verdict(self.verdict)].fate
+        return Fate.UNKNOWN if self.verdict is None else fate_of(self.verdict)
 
 
 @dataclass(slots=True)

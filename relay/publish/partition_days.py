@@ -21,6 +21,8 @@ from relay.runtime.backoff import Backoff
 
 _NAME = re.compile(r"outbox_p(\d{8})")
 _MOST_DAYS_EMPTIED = 400
+FOR_EVER_DAYS = 365_000
+"""A thousand years: who keeps rows for longer keeps them for ever, and no calendar ends."""
 
 T = TypeVar("T")
 
@@ -83,7 +85,7 @@ def plan(
     days = {day for name in names if (day := partition_day(name)) is not None}
     ahead = (1,) if default_is_large else range(days_ahead + 1)
     wanted = [today + timedelta(days=count) for count in ahead]
-    oldest = today - timedelta(days=keep_days)
+    oldest = today - timedelta(days=min(keep_days, FOR_EVER_DAYS))
     return PartitionPlan(
         create=tuple(day for day in wanted if day not in days),
         drop=tuple(sorted(day for day in days if day < oldest)),

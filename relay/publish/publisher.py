@@ -45,6 +45,7 @@ from relay.publish.errors import (
     TopicWaitError,
 )
 from relay.runtime.client_failure import ClientFailure
+from relay.runtime.tasks import awaited
 
 _LOG: Final = structlog.get_logger("relay.publish")
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
@@ -175,7 +176,7 @@ class Publisher:
             else:
                 by_leader.setdefault(leader, []).append(outgoing)
         for leader, group in by_leader.items():
-            task = asyncio.create_task(self._produce(leader, group))
+            task = awaited(self._produce(leader, group), "produce")
             self._tasks.add(task)
             task.add_done_callback(self._ended)
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from relay.publish.partition_days import FOR_EVER_DAYS
+
 BATCH_ROWS = 5000
 MOST_BATCHES = 200
 
@@ -74,7 +76,7 @@ async def forget(
 async def _forget_one(connection: asyncpg.Connection, duty: _Duty) -> int:
     deleted = 0
     for _ in range(MOST_BATCHES):
-        status = await connection.execute(duty.statement, duty.days, BATCH_ROWS)
+        status = await connection.execute(duty.statement, min(duty.days, FOR_EVER_DAYS), BATCH_ROWS)
         batch = int(status.removeprefix("DELETE "))
         deleted += batch
         if batch < BATCH_ROWS:
@@ -85,7 +87,7 @@ async def _forget_one(connection: asyncpg.Connection, duty: _Duty) -> int:
 async def _forget_by(connection: asyncpg.Connection, function: str, days: int) -> int:
     deleted = 0
     for _ in range(MOST_BATCHES):
-        batch = await connection.fetchval(function, days, BATCH_ROWS)
+        batch = await connection.fetchval(function, min(days, FOR_EVER_DAYS), BATCH_ROWS)
         deleted += batch
         if batch < BATCH_ROWS:
             break

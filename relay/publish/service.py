@@ -48,6 +48,7 @@ from relay.runtime.migrations import require_schema
 from relay.runtime.outage import OutageLog, Resource
 from relay.runtime.process import ProcessRecord
 from relay.runtime.shutdown import stopped_within
+from relay.runtime.tasks import background, end
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing
 
@@ -156,7 +157,7 @@ class RelayService:
             failure_code=lambda: self.failure_code,
             noticed=_LOG.warning,
         )
-        beating = asyncio.create_task(beat.run(self.stop))
+        beating = background(beat.run(self.stop), "heartbeat")
         try:
             await self._sessions()
         except BaseException as error:
@@ -172,8 +173,7 @@ class RelayService:
         error: BaseException | None = None,
     ) -> None:
         self.state, self._waiting_for = "stopped", None
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
+        await end(beating)
         await beat.farewell(reason, error)
 
     async def _sessions(self) -> None:
@@ -216,13 +216,13 @@ class RelayService:
             if taken is not None:
                 await note_timeline(writer, taken.timeline, taken.old_timeline)
                 if self.upkeep is not None:
-                    upkeep = asyncio.create_task(keep_up(self.dsn, self.upkeep))
-                    stack.push_async_callback(_cancelled, upkeep)
+                    upkeep = background(keep_up(self.dsn, self.upkeep, self.metrics), "upkeep")
+                    stack.push_async_callback(end, upkeep)
                 stop = self.stop
                 if not self.live:
                     stop = asyncio.Event()
                     leaving = tenure.until_relay_waits(self._deference, self.stop, stop)
-                    stack.push_async_callback(_cancelled, asyncio.create_task(leaving))
+                    stack.push_async_callback(end, background(leaving, "deference"))
                 try:
                     await tenure.run(taken, stop)
                 finally:
@@ -282,8 +282,3 @@ class RelayService:
         self._meter.back(resource, seconds)
         if seconds is not None:
             _LOG.info("back", resource=resource, away_seconds=round(seconds, 3))
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -12,32 +12,61 @@ from typing import Final
 import asyncpg
 import structlog
 
-from relay.publish.maintenance import MaintenanceOptions, run_once
-from relay.runtime.database import DatabaseError, connect
+from relay.publish.maintenance import MaintenanceOptions, MaintenanceReport, run_once
+from relay.runtime.database import DATABASE_FAILURES, connect
+from relay.runtime.duty_record import UPKEEP, duty_completed, duty_failed
+from relay.runtime.tasks import awaited
+from relay.telemetry.metrics import Metrics
 
 _LOG: Final = structlog.get_logger("relay.publish")
-_FAILURES: Final = (
-    DatabaseError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-)
+_RECORD_SECONDS: Final = 5.0
 
 
-async def keep_up(dsn: str | None, options: MaintenanceOptions) -> None:
-    """Run until cancelled."""
+async def keep_up(
+    dsn: str | None, options: MaintenanceOptions, metrics: Metrics | None = None
+) -> None:
+    """Run until cancelled: a run that fails, by whatever, is said, recorded and tried again."""
     while True:
         try:
             await _run(dsn, options)
-        except _FAILURES as error:
-            _LOG.warning("upkeep_failed", error=str(error) or repr(error))
+        except Exception as error:  # noqa: BLE001 - logged, counted, recorded, and tried again
+            if isinstance(error, DATABASE_FAILURES):
+                _LOG.warning("upkeep_failed", error=str(error) or repr(error))
+            else:
+                _LOG.exception("upkeep_failed", error=repr(error))
+            if metrics is not None:
+                metrics.duty_failures.labels(UPKEEP).inc()
+            await _record_failure(dsn, error)
+        else:
+            if metrics is not None:
+                metrics.duty_completed_at.labels(UPKEEP).set_to_current_time()
         await asyncio.sleep(options.every_seconds)
+
+
+async def _record_failure(dsn: str | None, error: Exception) -> None:
+    try:
+        connection = await connect(dsn, "relay-run-upkeep", command_timeout_seconds=_RECORD_SECONDS)
+        try:
+            await duty_failed(connection, UPKEEP, error)
+        finally:
+            connection.terminate()
+    except DATABASE_FAILURES as away:
+        # The record's age tells it.
+        _LOG.info("duty_not_recorded", duty=UPKEEP, why=str(away))
+
+
+async def _complete(
+    connection: asyncpg.Connection, options: MaintenanceOptions
+) -> MaintenanceReport:
+    report = await run_once(connection, options)
+    if not report.busy:
+        await duty_completed(connection, UPKEEP, again_within_seconds=2 * options.every_seconds)
+    return report
 
 
 async def _run(dsn: str | None, options: MaintenanceOptions) -> None:
     connection = await connect(dsn, "relay-run-upkeep")
-    running = asyncio.ensure_future(run_once(connection, options))
+    running = awaited(_complete(connection, options), "upkeep run")
     try:
         # Cancelled itself, it would wait for a ROLLBACK that a frozen server never answers.
         report = await asyncio.shield(running)

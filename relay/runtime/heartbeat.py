@@ -14,11 +14,12 @@ import asyncpg
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import DATABASE_FAILURES, connect
 from relay.runtime.failure_code import failure_code
+from relay.runtime.liveness import HEARTBEAT_SECONDS
 from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord
 from relay.runtime.shutdown import StopEvent, stopped_within
+from relay.runtime.tasks import failures
 
-HEARTBEAT_SECONDS = 5.0
 FAREWELL_SECONDS = 3.0
 _COMMAND_TIMEOUT_SECONDS = 5.0
 
@@ -75,7 +76,8 @@ class Heartbeat:
     async def _try_beat(self) -> bool:
         try:
             connection = await self._connected()
-            await self.record.heartbeat(connection, self.detail(), self.failure_code())
+            detail = {**self.detail(), **({"failed_tasks": dict(failures)} if failures else {})}
+            await self.record.heartbeat(connection, detail, self.failure_code())
             if self.outages.ended("database", "heartbeat") is not None:
                 self.noticed("database is back")
             await self.outages.write(connection)
@@ -83,6 +85,10 @@ class Heartbeat:
             self._drop()
             if self.outages.began("database", error, "heartbeat"):
                 self.noticed(f"database is away: {error}")
+            return False
+        except Exception as error:  # noqa: BLE001 - a process that lives must not look dead
+            self._drop()
+            self.noticed(f"the heartbeat failed: {error!r}")
             return False
         return True
 

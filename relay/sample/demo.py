@@ -25,6 +25,7 @@ from relay.diagnose.session import session
 from relay.diagnose.tell.timeline import Timeline, timeline
 from relay.embedded.folders import run_folder
 from relay.runtime.database import connect
+from relay.runtime.tasks import awaited
 from relay.sample.demo_counts import Counts, HopCounter
 from relay.sample.demo_mishaps import Mishaps, lost_by_processor
 from relay.sample.demo_result import (
@@ -77,8 +78,8 @@ async def run_demo(
         DemoFailedError: a service died, or something was not ready in time; the logs are kept.
         EmbeddedError, DatabaseError, MigrationError: there is nothing to run it on.
     """
-    story = asyncio.ensure_future(_story(options, environment, audience))
-    stopping = asyncio.ensure_future(stop.wait())
+    story = awaited(_story(options, environment, audience), "demo")
+    stopping = awaited(stop.wait(), "stop")
     await asyncio.wait({story, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if story.done():
@@ -200,8 +201,8 @@ async def _overdue(
 async def _watch(stage: _Stage, load: Load, counter: HopCounter) -> None:
     """Place the orders and look on until all that can come back has, or the time is over."""
     url, options = stage.services.order_url, stage.options
-    placing = asyncio.create_task(
-        make_load(load.plan, lambda: over_http(url, _HTTP_SECONDS), load, asyncio.Event())
+    placing = awaited(
+        make_load(load.plan, lambda: over_http(url, _HTTP_SECONDS), load, asyncio.Event()), "load"
     )
     started = time.monotonic()
     deadline = started + options.orders / options.rate + options.timeout_seconds

@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from relay.embedded import Cluster
 from relay.runtime.database import connect
 from relay.runtime.migrations import migrate
 from relay.runtime.settings import Settings, load_settings
+from relay.runtime.tasks import awaited
 from relay.runtime.topics import make_topics
 from relay.sample.demo_mishaps import EXPRESS, EXPRESS_TOPIC
 from relay.sample.demo_result import DemoFailedError
@@ -90,13 +91,12 @@ async def servers(
 @asynccontextmanager
 async def _running(cluster: Cluster) -> AsyncIterator[None]:
     """Enter and leave the cluster's block in threads; a start that was begun is waited for."""
-    start = asyncio.ensure_future(asyncio.to_thread(cluster.__enter__))
+    start = awaited(asyncio.to_thread(cluster.__enter__), "cluster")
     try:
         await asyncio.shield(start)
         yield
     finally:
-        with suppress(Exception):  # raised above already, where somebody still listened
-            await start
+        await asyncio.wait([start])  # what it failed by is raised above already
         if start.exception() is None:
             await asyncio.to_thread(cluster.__exit__, None, None, None)
 

@@ -14,6 +14,7 @@ import asyncpg
 
 from relay.runtime.database import connect
 from relay.runtime.shutdown import stop_on_signals
+from relay.runtime.tasks import awaited
 from relay.sample.installation import require_sample
 from relay.sample.load import Load, LoadPlan, make_load, wait_for_returns
 from relay.sample.load_report import Report, hop_times, statuses, times_of
@@ -82,7 +83,7 @@ async def _telling(line: Callable[[], str], tell: Callable[[str], None]) -> Asyn
             await asyncio.sleep(_TELL_SECONDS)
             tell(line())
 
-    task = asyncio.create_task(each_second())
+    task = awaited(each_second(), "load report")
     try:
         yield
     finally:

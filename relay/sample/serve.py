@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 
 from relay.runtime.database import connect
 from relay.runtime.process import program_version
+from relay.runtime.tasks import awaited
 from relay.sample.installation import require_sample
 from relay.sample.serve_app import application
 from relay.sample.serve_protocol import HeadTimeoutProtocol
@@ -133,8 +134,8 @@ async def _serve(
             timeout_graceful_shutdown=max(1, round(options.drain_seconds)),
         )
     )
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    stopping = asyncio.create_task(stop.wait())
+    serving = awaited(server.serve(sockets=[listener]), "serve")
+    stopping = awaited(stop.wait(), "stop")
     try:
         # create_server listens already: a request sent from now on waits to be accepted.
         host, port = listener.getsockname()[:2]

@@ -2,7 +2,9 @@
 
 Invariant: an answer means that the loop turns: a process that hangs does not answer, and its
 supervisor notices. Only GET and HEAD are known, requests are small and short-lived, and a client
-that misbehaves is hung up on. A port that cannot be had is an error at start that says which.
+that misbehaves is hung up on: a probe is answered beside any number of connections that say nothing
+(when there are too many, the one that has been silent for longest goes). A port that cannot be had
+is an error at start that says which.
 
 `/livez` (and `/healthz`) fails when a restart would help: the process makes no progress. `/readyz`
 fails while its work cannot be done: a relay without its broker is alive and not ready.
@@ -21,9 +23,12 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from relay.runtime.tasks import background
+
 _REQUEST_BYTES: Final = 16 * 1024
 _REQUEST_SECONDS: Final = 5.0
-_CLIENTS: Final = 32
+_BACKLOG: Final = 1024
+_CLIENTS: Final = 128
 
 
 class EndpointError(Exception):
@@ -86,19 +91,23 @@ async def serving(
     Raises:
         EndpointError: the address or the port cannot be had.
     """
-    clients: set[asyncio.Task[None]] = set()
+    clients: dict[asyncio.Task[None], None] = {}  # the oldest first
     routes = _Routes(registry, live, ready)
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(clients) >= _CLIENTS:
-            writer.close()
-            return
-        task = asyncio.ensure_future(_converse(routes, reader, writer))
-        clients.add(task)
-        task.add_done_callback(clients.discard)
+            # A probe asks at once and is gone within its turn: the oldest is none.
+            oldest = next(iter(clients))
+            del clients[oldest]
+            oldest.cancel()
+        task = background(_converse(routes, reader, writer), "http request")
+        clients[task] = None
+        task.add_done_callback(lambda ended: clients.pop(ended, None))
 
     try:
-        server = await asyncio.start_server(connected, host, port, limit=_REQUEST_BYTES)
+        server = await asyncio.start_server(
+            connected, host, port, limit=_REQUEST_BYTES, backlog=_BACKLOG
+        )
     except OSError as error:
         raise EndpointError(
             f"cannot listen on {host}:{port} for /metrics ({error.strerror or error}): choose "

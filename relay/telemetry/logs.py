@@ -75,6 +75,28 @@ def configure(
     _install(target, _formatter(shared, log_format, color=color), level)
 
 
+def configure_command() -> None:
+    """Send a command's own warnings to stderr, and nothing else: stdout is for its answer.
+
+    structlog's own default is stdout, from its debug lines on.
+    """
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            structlog.processors.format_exc_info,
+            structlog.processors.EventRenamer("message"),
+            _without_secrets,
+            _ordered,
+            _TextLine(color=False),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        cache_logger_on_first_use=False,
+    )
+
+
 def _formatter(
     shared: list[Processor], log_format: Format, *, color: bool
 ) -> structlog.stdlib.ProcessorFormatter:

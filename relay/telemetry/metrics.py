@@ -27,6 +27,9 @@ from data, so the number of series is bounded. Nothing here raises in a hop.
 | relay_overdue_orders | gauge | hop, verdict | orders past their deadline, not closed |
 | relay_incidents_open | gauge | | open incidents |
 | relay_incident_alerts_total | counter | event | incidents opened, grown tenfold, closed |
+| relay_duty_failures_total | counter | duty | runs of a duty (rounds, upkeep, ...) that failed |
+| relay_duty_completed_timestamp_seconds | gauge | duty | when it was last completed, Unix time |
+| relay_orders_set_aside | gauge | | orders that the watchdog could not judge |
 | relay_dependency_up | gauge | dependency | 1 while database or broker answer |
 | relay_outage_seconds_total | counter | dependency | time without it |
 | relay_probe_runs_total | counter | result | canaries: ok, or the hop where they stopped |
@@ -174,6 +177,11 @@ class Metrics:
         )
         self.incidents_open = self._gauge("incidents_open", "open incidents")
         self.incident_alerts = self._counter("incident_alerts", "what happened to one", "event")
+        self.duty_failures = self._counter("duty_failures", "runs that failed", "duty")
+        self.duty_completed_at = self._gauge(
+            "duty_completed_timestamp_seconds", "when it was last completed", "duty"
+        )
+        self.orders_set_aside = self._gauge("orders_set_aside", "orders that cannot be judged")
         self.dependency_up = self._gauge("dependency_up", "1 while it answers", "dependency")
         self.outage_seconds = self._counter("outage_seconds", "time without it", "dependency")
         self.probe_runs = self._counter("probe_runs", "canaries, by where they stopped", "result")

@@ -9,10 +9,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from relay.publish import maintenance
+from relay.publish import maintenance, upkeep
 from relay.publish.ledger_upkeep import merge_ledger
 from relay.publish.maintenance import MaintenanceOptions, run_once
 from relay.publish.retention import BATCH_ROWS, forget
+from relay.runtime.tasks import background, end
 
 LEDGER = """
 INSERT INTO relay.delivery_ledger (shard, epoch, topic, partition, base_offset, record_count,
@@ -302,3 +303,49 @@ async def test_the_relays_role_lets_go_of_kept_rows_by_that_function_only(
 def test_an_inbox_that_forgets_before_the_outbox_is_refused() -> None:
     with pytest.raises(ValueError, match="inbox_days"):
         MaintenanceOptions(inbox_days=29)
+
+
+FOR_EVER = MaintenanceOptions(
+    outbox_days=2**31 - 1,
+    ledger_days=2**31 - 1,
+    inbox_days=2**31 - 1,
+    position_days=2**31 - 1,
+    record_days=2**31 - 1,
+    kept_days=2**31 - 1,
+)
+
+
+async def test_what_is_kept_for_ever_needs_no_calendar(pg: asyncpg.Connection) -> None:
+    report = await run_once(pg, FOR_EVER)
+    assert not report.busy
+    assert report.partitions.dropped == []
+    assert report.deleted_rows == {}
+
+
+async def test_upkeep_survives_whatever_fails_and_says_so(
+    database: str, pg: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = asyncio.Event()
+    completed = upkeep.run_once
+
+    async def fails_once(*arguments: Any) -> Any:
+        if not tried.is_set():
+            tried.set()
+            raise OverflowError("date value out of range")
+        return await completed(*arguments)
+
+    monkeypatch.setattr(upkeep, "run_once", fails_once)
+    running = background(upkeep.keep_up(database, MaintenanceOptions(every_seconds=0.2)), "upkeep")
+    try:
+        async with asyncio.timeout(30):
+            await tried.wait()
+            while (row := await _upkeep_record(pg)) is None or row["completed_at"] is None:
+                assert row is None or "OverflowError" in row["error"]
+                await asyncio.sleep(0.02)
+        assert (row["failures"], row["error"]) == (0, None)
+    finally:
+        await end(running)
+
+
+async def _upkeep_record(pg: asyncpg.Connection) -> asyncpg.Record | None:
+    return await pg.fetchrow("SELECT * FROM relay.duty_record WHERE duty = 'upkeep'")

@@ -119,3 +119,17 @@ async def test_a_port_that_is_taken_is_named() -> None:
                 "127.0.0.1", port, METRICS.registry, lambda: State.live, lambda: State.live
             ):
                 pass
+
+
+async def test_probes_are_answered_beside_connections_that_say_nothing() -> None:
+    idle: list[asyncio.StreamWriter] = []
+    async with served() as (port, _):
+        try:
+            for _ in range(20):
+                for _ in range(32):
+                    _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    idle.append(writer)
+                assert (await get(port, "/livez"))[0] == b"HTTP/1.1 200 OK"
+        finally:
+            for writer in idle:
+                writer.close()

@@ -11,9 +11,10 @@ from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.gather.broker import GroupMembers
 from relay.diagnose.status.counts import Counts, ProcessSeen, Waiting
-from relay.diagnose.status.hops import SILENT_SECONDS, Status, decide
+from relay.diagnose.status.hops import Status, decide
 from relay.diagnose.status.lags import Lag, Lags
 from relay.runtime.flow import Flow
+from relay.runtime.liveness import SILENT_SECONDS
 
 NOW = datetime(2026, 3, 1, 0, 30, tzinfo=UTC)
 FLOW = Flow()
@@ -121,7 +122,7 @@ def test_orders_that_bypassed_the_outbox_are_not_well() -> None:
     [
         ((), "nobody"),
         ((process("relay", stopped_at=ago(60), stop_reason="SIGTERM"),), "stopped 60 s ago"),
-        ((process("relay", heartbeat_age_seconds=SILENT_SECONDS + 1),), "silent since 17 s"),
+        ((process("relay", heartbeat_age_seconds=SILENT_SECONDS + 1),), "silent since 16 s"),
     ],
 )
 def test_a_relay_that_is_not_there(processes: tuple[ProcessSeen, ...], says: str) -> None:

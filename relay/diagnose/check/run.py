@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 from relay.diagnose.check.broker_rules import KafkaNeeds
 from relay.diagnose.check.database_facts import DatabaseFacts, gather_database
 from relay.diagnose.check.database_rules import judge_database, judge_pooler
+from relay.diagnose.check.duties import check_duties
 from relay.diagnose.check.exporter import check_exporter
 from relay.diagnose.check.kafka_changes import judge_changed_topics
 from relay.diagnose.check.kafka_facts import gather_kafka
@@ -150,6 +151,7 @@ async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
     tables = ["relay.outbox"]
     if isinstance(flow.apply, ApplyColumns):
         tables.append(flow.apply.table)
+    results += await check_duties(connection)
     facts = await gather_database(connection, tuple(tables))
     results.extend(judge_database(facts))
     try:

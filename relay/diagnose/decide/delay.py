@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from relay.diagnose.causes import PROVISIONAL, Cause
+from relay.diagnose.causes import MEANINGS, PROVISIONAL, Cause
 from relay.diagnose.decide.decision import applied_return, placed_at, returned_at
-from relay.diagnose.decide.duty import GONE_SECONDS, cause_of_outage
+from relay.diagnose.decide.duty import cause_of_outage
 from relay.diagnose.evidence.order import Evidence
 from relay.diagnose.evidence.surroundings import Missing, OutageSeen, ProcessSeen
 from relay.diagnose.verdicts import Hop
+from relay.runtime.liveness import GONE_SECONDS
 
 # Of a delay, how much a recorded trouble must cover to explain it.
 _COVERED_SHARE = 0.5
@@ -44,7 +45,8 @@ def longest_delay(evidence: Evidence) -> Delay | None:
 
 def _seen(evidence: Evidence, hop: Hop) -> Cause | None:
     kind = evidence.case_kind
-    return Cause(kind[1]) if kind is not None and kind[0] == hop else None
+    known = kind is not None and kind[0] == hop and kind[1] in MEANINGS
+    return Cause(kind[1]) if kind is not None and known else None
 
 
 def _stretches(

@@ -6,7 +6,7 @@ connection left to do so.
 """
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Final
@@ -14,11 +14,7 @@ from typing import Final
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.surroundings import OutageSeen, ProcessSeen
 from relay.runtime.client_failure import ClientFailure
-
-# Three missed heartbeats of relay.runtime.process.
-HEARTBEAT_STALE_SECONDS = 15.0
-# A process that lives beats, or connects anew, at least every 5 s.
-GONE_SECONDS = 6.0
+from relay.runtime.liveness import is_alive
 
 _SQLSTATES: Final = MappingProxyType(
     # PostgreSQL's documentation, appendix A: whole codes first, then classes.
@@ -65,9 +61,11 @@ class Standing(Enum):
 
 def alive(process: ProcessSeen, now_at: datetime) -> bool:
     """Tell whether its last heartbeat is fresh and it has not said that it stopped."""
-    allowed = GONE_SECONDS if process.connected is False else HEARTBEAT_STALE_SECONDS
-    fresh = now_at - process.heartbeat_at <= timedelta(seconds=allowed)
-    return fresh and process.stopped_at is None
+    return is_alive(
+        now_at - process.heartbeat_at,
+        stopped=process.stopped_at is not None,
+        connected=process.connected,
+    )
 
 
 def standing(

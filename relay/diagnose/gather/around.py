@@ -28,6 +28,7 @@ from relay.diagnose.evidence.surroundings import (
 )
 from relay.diagnose.gather.reading import part
 from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.liveness import SILENT_SECONDS
 
 _PROCESSES_AT_MOST: Final = 50
 
@@ -163,7 +164,7 @@ _OUTAGES: Final = """
 SELECT o.kind, o.resource, o.from_at,
        -- A process that is gone cannot complete its outage; its end bounds it.
        coalesce(o.to_at, CASE WHEN p.stopped_at IS NOT NULL
-                                OR p.heartbeat_at < clock_timestamp() - interval '1 min'
+                                OR p.heartbeat_at < clock_timestamp() - make_interval(secs => $2)
                               THEN p.heartbeat_at END) AS to_at,
        o.error, o.failure_code
   FROM relay.outage_record AS o LEFT JOIN relay.process_record AS p USING (process_id)
@@ -173,7 +174,9 @@ SELECT o.kind, o.resource, o.from_at,
 
 
 async def _outages(connection: asyncpg.Connection, since: datetime) -> tuple[OutageSeen, ...]:
-    return tuple(OutageSeen(*row) for row in await connection.fetch(_OUTAGES, since))
+    return tuple(
+        OutageSeen(*row) for row in await connection.fetch(_OUTAGES, since, SILENT_SECONDS)
+    )
 
 
 _CHECKPOINT: Final = """

@@ -150,7 +150,7 @@ def _assigned(
     for one in incidents:
         if first <= one.to_at + GAP and last >= one.from_at - GAP:
             return [Cluster(one.incident_id, kind, tuple(group))]
-    if Cause(kind[2]) not in SINGLE_ORDERS:
+    if kind[2] not in SINGLE_ORDERS:
         return [Cluster(None, kind, tuple(group))]
     burst = bursts(group, usual)
     return [Cluster(None, kind, tuple(burst))] if burst else []

@@ -15,8 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from relay.diagnose.incidents.clusters import Kind
-from relay.diagnose.verdicts import MEANINGS as VERDICTS
-from relay.diagnose.verdicts import Verdict
+from relay.diagnose.verdicts import fate_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +135,6 @@ def _breakdown(parts: Sequence[asyncpg.Record]) -> dict[str, int]:
         elif part["closed_as"] == "closed":
             name = "closed by hand"
         else:
-            name = VERDICTS[Verdict(part["verdict"])].fate.value
+            name = fate_of(part["verdict"]).value
         found[name] += part["orders"]
     return dict(found)

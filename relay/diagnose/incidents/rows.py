@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.diagnose.causes import MEANINGS, Cause
+from relay.diagnose.causes import meaning_of
 from relay.diagnose.incidents.clusters import (
     GAP,
     ORDINARY_SPAN,
@@ -30,8 +30,7 @@ from relay.diagnose.incidents.clusters import (
     ordinary_rate,
 )
 from relay.diagnose.incidents.twins import join_twins
-from relay.diagnose.verdicts import MEANINGS as VERDICTS
-from relay.diagnose.verdicts import Fate, Verdict
+from relay.diagnose.verdicts import Fate, Verdict, fate_of
 
 # Cases older than that without an incident stay single losses.
 _UNASSIGNED_SPAN: Final = timedelta(days=1)
@@ -61,7 +60,7 @@ def kind_of(hop: str, verdict: str, cause: str) -> Kind:
     """Return what a case is counted as: a late order like those that still wait."""
     if verdict == Verdict.RETURNED:
         waited = _WAITED_AS.get(hop)
-        if waited is not None and waited in MEANINGS[Cause(cause)].verdicts:
+        if waited is not None and waited in meaning_of(cause).verdicts:
             return hop, waited.value, cause
     return hop, verdict, cause
 
@@ -113,7 +112,7 @@ async def _ordinary(
 ) -> dict[Kind, float]:
     found = {}
     for kind in kinds:
-        if Cause(kind[2]) in SINGLE_ORDERS:
+        if kind[2] in SINGLE_ORDERS:
             rows = await connection.fetch(_USUAL, now_at - ORDINARY_SPAN - GAP, kind[0], kind[2])
             found[kind] = ordinary_rate([row["placed_at"] for row in rows], now_at)
     return found
@@ -238,7 +237,7 @@ UPDATE relay.overdue SET incident_id = NULL
 async def _let_go(connection: asyncpg.Connection, state: _State, kind: Kind) -> None:
     """Part with open cases that turned into a loss of another kind than most."""
     for other in list(state.open_kinds or ()):
-        if other != kind and VERDICTS[Verdict(other[1])].fate is Fate.LOST:
+        if other != kind and fate_of(other[1]) is Fate.LOST:
             await connection.execute(_LET_GO, state.incident_id, *other)
             assert state.open_kinds is not None
             state.orders -= state.open_kinds.pop(other)

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.diagnose.causes import MEANINGS, Cause
-from relay.diagnose.decide.duty import GONE_SECONDS, HEARTBEAT_STALE_SECONDS
+from relay.diagnose.causes import Cause, meaning_of
 from relay.diagnose.incidents.clusters import Kind
 from relay.runtime.flow import Flow
+from relay.runtime.liveness import GONE_SECONDS, SILENT_SECONDS
 
 _BEFORE: Final = timedelta(minutes=10)
 _AFTER: Final = timedelta(hours=12)
@@ -65,19 +65,19 @@ async def tell(
         from_at: when its first order was placed.
         to_at: when its last was.
     """
-    cause = Cause(kind[2])
+    cause = kind[2]
     if cause in _RELAY:
         parts = await _processes(connection, "relay", from_at, to_at, _silence(cause))
     elif cause in _CONSUMER:
         parts = await _processes(connection, "confirm", from_at, to_at, _silence(cause))
     elif cause in _PROCESSOR:
-        jumped = cause is Cause.OFFSETS_SKIPPED
+        jumped = cause == Cause.OFFSETS_SKIPPED
         parts = await _groups(connection, flow, from_at, to_at, jumped=jumped)
     elif cause in _AWAY:
         parts = await _outages(connection, from_at, to_at)
     else:
         parts = []
-    return {"text": "; ".join(parts) or MEANINGS[cause].meaning, "told": parts}
+    return {"text": "; ".join(parts) or meaning_of(cause).meaning, "told": parts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,10 @@ SELECT instance, started_at, heartbeat_at, stopped_at, stop_reason FROM relay.pr
 _NOW: Final = "SELECT clock_timestamp()"
 
 
-def _silence(cause: Cause) -> timedelta:
+def _silence(cause: str) -> timedelta:
     """Return after how long without a heartbeat a process counts as ended."""
     down = cause in (Cause.RELAY_DOWN, Cause.CONSUMER_DOWN)
-    return timedelta(seconds=GONE_SECONDS if down else HEARTBEAT_STALE_SECONDS)
+    return timedelta(seconds=GONE_SECONDS if down else SILENT_SECONDS)
 
 
 async def _processes(
@@ -129,7 +129,7 @@ def lives_told(
         now_at: by the database.
         silence: without a heartbeat for so long, a process counts as ended.
     """
-    stale = timedelta(seconds=HEARTBEAT_STALE_SECONDS)
+    stale = timedelta(seconds=SILENT_SECONDS)
     ended = [
         one for one in lives if one.stopped_at is not None or now_at - one.heartbeat_at > silence
     ]

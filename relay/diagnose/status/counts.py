@@ -19,11 +19,13 @@ from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.surroundings import Missing, Partition
 from relay.diagnose.gather.reading import part
 from relay.diagnose.status.traces import Answered, Position, read_answered_orders
+from relay.diagnose.watch.looked import Looked, read_looked
 from relay.orders.catalog import FlowTableError, orders_table
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
 
 COUNTED: Final = 100_000
+LOOKS: Final = Looked(None, None)
 NEWEST_ORDERS: Final = 500
 RATE_SECONDS: Final = 60
 STATEMENT_MILLISECONDS: Final = 3000
@@ -71,6 +73,7 @@ class Counts:
         next_offsets: the confirmation consumer's, by partition of the returns topic.
         rates: by hop, per second over the last minute.
         answered: the newest answered orders, to compare their traces.
+        looked: whether a watchdog looks for overdue orders.
         canaries: where records and returns of the last days' canaries stand.
         read_only: nobody is let write, so that no heartbeat tells who lives.
     """
@@ -90,6 +93,7 @@ class Counts:
     canaries: tuple[Position, ...] | Missing
     processes: tuple[ProcessSeen, ...] | Missing
     read_only: bool = False
+    looked: Looked | Missing = LOOKS
 
 
 async def read_counts(connection: asyncpg.Connection, flow: Flow) -> Counts:
@@ -130,6 +134,7 @@ async def _read(connection: asyncpg.Connection, flow: Flow) -> Counts:
         rates=await read("the rates", _rates, flow, now),
         processes=await read("the processes", _processes),
         read_only=await connection.fetchval(_READ_ONLY),
+        looked=await read("the watchdog's rounds", read_looked),
     )
 
 

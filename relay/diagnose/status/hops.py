@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal, TypeVar
 
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.status.counts import Counts, ProcessSeen
 from relay.diagnose.status.lags import Lag, Lags
 from relay.diagnose.status.traces import Traces, compare
+from relay.diagnose.watch.looked import Looked
+from relay.runtime import liveness
 from relay.runtime.flow import Flow
 
 T = TypeVar("T")
 HopName = Literal["place", "publish", "process", "return", "confirm"]
 
-# Heartbeats come every 5 s; three missed ones are silence.
-SILENT_SECONDS: Final = 16.0
 ACTIVE_STATES: Final = ("active", "standby")
 
 
@@ -57,6 +57,7 @@ class Status:
         missing: what could not be read, and how to get it.
         next_command: what to run next.
         traces: of the newest answered orders; None: not known.
+        looked: whether a watchdog looks for overdue orders; None: not known.
     """
 
     hops: tuple[HopStatus, ...]
@@ -67,11 +68,14 @@ class Status:
     missing: tuple[str, ...]
     next_command: str
     traces: Traces | None = None
+    looked: Looked | None = None
 
     @property
     def healthy(self) -> bool:
         """Whether nothing is wrong, as far as is known."""
-        return not self.missing and all(hop.healthy for hop in self.hops) and not self.overdue
+        blind = self.looked is not None and self.looked.why_not is not None
+        well = all(hop.healthy for hop in self.hops)
+        return well and not (self.missing or self.overdue or blind)
 
 
 def decide(counts: Counts | Missing, lags: Lags, flow: Flow, now: datetime) -> Status:
@@ -87,6 +91,7 @@ def decide(counts: Counts | Missing, lags: Lags, flow: Flow, now: datetime) -> S
     parts = (
         *(getattr(counts, name) for name in ("kind", "publish", "open_orders", "pending", "held")),
         *(getattr(counts, name) for name in ("next_offsets", "overdue", "rates", "processes")),
+        counts.looked,
         lags.process,
         lags.confirm,
     )
@@ -108,6 +113,7 @@ def _status(hops: tuple[HopStatus, ...], counts: Counts | None, parts: Sequence[
         held=_known(counts.held) if counts else None,
         missing=told,
         next_command="",
+        looked=_known(counts.looked) if counts else None,
     )
     return replace(status, next_command=_next_command(status))
 
@@ -261,7 +267,8 @@ def _alive(counts: Counts, kind: str) -> list[ProcessSeen]:
 
 def is_alive(process: ProcessSeen) -> bool:
     """Whether a process has not stopped and has said something lately."""
-    return process.stopped_at is None and process.heartbeat_age_seconds <= SILENT_SECONDS
+    age = timedelta(seconds=process.heartbeat_age_seconds)
+    return liveness.is_alive(age, stopped=process.stopped_at is not None)
 
 
 def _state(process: ProcessSeen) -> str:
@@ -301,7 +308,8 @@ def _joined(*notes: str) -> str:
 def _next_command(status: Status) -> str:
     if status.overdue:
         return "relay diagnose"
-    if status.missing or not all(hop.healthy for hop in status.hops):
+    blind = status.looked is not None and status.looked.why_not is not None
+    if status.missing or blind or not all(hop.healthy for hop in status.hops):
         return "relay check"
     if status.held:
         return "relay quarantine list"

@@ -7,7 +7,7 @@ round that was dear makes the next one wait.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -15,7 +15,7 @@ from typing import Final
 import asyncpg
 import structlog
 
-from relay.diagnose.decide.duty import GONE_SECONDS, Standing, standing
+from relay.diagnose.decide.duty import Standing, standing
 from relay.diagnose.gather.around import read_processes
 from relay.diagnose.gather.database import read_orders
 from relay.diagnose.gather.logs import LogReading
@@ -31,10 +31,16 @@ from relay.diagnose.watch.cases import OpenCase
 from relay.diagnose.watch.late import find_late, looked_until
 from relay.diagnose.watch.overdue import find_open
 from relay.diagnose.watch.overdue_spans import OverdueSpans, report_of
+from relay.diagnose.watch.set_aside import SetAside
+from relay.runtime.database import is_connection_loss
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.liveness import GONE_SECONDS
 
 _LOG: Final = structlog.get_logger("relay.watchdog")
+# In one round: a few orders among thousands are found by halving; what fails everywhere is not
+# looked for in each of them. The next round finds the next few.
+_FAILED_LOOKS: Final = 40
 
 # Not a case: it is on its way, or a person closed it.
 _NO_CASE: Final = frozenset({Verdict.IN_FLIGHT, Verdict.CLOSED})
@@ -81,7 +87,12 @@ class WatchOptions:
 
 @dataclass(slots=True)
 class RoundReport:
-    """What a round did."""
+    """What a round did.
+
+    Attributes:
+        set_aside: orders that could not be judged, and are left alone for a while.
+        failures: of steps that were not completed; the others were.
+    """
 
     opened: int = 0
     late: int = 0
@@ -92,6 +103,8 @@ class RoundReport:
     changes: list[IncidentChange] = field(default_factory=list)
     counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
     incidents_open: int = 0
+    set_aside: int = 0
+    failures: list[Exception] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -104,25 +117,43 @@ class Round:
     options: WatchOptions
     spans: OverdueSpans | None
     _told_held: bool = field(default=False, init=False)
+    _aside: SetAside = field(default_factory=SetAside, init=False)
+    _failed_looks: int = field(default=0, init=False)
 
     async def run(self) -> RoundReport:
-        """Do one round.
+        """Do one round: a step that fails keeps no other one from being done.
 
         Raises:
-            asyncpg's errors, FlowTableError: the database is away, or refuses.
+            asyncpg's errors: the database is away.
         """
-        report = RoundReport()
-        await self._close_returned(report)
-        await self._open_new(report)
-        await self._diagnose_again(report)
-        await self._note_late(report)
+        report, self._failed_looks = RoundReport(), 0
+        steps: tuple[Callable[[RoundReport], Awaitable[None]], ...] = (
+            self._close_returned,
+            self._open_new,
+            self._diagnose_again,
+            self._note_late,
+            self._assign,
+            self._report,
+            self._count,
+        )
+        for step in steps:
+            try:
+                await step(report)
+            except Exception as error:
+                if is_connection_loss(error) or self.connection.is_closed():
+                    raise
+                report.failures.append(error)
+        report.set_aside = len(self._aside)
+        return report
+
+    async def _assign(self, report: RoundReport) -> None:
         now_at = await self.connection.fetchval("SELECT clock_timestamp()")
         report.changes = await assign(self.connection, now_at)
         await self._tell_stories(report.changes)
-        await self._report(report)
+
+    async def _count(self, report: RoundReport) -> None:
         report.counts = await cases.open_counts(self.connection)
         report.incidents_open = await self.connection.fetchval(_OPEN_INCIDENTS)
-        return report
 
     async def _close_returned(self, report: RoundReport) -> None:
         """Close the cases of orders that were returned since, without diagnosing them."""
@@ -139,9 +170,10 @@ class Round:
 
     async def _open_new(self, report: RoundReport) -> None:
         for _ in range(self.options.pages):
-            found = await find_open(
-                self.connection, self.flow, unrecorded=True, at_most=self.options.page_orders
-            )
+            # Those that are set aside stay where they are: they must not fill the page.
+            page = self.options.page_orders + len(self._aside)
+            seen = await find_open(self.connection, self.flow, unrecorded=True, at_most=page)
+            found = [one for one in seen if one.order_id not in self._aside]
             if not found:
                 return
             events = {one.order_id: one.event_id for one in found if one.event_id is not None}
@@ -149,7 +181,7 @@ class Round:
             opened = await self._record(diagnoses)
             report.opened += opened
             # Those that are no case are found again: a page of nothing else is the last one.
-            if len(found) < self.options.page_orders or not opened:
+            if len(seen) < page or not opened:
                 return
 
     async def _record(self, diagnoses: Sequence[Diagnosis]) -> int:
@@ -162,6 +194,27 @@ class Round:
     async def _diagnose(
         self, order_ids: Sequence[str], events: Mapping[str, str]
     ) -> list[Diagnosis]:
+        """Diagnose orders; one that cannot be judged is set aside, and the others are."""
+        try:
+            return await self._diagnose_all(order_ids, events)
+        except Exception as error:
+            if is_connection_loss(error) or self.connection.is_closed():
+                raise
+            self._failed_looks += 1
+            if self._failed_looks > _FAILED_LOOKS:
+                raise
+            if len(order_ids) == 1:
+                self._aside.add(order_ids[0], error)
+                return []
+        middle = len(order_ids) // 2
+        first = await self._diagnose(order_ids[:middle], events)
+        return first + await self._diagnose(order_ids[middle:], events)
+
+    async def _diagnose_all(
+        self, order_ids: Sequence[str], events: Mapping[str, str]
+    ) -> list[Diagnosis]:
+        if not order_ids:
+            return []
         options = GatherOptions(logs=self.options.reading)
         gatherer = Gatherer(self.connection, self.kafka, self.flow, options)
         return [diagnose(one) for one in await gatherer.gather(order_ids, events)]
@@ -176,9 +229,10 @@ class Round:
         if not stale:
             return
         events = {one.order_id: one.event_id for one in stale if one.event_id is not None}
-        diagnoses = await self._diagnose([one.order_id for one in stale], events)
-        by_order = {one.order_id: one for one in diagnoses}
-        await self._write_again(stale, by_order, report)
+        order_ids = [one.order_id for one in stale if one.order_id not in self._aside]
+        by_order = {one.order_id: one for one in await self._diagnose(order_ids, events)}
+        judged = [one for one in stale if one.order_id in by_order]
+        await self._write_again(judged, by_order, report)
 
     async def _write_again(
         self, stale: Sequence[OpenCase], found: Mapping[str, Diagnosis], report: RoundReport

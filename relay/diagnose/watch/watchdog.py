@@ -19,15 +19,16 @@ import asyncpg
 import structlog
 
 from relay.diagnose.gather.broker import connected
-from relay.diagnose.gather.reading import BROKER_FAILURES
 from relay.diagnose.incidents.rows import IncidentChange
 from relay.diagnose.watch.lease import WatchLease, WatchLostError
+from relay.diagnose.watch.looked import Looked, read_looked
 from relay.diagnose.watch.overdue_spans import OverdueSpans
 from relay.diagnose.watch.positions import Notebook, take_sample, write_positions
 from relay.diagnose.watch.round import Round, RoundReport, WatchOptions
-from relay.orders.catalog import FlowTableError, as_far_as_known
+from relay.orders.catalog import as_far_as_known
 from relay.runtime.backoff import Backoff
-from relay.runtime.database import DATABASE_FAILURES, connect
+from relay.runtime.database import DATABASE_FAILURES, DRIVER_FAILURES, connect
+from relay.runtime.duty_record import WATCH_POSITIONS, WATCH_ROUND, duty_completed, duty_failed
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.shutdown import stopped_within
@@ -46,7 +47,6 @@ _SAMPLE_SECONDS: Final = 10.0
 _REFRESH_SAMPLES: Final = 10
 _RELEASE_SECONDS: Final = 2.0
 _PAGES_ONCE: Final = 5
-_ROUND_FAILURES: Final = (*DATABASE_FAILURES, FlowTableError)
 
 
 @dataclass(slots=True)
@@ -85,13 +85,39 @@ class Watchdog:
                 await self._session()
             except WatchLostError as error:
                 self._wait_for("standby", str(error))
-            except _ROUND_FAILURES as error:
-                self._wait_for("waiting", str(error) or type(error).__name__)
             except ExceptionGroup as group:
-                self._wait_for("waiting", "; ".join(repr(one) for one in group.exceptions))
+                if group.subgroup(WatchLostError) is not None:
+                    self._wait_for("standby", "another watchdog took over")
+                else:
+                    await self._failed(group, "; ".join(repr(one) for one in group.exceptions))
+            except Exception as error:  # noqa: BLE001 - whatever it is: said, and begun again
+                await self._failed(error, str(error) or type(error).__name__)
             attempt = 0 if time.monotonic() - began > self.options.lease_seconds else attempt + 1
             await stopped_within(self.stop, backoff.delay_seconds(attempt))
         self.state = "stopped"
+
+    async def _failed(self, error: Exception, why: str) -> None:
+        """Say why a session ended; where the lease was held, in the database, too."""
+        was_active = self.state == "active"
+        self._wait_for("waiting", why)
+        self._count_failure(WATCH_ROUND)
+        if not was_active:
+            return
+        try:
+            connection = await connect(
+                self.dsn, LEASE_CONNECTION, command_timeout_seconds=_LEASE_STATEMENT_SECONDS
+            )
+            try:
+                await duty_failed(connection, WATCH_ROUND, error)
+            finally:
+                connection.terminate()
+        except DATABASE_FAILURES as away:
+            # The record's age tells it: no round is completed meanwhile.
+            _LOG.info("duty_not_recorded", duty=WATCH_ROUND, why=str(away))
+
+    def _count_failure(self, duty: str) -> None:
+        if self.metrics is not None:
+            self.metrics.duty_failures.labels(duty).inc()
 
     def _wait_for(self, state: str, why: str) -> None:
         if self.waiting_for != why:
@@ -157,7 +183,28 @@ class Watchdog:
             self.rounds += 1
             self._tell(report)
             took = time.monotonic() - began
-            await asyncio.sleep(max(self.options.round_seconds, took * self.options.rest_factor))
+            pause = max(self.options.round_seconds, took * self.options.rest_factor)
+            await self._record_round(connection, report, pause + 2 * took)
+            await asyncio.sleep(pause)
+
+    async def _record_round(
+        self, connection: asyncpg.Connection, report: RoundReport, again_within_seconds: float
+    ) -> None:
+        if not report.failures:
+            await duty_completed(
+                connection,
+                WATCH_ROUND,
+                again_within_seconds=again_within_seconds,
+                set_aside=report.set_aside,
+            )
+            if self.metrics is not None:
+                self.metrics.duty_completed_at.labels(WATCH_ROUND).set_to_current_time()
+                self.metrics.orders_set_aside.set(report.set_aside)
+            return
+        for error in report.failures:
+            _LOG.error("round_failed", error=repr(error), exc_info=error)
+        self._count_failure(WATCH_ROUND)
+        await duty_failed(connection, WATCH_ROUND, report.failures[0])
 
     def _tell(self, report: RoundReport) -> None:
         for change in report.changes:
@@ -186,11 +233,21 @@ class Watchdog:
                         rows = notebook.take(sample, time.monotonic())
                         lease.require()
                         await _written(connection, rows)
+                        if refresh or attempt:
+                            await duty_completed(
+                                connection,
+                                WATCH_POSITIONS,
+                                again_within_seconds=_REFRESH_SAMPLES * self.options.sample_seconds,
+                            )
                         attempt = 0
                         await asyncio.sleep(self.options.sample_seconds)
-            except BROKER_FAILURES as error:
+            except (WatchLostError, *DRIVER_FAILURES):
+                raise
+            except Exception as error:  # noqa: BLE001 - the broker, or what it holds: no round ends
                 if attempt == 0:
                     _LOG.warning("positions_not_recorded", why=str(error) or type(error).__name__)
+                    self._count_failure(WATCH_POSITIONS)
+                    await duty_failed(connection, WATCH_POSITIONS, error)
                 attempt += 1
                 await asyncio.sleep(backoff.delay_seconds(attempt))
 
@@ -203,33 +260,63 @@ async def _written(connection: asyncpg.Connection, rows: Any) -> None:
         raise WatchLostError(f"the database does not answer: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class OneRound:
+    """What came of one round that a command asked for.
+
+    Attributes:
+        report: of the round; None: it was not done.
+        why_not: None: another watchdog is active, whose own rounds count.
+    """
+
+    report: RoundReport | None
+    why_not: str | None = None
+
+
 async def watch_once(
     dsn: str | None, kafka: KafkaConnection, flow: Flow, options: WatchOptions
-) -> RoundReport | None:
-    """Do one round now, without spans; None when another watchdog is active, or it cannot be done.
+) -> OneRound:
+    """Do one round now, without spans, unless another watchdog is active.
 
-    For commands that show what watchdogs record, where none may have run yet.
+    For commands that show what watchdogs record, where none may have run yet. It never raises: a
+    role that may only read cannot do one.
     """
     try:
         leasing = await connect(dsn, LEASE_CONNECTION, command_timeout_seconds=30.0)
-    except DATABASE_FAILURES:
-        return None
+    except DATABASE_FAILURES as error:
+        return OneRound(None, str(error) or type(error).__name__)
     try:
         lease = WatchLease(leasing, f"once-{uuid4()}", options.lease_seconds * 4)
         if not await lease.take():
-            return None
+            return OneRound(None)
         try:
             # Nobody comes back for the next page: a night's orders are told at once.
             whole = replace(options, pages=_PAGES_ONCE)
-            flow = await as_far_as_known(leasing, flow)
-            return await Round(leasing, kafka, flow, whole, None).run()
+            known = await as_far_as_known(leasing, flow)
+            report = await Round(leasing, kafka, known, whole, None).run()
         finally:
             await lease.release()
-    except _ROUND_FAILURES as error:
-        _LOG.debug("not_watched_once", why=str(error))
-        return None
+    except Exception as error:  # noqa: BLE001 - said by the command, whatever it is
+        return OneRound(None, str(error) or type(error).__name__)
+    else:
+        why = repr(report.failures[0]) if report.failures else None
+        return OneRound(report, why)
     finally:
         leasing.terminate()
+
+
+async def looked_by(connection: asyncpg.Connection, once: OneRound) -> Looked:
+    """Say whether somebody looked: the one round just now, or a watchdog before it."""
+    if once.report is not None and once.why_not is None:
+        now_at = await connection.fetchval("SELECT clock_timestamp()")
+        return Looked(now_at, None, once.report.set_aside)
+    try:
+        recorded = await read_looked(connection)
+    except DATABASE_FAILURES as error:
+        recorded = Looked(None, f"the watchdog's record cannot be read: {error}")
+    if recorded.why_not is None or once.why_not is None:
+        return recorded
+    return replace(recorded, why_not=f"{recorded.why_not}; this command cannot: {once.why_not}")
 
 
 def _say(change: IncidentChange) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from relay.diagnose.decide.duty import GONE_SECONDS, HEARTBEAT_STALE_SECONDS
+from relay.runtime.liveness import GONE_SECONDS, SILENT_SECONDS
 from tests.corpus.fault import Act, Fault, Orders, Scene, Step, overdue
 from tests.corpus.world import World
 
@@ -86,7 +86,7 @@ SCENE = Scene(
     "processes",
     acts=(
         trio("killed", World.kill, World.begin, GONE_SECONDS + 0.5, DOWN),
-        trio("paused", World.freeze, World.thaw, HEARTBEAT_STALE_SECONDS + 0.5, PAUSED),
+        trio("paused", World.freeze, World.thaw, SILENT_SECONDS + 0.5, PAUSED),
         trio("stopped for maintenance", World.end, World.begin, 0.0, DOWN),
     ),
     opening=opening,

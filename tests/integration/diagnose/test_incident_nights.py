@@ -1,9 +1,12 @@
 """The three endings of a night, told apart by what was recorded; silence for ordinary losses."""
 
 import json
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from relay.diagnose.tell import explain
+from relay.diagnose.watch import round as watch_round
 from relay.diagnose.watch.round import WatchOptions
 from relay.diagnose.watch.watchdog import watch_once
 from relay.runtime.settings import load_settings
@@ -171,8 +174,64 @@ async def test_a_night_larger_than_a_page_is_told_at_once(wiring) -> None:
     servers = {"DATABASE_URL": wiring.database, "KAFKA_BOOTSTRAP_SERVERS": wiring.bootstrap}
     settings = load_settings(None, wiring.environment | servers)
     options = WatchOptions(page_orders=10)
-    report = await watch_once(settings.database.dsn, settings.kafka, settings.flow, options)
-    assert report is not None
-    assert report.opened == 45
+    once = await watch_once(settings.database.dsn, settings.kafka, settings.flow, options)
+    assert once.report is not None
+    assert once.report.opened == 45
     (found,) = incidents(wiring)
     assert found["orders"] == 45
+
+
+async def test_one_order_that_cannot_be_judged_keeps_no_other_one_from_it(
+    wiring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = await wiring.place(5)
+    await wiring.until_overdue(orders)
+
+    def judge(evidence):
+        if evidence.order_id == orders[2]:
+            raise OverflowError("date value out of range")
+        return explain.diagnose(evidence)
+
+    monkeypatch.setattr(watch_round, "diagnose", judge)
+    servers = {"DATABASE_URL": wiring.database, "KAFKA_BOOTSTRAP_SERVERS": wiring.bootstrap}
+    settings = load_settings(None, wiring.environment | servers)
+    once = await watch_once(
+        settings.database.dsn, settings.kafka, settings.flow, WatchOptions(page_orders=10)
+    )
+    assert once.report is not None
+    assert (once.report.opened, once.report.set_aside, once.why_not) == (4, 1, None)
+
+
+async def test_a_cause_of_another_version_is_shown_and_ends_no_round(wiring) -> None:
+    orders = await wiring.place(2)
+    await wiring.until_overdue(orders)
+    assert len(incidents(wiring)) == 1
+    await wiring.pg.execute("UPDATE relay.overdue SET cause = 'x', verdict = 'y', hop = 'z'")
+    await wiring.pg.execute("UPDATE relay.incident SET cause = 'x', verdict = 'y', hop = 'z'")
+    done = wiring.command("incidents", "--json")
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["watch"]["looked"] is True, done.stdout
+    assert wiring.command("unreturned").returncode == 3
+
+
+async def test_who_may_only_read_is_not_told_that_nothing_is_wrong(wiring) -> None:
+    name = f"reader_{wiring.group.rpartition('-')[2]}"
+    await wiring.pg.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE relay_observer")
+    try:
+        parts = urlsplit(wiring.database)
+        host = parts.netloc.rpartition("@")[2]
+        as_reader = {"DATABASE_URL": urlunsplit(parts._replace(netloc=f"{name}:x@{host}"))}
+        done = wiring.command("incidents", "--json", **as_reader)
+        assert done.returncode == 1, done.stderr
+        told = json.loads(done.stdout)
+        assert told["incidents"] == []
+        assert told["watch"]["looked"] is False
+        assert "no watchdog has completed a round" in told["watch"]["why_not"]
+        said = wiring.command("incidents", **as_reader)
+        assert "no incident is open" not in said.stdout
+        for command in (("status",), ("unreturned",), ("check",), ("quarantine", "list")):
+            answer = wiring.command(*command, "--json", **as_reader)
+            json.loads(answer.stdout)
+    finally:
+        await wiring.pg.execute(f"DROP OWNED BY {name}")
+        await wiring.pg.execute(f"DROP ROLE {name}")
