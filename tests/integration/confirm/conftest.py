@@ -17,6 +17,7 @@ from consumers.confirm.options import ConfirmOptions
 from consumers.confirm.service import ConfirmService
 from consumers.group.options import SessionOptions
 from relay.runtime.backoff import Backoff
+from relay.runtime.database import connect
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.telemetry.metrics import Metrics
@@ -156,7 +157,7 @@ class Lab:
 
     async def connect(self) -> None:
         """Connect to the lab's own database."""
-        self.pg = await asyncpg.connect(self.dsn)
+        self.pg = await connect(self.dsn, "test")
 
     def session(self, **changes: Any) -> ConfirmOptions:
         """Quick options with some changes."""

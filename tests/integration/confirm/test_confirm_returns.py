@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from relay.orders.catalog import FlowTableError, orders_table
+from relay.runtime.database import connect
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Observe
 from relay.runtime.kafka_unreadable import PREFIX_BYTES
 from tests.patience import patience
@@ -530,7 +531,7 @@ async def test_least_privilege_is_enough(lab, sees_places):
         lab.send(orders[1], "nonsense")
         lab.send(orders[2], "processing")
         lab.sent()
-        login = await asyncpg.connect(lab.dsn_as(name, "x"))
+        login = await connect(lab.dsn_as(name, "x"), "test")
         assert (await orders_table(login, lab.flow)).has_places is sees_places
         await login.close()
         running = lab.start(dsn=lab.dsn_as(name, "x"))
