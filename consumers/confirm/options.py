@@ -21,6 +21,7 @@ class ConfirmOptions:
         frozen_seconds: PostgreSQL ends the transaction of a consumer that stands still for so long,
             so that a frozen one holds neither orders nor offsets. No transaction lasts longer than
             this and `statement_seconds` together.
+        quarantine_rows, quarantine_bytes: beyond either, only the places are kept.
         away_backoff: while the database is away: work goes on within a second of its return.
         blocked_backoff: while the database refuses everything.
     """
@@ -28,6 +29,8 @@ class ConfirmOptions:
     session: SessionOptions = field(default_factory=SessionOptions)
     statement_seconds: float = 300.0
     frozen_seconds: float = 30.0
+    quarantine_rows: int = 100_000
+    quarantine_bytes: int = 1_000_000_000
     away_backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 1.0))
     blocked_backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 10.0))
 

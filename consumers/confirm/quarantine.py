@@ -11,11 +11,12 @@ from collections.abc import Collection, Sequence
 
 import asyncpg
 
+from consumers.confirm.quarantine_room import QuarantineRoom
 from consumers.group.partitions import Partition
 from consumers.returns.refusals import Refusal
 from consumers.returns.stored_record import StoredRecord, stored_headers
 from consumers.returns.trimming import is_whole
-from relay.runtime.kafka_unreadable import PartialBytes
+from relay.runtime.kafka_unreadable import Fault, PartialBytes
 
 _DETAIL_CHARACTERS = 1000
 
@@ -23,16 +24,16 @@ _WRITE = """
 INSERT INTO relay.quarantine
     (kind, reason, detail, aggregate_id, event_id, partition, record_offset, record_key,
      record_value, record_headers, traceparent, consumer_group, topic, kept, from_offset,
-     whole_bytes, whole_sha256)
+     whole_bytes, whole_sha256, seen_count)
 SELECT 'return', r.reason, r.detail, r.aggregate_id, r.event_id, r.partition, r.record_offset,
        r.record_key, r.record_value, r.record_headers::jsonb, r.traceparent, $11, $12, r.kept,
-       r.from_offset, r.whole_bytes, r.whole_sha256
+       r.from_offset, r.whole_bytes, r.whole_sha256, r.seen_count
   FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bigint[],
               $7::bytea[], $8::bytea[], $9::text[], $10::text[], $13::text[], $14::bigint[],
-              $15::int[], $16::text[])
+              $15::int[], $16::text[], $17::int[])
        AS r (reason, detail, aggregate_id, event_id, partition, record_offset, record_key,
              record_value, record_headers, traceparent, kept, from_offset, whole_bytes,
-             whole_sha256)
+             whole_sha256, seen_count)
 ON CONFLICT (consumer_group, topic, partition, record_offset, md5(coalesce(record_value, '')))
       WHERE kind = 'return'
 DO UPDATE SET seen_count = relay.quarantine.seen_count + 1, last_seen_at = clock_timestamp(),
@@ -68,11 +69,16 @@ SELECT consumer_group, topic, partition, record_offset, coalesce(aggregate_id, '
 
 
 async def write_quarantine(
-    connection: asyncpg.Connection, group: str, topic: str, refused: Sequence[Refusal]
+    connection: asyncpg.Connection,
+    group: str,
+    topic: str,
+    refused: Sequence[Refusal],
+    room: QuarantineRoom,
 ) -> None:
     """Write refused returns; call it in the transaction that moves the offset behind them."""
     if not refused:
         return
+    refused = await room.fitted(connection, group, refused)
     records = [one.record for one in refused]
     values = [record.value for record in records]
     await connection.execute(
@@ -89,11 +95,19 @@ async def write_quarantine(
         [one.traceparent for one in refused],
         group,
         topic,
-        ["whole" if is_whole(record) else "part" for record in records],
+        [_kept(one) for one in refused],
         [value.from_offset if isinstance(value, PartialBytes) else None for value in values],
         [value.size if isinstance(value, PartialBytes) else None for value in values],
         [value.sha256 if isinstance(value, PartialBytes) else None for value in values],
+        [one.count for one in refused],
     )
+
+
+def _kept(refusal: Refusal) -> str:
+    value = refusal.record.value
+    if isinstance(value, PartialBytes) and value.fault is Fault.NOT_KEPT:
+        return "place"
+    return "whole" if is_whole(refusal.record) else "part"
 
 
 def place_only(refusal: Refusal, error: str) -> Refusal:

@@ -27,6 +27,7 @@ from consumers.confirm.failures import Failure, classify, described
 from consumers.confirm.handling import DatabaseBlockedError, Returns, Streak, Waiting
 from consumers.confirm.lanes import Lanes
 from consumers.confirm.options import ConfirmOptions
+from consumers.confirm.quarantine_room import QuarantineRoom
 from consumers.confirm.report import Report
 from consumers.confirm.spans import ReturnSpans
 from consumers.confirm.testpoints import TestPoint, nothing
@@ -91,6 +92,7 @@ class ConfirmService:
     waiting_for: str | None = None
     failure_code: str | None = None
     blocked: BlockedPartitions = field(default_factory=BlockedPartitions)
+    room: QuarantineRoom = field(init=False)
     outages: OutageLog = field(init=False)
     report: Report = field(init=False)
     _streak: Streak = field(default_factory=Streak)
@@ -102,12 +104,14 @@ class ConfirmService:
     def __post_init__(self) -> None:
         flow, client_id = self.flow, self.options.session.client_id
         self.outages = OutageLog(self.process)
+        self.room = QuarantineRoom(self.options.quarantine_rows, self.options.quarantine_bytes)
         spans = ReturnSpans.of(
             self.tracing, flow.returns_topic, group=flow.confirm_group, client_id=client_id
         )
         self.report = Report(spans, self.metrics, flow.terminal_statuses, self.test_point)
         if self.metrics is not None:
             self.metrics.partitions_blocked.set_function(lambda: len(self.blocked.reasons()))
+            self.metrics.quarantine_full.set_function(lambda: int(self.room.full))
 
     @property
     def ready(self) -> bool:
@@ -120,6 +124,7 @@ class ConfirmService:
             "state": self.state,
             "waiting_for": self.waiting_for,
             "blocked_partitions": self.blocked.reasons(),
+            "quarantine_full": self.room.full,
             "group": self.flow.confirm_group,
             **self.report.detail(),
         }
@@ -267,7 +272,8 @@ class ConfirmService:
         flow = await with_key_column(connections[0], self.flow)
         reader = ReturnReader(flow)
         how = BesideCanaries(await applier(connections[0], self.flow))
-        confirmation = Confirmation(reader, how, books, trimming(flow.max_return_bytes))
+        trim = trimming(flow.max_return_bytes)
+        confirmation = Confirmation(reader, how, books, trim, self.room)
         batch_records, waiting = self.options.session.batch_records, Waiting()
         return Lanes(
             [

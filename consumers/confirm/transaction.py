@@ -26,6 +26,7 @@ from consumers.confirm.pending import (
     waiting_orders,
 )
 from consumers.confirm.quarantine import write_quarantine
+from consumers.confirm.quarantine_room import QuarantineRoom
 from consumers.group.handler import Part
 from consumers.group.partitions import Partition, Record
 from consumers.returns.fold import Step
@@ -100,12 +101,14 @@ class Confirmation:
 
     Attributes:
         trim: makes a record small that was just read.
+        room: how much the quarantine takes.
     """
 
     reader: ReturnReader
     applier: Applier
     books: Books
     trim: Callable[[Any], Any]
+    room: QuarantineRoom = field(default_factory=QuarantineRoom)
     caution: Caution = field(default_factory=Caution)
 
     async def read(self, parts: Sequence[Part]) -> Batch:
@@ -150,7 +153,9 @@ class Confirmation:
         """Handle a part of one record by quarantining it."""
         async with connection.transaction():
             await self.books.advance(connection, [part])
-            await write_quarantine(connection, self.books.group, self.books.topic, [refusal])
+            await write_quarantine(
+                connection, self.books.group, self.books.topic, [refusal], self.room
+            )
         self.books.advanced([part])
         return Done(refused=[refusal])
 
@@ -202,7 +207,9 @@ class Confirmation:
         """Quarantine a waiting return that the database refuses."""
         async with connection.transaction():
             await self.books.hold(connection, owned)
-            await write_quarantine(connection, self.books.group, self.books.topic, [refusal])
+            await write_quarantine(
+                connection, self.books.group, self.books.topic, [refusal], self.room
+            )
             await drop_pending(connection, [pending.pending_id])
         return Done(refused=[refusal])
 
@@ -245,7 +252,9 @@ class Confirmation:
                 raise _DoubtError
         await self.applier.write(connection, self.books.group, decided)
         done.add(decided)
-        await write_quarantine(connection, self.books.group, self.books.topic, done.refused)
+        await write_quarantine(
+            connection, self.books.group, self.books.topic, done.refused, self.room
+        )
         return done
 
     async def _in_turn(

@@ -37,6 +37,7 @@ class Refusal:
         return_id: its identity, when it has one of its own.
         detail: what exactly is wrong, for a person; it holds nothing of the record's value, which
             whoever reads logs and summaries may not see.
+        count: for how many returns it stands.
     """
 
     record: Record
@@ -45,3 +46,4 @@ class Refusal:
     order_id: str | None = None
     return_id: str | None = None
     traceparent: str | None = None
+    count: int = 1

@@ -40,4 +40,8 @@ def _service(around: Surroundings) -> ConfirmService:
 
 def confirm_options(settings: Settings) -> ConfirmOptions:
     """Return hop 5's options as the settings say."""
-    return ConfirmOptions(session=SessionOptions(**dict(settings.confirm)))
+    session = dict(settings.confirm)
+    rows, most_bytes = session.pop("quarantine_rows"), session.pop("quarantine_bytes")
+    return ConfirmOptions(
+        session=SessionOptions(**session), quarantine_rows=rows, quarantine_bytes=most_bytes
+    )

@@ -29,6 +29,8 @@ class Fault(StrEnum):
     """No batch of a version that this program knows."""
     RECORD = "record"
     """A record inside of the batch is no record; those behind it cannot be found."""
+    NOT_KEPT = "not_kept"
+    """They could be read, were refused, and the quarantine was full."""
     HEADERS = "headers"
     """A record has more headers than are read."""
 

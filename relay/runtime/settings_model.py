@@ -250,6 +250,12 @@ class ConfirmSettings(Section):
     stall_seconds: Patience = Field(
         default=10.0, description="seconds without an answer until the consumer is made anew"
     )
+    quarantine_rows: Rows = Field(
+        default=100_000, description="refused returns held; beyond them only places are kept"
+    )
+    quarantine_bytes: Bytes = Field(
+        default=1_000_000_000, description="bytes of refused returns held; beyond them only places"
+    )
 
     @model_validator(mode="after")
     def _drains_within_the_session(self) -> Self:

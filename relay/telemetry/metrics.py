@@ -24,6 +24,7 @@ from data, so the number of series is bounded. Nothing here raises in a hop.
 | relay_hop_waiting | gauge | hop | events that wait for this hop |
 | relay_hop_oldest_age_seconds | gauge | hop | age of the oldest of them; 0: none |
 | relay_quarantine_rows | gauge | | rows in quarantine, open |
+| relay_quarantine_full | gauge | | 1 while of refused returns only the places are kept |
 | relay_overdue_orders | gauge | hop, verdict | orders past their deadline, not closed |
 | relay_incidents_open | gauge | | open incidents |
 | relay_incident_alerts_total | counter | event | incidents opened, grown tenfold, closed |
@@ -172,6 +173,9 @@ class Metrics:
             "hop_oldest_age_seconds", "age of the oldest of them", "hop"
         )
         self.quarantine_rows = self._gauge("quarantine_rows", "open rows in quarantine")
+        self.quarantine_full = self._gauge(
+            "quarantine_full", "1 while of refused returns only the places are kept"
+        )
         self.overdue_orders = self._gauge(
             "overdue_orders", "orders past their deadline", "hop", "verdict"
         )

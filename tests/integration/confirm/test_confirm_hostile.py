@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from aiokafka.structs import TopicPartition
 from confluent_kafka import Producer
 
 from relay.runtime.backoff import Backoff
+from tests.integration.confirm.conftest import OPTIONS
 
 # A hundred megabytes of a value, which gzip makes a hundred kilobytes of.
 BOMB_BYTES = 100_000_000
@@ -166,6 +168,22 @@ async def test_as_many_values_as_the_database_refuses_are_no_outage(lab: Any) ->
     assert len(rows) == 30
     # The constraint's DETAIL is the order's whole row.
     assert not [row["detail"] for row in rows if "EUR" in row["detail"]]
+
+
+async def test_a_full_quarantine_keeps_the_places(lab: Any) -> None:
+    (good,) = await lab.place()
+    for number in range(50):
+        lab.raw(b"key", b"no JSON %d" % number, partition=0)
+    lab.send(good, partition=0)
+    lab.sent()
+    running = lab.start(replace(OPTIONS, quarantine_rows=10))
+    await lab.until_confirmed(good)
+    rows = await lab.pg.fetch("SELECT * FROM relay.quarantine ORDER BY record_offset")
+    assert sum(row["seen_count"] for row in rows) == 50
+    assert len(rows) < 20
+    last = rows[-1]
+    assert (last["kept"], last["record_offset"], last["record_value"]) == ("place", 49, b"")
+    assert running.service.detail()["quarantine_full"]
 
 
 async def test_what_a_record_holds_is_in_no_summary_and_in_no_log(
