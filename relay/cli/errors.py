@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from relay.command import install_hint
 from relay.runtime.printable import printable
 from relay.telemetry.redaction import redact
 
@@ -54,6 +55,8 @@ def as_text(error: Exception) -> str:
     """Return the error for a person: what, and what to do next."""
     lines = [f"error[{error_code(error)}]: {_shown(_message(error))}"]
     hint = getattr(error, "hint", None)
+    if isinstance(error, ModuleNotFoundError):
+        hint = install_hint(error)
     if hint is None and isinstance(error, click.UsageError) and error.ctx is not None:
         hint = f"`{error.ctx.command_path} --help` lists what there is"
     return "\n".join(lines + ([f"hint: {_shown(str(hint))}"] if hint else []))
