@@ -50,6 +50,7 @@ format: setup  ## format the code and mend what the linter can
 lock:  ## lock Python's and Kafka's files again (ARGS=--upgrade for newer ones); needs the network
 	@$(PYTHON) tools/lock.py $(ARGS)
 	@$(MAKE) --no-print-directory setup
+	@.venv/bin/python tools/lock_image.py
 	@.venv/bin/python tools/lock_kafka.py
 	@.venv/bin/python tools/lock_worlds.py
 

@@ -39,6 +39,7 @@ from relay.publish.window import LOWEST_ID, Paging, Position, Snapshot, ended_be
 
 # A transaction id costs an index entry or more; so many are looked through in well under a second.
 _TXIDS_AT_A_TIME: Final = 5_000_000
+_FEWEST_ROWS: Final = 8
 
 
 class OutboxCursor:
@@ -65,6 +66,9 @@ class OutboxCursor:
         self._page_bytes = page_bytes
         self.largest_bytes = largest_bytes
         self._hint_id = hint_id
+        # How many rows are looked at for a page: few, while those are so large that few fill one.
+        # To learn how large a payload is, PostgreSQL reads all of it.
+        self._rows_at_once = page_rows
         self._statements: dict[str, Any] = {}
         # The snapshot of the last two reads: no transaction ended between them, and perhaps none
         # has since.
@@ -132,12 +136,15 @@ class OutboxCursor:
         if paging is None:
             assert self._position.cur is not None
             return self._advance(Page.empty(Position(self._position.cur)))
-        limit = self.page_rows
+        limit = min(self.page_rows, self._rows_at_once)
         records = await self._read(paging, limit)
         page = Page.of_records(records, paging.position)
         kept = cut_to_bytes(page.sizes, self._page_bytes)
         if kept < len(records):
+            self._rows_at_once = max(2 * kept, _FEWEST_ROWS)
             limit, page = kept, page.first(kept)
+        elif kept == limit:
+            self._rows_at_once = max(2 * limit, self._rows_at_once)
         last_id = page.ids[-1] if page.ids else paging.last_id
         self._paging = paging.after(len(page.ids), last_id, limit)
         if self._paging is not None and self._paging.crosses_gap:
