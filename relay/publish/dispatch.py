@@ -62,10 +62,10 @@ class Dispatcher:
         """Return the topics that, as far as is known, may not take the page's largest rows."""
         if not page.ids:
             return set()
-        largest = max(page.sizes)
-        return {
-            topic for topic in self.topics(page, replay) if self.sizing.doubtful(topic, largest)
-        }
+        largest, topics = max(page.sizes), self.topics(page, replay)
+        if None in page.payloads:
+            return topics
+        return {topic for topic in topics if self.sizing.doubtful(topic, largest)}
 
     def prepare(self, page: Page, partition_counts: Mapping[str, int]) -> Prepared:
         """Encode a page and divide it."""

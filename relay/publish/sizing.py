@@ -44,11 +44,16 @@ class Sizing:
             self._said[topic] = largest_batch_bytes
 
     def largest_payload_bytes(self, topics: Iterable[str], most_bytes: int) -> int:
-        """Return how large a payload may be to fit one of these topics, as far as is known."""
+        """Return how large a payload may be to fit one of these topics; any, if one is unknown."""
         if self.compressed:
             return most_bytes
         limits = [self._said.get(topic, most_bytes) for topic in topics]
         return min(most_bytes, max(limits, default=most_bytes))
+
+    def largest_known_bytes(self, topics: Iterable[str], most_bytes: int) -> int:
+        """Return how large a payload may be to fit one of those of these topics that are known."""
+        known = [topic for topic in topics if topic in self._said]
+        return self.largest_payload_bytes(known, most_bytes)
 
     def doubtful(self, topic: str, size_bytes: int) -> bool:
         """Tell whether a payload of that size may be more than the topic is known to take."""
