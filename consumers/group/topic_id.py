@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, ClassVar
 from uuid import UUID
 
 from aiokafka.errors import IncompatibleBrokerVersion
-from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     Boolean,
@@ -27,15 +25,7 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-
-class _Uuid(AbstractType[UUID]):  # type: ignore[misc]
-    @classmethod
-    def encode(cls, value: UUID) -> bytes:
-        return value.bytes
-
-    @classmethod
-    def decode(cls, data: BytesIO) -> UUID:
-        return UUID(bytes=data.read(16))
+from relay.runtime.kafka_admin import Uuid
 
 
 class _MetadataResponse(Response):  # type: ignore[misc]
@@ -60,7 +50,7 @@ class _MetadataResponse(Response):  # type: ignore[misc]
             CompactArray(
                 ("error_code", Int16),
                 ("topic", CompactString("utf-8")),
-                ("topic_id", _Uuid),
+                ("topic_id", Uuid),
                 ("is_internal", Boolean),
                 (
                     "partitions",
@@ -93,7 +83,7 @@ class _MetadataRequestV10(RequestStruct):  # type: ignore[misc]
         (
             "topics",
             CompactArray(
-                ("topic_id", _Uuid), ("topic", CompactString("utf-8")), ("tags", TaggedFields)
+                ("topic_id", Uuid), ("topic", CompactString("utf-8")), ("tags", TaggedFields)
             ),
         ),
         ("allow_auto_topic_creation", Boolean),

@@ -17,7 +17,7 @@ import orjson
 from consumers.group.partitions import Record
 from consumers.returns.packing import NULL, SEPARATOR
 from consumers.returns.refusals import Reason, Refusal
-from relay.orders.keys import Canonical, canonical_order_id
+from relay.orders.keys import Canonical, canonical_event_id, canonical_order_id
 from relay.runtime.flow import ApplyColumns, Flow, KeyType
 from relay.runtime.kafka_unreadable import PartialBytes
 
@@ -104,7 +104,7 @@ class ReturnReader:
             _reason(value.get("reason")),
             _identity(headers),
             content_hash(record),
-            _header(headers, "ce_causationid"),
+            event_named(headers),
             _header(headers, "traceparent"),
             headers.get("tracestate"),
         )
@@ -194,6 +194,12 @@ def _identity(headers: Mapping[str, bytes | None]) -> str | None:
     if own_id is None:
         return None
     return f"{_header(headers, 'ce_source') or ''}/{own_id}"
+
+
+def event_named(headers: Mapping[str, bytes | None]) -> str | None:
+    """Return the event that a return says it answers, as the database writes event ids."""
+    text = _header(headers, "ce_causationid")
+    return text if text is None else canonical_event_id(text)
 
 
 def _header(headers: Mapping[str, bytes | None], name: str) -> str | None:

@@ -76,24 +76,44 @@ def _as_json(done: Reconciliation) -> dict[str, object]:
         "found": dict(done.tally.found),
         "findings": [asdict(finding) for finding in done.tally.findings],
         "unread": [f"{topic}[{partition}]" for topic, partition in sorted(done.unread)],
+        "not_looked_at": done.unlooked,
+        "open": done.open_cases,
     }
 
 
 def _lines(done: Reconciliation) -> list[str]:
     found = sum(done.tally.found.values())
     if done.proven:
-        lines = ["PROVEN: every row has its record, every return its effect"]
+        lines = [_proof(done)]
     elif found:
         lines = [f"FOUND: {found} that do not fit"]
+    elif done.complete:
+        lines = ["OPEN: what was read fits; of the rest see below"]
     else:
         lines = ["NOT PROVEN: not all could be read"]
     lines += [f"  {number:>9,}  {what}" for what, number in done.tally.counts.items()]
     for difference, number in done.tally.found.items():
         lines += _group(done, difference, number)
+    lines += [f"  {number:>9,}  {what} (open)" for what, number in done.open_cases.items()]
+    if done.open_cases:
+        lines.append("  next: relay unreturned; relay quarantine list")
+    lines += [f"not looked at: {what}" for what in done.unlooked]
     if done.unread:
         names = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(done.unread))
         lines.append(f"not read to the end: {names}; run it again")
     return lines
+
+
+def _proof(done: Reconciliation) -> str:
+    """Say exactly what was proven: of what was read, and no more."""
+    counts = done.tally.counts
+    rows = counts.get("rows whose record is there", 0)
+    returns = counts.get("returns decided on", 0)
+    statuses = counts.get("terminal statuses with their return", 0)
+    return (
+        f"PROVEN: {rows:,} rows have their record, {returns:,} returns were decided on, "
+        f"{statuses:,} terminal statuses have their return; nothing is open"
+    )
 
 
 def _group(done: Reconciliation, difference: Difference, number: int) -> list[str]:

@@ -90,6 +90,7 @@ class Cause(StrEnum):
     DATABASE_UNREACHABLE = "database_unreachable"
     DATABASE_REFUSES = "database_refuses"
     BROKER_UNREACHABLE = "broker_unreachable"
+    TRANSACTION_OPEN = "transaction_open"
     # The evidence is missing.
     PAST_RETENTION = "past_retention"
     SCAN_INCOMPLETE = "scan_incomplete"
@@ -323,7 +324,7 @@ _PUBLISH: dict[Cause, CauseMeaning] = {
         _REPLAY,
     ),
     Cause.RECORDS_DELETED: _row(
-        (_V.RECORD_MISSING, _V.NO_RETURN),
+        (_V.RECORD_MISSING, _V.NO_RETURN, _V.UNKNOWN),
         "records younger than the topic's retention were deleted before they were read",
         "find who deleted them; publish the events again",
         _REPLAY,
@@ -336,8 +337,8 @@ _PUBLISH: dict[Cause, CauseMeaning] = {
         _REPLAY,
     ),
     Cause.COMPACTED: _row(
-        _V.RECORD_MISSING,
-        "the topic is compacted, and a later record of the same key replaced it",
+        (_V.RECORD_MISSING, _V.UNKNOWN),
+        "the topic is compacted: records that a later one of the same key replaced are gone",
         "set cleanup.policy=delete on the topic; publish the event again",
         _CHECK,
         _REPLAY,
@@ -571,6 +572,15 @@ _ANYWHERE: dict[Cause, CauseMeaning] = {
         "bring the broker back; everything goes on by itself",
         _STATUS,
     ),
+    Cause.TRANSACTION_OPEN: _row(
+        (_V.NOT_PROCESSED, _V.NOT_CONFIRMED),
+        "a transaction on the topic was begun and has not ended: whoever reads committed records "
+        "only stands before it",
+        "find the producer that holds it open, and let it commit, or stop it; end a hanging one by "
+        "hand. Do not replay: the records are there",
+        _CHECK,
+        _AGAIN,
+    ),
     Cause.PAST_RETENTION: _row(
         _V.UNKNOWN,
         "what would decide is older than what is kept",
@@ -636,6 +646,7 @@ MOVING_BY_ITSELF = frozenset(
         Cause.PROCESSOR_LAGGING,
         Cause.PROCESSOR_REBALANCING,
         Cause.CONSUMER_LAGGING,
+        Cause.TRANSACTION_OPEN,
         Cause.ORDER_ROW_LOCKED,
         Cause.RETURN_NEVER_SENT,
         Cause.RETURNS_STOPPED,

@@ -69,6 +69,11 @@ def spellings(flow: Flow, order_id: str) -> tuple[str, ...]:
     return (order_id,)
 
 
+def canonical_event_id(text: str) -> str:
+    """Return an event's id as the database writes it; what is no UUID stays as it is."""
+    return _uuid(text) or text
+
+
 def _uuid(text: str) -> str | None:
     if _UUID.fullmatch(text):
         return text

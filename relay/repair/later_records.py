@@ -76,14 +76,15 @@ async def _read(
     topics = sorted(flow.topics)
     places = [place for topic in topics for place in broker.partitions(topic)]
     starts = await broker.offsets(places, EARLIEST)
-    ends = await broker.offsets(places, LATEST, committed_only=True)
+    # To the end: what the relay sent stands in no transaction, though somebody else's may be open.
+    ends = await broker.offsets(places, LATEST)
     spans = {}
     for place in starts.keys() & ends.keys():
         known = await connection.fetchval(_LEDGER_END, *place)
         # A log that ends before what the ledger knows is another one: all of it is later.
         first = starts[place] if known is None or known > ends[place] else known
         spans[place] = (max(first, starts[place]), ends[place])
-    reader = RangeReader(broker, spans)
+    reader = RangeReader(broker, spans, committed=False)
     batch: dict[str, tuple[str | None, str]] = {}
     async for place, records in reader.rounds(asyncio.get_running_loop().time() + at_most_seconds):
         for record in records:

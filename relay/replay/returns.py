@@ -23,6 +23,7 @@ from consumers.returns.reader import Return, ReturnReader
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 from relay.runtime.kafka_records import read_hostile_records
+from relay.runtime.log_ends import read_log_ends
 from relay.runtime.times import to_milliseconds
 
 _START_SECONDS: Final = 15.0
@@ -43,7 +44,7 @@ class Stretch:
         partition: None: all of them.
         from_offset: the first; None: the beginning, or `since`.
         to_offset: the last; None: the end, or `until`.
-        since: records of that time and later.
+        since: records of that time and later, and what came later with an earlier time.
         until: records before that time.
         orders: of these only; None: of all.
     """
@@ -132,7 +133,8 @@ async def feed_returns(
     try:
         async with asyncio.timeout(_START_SECONDS):
             await consumer.start()
-        ends = await _seek(consumer, flow.returns_topic, stretch, found)
+        recorded = await _recorded_ends(connection, flow.returns_topic, stretch.since)
+        ends = await _seek(consumer, flow.returns_topic, stretch, found, recorded)
         await _Feeder(connection, flow, stretch, found, execute).read_all(consumer, ends)
     except (KafkaError, OSError, TimeoutError) as error:
         raise ReturnsUnreadError(
@@ -143,8 +145,19 @@ async def feed_returns(
     return found
 
 
+async def _recorded_ends(
+    connection: asyncpg.Connection, topic: str, since: datetime | None
+) -> Mapping[int, int]:
+    """Return where the logs ended then: what stands behind it is younger, whatever it claims."""
+    return {} if since is None else await read_log_ends(connection, topic, since)
+
+
 async def _seek(
-    consumer: AIOKafkaConsumer, topic: str, stretch: Stretch, found: ReturnsRead
+    consumer: AIOKafkaConsumer,
+    topic: str,
+    stretch: Stretch,
+    found: ReturnsRead,
+    recorded: Mapping[int, int],
 ) -> dict[TopicPartition, int]:
     """Go to where the stretch begins; return where it ends (exclusive), by partition."""
     numbers = consumer.partitions_for_topic(topic) or await _numbers(consumer, topic)
@@ -164,6 +177,8 @@ async def _seek(
         first = starts[place]
         if stretch.since is not None:
             first = since.get(place, ends[place])
+            # A producer's clock may be behind: what came later is given once more, too.
+            first = min(first, recorded.get(place.partition, first))
         if stretch.from_offset is not None:
             first = max(first, stretch.from_offset) if stretch.since else stretch.from_offset
         if first < starts[place]:

@@ -150,9 +150,31 @@ async def test_rows_not_handed_over_wait_and_parked_ones_are_counted(returned, c
         parked,
     )
     done = await compare()
-    assert done.proven
+    assert done.tally.clean
+    assert not done.proven
+    assert done.open_cases == {"events in quarantine": 1}
     assert done.tally.counts["rows waiting for the relay"] == 1
     assert done.tally.counts["rows parked"] == 1
+
+
+async def test_what_is_open_is_listed_and_an_overwritten_status_is_found(
+    returned, compare, pg, services, relay_command
+):
+    await pg.execute(
+        "INSERT INTO relay.quarantine (kind, reason, topic, partition, record_offset)"
+        " VALUES ('return', 'malformed', 'orders.returns', 0, 1)"
+    )
+    done = await compare()
+    assert done.tally.clean
+    assert (done.proven, done.open_cases) == (False, {"refused returns in quarantine": 1})
+    said = relay_command("reconcile", env=services)
+    assert said.returncode == 3
+    assert said.stdout.startswith("OPEN: ")
+    await pg.execute(
+        "UPDATE orders SET status = 'submitted' WHERE order_id = $1::text::uuid", returned[0]
+    )
+    done = await compare()
+    assert done.tally.found == {Difference.STATUS_OVERWRITTEN: 1}
 
 
 async def test_records_past_retention_are_not_called_proven_or_lost(
@@ -194,6 +216,7 @@ def test_the_command_prints_its_proof(returned, services, relay_command):
     done = relay_command("reconcile", env=services)
     assert (done.returncode, done.stdout.splitlines()[0]) == (
         0,
-        "PROVEN: every row has its record, every return its effect",
+        f"PROVEN: {ORDERS} rows have their record, {ORDERS} returns were decided on, "
+        f"{ORDERS} terminal statuses have their return; nothing is open",
     )
     assert json.loads(relay_command("reconcile", "--json", env=services).stdout)["proven"] is True

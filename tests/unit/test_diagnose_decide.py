@@ -257,6 +257,7 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     (Verdict.NOT_PROCESSED, Cause.PROCESSOR_REBALANCING): group(state="PreparingRebalance"),
     (Verdict.NOT_PROCESSED, Cause.TOPIC_NOT_CONSUMED): group(subscribed=frozenset({"orders"})),
     (Verdict.NOT_PROCESSED, Cause.PARTITION_UNASSIGNED): group(assigned=frozenset({(EVENTS, 1)})),
+    (Verdict.NOT_PROCESSED, Cause.TRANSACTION_OPEN): group(before_transaction=frozenset({WHERE})),
     (Verdict.NOT_PROCESSED, Cause.TOPIC_MISSING): topic(UNPASSED, RETURNS, exists=False),
     (Verdict.NOT_PROCESSED, Cause.BROKER_UNREACHABLE): replace(
         around(LOST, groups=missing(Cause.BROKER_UNREACHABLE), outages=(OUT,)),
@@ -304,6 +305,9 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
         consumer=ConsumerSeen({1: ConsumerOffset(8_000, ago(seconds=2))})
     ),
     (Verdict.NOT_CONFIRMED, Cause.CONSUMER_STUCK): waiting_for_consumer(),
+    (Verdict.NOT_CONFIRMED, Cause.TRANSACTION_OPEN): replace(
+        waiting_for_consumer(), returns=(replace(TERMINAL, behind_transaction=True),)
+    ),
     (Verdict.NOT_CONFIRMED, Cause.ORDER_ROW_LOCKED): replace(
         LOST, returns=(replace(TERMINAL, place=Place.PENDING),)
     ),
@@ -363,6 +367,13 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
         UNSENT, event=None, dropped_partition="outbox_20260101"
     ),
     (Verdict.UNKNOWN, Cause.SCAN_INCOMPLETE): replace(LOST, scan=Scan(False, 10, 2, 6)),
+    (Verdict.UNKNOWN, Cause.RECORDS_DELETED): replace(
+        LOST,
+        scan=Scan(False, 10, 6, 6, unlooked="gone", unlooked_cause=Cause.RECORDS_DELETED),
+    ),
+    (Verdict.UNKNOWN, Cause.COMPACTED): replace(
+        LOST, scan=Scan(False, 10, 6, 6, unlooked="holes", unlooked_cause=Cause.COMPACTED)
+    ),
     (Verdict.UNKNOWN, Cause.OFFSET_UNKNOWN): replace(
         LOST, deliveries=(replace(DELIVERY, offset=None),), readback=None
     ),
@@ -516,6 +527,17 @@ def test_one_of_several_processor_groups_proves_hop_3() -> None:
     groups = {GROUP: GroupSeen(GROUP, False), "second": replace(PASSED, name="second")}
     case = around(LOST, processor_groups=(GROUP, "second"), groups=groups)
     assert decide(case).verdict is Verdict.NO_RETURN
+
+
+def test_a_reader_without_members_is_not_down() -> None:
+    """Who assigns partitions itself is in no group: its moving offsets say that it is there."""
+    empty = replace(BEHIND, members=0, state="Empty", earlier={})
+    reads = around(UNPASSED, groups={GROUP: empty}, lone_readers=frozenset({GROUP}))
+    assert named(reads)[2] is Cause.PROCESSOR_STUCK
+    elsewhere = replace(empty, committed={(EVENTS, 1): 40})
+    case = around(UNPASSED, groups={GROUP: elsewhere}, lone_readers=frozenset({GROUP}))
+    assert named(case)[2] is Cause.PARTITION_UNASSIGNED
+    assert named(group(members=0, state="Empty"))[2] is Cause.PROCESSOR_DOWN
 
 
 def test_nobody_reads_the_topic_at_all() -> None:

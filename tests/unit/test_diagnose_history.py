@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from relay.diagnose.evidence.history import PositionSample, crossing, waiting
+from relay.diagnose.evidence.history import PositionSample, crossing, reads_alone, waiting
 from relay.diagnose.watch.positions import THE_LOG, UNCHANGED_SECONDS, Notebook, Position
 
 T0 = datetime(2026, 3, 2, tzinfo=UTC)
@@ -174,3 +174,12 @@ def test_nobody_in_the_group_before_the_record_came_is_told_apart() -> None:
     found = crossing("g", samples((0, 100, 0), (6, 100, 0), (10, 160, 1)), 150, at(5))
     assert found is not None
     assert (found.unattended_from_at, found.unattended_before) == (at(0), False)
+
+
+def test_a_group_that_never_has_members_and_moves_on_is_a_reader() -> None:
+    moved = [PositionSample(at(10 * step), 5 * step, 0) for step in range(4)]
+    assert reads_alone(moved)
+    assert not reads_alone(moved[:2])
+    came = crossing("group", moved, 7, at(0))
+    assert came is not None
+    assert came.unattended_from_at is None

@@ -9,7 +9,7 @@ import pytest
 from relay.cli.status import as_data, duration
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.surroundings import Missing
-from relay.diagnose.gather.broker import GroupMembers
+from relay.diagnose.gather.groups import GroupMembers
 from relay.diagnose.status.counts import Counts, ProcessSeen, Waiting
 from relay.diagnose.status.hops import Status, decide
 from relay.diagnose.status.lags import Lag, Lags
@@ -156,7 +156,11 @@ def test_what_a_service_waits_for_is_told() -> None:
         (GroupMembers("Stable", 1, None, None), "1 member", True),
         (GroupMembers("Empty", 0, None, None), "0 members", False),
         (GroupMembers("Dead", 0, None, None), "no group order-processor", False),
-        (GroupMembers("Stable", None, None, None), "group order-processor", True),
+        (
+            GroupMembers("Stable", None, kind="share"),
+            "group order-processor (share): its members are not known",
+            True,
+        ),
     ],
 )
 def test_the_processors_group(group: GroupMembers, says: str, healthy: bool) -> None:

@@ -7,9 +7,9 @@ broker is an error.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 from aiokafka.errors import KafkaError, for_code
@@ -18,7 +18,10 @@ from aiokafka.protocol.admin import DescribeConfigsRequest
 from consumers.group.topic_id import TopicDescription, describe_topics
 from relay.diagnose.check.broker_clock import broker_clock_offset
 from relay.diagnose.check.group_rights import group_operations
-from relay.diagnose.gather.broker import Broker, GroupMembers, connected
+from relay.diagnose.evidence.surroundings import Partition, TransactionSeen
+from relay.diagnose.gather.broker import LATEST, Broker, connected
+from relay.diagnose.gather.groups import SHARE, GroupMembers
+from relay.diagnose.gather.transactions import open_transactions
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
 
@@ -46,6 +49,8 @@ class KafkaFacts:
         broker_settings: of one broker; empty when they may not be asked.
         confirm_operations: what may be done with our own group; empty: the broker does not say.
         clock_offset: the cluster's clock minus this machine's; None: it cannot be asked.
+        transactions: the first open one of each partition of the flow's topics that has any.
+        asked_at: by this machine's clock.
     """
 
     bootstrap_servers: str
@@ -58,6 +63,8 @@ class KafkaFacts:
     broker_settings: Mapping[str, str] = field(default_factory=dict)
     confirm_operations: frozenset[int] = frozenset()
     clock_offset: timedelta | None = None
+    transactions: Mapping[Partition, TransactionSeen] = field(default_factory=dict)
+    asked_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 async def gather_kafka(kafka: KafkaConnection, flow: Flow) -> KafkaFacts:
@@ -87,7 +94,22 @@ async def gather_kafka(kafka: KafkaConnection, flow: Flow) -> KafkaFacts:
             broker_settings=settings,
             confirm_operations=rights,
             clock_offset=clock,
+            transactions=await _transactions(broker, topics, refused),
         )
+
+
+async def _transactions(
+    broker: Broker, topics: Sequence[str], refused: dict[str, str]
+) -> Mapping[Partition, TransactionSeen]:
+    partitions = [one for topic in topics for one in broker.partitions(topic)]
+    try:
+        ends = await _bounded(broker.offsets(partitions, LATEST))
+        stable = await _bounded(broker.offsets(partitions, LATEST, committed_only=True))
+        begun = {one: at for one, at in stable.items() if at < ends.get(one, at)}
+        return await _bounded(open_transactions(broker, begun))
+    except (KafkaError, TimeoutError, OSError) as error:
+        refused["transactions"] = str(error) or type(error).__name__
+        return {}
 
 
 async def _settings(broker: Broker, refused: dict[str, str]) -> dict[str, str]:
@@ -124,7 +146,7 @@ async def _group(
 ) -> tuple[GroupMembers, frozenset[str]] | None:
     try:
         members = await _bounded(broker.members(name))
-        committed = await _bounded(broker.committed(name))
+        committed = {} if members.kind == SHARE else await _bounded(broker.committed(name))
     except (KafkaError, TimeoutError, OSError) as error:
         refused[name] = str(error) or "the group's coordinator does not answer in time"
         return None

@@ -16,6 +16,7 @@ from consumers.group.topic_id import TopicDescription
 from relay.diagnose.check.broker_rules import KafkaNeeds, judge_broker
 from relay.diagnose.check.kafka_facts import KafkaFacts
 from relay.diagnose.check.result import Result, failed, ok, unknown, warning
+from relay.diagnose.check.transaction_rules import judge_transactions
 from relay.runtime.flow import Flow
 
 _READ, _WRITE = 3, 4
@@ -53,6 +54,7 @@ def judge_kafka(facts: KafkaFacts, flow: Flow, needs: KafkaNeeds) -> list[Result
                 _acl("READ", "group", flow.confirm_group),
             )
         )
+    results.extend(judge_transactions(facts))
     results.extend(judge_broker(facts, needs))
     here = f"--bootstrap-server {facts.bootstrap_servers}"
     return [replace(r, fix=r.fix.replace("--bootstrap-server ...", here)) for r in results]
@@ -236,7 +238,9 @@ def _group(group: str, facts: KafkaFacts, flow: Flow) -> Result:
     found = facts.groups.get(group)
     if found is None:
         return unknown(name, facts.refused[group], _acl("DESCRIBE", "group", group))
-    if found.members != 0:
+    if found.members is None:
+        return ok(name, f"is there; the broker does not say who is in a {found.kind} group")
+    if found.members:
         return ok(name, f"has members [{found.members}, {found.state}]")
     if group == flow.confirm_group:
         return warning(name, "no members: returns wait", "relay confirm")

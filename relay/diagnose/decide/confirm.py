@@ -52,17 +52,17 @@ def _still_coming(seen: ReturnSeen, consumer: ConsumerSeen) -> bool:
 def _consumer_cause(evidence: Evidence, consumer: ConsumerSeen, coming: ReturnSeen) -> Cause:
     around = evidence.around
     moves = _moves(evidence, consumer, coming.partition)
+    going = Cause.CONSUMER_LAGGING if moves else Cause.CONSUMER_STUCK
+    if coming.behind_transaction:
+        going = Cause.TRANSACTION_OPEN
     if isinstance(around.consumers, Missing):
-        return Cause.CONSUMER_LAGGING if moves else Cause.CONSUMER_STUCK
+        return going
     stands = standing(around.consumers, around.now_at, newcomer=CONSUMER in around.newcomers)
     if stands is Standing.DOWN:
         return last_words(around.consumers) or Cause.CONSUMER_DOWN
     if stands is Standing.PAUSED:
         return Cause.CONSUMER_PAUSED
-    said = _trouble(evidence)
-    if said is not None:
-        return said
-    return Cause.CONSUMER_LAGGING if moves else Cause.CONSUMER_STUCK
+    return _trouble(evidence) or going
 
 
 def _trouble(evidence: Evidence) -> Cause | None:

@@ -13,7 +13,7 @@ from relay.diagnose.decide.finding import Finding, unknown
 from relay.diagnose.decide.place import decide_place
 from relay.diagnose.decide.process import Passed, decide_unprocessed, passage
 from relay.diagnose.decide.publish import decide_record_gone, decide_unpublished
-from relay.diagnose.decide.returning import decide_unanswered
+from relay.diagnose.decide.returning import decide_unanswered, incomplete
 from relay.diagnose.evidence.order import (
     Delivery,
     Evidence,
@@ -25,7 +25,6 @@ from relay.diagnose.evidence.order import (
 )
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.verdicts import Hop, Verdict
-from relay.runtime.command_line import command
 from relay.runtime.times import later
 
 # Where an order before its deadline stands, when what would be its verdict ends by itself.
@@ -40,6 +39,10 @@ _TOO_EARLY = frozenset(
         Verdict.RETURN_QUARANTINED,
     }
 )
+
+
+# What was not looked at may hold the return: before the deadline nobody misses it.
+_MAY_HAVE_COME = frozenset({Cause.SCAN_INCOMPLETE, Cause.RECORDS_DELETED, Cause.COMPACTED})
 
 
 def decide(evidence: Evidence) -> Finding:
@@ -168,13 +171,7 @@ def _only_partly_answered(evidence: Evidence) -> Finding:
     if isinstance(scan, Missing):
         return unknown(scan, Hop.RETURN)
     if not scan.complete:
-        missing = Missing(
-            f"returns on {evidence.around.returns_topic}",
-            Cause.SCAN_INCOMPLETE,
-            f"{scan.records} records were read",
-            command("relay diagnose {order} --scan-seconds 600", order=evidence.order_id),
-        )
-        return unknown(missing, Hop.RETURN)
+        return unknown(incomplete(evidence, scan), Hop.RETURN)
     return Finding(Verdict.RETURN_INCOMPLETE, Cause.FINAL_RETURN_MISSING)
 
 
@@ -209,7 +206,7 @@ def _delivered_and_then(evidence: Evidence, newest: Delivery) -> Finding:
 
 def _before_the_deadline(finding: Finding) -> Finding:
     by_itself = finding.verdict in _TOO_EARLY and finding.cause in causes.MOVING_BY_ITSELF
-    unread = finding.verdict is Verdict.UNKNOWN and finding.cause is Cause.SCAN_INCOMPLETE
+    unread = finding.verdict is Verdict.UNKNOWN and finding.cause in _MAY_HAVE_COME
     if not (by_itself or unread):
         return finding
     return Finding(Verdict.IN_FLIGHT, Cause.MOVING, finding.hop)

@@ -21,7 +21,8 @@ FETCH_SECONDS = 10.0
 # How often the watchdog writes a position that does not change.
 UNCHANGED_SECONDS = 60.0
 
-_REBALANCING = frozenset({"PreparingRebalance", "CompletingRebalance"})
+# In the classic protocol's words, and in those of KIP-848.
+_REBALANCING = frozenset({"PreparingRebalance", "CompletingRebalance", "Assigning", "Reconciling"})
 
 
 class Passed(Enum):
@@ -203,8 +204,11 @@ def decide_unprocessed(evidence: Evidence, delivery: Delivery) -> Finding:
         return unknown(groups, Hop.PROCESS)
     named = [groups[name] for name in evidence.around.processor_groups if name in groups]
     staffed = [group for group in named if group.members is None or group.members > 0]
-    if not staffed:
+    alone = [group for group in named if group.name in evidence.around.lone_readers]
+    if not staffed and not alone:
         return Finding(Verdict.NOT_PROCESSED, Cause.PROCESSOR_DOWN)
+    if not staffed:
+        return Finding(Verdict.NOT_PROCESSED, _lone_cause(evidence, delivery, alone))
     cause = _staffed_cause(evidence, delivery, staffed)
     if cause is Cause.PROCESSOR_STUCK and _nowhere_to_answer(evidence):
         return Finding(Verdict.NOT_PROCESSED, Cause.TOPIC_MISSING)
@@ -231,8 +235,22 @@ def _staffed_cause(evidence: Evidence, delivery: Delivery, staffed: Iterable[Gro
         return Cause.PROCESSOR_REBALANCING
     if group.assigned is not None and where not in group.assigned:
         return Cause.PARTITION_UNASSIGNED
+    if where in group.before_transaction:
+        return Cause.TRANSACTION_OPEN
     young = evidence.around.now_at - delivery.published_at < timedelta(seconds=FETCH_SECONDS)
     return Cause.PROCESSOR_LAGGING if young else Cause.PROCESSOR_STUCK
+
+
+def _lone_cause(evidence: Evidence, delivery: Delivery, alone: Iterable[GroupSeen]) -> Cause:
+    """Say why a reader that assigns partitions itself has not passed a record."""
+    where = (delivery.topic, delivery.partition)
+    group = max(alone, key=lambda one: one.committed.get(where, -1))
+    young = evidence.around.now_at - delivery.published_at < timedelta(seconds=FETCH_SECONDS)
+    if young or group.committed.get(where, -1) > group.earlier.get(where, _FAR):
+        return Cause.PROCESSOR_LAGGING
+    if where in group.before_transaction and where in group.committed:
+        return Cause.TRANSACTION_OPEN
+    return Cause.PROCESSOR_STUCK if where in group.committed else Cause.PARTITION_UNASSIGNED
 
 
 _FAR = 2**63

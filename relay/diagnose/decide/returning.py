@@ -37,7 +37,7 @@ def decide_unanswered(evidence: Evidence, delivery: Delivery) -> Finding:
     if scan.unread_lost is not None:
         return Finding(Verdict.NO_RETURN, scan.unread_lost)
     if not scan.complete:
-        return unknown(_incomplete(evidence, scan), Hop.RETURN)
+        return unknown(incomplete(evidence, scan), Hop.RETURN)
     return Finding(Verdict.NO_RETURN, unanswered_cause(evidence, delivery, scan))
 
 
@@ -56,12 +56,16 @@ def _returns_topic_absent(evidence: Evidence) -> bool:
     return seen is not None and not seen.exists
 
 
-def _incomplete(evidence: Evidence, scan: Scan) -> Missing:
+def incomplete(evidence: Evidence, scan: Scan) -> Missing:
+    """Say what was not looked at of what may hold a return, and how to look at it."""
+    read = f"{scan.records} records of {scan.partitions_read}/{scan.partitions} partitions read"
+    longer = command("relay diagnose {order} --scan-seconds 600", order=evidence.order_id)
+    gone = "ask the processor whether it answered, then replay or close the order"
     return Missing(
         f"returns on {evidence.around.returns_topic}",
-        Cause.SCAN_INCOMPLETE,
-        f"{scan.records} records of {scan.partitions_read}/{scan.partitions} partitions were read",
-        command("relay diagnose {order} --scan-seconds 600", order=evidence.order_id),
+        scan.unlooked_cause,
+        f"{read}; {scan.unlooked}" if scan.unlooked else read,
+        longer if scan.unlooked_cause is Cause.SCAN_INCOMPLETE else gone,
     )
 
 

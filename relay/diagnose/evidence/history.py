@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from relay.diagnose.evidence.order import Crossing, Waiting
 
@@ -17,6 +18,8 @@ LEFT_SOON_SECONDS = 120.0
 # after it was passed.
 BEFORE_SECONDS = 120.0
 AFTER_SECONDS = LEFT_SOON_SECONDS + 30.0
+# So often a group without members has moved before it is said to be a reader.
+_STEPS_OF_A_READER = 2
 # A record may be read, and that recorded, so long before its acknowledgement is.
 ACKNOWLEDGED_SECONDS = 1.0
 
@@ -59,6 +62,8 @@ def crossing(
     left = _member_left(samples, past)
     seen, before_it = _unattended_from(samples[start:past], published_at)
     seen = seen or _moved_alone(after)
+    if reads_alone(samples):
+        seen = before_it = None
     return Crossing(
         group=group,
         before_at=before.at,
@@ -141,6 +146,21 @@ def _unattended_from(
             since = None
     # It may have had none at the last position before the publication, and none was recorded since.
     return found, since
+
+
+def reads_alone(samples: Sequence[PositionSample]) -> bool:
+    """Tell whether a group moves on though it never has members: its reader assigns partitions.
+
+    Once may have been a hand; a group that lost its members a moment ago had some just before.
+    """
+    steps = sum(
+        before.members == 0 == after.members
+        and before.committed is not None
+        and after.committed is not None
+        and after.committed > before.committed
+        for before, after in pairwise(samples)
+    )
+    return steps >= _STEPS_OF_A_READER
 
 
 def _moved_alone(after: PositionSample) -> datetime | None:

@@ -109,6 +109,8 @@ class ReturnSeen:
         handled_at: when the consumer applied, refused or set it aside.
         outcome: the inbox's word for what was done.
         names_order: the order that it says it is for.
+        behind_transaction: it stands in or behind a transaction that is still open: nothing is
+            applied before that one ends.
     """
 
     place: Place
@@ -126,6 +128,7 @@ class ReturnSeen:
     state: str | None = None
     resolved_by: str | None = None
     resolved_why: str | None = None
+    behind_transaction: bool = False
 
     @property
     def ends(self) -> bool:
@@ -142,6 +145,8 @@ class Scan:
         newest_return_at: time of the newest return of any order that was read.
         vouched: some were not read because the consumer had handled them: inbox and quarantine
             would have them.
+        unlooked: what could not be looked at, in words; "" when it is complete.
+        unlooked_cause: why: `scan_incomplete`, `records_deleted` or `compacted`.
     """
 
     complete: bool
@@ -151,6 +156,8 @@ class Scan:
     newest_return_at: datetime | None = None
     unread_lost: Cause | None = None
     vouched: bool = False
+    unlooked: str = ""
+    unlooked_cause: Cause = Cause.SCAN_INCOMPLETE
 
 
 @dataclass(frozen=True, slots=True)

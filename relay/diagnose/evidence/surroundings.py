@@ -94,16 +94,43 @@ class LeaseSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class TransactionSeen:
+    """A transaction that was begun and neither committed nor aborted.
+
+    Attributes:
+        offset: of its first record on the partition.
+        producer_id: Kafka's number of who began it; None: the broker does not say.
+        transactional_id: the producer's own name; None: no coordinator says one. Then it hangs
+            (nobody will ever end it), or its name may not be seen.
+        started_at: by the coordinator's clock; None: not known.
+        timeout_seconds: after which the coordinator aborts it.
+        last_record_at: the time of its last record there, as the record says.
+    """
+
+    offset: int
+    producer_id: int | None = None
+    transactional_id: str | None = None
+    started_at: datetime | None = None
+    timeout_seconds: float | None = None
+    last_record_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LogSeen:
     """One partition's log.
 
     Attributes:
         first_record_at: the time of the oldest record that is kept; None when there is none.
+        stable_end: where the first open transaction begins, beyond which no `read_committed`
+            consumer reads; the log's end where none is open; None: not known.
+        transaction: who has that transaction open; None: none is, or the broker does not say.
     """
 
     log_start: int
     log_end: int
     first_record_at: datetime | None = None
+    stable_end: int | None = None
+    transaction: TransactionSeen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +165,13 @@ class GroupSeen:
     """A processor's consumer group now.
 
     Attributes:
-        members: None when they cannot be told (a group of KIP-848's protocol).
+        kind: its protocol in the broker's word: classic, consumer, share, streams.
+        members: None when the broker does not say who they are.
         subscribed: topics its members ask for; None when it cannot be told.
         assigned: partitions its members have; None when it cannot be told.
         committed: committed offsets now; a partition without one is absent.
         earlier: the same some seconds before, with its time.
+        before_transaction: partitions of which it has read everything before an open transaction.
     """
 
     name: str
@@ -153,6 +182,8 @@ class GroupSeen:
     assigned: frozenset[Partition] | None = None
     committed: Mapping[Partition, int] = field(default_factory=lambda: MappingProxyType({}))
     earlier: Mapping[Partition, int] = field(default_factory=lambda: MappingProxyType({}))
+    kind: str = "classic"
+    before_transaction: frozenset[Partition] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +204,24 @@ class Gap:
     reason: str
     noticed_at: datetime
 
+    @property
+    def of_another_log(self) -> bool:
+        """Whether its offsets are those of a log that is no longer there."""
+        return self.reason in ("topic_recreated", "log_truncated")
+
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSeen:
-    """How far the confirmation consumer has applied returns, by partition, and what it missed."""
+    """How far the confirmation consumer has applied returns, by partition, and what it missed.
+
+    Attributes:
+        empty_offsets_at: when it last came over offsets without a record that it could read:
+            markers, aborted records, or what compaction removed.
+    """
 
     offsets: Mapping[int, ConsumerOffset] = field(default_factory=lambda: MappingProxyType({}))
     gaps: tuple[Gap, ...] = ()
+    empty_offsets_at: tuple[datetime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +232,7 @@ class Surroundings:
         now_at: the database's time at the start; the machine's when it is unreachable.
         keeps_orders: the flow says where the orders' rows are (`columns`).
         other_groups: further groups with offsets on the events topics.
+        lone_readers: groups without members that move on: they assign partitions themselves.
         newcomers: kinds of which a process has just connected and not recorded itself yet.
         disabled_triggers: disabled triggers of the orders table that write to the outbox.
         ledger_from_at: publication time of the oldest ledger row kept; None when there is none.
@@ -211,5 +254,6 @@ class Surroundings:
     consumer: ConsumerSeen | Missing
     ledger_from_at: datetime | Missing | None = None
     other_groups: tuple[str, ...] = ()
+    lone_readers: frozenset[str] = frozenset()
     disabled_triggers: tuple[str, ...] = ()
     newcomers: frozenset[str] = frozenset()

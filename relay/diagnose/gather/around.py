@@ -29,6 +29,7 @@ from relay.diagnose.evidence.surroundings import (
 from relay.diagnose.gather.reading import part
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.liveness import SILENT_SECONDS
+from relay.runtime.times import later
 
 _PROCESSES_AT_MOST: Final = 50
 
@@ -47,6 +48,7 @@ class AroundRows:
     consumer: ConsumerSeen | Missing
     ledger_from_at: datetime | Missing | None = None
     disabled_triggers: tuple[str, ...] = ()
+    lone_readers: frozenset[str] = frozenset()
     shrinks: Mapping[str, tuple[Shrink, ...]] = field(default_factory=dict)
     newcomers: frozenset[str] = frozenset()
 
@@ -75,6 +77,8 @@ async def read_around(
         consumer=await part(con, "the consumer's offsets", lambda: _consumer(con, flow)),
         disabled_triggers=_value(await part(con, "triggers", lambda: _triggers(con, flow))) or (),
         shrinks=_value(await part(con, "positions", lambda: _shrinks(con, flow, start))) or {},
+        lone_readers=_value(await part(con, "positions", lambda: _lone_readers(con, flow, now_at)))
+        or frozenset(),
         newcomers=_value(await part(con, "connections", lambda: _newcomers(con))) or frozenset(),
     )
 
@@ -223,11 +227,16 @@ _OFFSETS: Final = """
 SELECT partition, next_offset, updated_at FROM relay.consumer_offset
  WHERE consumer_group = $1 AND topic = $2
 """
-# Markers and aborted records are no loss.
+# Markers and aborted records are no loss; what compaction removed is one, and looks the same.
 _GAPS: Final = """
 SELECT partition, from_offset, to_offset, reason, noticed_at FROM relay.offset_gap
  WHERE consumer_group = $1 AND topic = $2 AND reason <> 'not_readable'
  ORDER BY noticed_at DESC LIMIT 1000
+"""
+_EMPTY_OFFSETS: Final = """
+SELECT partition, max(noticed_at) FROM relay.offset_gap
+ WHERE consumer_group = $1 AND topic = $2 AND reason = 'not_readable'
+ GROUP BY partition
 """
 
 
@@ -235,12 +244,14 @@ async def _consumer(connection: asyncpg.Connection, flow: Flow) -> ConsumerSeen:
     asked = flow.confirm_group, flow.returns_topic
     offsets = await connection.fetch(_OFFSETS, *asked)
     gaps = await connection.fetch(_GAPS, *asked)
+    empty = await connection.fetch(_EMPTY_OFFSETS, *asked)
     return ConsumerSeen(
         {
             row["partition"]: ConsumerOffset(row["next_offset"], row["updated_at"])
             for row in offsets
         },
         tuple(Gap(*row) for row in gaps),
+        tuple(row[1] for row in empty),
     )
 
 
@@ -267,6 +278,36 @@ async def _triggers(connection: asyncpg.Connection, flow: Flow) -> tuple[str, ..
         return ()
     rows = await connection.fetch(_TRIGGERS, flow.apply.table)
     return tuple(row["tgname"] for row in rows)
+
+
+# Once may have been a hand; and a group that lost its members a moment ago had some just before.
+_LONE_READERS: Final = """
+SELECT s.consumer_group
+  FROM (SELECT p.consumer_group, p.taken_at, p.members, p.committed_offset,
+               lag(p.members) OVER series AS members_before,
+               lag(p.committed_offset) OVER series AS offset_before
+          FROM relay.position AS p
+         WHERE p.taken_at > $1 AND p.topic = ANY ($2::text[])
+           AND p.consumer_group = ANY ($3::text[])
+        WINDOW series AS (PARTITION BY p.topic, p.consumer_group, p.partition
+                          ORDER BY p.taken_at, p.position_id)) AS s
+ WHERE s.members = 0 AND s.members_before = 0 AND s.committed_offset > s.offset_before
+ GROUP BY s.consumer_group HAVING count(DISTINCT s.taken_at) >= 2
+"""
+_LATELY_SECONDS: Final = 300.0
+
+
+async def _lone_readers(
+    connection: asyncpg.Connection, flow: Flow, now_at: datetime
+) -> frozenset[str]:
+    """Return the processor's groups that move on though they have no members."""
+    rows = await connection.fetch(
+        _LONE_READERS,
+        later(now_at, -_LATELY_SECONDS),
+        sorted(flow.topics),
+        list(flow.processor_groups),
+    )
+    return frozenset(row[0] for row in rows)
 
 
 # A log never ends before where it ended, unless it is another log: the watchdog marks it so.

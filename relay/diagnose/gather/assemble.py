@@ -248,17 +248,53 @@ class Joiner:
             return scan
         if scan is None:
             return Scan(complete=False, records=0, partitions_read=0, partitions=0)
+        unlooked, why = self._unlooked(scan, deliveries)
         return Scan(
-            complete=scan.complete,
+            complete=not unlooked,
             records=scan.records,
-            partitions_read=scan.partitions_read,
+            partitions_read=scan.partitions - len(scan.unread),
             partitions=scan.partitions,
             newest_return_at=scan.newest_return_at,
             unread_lost=self._unread_lost(order_id, deliveries[0].published_at, scan)
             if deliveries
             else None,
             vouched=scan.vouched,
+            unlooked=unlooked,
+            unlooked_cause=why,
         )
+
+    def _unlooked(self, scan: ScanResult, deliveries: Sequence[Delivery]) -> tuple[str, Cause]:
+        """Say what could not be looked at of what may hold the order's returns, and why."""
+        topic = self.flow.returns_topic
+        parts = []
+        if scan.unread:
+            left = ", ".join(f"{topic}[{number}]" for number in sorted(scan.unread))
+            parts.append(f"{left}: not read to the end")
+        gone = scan.deleted_since(deliveries[0].published_at) if deliveries else []
+        parts += [
+            f"{topic}[{number}]: records were deleted before they were read" for number in gone
+        ]
+        parts += [
+            f"{topic}[{number}]: {count} offsets hold no record (compaction)"
+            for number, count in sorted(scan.holes.items())
+        ]
+        if self._compacted() and self._unseen_since(deliveries):
+            parts.append(f"{topic} is compacted: returns may be gone that nobody had read")
+        deleted = Cause.RECORDS_DELETED if gone else Cause.COMPACTED
+        return "; ".join(parts), Cause.SCAN_INCOMPLETE if scan.unread else deleted
+
+    def _compacted(self) -> bool:
+        topics = self.around.topics
+        seen = None if isinstance(topics, Missing) else topics.get(self.flow.returns_topic)
+        return seen is not None and seen.compacted
+
+    def _unseen_since(self, deliveries: Sequence[Delivery]) -> bool:
+        """Tell whether the consumer came over offsets without a record since the publication."""
+        consumer = self.around.consumer
+        if isinstance(consumer, Missing) or not deliveries:
+            return True
+        since = deliveries[0].published_at
+        return any(at >= since for at in consumer.empty_offsets_at)
 
     def _unread_lost(self, order_id: str, published_at: datetime, scan: ScanResult) -> Cause | None:
         """Say why returns that nobody had read are gone from the partition of the order's key."""

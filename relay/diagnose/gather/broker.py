@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.errors import KafkaConnectionError, KafkaError, for_code
 from aiokafka.protocol.admin import (
     DescribeConfigsRequest,
@@ -27,7 +26,19 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from relay.diagnose.evidence.surroundings import Partition
+from relay.diagnose.gather.groups import (
+    CLASSIC,
+    DEAD,
+    GroupMembers,
+    of_classic,
+    of_new_protocol,
+)
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_admin import (
+    CANNOT_BE_ASKED,
+    ConsumerGroupDescribe,
+    ListGroupsWithTypes,
+)
 from relay.runtime.kafka_refusal import refusal
 
 REQUEST_SECONDS: Final = 5.0
@@ -47,18 +58,11 @@ _GROUP_COORDINATOR: Final = 0
 _READ_UNCOMMITTED, _READ_COMMITTED = 0, 1
 # Coordinator loading, not available, not this one: it moves; ask again.
 _COORDINATOR_MOVES: Final = frozenset({14, 15, 16})
+# No such group of this kind; the protocol is turned off; its topics may not be seen (the list of
+# groups still tells that it is there).
+_NO_SUCH_GROUP: Final = frozenset({69, 35, 29})
 # Leader moves, or the partition is gone: no answer now.
 _NOT_LEADER: Final = frozenset({3, 5, 6, 9})
-
-
-@dataclass(frozen=True, slots=True)
-class GroupMembers:
-    """Who is in a group. `members` is None for a group of the new protocol (KIP-848)."""
-
-    state: str
-    members: int | None
-    subscribed: frozenset[str] | None
-    assigned: frozenset[Partition] | None
 
 
 @dataclass(slots=True)
@@ -163,31 +167,67 @@ class Broker:
         }
 
     async def members(self, group: str) -> GroupMembers:
-        """Return who is in a group; state `Dead` when there is no such group."""
+        """Return who is in a group, of whatever protocol; state `Dead` when there is no such group.
+
+        Raises:
+            GroupAuthorizationFailedError: it may not be asked.
+        """
         answer = await self._ask_coordinator(group, DescribeGroupsRequest([group]))
+        described = of_classic(answer.groups[0])
+        if described.state != DEAD:
+            return described
+        return await self._of_new_protocol(group) or await self._listed(group) or described
+
+    async def _of_new_protocol(self, group: str) -> GroupMembers | None:
+        """Ask as KIP-848 has it; None: there is no such group, or the broker has no such groups."""
+        try:
+            request = ConsumerGroupDescribe(group)
+            answer = await self._ask_coordinator(group, request, bearable=_NO_SUCH_GROUP)
+        except CANNOT_BE_ASKED:
+            return None
         (described,) = answer.groups
-        _error, _name, state, kind, _protocol, members, *_ = described
-        if kind not in ("", ConsumerProtocol.PROTOCOL_TYPE):
-            return GroupMembers(state, len(members), None, None)
-        return GroupMembers(state, len(members), _subscribed(members), _assigned(members))
+        return None if described[0] else of_new_protocol(described)
 
-    async def groups(self) -> list[str]:
-        """Return the names of all consumer groups that we may see."""
-        names: list[str] = []
+    async def _listed(self, group: str) -> GroupMembers | None:
+        """Return what the list says of a group that cannot be described; None: it is not in it."""
+        listed = {name: (state, kind) for name, state, kind in await self.listed_groups()}
+        if group not in listed:
+            return None
+        state, kind = listed[group]
+        return GroupMembers(state, None, kind=kind)
+
+    async def listed_groups(self) -> list[tuple[str, str, str]]:
+        """Return name, state and kind of all groups that we may see and that may be consumers."""
+        found: list[tuple[str, str, str]] = []
         for node in self.client.cluster.brokers():
-            answer = await self.send(ListGroupsRequest(), node.nodeId)
-            names += [name for name, kind in answer.groups if kind in ("consumer", "")]
-        return sorted(set(names))
+            try:
+                typed = await self.send(ListGroupsWithTypes(), node.nodeId)
+            except CANNOT_BE_ASKED:
+                # An older broker: its groups are of the classic protocol.
+                answer = await self.send(ListGroupsRequest(), node.nodeId)
+                found += [(name, "", CLASSIC) for name, kind in answer.groups if _consumes(kind)]
+                continue
+            found += [
+                (name, state, kind.lower())
+                for name, protocol, state, kind, _tags in typed.groups
+                if kind.lower() != CLASSIC or _consumes(protocol)
+            ]
+        return sorted(set(found))
 
-    async def _ask_coordinator(self, group: str, request: Any) -> Any:
-        """Ask a group's coordinator, again while it moves, until the caller's time is over."""
+    async def _ask_coordinator(
+        self, group: str, request: Any, bearable: frozenset[int] = frozenset()
+    ) -> Any:
+        """Ask a group's coordinator, again while it moves, until the caller's time is over.
+
+        `bearable` are the errors that are answers.
+        """
         while True:
             known = self._coordinators.pop(group, None)
             coordinator = await self._coordinator(group) if known is None else known
             if coordinator is not None:
                 answer = await self.send(request, coordinator)
                 error = _error_of(answer)
-                if not error:
+                if not error or error in bearable:
                     self._coordinators[group] = coordinator
                     return answer
                 if error not in _COORDINATOR_MOVES:
@@ -242,6 +282,11 @@ def _by_topic(partitions: Iterable[Partition], value: Any) -> list[tuple[str, li
     return list(grouped.items())
 
 
+def _consumes(protocol_type: str) -> bool:
+    """Tell whether a group is of consumers; one without a protocol assigns partitions itself."""
+    return protocol_type in ("consumer", "")
+
+
 def _error_of(answer: Any) -> int:
     """Return the error of an answer about one group, wherever its version keeps it."""
     if hasattr(answer, "groups"):
@@ -249,28 +294,3 @@ def _error_of(answer: Any) -> int:
     own = int(getattr(answer, "error_code", 0))
     inner = (p[3] for _topic, partitions in answer.topics for p in partitions)
     return own or next((int(error) for error in inner if error in _COORDINATOR_MOVES), 0)
-
-
-def _subscribed(members: Iterable[Any]) -> frozenset[str] | None:
-    topics: set[str] = set()
-    for _id, _client, _host, metadata, _assignment in members:
-        if not metadata:
-            return None  # a rebalance is under way, or the member speaks another protocol
-        try:
-            topics.update(ConsumerProtocol.METADATA.decode(metadata).subscription)
-        except (ValueError, TypeError):
-            return None
-    return frozenset(topics)
-
-
-def _assigned(members: Iterable[Any]) -> frozenset[Partition] | None:
-    partitions: set[Partition] = set()
-    for _id, _client, _host, _metadata, assignment in members:
-        if not assignment:
-            return None
-        try:
-            decoded = ConsumerProtocol.ASSIGNMENT.decode(assignment)
-            partitions.update((tp.topic, tp.partition) for tp in decoded.partitions())
-        except (ValueError, TypeError):
-            return None
-    return frozenset(partitions)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
+from uuid import UUID
 
 import asyncpg
 
@@ -30,8 +31,8 @@ from relay.orders.catalog import orders_table
 from relay.orders.keys import can_be_asked_for, canonical_order_id, spellings
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
+from relay.telemetry.continuity import stored_trace, trace_of
 
-_TRACE_HEX: Final = 32
 # Looked up in the ledger: ids that no row has, around orders without an event.
 _VACANT_AT_MOST: Final = 5_000
 
@@ -97,9 +98,7 @@ def _without_event(
 
 def trace_id(row: EventRow) -> str:
     """Return the trace of an event: its traceparent's, else the one made of its event id."""
-    if row.traceparent and len(row.traceparent) > _TRACE_HEX + 3:
-        return row.traceparent[3 : 3 + _TRACE_HEX]
-    return row.event_id.replace("-", "")
+    return stored_trace(row.traceparent, UUID(row.event_id))
 
 
 async def read_orders(
@@ -391,7 +390,9 @@ async def _refused_by_trace(
 ) -> dict[str, list[ReturnRow]]:
     found: defaultdict[str, list[ReturnRow]] = defaultdict(list)
     for row in await connection.fetch(_REFUSED_BY_TRACE, traces):
-        found[row["traceparent"][3 : 3 + _TRACE_HEX]].append(_refused_row(row))
+        trace = trace_of(row["traceparent"])
+        if trace is not None:  # what is not valid names no trace
+            found[trace].append(_refused_row(row))
     return dict(found)
 
 

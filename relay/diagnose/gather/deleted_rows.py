@@ -165,7 +165,7 @@ async def _search(
     starts = await broker.offsets(partitions, EARLIEST)
     ends = await broker.offsets(partitions, LATEST)
     spans = {one: (starts.get(one, 0), ends[one]) for one in partitions if one in ends}
-    reader = RangeReader(broker, spans)
+    reader = RangeReader(broker, spans, committed=False)
     deadline = asyncio.get_running_loop().time() + seconds
     found: dict[str, tuple[Partition, Any]] = {}
     async for where, records in reader.rounds(deadline):

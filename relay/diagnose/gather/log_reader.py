@@ -10,6 +10,7 @@ Source: aiokafka's own consumer would drop what it has fetched at every seek; KI
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +24,7 @@ from aiokafka.structs import TopicPartition
 from relay.diagnose.evidence.surroundings import Partition
 from relay.diagnose.gather.batch_cut import cut
 from relay.diagnose.gather.broker import Broker
+from relay.diagnose.gather.outcomes import Outcomes
 from relay.runtime.kafka_records import AnyRecords
 from relay.runtime.kafka_unreadable import unreadable
 from relay.runtime.times import of_milliseconds
@@ -35,6 +37,8 @@ _OUT_OF_RANGE: Final = 1
 _MOVED: Final = frozenset({3, 5, 6, 9, 74, 75, 76})
 _NO_END: Final = 2**63 - 1
 _NOBODY_LEADS_SECONDS: Final = 0.1
+# The types of a control record that end a transaction: org.apache.kafka.common.record.
+_ABORT, _COMMIT = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +70,15 @@ class Fetched:
     Attributes:
         next_offset: where to go on.
         out_of_range: the offset asked for is not there (any more).
+        markers: ends of transactions: offset, producer id, and whether it is a commit.
+        writers: offset -> producer id, of the records that belong to a transaction.
     """
 
     records: list[Any] = field(default_factory=list)
     next_offset: int = 0
     out_of_range: bool = False
+    markers: list[tuple[int, int, bool]] = field(default_factory=list)
+    writers: dict[int, int] = field(default_factory=dict)
 
 
 async def fetch(
@@ -147,23 +155,34 @@ def _require_readable(one: Partition, record: Any) -> None:
 
 def _plain(one: Partition, data: bytes, span: range) -> Fetched:
     """Decode without aiokafka's object for each record: half the time of a scan."""
-    records: list[Any] = []
-    pending, next_offset = AnyRecords(cut(data, span.start, span.stop)), span.start
-    size = 0
+    found, size = Fetched(next_offset=span.start), 0
+    pending = AnyRecords(cut(data, span.start, span.stop))
     while pending.has_next():
         batch = pending.next_batch()
-        next_offset = batch.next_offset
+        found.next_offset = batch.next_offset
         if batch.is_control_batch:
+            found.markers += _markers(batch, span)
             continue
         for record in batch:
             # As soon as memory holds enough, the rest is left for the next round.
             if record.offset >= span.stop or size > _DECODED_BYTES:
-                return Fetched(records, record.offset)
+                found.next_offset = record.offset
+                return found
             if record.offset >= span.start:
                 _require_readable(one, record)
-                records.append(record)
+                found.records.append(record)
                 size += len(record.value or b"") + len(record.key or b"")
-    return Fetched(records, next_offset)
+                if batch.is_transactional:
+                    found.writers[record.offset] = batch.producer_id
+    return found
+
+
+def _markers(batch: Any, span: range) -> Iterator[tuple[int, int, bool]]:
+    """Read the ends of transactions; other control records end none."""
+    for record in batch:
+        kind = int.from_bytes((record.key or b"")[2:4], "big")
+        if record.offset in span and kind in (_ABORT, _COMMIT):
+            yield record.offset, batch.producer_id, kind == _COMMIT
 
 
 def _without_aborted(one: Partition, data: bytes, aborted: list[Any], offset: int) -> Fetched:
@@ -206,15 +225,24 @@ class RangeReader:
 
     Attributes:
         left: by partition, what is still to be read; empty when all was.
+        committed: leave out what no transaction committed, and end where the first open one begins.
         count: records read.
+        places: by partition, how many offsets held a record or a marker; of what was read with
+            `committed`, the aborted ones are not among them.
+        outcomes: what became of the transactions that were read.
+        writers: offset -> producer id, of the round's records that belong to a transaction.
         lost: partitions whose next records were deleted under the reader, up to the log's start.
     """
 
     broker: Broker
     left: dict[Partition, tuple[int, int]]
     bytes_each: int = 1_000_000
+    committed: bool = True
     count: int = 0
     lost: set[Partition] = field(default_factory=set)
+    places: Counter[Partition] = field(default_factory=Counter)
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    writers: dict[tuple[Partition, int], int] = field(default_factory=dict)
 
     async def rounds(self, deadline: float) -> AsyncIterator[tuple[Partition, list[Any]]]:
         """Yield the records of each round, as aiokafka gives them, until the loop's `deadline`."""
@@ -222,7 +250,18 @@ class RangeReader:
         self.left = {one: span for one, span in self.left.items() if span[0] < span[1]}
         while self.left and loop.time() < deadline:
             starts = {one: span[0] for one, span in self.left.items()}
-            got = await fetch(self.broker, starts, bytes_each=self.bytes_each, committed=True)
+            got = await fetch(
+                self.broker,
+                starts,
+                bytes_each=self.bytes_each,
+                committed=self.committed,
+                until={one: span[1] for one, span in self.left.items()},
+            )
+            self.writers = {
+                (one, offset): writer
+                for one, fetched in got.items()
+                for offset, writer in fetched.writers.items()
+            }
             for one, records in self._advance(got):
                 self.count += len(records)
                 yield one, records
@@ -239,5 +278,9 @@ class RangeReader:
                 del self.left[one]
             else:
                 self.left[one] = (max(start, fetched.next_offset), end)
-            if fetched.records:
-                yield one, [record for record in fetched.records if record.offset < end]
+            self.places[one] += len(fetched.markers)
+            self.outcomes.note(one, fetched.markers)
+            records = [record for record in fetched.records if start <= record.offset < end]
+            self.places[one] += len(records)
+            if records:
+                yield one, records

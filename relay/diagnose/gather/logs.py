@@ -7,7 +7,7 @@ offset, without the read-back still the scan.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aiokafka.partitioner import murmur2
@@ -22,7 +22,8 @@ from relay.diagnose.gather.database import trace_id
 from relay.diagnose.gather.positions import Series
 from relay.diagnose.gather.readback import ReadBacks, Wanted, first_record, read_back
 from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
-from relay.diagnose.gather.scan import ScanResult, WantedReturns, scan_returns, search_elsewhere
+from relay.diagnose.gather.recognise import WantedReturns
+from relay.diagnose.gather.scan import Recorded, ScanResult, scan_returns, search_elsewhere
 from relay.diagnose.gather.topics import TopicFacts, broker_away, read_again, read_topics
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
@@ -66,15 +67,19 @@ async def read_broker(
     around: AroundRows,
     rows: Rows,
     positions: Series,
+    log_ends: Mapping[int, int],
     options: LogReading,
 ) -> tuple[TopicFacts, LogFacts]:
-    """Read it; a broker that cannot be reached leaves its parts Missing."""
+    """Read it; a broker that cannot be reached leaves its parts Missing.
+
+    `log_ends` says where the returns topic ended before the first of the orders was placed.
+    """
     if not ids:
         return TopicFacts({}, {}), LogFacts()
     try:
         async with connected(kafka, CLIENT_ID) as broker:
             topics = await read_topics(broker, flow, around.shrinks)
-            reader = _Reader(broker, flow, ids, around, rows, options, topics, LogFacts())
+            reader = _Reader(broker, flow, ids, around, rows, log_ends, options, topics, LogFacts())
             await reader.read(positions)
             return reader.topics, reader.log
     except BROKER_FAILURES as error:
@@ -89,6 +94,7 @@ class _Reader:
     ids: Sequence[str]
     around: AroundRows
     rows: Rows
+    log_ends: Mapping[int, int]
     options: LogReading
     topics: TopicFacts
     log: LogFacts
@@ -155,7 +161,11 @@ class _Reader:
                 self.broker,
                 self.flow,
                 self._wanted(pairs),
-                self.around.consumer,
+                Recorded(
+                    self.around.consumer,
+                    self.around.shrinks.get(self.flow.returns_topic, ()),
+                    self.log_ends,
+                ),
                 first={home(order) for order, _event, _sent in pairs},
                 deadline=_now() + self.options.scan_seconds,
                 recheck_seconds=self.options.recheck_seconds,
@@ -173,7 +183,7 @@ class _Reader:
             orders=frozenset(around | {order for order, _event, _sent in pairs}),
             by_event={event.event_id: order for order, event, _sent in pairs},
             by_trace={trace_id(event): order for order, event, _sent in pairs},
-            since=min(sent.published_at for _order, _event, sent in pairs),
+            placed_at=min(event.created_at for _order, event, _sent in pairs),
         )
 
     async def _search_elsewhere(self, pairs: Sequence[tuple[str, EventRow, Delivery]]) -> None:

@@ -27,6 +27,7 @@ from relay.diagnose.gather.topics import TopicFacts
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.log_ends import read_log_ends
 
 _YIELD_EVERY = 50
 # A position this old tells whether a group moves; an older one does not tell it of now.
@@ -69,7 +70,7 @@ class Gatherer:
             events: order id -> event id, where a certain event is asked about.
         """
         ids = list(dict.fromkeys(order_ids))
-        around_rows, rows, positions = await self._read_database(ids)
+        around_rows, rows, positions, log_ends = await self._read_database(ids)
         rows = await find_deleted(
             self.kafka, self.flow, ids, rows, search_seconds=self.options.logs.scan_seconds
         )
@@ -81,6 +82,7 @@ class Gatherer:
             around=around_rows,
             rows=rows,
             positions=positions,
+            log_ends=log_ends,
             options=self.options.logs,
         )
         log.positions = positions
@@ -95,10 +97,12 @@ class Gatherer:
             found.append(joiner.evidence(one, (events or {}).get(one)))
         return found
 
-    async def _read_database(self, ids: Sequence[str]) -> tuple[AroundRows, Rows, Series]:
+    async def _read_database(
+        self, ids: Sequence[str]
+    ) -> tuple[AroundRows, Rows, Series, Mapping[int, int]]:
         con = self.connection
         if isinstance(con, Missing):
-            return *_nothing_known(con), {}
+            return *_nothing_known(con), {}, {}
         try:
             async with con.transaction(isolation="repeatable_read", readonly=True):
                 rows = await read_rows(con, self.flow, ids)
@@ -107,9 +111,20 @@ class Gatherer:
                     oldest = await part(con, "the ledger", lambda: read_ledger_from_at(con))
                     around = replace(around, ledger_from_at=oldest)
                 positions = await part(con, "positions", lambda: self._positions(con, ids, rows))
+                ends = await part(con, "positions", lambda: self._log_ends(con, ids, rows))
         except DATABASE_FAILURES as error:
-            return *_nothing_known(database_missing("the database", error)), {}
-        return around, rows, {} if isinstance(positions, Missing) else positions
+            return *_nothing_known(database_missing("the database", error)), {}, {}
+        known = {} if isinstance(positions, Missing) else positions
+        return around, rows, known, {} if isinstance(ends, Missing) else ends
+
+    async def _log_ends(
+        self, connection: asyncpg.Connection, ids: Sequence[str], rows: Rows
+    ) -> dict[int, int]:
+        """Return where the returns topic ended before the first of the open orders was placed."""
+        placed = first_written(open_orders(ids, rows, self.flow), rows)
+        if placed is None:
+            return {}
+        return await read_log_ends(connection, self.flow.returns_topic, placed)
 
     async def _positions(
         self, connection: asyncpg.Connection, ids: Sequence[str], rows: Rows
@@ -167,6 +182,7 @@ class Gatherer:
             consumer=rows.consumer,
             ledger_from_at=rows.ledger_from_at,
             other_groups=topics.other_groups,
+            lone_readers=rows.lone_readers,
             disabled_triggers=rows.disabled_triggers,
             newcomers=rows.newcomers,
         )
@@ -228,6 +244,14 @@ def first_placed(rows: Rows) -> datetime | None:
     events = {} if isinstance(rows.events, Missing) else rows.events
     times = [one.submitted_at for one in orders.values() if one.submitted_at is not None]
     times += [event.created_at for each in events.values() for event in each]
+    return min(times, default=None)
+
+
+def first_written(ids: Sequence[str], rows: Rows) -> datetime | None:
+    """Return when the first event of these orders was written, by the database's clock."""
+    if isinstance(rows.events, Missing):
+        return None
+    times = (event.created_at for one in ids for event in rows.events.get(one, []))
     return min(times, default=None)
 
 

@@ -1,56 +1,51 @@
 """Hop 4: looks for returns of many orders on Kafka, by reading the returns topic once.
 
-Invariant: complete means that every record from the first publication to the log's end was read, or
-that what was not read lies before the consumer's own offset, which moves only together with inbox
-and quarantine. What it cannot reach in time it says.
+Invariant: complete means that everything was read that could hold a return and that nobody vouches
+for: from the consumer's own next offset (what lies before it stands in inbox, quarantine or as a
+recorded gap) to the high watermark, on every partition. A record's own time is its producer's, and
+is no bound. What it cannot reach in time, what was deleted, and where offsets are missing, it says.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 
-import orjson
-
-from consumers.returns.reader import ReturnReader
-from consumers.returns.refusals import Refusal
-from consumers.returns.stored_record import StoredRecord
-from relay.diagnose.evidence.order import Place, ReturnSeen
+from relay.diagnose.evidence.order import Place
 from relay.diagnose.evidence.rows import ReturnRow
-from relay.diagnose.evidence.surroundings import ConsumerSeen, Missing, Partition
+from relay.diagnose.evidence.surroundings import ConsumerSeen, Missing, Partition, Shrink
 from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker
-from relay.diagnose.gather.database import is_terminal
 from relay.diagnose.gather.log_reader import RangeReader
-from relay.orders.keys import canonical_order_id
+from relay.diagnose.gather.looks import Bounds, Look, look_at
+from relay.diagnose.gather.recognise import Recogniser, WantedReturns
 from relay.runtime.flow import Flow
-from relay.runtime.times import later, of_milliseconds, to_milliseconds
+from relay.runtime.times import OddTime, later, of_milliseconds, to_milliseconds
 
 # The producer's clock and the database's may differ: a return may seem older than its event.
 CLOCK_SLACK_SECONDS: Final = 60.0
-# Up to so many orders, torn bytes are searched for each order's id.
-_SEARCH_TORN_AT_MOST: Final = 50
 _YIELD_EVERY: Final = 500
+
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class WantedReturns:
-    """Whose returns are looked for.
+class Recorded:
+    """What the database knows of the returns topic.
 
     Attributes:
-        orders: canonical order ids.
-        by_event: event id -> order id.
-        by_trace: trace id -> order id.
-        since: when the first of their events was published.
+        consumer: how far the consumer has come, and what it never saw.
+        shrinks: when its logs were seen to be made again, since the first order was placed.
+        log_ends: by partition, where it was recorded to end before the first order was placed.
     """
 
-    orders: frozenset[str]
-    by_event: Mapping[str, str]
-    by_trace: Mapping[str, str]
-    since: datetime
+    consumer: ConsumerSeen | Missing
+    shrinks: Sequence[Shrink] = ()
+    log_ends: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(slots=True)
@@ -58,174 +53,77 @@ class ScanResult:
     """What reading the returns topic came to.
 
     Attributes:
+        unread: partitions that time did not suffice for, of what nobody vouches for.
+        deleted: partition -> when records were found deleted before anybody had read them (None:
+            only now).
+        holes: partition -> offsets without a record (compaction) among what nobody vouches for.
         vouched: some records were not read because the consumer had handled them.
         lost_partitions: partitions whose log began after the consumer's offset.
     """
 
     found: defaultdict[str, list[ReturnRow]] = field(default_factory=lambda: defaultdict(list))
-    complete: bool = False
+    unread: set[int] = field(default_factory=set)
+    deleted: dict[int, tuple[datetime | None, ...]] = field(default_factory=dict)
+    holes: dict[int, int] = field(default_factory=dict)
     vouched: bool = False
     records: int = 0
-    partitions_read: int = 0
     partitions: int = 0
     newest_return_at: datetime | None = None
     lost_partitions: frozenset[int] = frozenset()
 
-
-@dataclass(slots=True)
-class Recogniser:
-    """Tells whose return a record is, even one that the consumer could not read."""
-
-    flow: Flow
-    wanted: WantedReturns
-    place: Place = Place.LOG
-    _keys: frozenset[bytes] = field(init=False)
-    _reader: ReturnReader = field(init=False)
-    _canonical: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._keys = frozenset(one.encode() for one in self.wanted.orders)
-        self._reader = ReturnReader(self.flow)
-        self._canonical = canonical_order_id(self.flow)
-
-    def orders_of(self, record: Any) -> set[str]:
-        """Return the wanted orders that a record may be a return of.
-
-        Two of them when it names one and answers another's event: it was meant for that one.
-        """
-        named = self._by_content(record)
-        if named is not None:
-            # Not by its trace: several orders may have been placed in one.
-            meant = self.wanted.by_event.get(_text(record.headers, "ce_causationid") or "")
-            return {named} if meant is None else {named, meant}
-        found = self._by_headers(record) or self._torn(record.value)
-        return set() if found is None else {found}
-
-    def _by_content(self, record: Any) -> str | None:
-        if record.key in self._keys:
-            return str(record.key.decode())
-        named = self._named(record.value)
-        return named if named in self.wanted.orders else None
-
-    def _named(self, value: bytes | None) -> str | None:
-        if not value or b"order_id" not in value:
-            return None
-        try:
-            body = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return None
-        said = body.get("order_id") if isinstance(body, dict) else None
-        return None if said is None else self._canonical(str(said))
-
-    def _by_headers(self, record: Any) -> str | None:
-        headers = dict(record.headers)
-        for name, orders in (
-            ("ce_causationid", self.wanted.by_event),
-            ("traceparent", self.wanted.by_trace),
-        ):
-            text = _ascii(headers.get(name))
-            if text is not None:
-                order = orders.get(text[3:35] if name == "traceparent" else text)
-                if order is not None:
-                    return order
-        subject = _ascii(headers.get("ce_subject"))
-        return subject if subject in self.wanted.orders else None
-
-    def _torn(self, value: bytes | None) -> str | None:
-        if not value or len(self._keys) > _SEARCH_TORN_AT_MOST:
-            return None
-        torn = (key for key in self._keys if key in value)
-        hit = next(torn, None)
-        return None if hit is None else hit.decode()
-
-    def row(self, partition: Partition, record: Any) -> ReturnRow:
-        """Read the return as the consumer would."""
-        topic, number = partition
-        plain = StoredRecord(
-            topic,
-            number,
-            record.offset,
-            record.timestamp,
-            record.key,
-            record.value,
-            tuple(record.headers),
+    def deleted_since(self, at: datetime) -> list[int]:
+        """Return the partitions that may have lost unread returns of an order placed then."""
+        return sorted(
+            number
+            for number, times in self.deleted.items()
+            if any(when is None or when >= at for when in times)
         )
-        read = self._reader.read(plain)
-        refused = isinstance(read, Refusal)
-        status = None if isinstance(read, Refusal) else read.status
-        return ReturnRow(
-            ReturnSeen(
-                place=self.place,
-                topic=topic,
-                partition=number,
-                offset=record.offset,
-                status=status,
-                terminal=None if refused else is_terminal(self.flow, status),
-                recorded_at=of_milliseconds(record.timestamp),
-                names_order=read.order_id,
-                reason=read.reason.value if isinstance(read, Refusal) else None,
-                detail=read.detail if isinstance(read, Refusal) else None,
-            ),
-            None if isinstance(read, Refusal) else read.causation_id,
-        )
-
-
-def _text(headers: Iterable[tuple[str, bytes | None]], name: str) -> str | None:
-    return next((_ascii(value) for key, value in headers if key == name), None)
-
-
-def _ascii(value: bytes | None) -> str | None:
-    try:
-        return None if value is None else value.decode("ascii")
-    except UnicodeDecodeError:
-        return None
 
 
 async def scan_returns(
     broker: Broker,
     flow: Flow,
     wanted: WantedReturns,
-    consumer: ConsumerSeen | Missing,
+    recorded: Recorded,
     *,
     first: Collection[int],
     deadline: float,
     recheck_seconds: float,
 ) -> ScanResult:
-    """Read the returns topic from the first publication to its end as it is now.
+    """Read the returns topic as far as nobody vouches for it, to its end as it is now.
 
-    What the consumer has not handled yet comes first, then the partitions in `first` (where the
-    keys of the orders belong), then the others.
+    What the consumer has not handled yet comes first; then, as a cross-check, what it has: the
+    partitions in `first` (where the keys of the orders belong), then the others.
 
     Args:
         broker: connected.
         flow: names the topic, reads returns.
         wanted: whose returns.
-        consumer: how far the consumer has come.
-        first: partitions to read before the others.
+        recorded: what the database knows of the topic.
+        first: partitions to recheck before the others.
         deadline: by the event loop's clock, for what the consumer has not handled.
         recheck_seconds: for the rest, which inbox and quarantine vouch for.
     """
+    looks = await _looks(broker, flow, wanted, recorded)
     partitions = broker.partitions(flow.returns_topic)
     result = ScanResult(partitions=len(partitions))
-    recogniser = Recogniser(flow, wanted)
-    spans = await _spans(broker, partitions, wanted.since)
-    handled = {} if isinstance(consumer, Missing) else consumer.offsets
-    ahead, behind = {}, {}
-    for one, (start, end) in spans.items():
-        position = handled.get(one[1])
-        edge = start if position is None else min(max(position.next_offset, start), end)
-        ahead[one], behind[one] = (edge, end), (start, edge)
-    unread = await _read(broker, ahead, recogniser, result, deadline)
+    result.unread = {
+        number for _, number in partitions if (flow.returns_topic, number) not in looks
+    }
+    result.deleted = {one[1]: look.deleted_at for one, look in looks.items() if look.deleted_at}
+    result.lost_partitions = frozenset(one[1] for one, look in looks.items() if look.lost)
+    reading = _Reading(broker, Recogniser(flow, wanted), result)
+    await reading.unhandled(looks, deadline)
+    skips = {one: look.skipped for one, look in looks.items()}
+    result.unread |= {number for _, number in await reading.committed(skips, deadline)}
     deadline = asyncio.get_running_loop().time() + recheck_seconds
-    own = {one: span for one, span in behind.items() if one[1] in first}
-    rest = {one: span for one, span in behind.items() if one not in own}
-    skipped = await _read(broker, own, recogniser, result, deadline)
-    if not (len(wanted.orders) == 1 and any(_ended(rows) for rows in result.found.values())):
-        skipped |= await _read(broker, rest, recogniser, result, deadline)
+    handled = {one: look.handled for one, look in looks.items()}
+    own = {one: span for one, span in handled.items() if one[1] in first}
+    skipped = await reading.committed(own, deadline)
+    if not (len(wanted.by_event) == 1 and any(_ended(rows) for rows in result.found.values())):
+        rest = {one: span for one, span in handled.items() if one not in own}
+        skipped |= await reading.committed(rest, deadline)
     result.vouched = bool(skipped)
-    result.complete = not unread and len(spans) == len(partitions)
-    result.partitions_read = len(spans) - len(unread)
-    result.lost_partitions = await _lost(broker, partitions, handled)
     return result
 
 
@@ -233,62 +131,96 @@ def _ended(rows: Iterable[ReturnRow]) -> bool:
     return any(row.seen.terminal for row in rows)
 
 
-async def _spans(
-    broker: Broker, partitions: Collection[Partition], since: datetime
-) -> dict[Partition, tuple[int, int]]:
-    """Return from where to where each partition is to be read."""
-    ends = await broker.offsets(partitions, LATEST, committed_only=True)
+async def _looks(
+    broker: Broker, flow: Flow, wanted: WantedReturns, recorded: Recorded
+) -> dict[Partition, Look]:
+    partitions = broker.partitions(flow.returns_topic)
+    # The end first: a log with no open transaction is then stable to there, whoever writes on.
+    ends = await broker.offsets(partitions, LATEST)
+    stable = await broker.offsets(partitions, LATEST, committed_only=True)
     starts = await broker.offsets(partitions, EARLIEST)
-    times = await broker.offsets(partitions, to_milliseconds(later(since, -CLOCK_SLACK_SECONDS)))
+    slack = later(wanted.placed_at, -CLOCK_SLACK_SECONDS)
+    times = await broker.offsets(partitions, to_milliseconds(slack))
+    consumer = recorded.consumer
+    known = ConsumerSeen() if isinstance(consumer, Missing) else consumer
     return {
-        one: (max(times.get(one, ends[one]), starts.get(one, 0)), ends[one])
-        for one in partitions
-        if one in ends
+        one: look_at(
+            Bounds(starts.get(one, 0), min(stable.get(one, end), end), end),
+            known.offsets.get(one[1]),
+            [gap for gap in known.gaps if gap.partition == one[1]],
+            [shrink for shrink in recorded.shrinks if shrink.partition == one[1]],
+            floor=recorded.log_ends.get(one[1]),
+            since=times.get(one, end),
+        )
+        for one, end in ends.items()
     }
 
 
-async def _read(
-    broker: Broker,
-    spans: Mapping[Partition, tuple[int, int]],
-    recogniser: Recogniser,
-    result: ScanResult,
-    deadline: float,
-) -> set[Partition]:
-    """Read these ranges; return the partitions that time did not suffice for."""
-    reader = RangeReader(broker, dict(spans))
-    async for one, records in reader.rounds(deadline):
+@dataclass(slots=True)
+class _Reading:
+    broker: Broker
+    recogniser: Recogniser
+    result: ScanResult
+
+    async def unhandled(self, looks: Mapping[Partition, Look], deadline: float) -> None:
+        """Read what nobody vouches for, records of open transactions included."""
+        spans = {one: look.unhandled for one, look in looks.items()}
+        reader = RangeReader(self.broker, spans, committed=False)
+        stable = {one: look.stable_end for one, look in looks.items()}
+        await self.transactional(reader, deadline, stable)
+        unread = set(reader.left) | reader.lost
+        self.result.unread |= {number for _, number in unread}
+        for one, (start, end) in spans.items():
+            missing = end - start - reader.places[one]
+            if one not in unread and missing > 0:
+                self.result.holes[one[1]] = missing
+
+    async def committed(self, spans: Mapping[Partition, Span], deadline: float) -> set[Partition]:
+        """Read ranges in which all transactions have ended; return what was not read in time."""
+        reader = RangeReader(self.broker, dict(spans))
+        async for one, records in reader.rounds(deadline):
+            async for _record, orders, row in self._recognised(one, records):
+                for order in orders:
+                    self.result.found[order].append(row)
+        self.result.records += reader.count
+        return set(reader.left) | reader.lost
+
+    async def transactional(
+        self, reader: RangeReader, deadline: float, stable_ends: Mapping[Partition, int]
+    ) -> None:
+        """Read to the high watermark; what was aborted is no return."""
+        found: list[tuple[Partition, set[str], ReturnRow, int | None]] = []
+        async for one, records in reader.rounds(deadline):
+            writers = reader.writers
+            async for record, orders, row in self._recognised(one, records):
+                found.append((one, orders, row, writers.get((one, record.offset))))
+        self.result.records += reader.count
+        for one, orders, row, writer in found:
+            offset = row.seen.offset
+            ended = None if writer is None else reader.outcomes.committed(one, writer, offset)
+            stable = offset < stable_ends[one]
+            if ended is False or (ended is None and writer is not None and stable):
+                continue  # aborted; or its marker was not reached in time
+            seen = replace(row.seen, behind_transaction=not stable)
+            for order in orders:
+                self.result.found[order].append(replace(row, seen=seen))
+
+    async def _recognised(
+        self, one: Partition, records: Sequence[Any]
+    ) -> AsyncIterator[tuple[Any, set[str], ReturnRow]]:
         for number, record in enumerate(records):
             if number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-            for order in recogniser.orders_of(record):
-                result.found[order].append(recogniser.row(one, record))
-        _note_newest(result, records)
-    result.records += reader.count
-    return set(reader.left) | reader.lost
+            orders, row = self.recogniser.find(one, record)
+            if row is not None:
+                yield record, orders, row
+        self._note_newest(records)
 
-
-def _note_newest(result: ScanResult, records: Sequence[Any]) -> None:
-    if records:
+    def _note_newest(self, records: Sequence[Any]) -> None:
         newest = of_milliseconds(records[-1].timestamp)
-        if result.newest_return_at is None or newest > result.newest_return_at:
-            result.newest_return_at = newest
-
-
-async def _lost(
-    broker: Broker, partitions: Collection[Partition], handled: Mapping[int, Any]
-) -> frozenset[int]:
-    """Return the partitions of which records are gone that the consumer never came to."""
-    starts = await broker.offsets(partitions, EARLIEST)
-    ends = await broker.offsets(partitions, LATEST)
-    return frozenset(
-        number
-        for (topic, number), start in starts.items()
-        if number in handled
-        and (
-            start > handled[number].next_offset
-            or ends.get((topic, number), start) < handled[number].next_offset
-        )
-    )
+        known = self.result.newest_return_at
+        if not isinstance(newest, OddTime) and (known is None or newest > known):
+            self.result.newest_return_at = newest
 
 
 async def search_elsewhere(
@@ -302,17 +234,24 @@ async def search_elsewhere(
     """Look for returns on other topics than the flow's: the processor may answer on a wrong one.
 
     Only records that the consumer could apply count; the newest `records_at_most` of each partition
-    are read.
+    are read. That nothing was found says nothing.
     """
     own = flow.topics | {flow.returns_topic} | broker.internal
     others = [one for one in broker.leaders if one[0] not in own]
-    recogniser = Recogniser(flow, wanted, Place.ELSEWHERE)
-    result = ScanResult()
-    spans = await _spans(broker, others, wanted.since)
-    bounded = {one: (max(start, end - records_at_most), end) for one, (start, end) in spans.items()}
-    await _read(broker, bounded, recogniser, result, deadline)
+    ends = await broker.offsets(others, LATEST)
+    stable = await broker.offsets(others, LATEST, committed_only=True)
+    starts = await broker.offsets(others, EARLIEST)
+    slack = later(wanted.placed_at, -CLOCK_SLACK_SECONDS)
+    times = await broker.offsets(others, to_milliseconds(slack))
+    spans = {
+        one: (max(times.get(one, end), starts.get(one, 0), end - records_at_most), end)
+        for one, end in ends.items()
+    }
+    reading = _Reading(broker, Recogniser(flow, wanted, Place.ELSEWHERE), ScanResult())
+    reader = RangeReader(broker, spans, committed=False)
+    await reading.transactional(reader, deadline, {one: stable.get(one, ends[one]) for one in ends})
     found = {
         order: [row for row in rows if row.seen.status is not None]
-        for order, rows in result.found.items()
+        for order, rows in reading.result.found.items()
     }
     return {order: rows for order, rows in found.items() if rows}

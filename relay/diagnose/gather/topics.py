@@ -19,14 +19,17 @@ from relay.diagnose.evidence.surroundings import (
     Partition,
     Shrink,
     TopicSeen,
+    TransactionSeen,
 )
 from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker
+from relay.diagnose.gather.groups import DEAD, SHARE
+from relay.diagnose.gather.log_reader import fetch
 from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
+from relay.diagnose.gather.transactions import open_transactions
 from relay.runtime.flow import Flow
 
 _OTHER_GROUPS_AT_MOST: Final = 100
 _PART_SECONDS: Final = 10.0
-_DEAD: Final = "Dead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ async def read_topics(
     try:
         async with asyncio.timeout(_PART_SECONDS):
             groups = {name: await read_group(broker, name) for name in flow.processor_groups}
+            groups = await _held_up(broker, groups, topics)
     except BROKER_FAILURES as error:
         return TopicFacts(topics, broker_missing("the processor's group", error))
     if any(group.exists for group in groups.values()):
@@ -66,6 +70,40 @@ async def read_topics(
     if isinstance(others, Missing):
         return TopicFacts(topics, others)
     return TopicFacts(topics, groups, others)
+
+
+async def _held_up(
+    broker: Broker,
+    groups: Mapping[str, GroupSeen],
+    topics: Mapping[str, TopicSeen] | Missing,
+) -> dict[str, GroupSeen]:
+    """Find out which groups have read everything before an open transaction."""
+    seen = {} if isinstance(topics, Missing) else topics
+    begun = {
+        (name, number): log
+        for name, topic in seen.items()
+        for number, log in topic.logs.items()
+        if log.transaction is not None
+    }
+    return {
+        name: replace(group, before_transaction=await _at_the_end(broker, group, begun))
+        for name, group in groups.items()
+    }
+
+
+async def _at_the_end(
+    broker: Broker, group: GroupSeen, begun: Mapping[Partition, LogSeen]
+) -> frozenset[Partition]:
+    """Return the partitions on which no committed record is left for a group."""
+    starts = {
+        one: max(group.committed.get(one, 0), log.log_start)
+        for one, log in begun.items()
+        if log.stable_end is not None and group.committed.get(one, 0) <= log.stable_end
+    }
+    left = {one: at for one, at in starts.items() if at < (begun[one].stable_end or 0)}
+    got = await fetch(broker, left, bytes_each=1, committed=True) if left else {}
+    waiting = {one for one, fetched in got.items() if fetched.records} | (left.keys() - got.keys())
+    return frozenset(starts.keys() - waiting)
 
 
 async def _topics(
@@ -79,17 +117,35 @@ async def _topics(
             found[name] = TopicSeen(name, exists=False, shrinks=shrinks.get(name, ()))
             continue
         starts = await broker.offsets(partitions, EARLIEST)
+        # The end first: a log with no open transaction is then stable to there.
         ends = await broker.offsets(partitions, LATEST)
+        stable = await broker.offsets(partitions, LATEST, committed_only=True)
+        begun = await open_transactions(
+            broker, {one: stable[one] for one in stable if stable[one] < ends.get(one, 0)}
+        )
         own = settings.get(name, {})
         found[name] = TopicSeen(
             name=name,
             exists=True,
-            logs={one[1]: LogSeen(starts.get(one, 0), ends[one]) for one in ends},
+            logs={
+                one[1]: log_seen(starts.get(one, 0), ends[one], stable.get(one), begun.get(one))
+                for one in ends
+            },
             retention_seconds=_retention_seconds(own.get("retention.ms")),
             compacted="compact" in own.get("cleanup.policy", ""),
             shrinks=shrinks.get(name, ()),
         )
     return found
+
+
+def log_seen(
+    start: int, end: int, stable_end: int | None, transaction: TransactionSeen | None
+) -> LogSeen:
+    """Put together what was asked of a log; one whose transactions have ended is stable."""
+    if stable_end is None:
+        return LogSeen(start, end)
+    stable = end if transaction is None else min(stable_end, end)
+    return LogSeen(start, end, stable_end=stable, transaction=transaction)
 
 
 async def _settings(broker: Broker, names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -109,18 +165,16 @@ def _retention_seconds(milliseconds: str | None) -> float | None:
 async def read_group(broker: Broker, name: str) -> GroupSeen:
     """Read one group: who is in it, and what it has committed."""
     described = await broker.members(name)
-    committed = await broker.committed(name)
-    if described.state == _DEAD and committed:
-        # A group of the new protocol (KIP-848): its offsets are told, its members are not.
-        return GroupSeen(name, exists=True, state="", members=None, committed=committed)
+    committed = {} if described.kind == SHARE else await broker.committed(name)
     return GroupSeen(
         name=name,
-        exists=described.state != _DEAD,
+        exists=described.state != DEAD,
         state=described.state,
         members=described.members,
         subscribed=described.subscribed if described.members else None,
         assigned=described.assigned if described.members else None,
         committed=committed,
+        kind=described.kind,
     )
 
 
@@ -128,21 +182,25 @@ async def _other_groups(broker: Broker, flow: Flow) -> tuple[str, ...] | Missing
     """Return which other groups read the events topics: the setting may name the wrong one."""
     try:
         async with asyncio.timeout(_PART_SECONDS):
-            names = (await broker.groups())[:_OTHER_GROUPS_AT_MOST]
-            reading = [name for name in names if await _reads(broker, name, flow.topics)]
+            listed = (await broker.listed_groups())[:_OTHER_GROUPS_AT_MOST]
+            found = [await _reader(broker, name, kind, flow.topics) for name, _, kind in listed]
     except BROKER_FAILURES as error:
         return broker_missing("the consumer groups", error)
-    return tuple(reading)
+    return tuple(name for name in found if name is not None)
 
 
-async def _reads(broker: Broker, group: str, topics: Collection[str]) -> bool:
+async def _reader(broker: Broker, group: str, kind: str, topics: Collection[str]) -> str | None:
+    """Return a group's name if it reads one of the topics, or nobody can say that it does not."""
     try:
-        committed = await broker.committed(group)
         members = await broker.members(group)
+        committed = {} if kind == SHARE else await broker.committed(group)
     except KafkaError:
-        return False  # a group that we may not see
-    subscribed = members.subscribed or frozenset()
-    return any(topic in topics for topic, _ in committed) or bool(subscribed & set(topics))
+        return None  # a group that we may not see
+    if any(topic in topics for topic, _ in committed):
+        return group
+    if members.members is None:
+        return f"{group} perhaps ({kind} group, whose topics the broker does not say)"
+    return group if (members.subscribed or frozenset()) & set(topics) else None
 
 
 async def read_again(

@@ -122,7 +122,7 @@ async def read_back(broker: Broker, record: Record, event_id: str) -> str | None
         return "the broker gave no offset for it"
     wanted = {record.partition: record.offset}
     try:
-        got = await fetch(broker, wanted, bytes_each=READ_BYTES, committed=True)
+        got = await fetch(broker, wanted, bytes_each=READ_BYTES, committed=False)
     except KafkaError as error:
         return f"cannot be read back: {error or type(error).__name__}"
     fetched = got.get(record.partition)

@@ -118,7 +118,8 @@ class WayBack:
         return True
 
     async def _read_returns(self, order_id: str) -> None:
-        got = await fetch(self.broker, self.ends, bytes_each=READ_BYTES, committed=True)
+        # To the high watermark: behind an open transaction it is there, and waits.
+        got = await fetch(self.broker, self.ends, bytes_each=READ_BYTES, committed=False)
         for partition, fetched in got.items():
             for one in fetched.records:
                 if self.answer is None and _is_of(one, order_id):

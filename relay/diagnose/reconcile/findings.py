@@ -18,6 +18,7 @@ class Difference(StrEnum):
     DUPLICATE_EVENT_ID = "duplicate_event_id"
     RETURN_WITHOUT_STATUS = "return_without_status"
     STATUS_WITHOUT_RETURN = "status_without_return"
+    STATUS_OVERWRITTEN = "status_overwritten"
 
 
 MEANINGS: Mapping[Difference, str] = {
@@ -26,6 +27,7 @@ MEANINGS: Mapping[Difference, str] = {
     Difference.DUPLICATE_EVENT_ID: "rows that share an event_id",
     Difference.RETURN_WITHOUT_STATUS: "returns that the consumer is past and never decided on",
     Difference.STATUS_WITHOUT_RETURN: "terminal statuses that no return set",
+    Difference.STATUS_OVERWRITTEN: "orders whose final return was applied and is not their status",
 }
 
 NEXT: Mapping[Difference, str] = {
@@ -34,6 +36,7 @@ NEXT: Mapping[Difference, str] = {
     Difference.DUPLICATE_EVENT_ID: "correct the writer: event_id is made anew for each event",
     Difference.RETURN_WITHOUT_STATUS: "relay diagnose ORDER names the offset that was skipped",
     Difference.STATUS_WITHOUT_RETURN: "ask who else writes the status column",
+    Difference.STATUS_OVERWRITTEN: "relay diagnose ORDER; ask who else writes the status column",
 }
 
 

@@ -123,6 +123,35 @@ async def reconcile_statuses(
                     tally.add(finding)
 
 
+async def reconcile_applied(
+    connection: asyncpg.Connection, flow: Flow, since: Any, until: Any, tally: Tally
+) -> None:
+    """List orders whose terminal return was applied and that have another status now."""
+    if not isinstance(flow.apply, ApplyColumns):
+        return
+    query = _applied_query(await orders_table(connection, flow))
+    terminal = sorted(flow.terminal_statuses)
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        cursor = await connection.cursor(query, terminal, since, until)
+        while rows := await cursor.fetch(_PAGE_ORDERS):
+            for order_id, applied, status in rows:
+                detail = f"{applied} was applied, the order is {status}"
+                where = flow.apply.table
+                tally.add(Finding(Difference.STATUS_OVERWRITTEN, order_id, where, detail))
+
+
+def _applied_query(table: OrdersTable) -> str:
+    at = table.submitted
+    return f"""
+        SELECT {table.id_of()}, i.new_status, {table.status_of()}
+          FROM relay.inbox i JOIN {table.table} o ON {table.id_of()} = i.aggregate_id
+         WHERE i.outcome = 'applied' AND i.new_status = ANY ($1::text[])
+           AND {table.status_of()} <> i.new_status
+           AND ($2::timestamptz IS NULL OR {at.since("$2::timestamptz")})
+           AND ($3::timestamptz IS NULL OR {at.before("$3::timestamptz")})
+    """  # noqa: S608 - identifiers from the catalog
+
+
 def _statuses_query(table: OrdersTable) -> str:
     at = table.submitted
     return f"""

@@ -17,10 +17,19 @@ import asyncpg
 from relay.diagnose.evidence.surroundings import Partition
 from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker, connected
 from relay.diagnose.gather.log_reader import RangeReader
+from relay.diagnose.gather.looks import Bounds
+from relay.diagnose.gather.transactions import open_transactions
 from relay.diagnose.reconcile.events import EventsWalk
 from relay.diagnose.reconcile.findings import Tally
+from relay.diagnose.reconcile.open_cases import open_cases
 from relay.diagnose.reconcile.outbox_rows import load_rows
-from relay.diagnose.reconcile.returns import ReturnsWalk, next_offsets, reconcile_statuses
+from relay.diagnose.reconcile.returns import (
+    ReturnsWalk,
+    next_offsets,
+    reconcile_applied,
+    reconcile_statuses,
+)
+from relay.diagnose.tell.transactions import transaction_text
 from relay.orders.catalog import as_far_as_known
 from relay.runtime.database import connect
 from relay.runtime.flow import Flow
@@ -63,15 +72,28 @@ class Range:
 
 @dataclass(slots=True)
 class Reconciliation:
-    """What came of it: `unread` are partitions that were not read to their end."""
+    """What came of it.
+
+    Attributes:
+        unread: partitions that were not read to their end.
+        unlooked: what else could not be looked at, in words.
+        open_cases: what is known to be open: kind -> how many.
+    """
 
     tally: Tally = field(default_factory=Tally)
     unread: set[Partition] = field(default_factory=set)
+    unlooked: list[str] = field(default_factory=list)
+    open_cases: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all was read."""
+        return not self.unread and not self.unlooked
 
     @property
     def proven(self) -> bool:
-        """Whether all was read and nothing was found."""
-        return self.tally.clean and not self.unread
+        """Whether all was read, nothing was found, and nothing is open."""
+        return self.tally.clean and self.complete and not self.open_cases
 
 
 async def reconcile(
@@ -106,6 +128,8 @@ async def reconcile(
             await _events(connection, reading, flow, within)
             if not within.by_id:
                 await _returns(connection, reading, flow, within)
+        done.open_cases, unread = await open_cases(connection)
+        done.unlooked += unread
     finally:
         await connection.close()
     return done
@@ -118,17 +142,42 @@ class _Reading:
     progress: Progress
     done: Reconciliation
 
-    async def bounds(self, topics: Iterable[str]) -> dict[Partition, tuple[int, int]]:
+    async def bounds(self, topics: Iterable[str]) -> dict[Partition, Bounds]:
+        """Return where the logs begin and end; name those that an open transaction holds up."""
+        topics = list(topics)
         places = [place for topic in topics for place in self.broker.partitions(topic)]
+        self.done.unlooked += [
+            f"topic {topic} does not exist" for topic in topics if not self.broker.partitions(topic)
+        ]
+        ends = await self.broker.offsets(places, LATEST)
+        stable = await self.broker.offsets(places, LATEST, committed_only=True)
         starts = await self.broker.offsets(places, EARLIEST)
-        ends = await self.broker.offsets(places, LATEST, committed_only=True)
-        self.done.unread.update(set(places) - starts.keys() - ends.keys())
-        return {place: (starts[place], ends[place]) for place in starts.keys() & ends.keys()}
+        there = starts.keys() & ends.keys() & stable.keys()
+        self.done.unread.update(set(places) - there)
+        held_up = {place: stable[place] for place in there if stable[place] < ends[place]}
+        begun = await open_transactions(self.broker, held_up)
+        self.done.unlooked += [
+            f"{ends[place] - stable[place]} records stand behind an {transaction_text(place, seen)}"
+            for place, seen in sorted(begun.items())
+        ]
+        return {
+            place: Bounds(
+                starts[place],
+                min(stable[place], ends[place]) if place in begun else ends[place],
+                ends[place],
+            )
+            for place in there
+        }
 
     async def through(
-        self, what: str, spans: Mapping[Partition, tuple[int, int]], compare: Compare
+        self,
+        what: str,
+        spans: Mapping[Partition, tuple[int, int]],
+        compare: Compare,
+        *,
+        committed: bool = True,
     ) -> None:
-        reader = RangeReader(self.broker, dict(spans))
+        reader = RangeReader(self.broker, dict(spans), committed=committed)
         total = sum(end - first for first, end in spans.values())
         async for place, records in reader.rounds(self.deadline):
             if records:
@@ -150,8 +199,14 @@ async def _events(
         walk = EventsWalk(connection, rows, reading.done.tally)
         # Ghosts are looked for in the whole log once; with several parts, where their records are.
         everything = within.is_everything and len(parts) == 1
-        spans = await walk.begin(bounds, whole_log=everything)
-        await reading.through("events", spans, walk.compare)
+        logs = {place: (log.start, log.end) for place, log in bounds.items()}
+        spans = await walk.begin(logs, whole_log=everything)
+        stable = {place: log.stable_end for place, log in bounds.items()}
+        before = {place: (low, min(high, stable[place])) for place, (low, high) in spans.items()}
+        await reading.through("events", before, walk.compare)
+        # What we published stands in no transaction: it is there, whatever is open before it.
+        behind = {place: (max(low, stable[place]), high) for place, (low, high) in spans.items()}
+        await reading.through("events", behind, walk.compare, committed=False)
         await walk.settle()
 
 
@@ -166,11 +221,19 @@ async def _returns(
     connection: asyncpg.Connection, reading: _Reading, flow: Flow, within: Range
 ) -> None:
     bounds = await reading.bounds([flow.returns_topic])
-    spans = await _timed(reading.broker, bounds, within)
     group_is_at = await next_offsets(connection, flow.confirm_group)
+    reading.done.unlooked += [
+        f"{place[0]}[{place[1]}]: returns {group_is_at[place]} to {log.start - 1} were deleted "
+        "before the consumer read them"
+        for place, log in sorted(bounds.items())
+        if group_is_at.get(place, log.start) < log.start
+    ]
+    logs = {place: (log.start, log.stable_end) for place, log in bounds.items()}
+    spans = await _timed(reading.broker, logs, within)
     walk = ReturnsWalk(connection, flow, reading.done.tally, group_is_at)
     await reading.through("returns", spans, walk.compare)
     await reconcile_statuses(connection, flow, within.since, within.until, reading.done.tally)
+    await reconcile_applied(connection, flow, within.since, within.until, reading.done.tally)
 
 
 async def _timed(

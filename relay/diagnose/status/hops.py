@@ -189,7 +189,7 @@ def _group(name: str, lags: Lags) -> tuple[str, bool]:
     if group is None:
         return f"group {name}: not known", True
     if group.members is None:
-        return f"group {name}", True
+        return f"group {name} ({group.kind}): its members are not known", True
     if group.state == "Dead":
         return f"no group {name}", False
     plural = "" if group.members == 1 else "s"
@@ -202,7 +202,8 @@ def _behind(found: HopStatus, lag: Lag | Missing, now: datetime) -> HopStatus:
     if lag.missing_topics:
         topics = ", ".join(lag.missing_topics)
         found = replace(found, note=_joined(found.note, f"no topic {topics}"), healthy=False)
-    return replace(found, waiting=lag.count, oldest_age_seconds=_age(lag.oldest_at, now))
+    note = _joined(found.note, *lag.transactions)
+    return replace(found, waiting=lag.count, oldest_age_seconds=_age(lag.oldest_at, now), note=note)
 
 
 def _confirm(counts: Counts, lags: Lags, now: datetime) -> HopStatus:

@@ -13,17 +13,24 @@ from datetime import datetime
 from typing import Final
 
 from relay.diagnose.evidence.surroundings import Missing, Partition
-from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker, GroupMembers, connected
-from relay.diagnose.gather.log_reader import fetch, seen
+from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker, connected
+from relay.diagnose.gather.groups import GroupMembers
+from relay.diagnose.gather.log_reader import RangeReader, fetch, seen
 from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
+from relay.diagnose.gather.transactions import open_transactions
 from relay.diagnose.status.traces import Answered, Position, read_record_traces
+from relay.diagnose.tell.transactions import transaction_text
 from relay.runtime.flow import Flow
 from relay.runtime.kafka import KafkaConnection
+from relay.runtime.times import of_milliseconds
 
 _CLIENT_ID: Final = "relay-status"
 _SECONDS: Final = 8.0
 _REQUEST_SECONDS: Final = 3.0
 _FETCH_ROUNDS: Final = 3
+# So few records are counted one by one; of more, the offsets are.
+_COUNTED_AT_MOST: Final = 1000
+_COUNT_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +41,13 @@ class Lag:
         count: records not passed.
         oldest_at: the time of the first of them, as its record says.
         missing_topics: those that do not exist.
+        transactions: open ones that hold up what waits, in words.
     """
 
     count: int
     oldest_at: datetime | None = None
     missing_topics: tuple[str, ...] = ()
+    transactions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +136,55 @@ async def _lag(
         for one, end in ends.items()
         if end > max(passed.get(one, 0), starts.get(one, 0))
     }
-    birds = {
-        (one, offset)
-        for one, offset in canaries
-        if one in behind and behind[one] <= offset < ends[one]
+    waiting = await _waiting(broker, behind, ends)
+    known = set(canaries)
+    count, times = 0, []
+    for one, records in waiting.items():
+        left = [at for offset, at in records if (one, offset) not in known]
+        count += len(left)
+        times += left[:1]
+    rest = {one: at for one, at in behind.items() if one not in waiting}
+    count += sum(ends[one] - at for one, at in rest.items())
+    count -= sum(one in rest and rest[one] <= offset < ends[one] for one, offset in known)
+    first = await _oldest(broker, rest)
+    oldest = min(times if first is None else [*times, first], default=None)
+    return Lag(count, oldest, missing, await _held_up(broker, behind, ends))
+
+
+async def _waiting(
+    broker: Broker, behind: Mapping[Partition, int], ends: Mapping[Partition, int]
+) -> dict[Partition, list[tuple[int, datetime]]]:
+    """Read short lags: offsets and times of their records; markers and aborted ones do not wait."""
+    spans = {
+        one: (at, ends[one]) for one, at in behind.items() if ends[one] - at <= _COUNTED_AT_MOST
     }
-    count = sum(ends[one] - offset for one, offset in behind.items()) - len(birds)
-    # Where canaries alone wait, nothing does.
-    for one in {one for one, _ in birds}:
-        if all((one, offset) in birds for offset in range(behind[one], ends[one])):
-            del behind[one]
-    return Lag(count, await _oldest(broker, behind), missing)
+    reader = RangeReader(broker, dict(spans), committed=False)
+    found: dict[Partition, list[tuple[int, datetime, int | None]]] = {one: [] for one in spans}
+    async for one, records in reader.rounds(asyncio.get_running_loop().time() + _COUNT_SECONDS):
+        writers = reader.writers
+        found[one] += [
+            (r.offset, of_milliseconds(r.timestamp), writers.get((one, r.offset))) for r in records
+        ]
+    outcomes = reader.outcomes
+    return {
+        one: [
+            (offset, at)
+            for offset, at, writer in records
+            if writer is None or outcomes.committed(one, writer, offset) is not False
+        ]
+        for one, records in found.items()
+        if one not in reader.left and one not in reader.lost
+    }
+
+
+async def _held_up(
+    broker: Broker, behind: Mapping[Partition, int], ends: Mapping[Partition, int]
+) -> tuple[str, ...]:
+    """Return the open transactions that those who are behind stand before, in words."""
+    stable = await broker.offsets(list(behind), LATEST, committed_only=True)
+    begun = {one: at for one, at in stable.items() if behind[one] <= at < ends[one]}
+    found = await open_transactions(broker, begun)
+    return tuple(transaction_text(one, seen) for one, seen in sorted(found.items()))
 
 
 async def _oldest(broker: Broker, behind: Mapping[Partition, int]) -> datetime | None:

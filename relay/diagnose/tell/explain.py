@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from uuid import UUID
 
 from relay.diagnose.causes import MEANINGS, Cause, for_incident
 from relay.diagnose.decide.decision import decide, due_at, placed_at
@@ -18,7 +19,7 @@ from relay.diagnose.tell import hops
 from relay.diagnose.tell.diagnosis import Diagnosis, HopLine, Mark
 from relay.diagnose.verdicts import HOPS, Hop, Verdict
 from relay.runtime.command_line import command
-from relay.telemetry import traceparent as w3c
+from relay.telemetry.continuity import stored_trace
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
@@ -84,10 +85,7 @@ def _missing(finding: Finding) -> str | None:
 def _trace_id(event: EventSeen | None) -> str | None:
     if event is None:
         return None
-    context = w3c.parse(event.traceparent)
-    if context is not None:
-        return context.trace_id
-    return event.event_id.replace("-", "")
+    return stored_trace(event.traceparent, UUID(event.event_id))
 
 
 def _next(evidence: Evidence, finding: Finding) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ from relay.diagnose.evidence.order import (
     ReturnSeen,
     Scan,
 )
-from relay.diagnose.evidence.surroundings import GroupSeen, Missing, ProcessSeen
+from relay.diagnose.evidence.surroundings import GroupSeen, Missing, Partition, ProcessSeen
+from relay.diagnose.tell.transactions import transaction_text
 
 Told = tuple[bool | None, datetime | None, str]
 """Proven, not proven, or cannot be told; since when; in words."""
@@ -204,18 +205,33 @@ def _committed(evidence: Evidence, delivery: Delivery) -> str:
             for name, one in evidence.waiting.items()
         )
     named = [groups[name] for name in evidence.around.processor_groups if name in groups]
-    return _cut("; ".join(_group(group, delivery) for group in named))
+    parts = [_group(group, delivery) for group in named]
+    where = (delivery.topic, delivery.partition)
+    if any(where in group.before_transaction for group in named):
+        parts.insert(0, _transaction(evidence, where) or "behind an open transaction")
+    return _cut("; ".join(parts))
 
 
 def _group(group: GroupSeen, delivery: Delivery) -> str:
     if not group.exists:
         return f"{group.name}: no such group"
     at = group.committed.get((delivery.topic, delivery.partition))
-    members = "members unknown" if group.members is None else f"{group.members} members"
+    members = f"{group.members} members"
+    if group.members is None:
+        members = f"members of a {group.kind} group not known"
     stands = "nothing committed" if at is None else f"committed {at}"
     elsewhere = group.subscribed is not None and delivery.topic not in group.subscribed
     reads = f", reads {', '.join(sorted(group.subscribed or ()))}" if elsewhere else ""
     return f"{group.name} {stands}, {members} ({group.state or '?'}){reads}"
+
+
+def _transaction(evidence: Evidence, partition: Partition) -> str:
+    """Say which open transaction a partition is held up by; "" when there is none."""
+    topics = evidence.around.topics
+    topic = None if isinstance(topics, Missing) else topics.get(partition[0])
+    log = None if topic is None else topic.logs.get(partition[1])
+    begun = None if log is None else log.transaction
+    return "" if begun is None else transaction_text(partition, begun)
 
 
 def returned(evidence: Evidence) -> Told:
@@ -225,7 +241,11 @@ def returned(evidence: Evidence) -> Told:
     home = [one for one in evidence.returns if one.place is not Place.ELSEWHERE]
     if home:
         last = home[-1]
-        return any(one.ends for one in home), last.recorded_at, _cut(_described(home))
+        text = _described(home)
+        if last.behind_transaction:
+            begun = _transaction(evidence, (last.topic, last.partition))
+            text += f", behind {begun or 'an open transaction'}"
+        return any(one.ends for one in home), last.recorded_at, _cut(text)
     away = next(iter(evidence.returns), None)
     if away is not None:
         text = f"{away.status} on {away.topic}[{away.partition}]@{away.offset}, a wrong topic"
@@ -249,7 +269,7 @@ def _scanned(evidence: Evidence, scan: Scan) -> Told:
     where = f"{scan.partitions_read}/{scan.partitions} partitions"
     count = f"{scan.records:,} records scanned, {where}"
     if not scan.complete:
-        return None, None, f"none in {count}, scan incomplete"
+        return None, None, _cut(f"none in {count}, scan incomplete: {scan.unlooked}".rstrip(": "))
     handled = ", the rest is in the inbox" if scan.vouched else ""
     return False, None, f"none in {count}, to log end{handled}"
 
