@@ -30,7 +30,9 @@ UPDATE relay.lease
        expires_at = clock_timestamp() + make_interval(secs => $4), released_at = NULL
  WHERE duty = $1 AND shard = $2
    AND (owner IS NULL OR owner = $3 OR released_at IS NOT NULL OR expires_at IS NULL
-        OR expires_at < clock_timestamp())
+        OR expires_at < clock_timestamp()
+        -- No relay takes it for so long: somebody wrote it by hand. The epoch fences him off.
+        OR expires_at > clock_timestamp() + make_interval(hours => 1, secs => 10 * $4))
 RETURNING epoch
 """
 
@@ -57,7 +59,9 @@ UPDATE relay.lease SET released_at = clock_timestamp(), owner = NULL
 """
 
 HOLDER: Final = """
-SELECT owner, backend_pid, expires_at - clock_timestamp() AS left
+SELECT owner, backend_pid,
+       CASE WHEN isfinite(expires_at) THEN (expires_at - clock_timestamp())::text
+            ELSE expires_at::text END AS left
   FROM relay.lease WHERE duty = $1 AND shard = $2
 """
 

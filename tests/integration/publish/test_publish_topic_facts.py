@@ -106,3 +106,14 @@ async def test_a_topic_made_anew_with_fewer_partitions(lab: Any, topics: Any) ->
         async with asyncio.timeout(15):
             await lab.until_published(300)
     assert len({record.event_id for record in await lab.read(topic)}) == 200
+
+
+async def test_a_lease_that_never_ends_is_taken_over(lab: Any) -> None:
+    """No relay takes it for so long: somebody wrote it by hand."""
+    await lab.place(["a"])
+    await lab.pg.execute(
+        "UPDATE relay.lease SET owner = 'a stranger', expires_at = 'infinity', released_at = NULL"
+        " WHERE duty = 'relay'"
+    )
+    async with lab.relaying():
+        await lab.until_published(1)
