@@ -12,6 +12,13 @@ import asyncpg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from confluent_kafka import Producer
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from consumers.confirm.options import ConfirmOptions
 from consumers.confirm.service import ConfirmService
@@ -154,6 +161,15 @@ class Lab:
         if dsn:
             await other.connect()
         return other
+
+    def keep_batches(self) -> None:
+        """Let the broker keep batches as they come, whatever compression is its own."""
+        entry = ConfigEntry(
+            "compression.type", "producer", incremental_operation=AlterConfigOpType.SET
+        )
+        topic = ConfigResource(ResourceType.TOPIC, self.topic, incremental_configs=[entry])
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
+        admin.incremental_alter_configs([topic])[topic].result(15)
 
     async def connect(self) -> None:
         """Connect to the lab's own database."""

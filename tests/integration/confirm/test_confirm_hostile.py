@@ -84,6 +84,7 @@ async def test_a_batch_that_cannot_be_read_is_set_aside_with_its_offsets(lab: An
     before, behind, beside = await lab.place(3)
     lab.send(before, partition=0)
     lab.sent()
+    lab.keep_batches()
     await produce(lab.bootstrap_servers, lab.topic, 0, bomb())
     lab.send(behind, partition=0)
     lab.send(beside, partition=1)
