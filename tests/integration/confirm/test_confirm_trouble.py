@@ -102,6 +102,7 @@ async def test_a_refusal_in_another_language_is_an_outage_with_its_code(lab):
     await lab.until_sql(
         "SELECT count(*) > 0 FROM relay.process_record WHERE failure_code = 'sqlstate:42501'"
     )
+    await lab.until_sql("SELECT count(*) > 0 FROM relay.outage_record")  # written after it
     seen = await lab.pg.fetch("SELECT resource, to_at, failure_code FROM relay.outage_record")
     assert [tuple(row) for row in seen] == [("database", None, "sqlstate:42501")]
     await lab.pg.execute("DROP TRIGGER refuse ON orders")
