@@ -657,10 +657,6 @@ MOVING_BY_ITSELF = frozenset(
 # What is said of a process whose last heartbeat is fresh; it may have been killed right after it.
 PROVISIONAL = frozenset({Cause.RELAY_BEHIND, Cause.PROCESSOR_LAGGING, Cause.CONSUMER_LAGGING})
 
-# A verdict that usually flows on by itself, with a cause for which it never will.
-NEVER_BY_ITSELF = frozenset({Cause.CHECKPOINT_SKIPPED, Cause.SENT_TO_OTHER_TOPIC})
-
-
 # What holds the orders of an incident in quarantine, in the quarantine's own word.
 _HELD_FOR: Mapping[Cause, str] = MappingProxyType(
     {

@@ -15,10 +15,11 @@ from typing import Any, Final
 import asyncpg
 
 from relay.diagnose.causes import Cause
+from relay.diagnose.fate import fate_of
 from relay.diagnose.gather.logs import LogReading
 from relay.diagnose.session import Session
 from relay.diagnose.tell.diagnosis import Diagnosis, viewer_link
-from relay.diagnose.verdicts import Fate, fate_of, found_something, page
+from relay.diagnose.verdicts import Fate, found_something, page
 from relay.diagnose.watch.cases import NO_HOP
 from relay.diagnose.watch.overdue_spans import context_of, report_of
 from relay.runtime.command_line import command
@@ -77,7 +78,7 @@ class Unreturned:
     @property
     def fate(self) -> Fate:
         """What it means for the customer."""
-        return Fate.UNKNOWN if self.verdict is None else fate_of(self.verdict)
+        return Fate.UNKNOWN if self.verdict is None else fate_of(self.verdict, self.cause)
 
 
 @dataclass(slots=True)

@@ -118,11 +118,6 @@ def found_something(verdict: Verdict) -> bool:
     return MEANINGS[verdict].fate is not Fate.FINE
 
 
-def fate_of(code: str) -> Fate:
-    """Return what a stored verdict means; one that this version does not know is not judged."""
-    return MEANINGS[Verdict(code)].fate if code in MEANINGS else Fate.UNKNOWN
-
-
 def page(code: str) -> str:
     """Name of the verdict's page of documentation."""
     known = Verdict(code) if code in MEANINGS else Verdict.UNKNOWN

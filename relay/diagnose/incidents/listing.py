@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import asyncpg
 
+from relay.diagnose.fate import fate_of
 from relay.diagnose.incidents.clusters import Kind
-from relay.diagnose.verdicts import fate_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ SELECT * FROM relay.incident
  ORDER BY closed_at IS NULL DESC, from_at DESC LIMIT $4
 """
 _BREAKDOWN: Final = """
-SELECT incident_id, closed_as, verdict, count(*) AS orders FROM relay.overdue
+SELECT incident_id, closed_as, verdict, cause, count(*) AS orders FROM relay.overdue
  WHERE incident_id = ANY ($1::bigint[])
- GROUP BY incident_id, closed_as, verdict
+ GROUP BY incident_id, closed_as, verdict, cause
 """
 
 
@@ -135,6 +135,6 @@ def _breakdown(parts: Sequence[asyncpg.Record]) -> dict[str, int]:
         elif part["closed_as"] == "closed":
             name = "closed by hand"
         else:
-            name = fate_of(part["verdict"]).value
+            name = fate_of(part["verdict"], part["cause"]).value
         found[name] += part["orders"]
     return dict(found)

@@ -16,6 +16,7 @@ from typing import Any, Final
 import asyncpg
 
 from relay.diagnose.causes import meaning_of
+from relay.diagnose.fate import fate_of
 from relay.diagnose.incidents.clusters import (
     GAP,
     ORDINARY_SPAN,
@@ -30,7 +31,7 @@ from relay.diagnose.incidents.clusters import (
     ordinary_rate,
 )
 from relay.diagnose.incidents.twins import join_twins
-from relay.diagnose.verdicts import Fate, Verdict, fate_of
+from relay.diagnose.verdicts import Fate, Verdict
 
 # Cases older than that without an incident stay single losses.
 _UNASSIGNED_SPAN: Final = timedelta(days=1)
@@ -237,7 +238,7 @@ UPDATE relay.overdue SET incident_id = NULL
 async def _let_go(connection: asyncpg.Connection, state: _State, kind: Kind) -> None:
     """Part with open cases that turned into a loss of another kind than most."""
     for other in list(state.open_kinds or ()):
-        if other != kind and fate_of(other[1]) is Fate.LOST:
+        if other != kind and fate_of(other[1], other[2]) is Fate.LOST:
             await connection.execute(_LET_GO, state.incident_id, *other)
             assert state.open_kinds is not None
             state.orders -= state.open_kinds.pop(other)

@@ -9,7 +9,8 @@ from typing import Any
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.delay import Delay
-from relay.diagnose.verdicts import MEANINGS, Fate, Hop, Verdict, page
+from relay.diagnose.fate import fate_of
+from relay.diagnose.verdicts import Fate, Hop, Verdict, page
 
 
 class Mark(StrEnum):
@@ -69,7 +70,7 @@ class Diagnosis:
     @property
     def fate(self) -> Fate:
         """What it means for the customer who waits."""
-        return MEANINGS[self.verdict].fate
+        return fate_of(self.verdict, self.cause)
 
     @property
     def page(self) -> str:
