@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LONGEST_DEADLINE_SECONDS: Final = 10 * 366 * 86_400.0
 """Ten years. Beyond, a sum of times would leave the calendar, and no case would ever be opened."""
 
+LONGEST_EVENT_TYPE_BYTES: Final = 1024
+"""Of a row's longer one only the beginning is read: it would never be one of the settings."""
+
 _RANKS: Final = range(-(2**31), 2**31)
 
 
@@ -45,6 +48,12 @@ def _events(flow: Flow, reserved: frozenset[str]) -> Iterator[str]:
     for event_type, route in flow.events.items():
         if not event_type.strip() or event_type in reserved:
             yield f"event {event_type!r}: a type that is not the probe's is needed"
+        length = len(event_type.encode(errors="replace"))
+        if length > LONGEST_EVENT_TYPE_BYTES:
+            yield (
+                f"event {event_type[:40]!r}...: a type of {length} bytes; at most"
+                f" {LONGEST_EVENT_TYPE_BYTES}"
+            )
         if not route.topic:
             yield f"event {event_type!r} has no topic"
         if route.topic == flow.returns_topic:

@@ -1,5 +1,6 @@
 """Settings that contradict each other, or that would fail later, are refused by name."""
 
+import json
 import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -209,6 +210,15 @@ def test_a_setting_beside_the_links_counts() -> None:
 def test_a_misspelling_is_refused_beside_links(environment: dict[str, str]) -> None:
     with pytest.raises(SettingsError):
         load(**environment)
+
+
+def test_an_event_type_that_no_row_would_be_read_with_is_refused() -> None:
+    def events(event_type: str) -> str:
+        return json.dumps({event_type: {"deadline_seconds": 60}}, ensure_ascii=False)
+
+    assert "\u00e9" * 512 in load(RELAY_FLOW_EVENTS=events("\u00e9" * 512)).flow.events
+    with pytest.raises(SettingsError, match=r"a type of 1026 bytes; at most 1024"):
+        load(RELAY_FLOW_EVENTS=events("\u00e9" * 513))
 
 
 # --- whatever is accepted works ------------------------------------------------------------------

@@ -31,6 +31,7 @@ from relay.orders.catalog import orders_table
 from relay.orders.keys import can_be_asked_for, canonical_order_id, spellings
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow_rules import LONGEST_EVENT_TYPE_BYTES
 from relay.telemetry.continuity import stored_trace, trace_of
 
 # Looked up in the ledger: ids that no row has, around orders without an event.
@@ -135,10 +136,18 @@ def _orders_query(table: OrdersTable) -> str:
     """  # noqa: S608 - identifiers from the catalog
 
 
+# Whatever its writer wrote: a longer event type is no setting's (its length is told without reading
+# it), and a longer traceparent is none.
+_EVENT_TYPE: Final = f"""
+       CASE WHEN octet_length(e.event_type) <= {LONGEST_EVENT_TYPE_BYTES} THEN e.event_type
+            ELSE left(e.event_type, 100) || '... (' || octet_length(e.event_type) || ' bytes)'
+        END"""
+_TRACEPARENT: Final = "left(e.traceparent, 256)"
+
 # A row was handed over when the checkpoint's past snapshot shows it, or the page being read does.
-_EVENTS: Final = """
-SELECT e.aggregate_id, e.aggregate_type = $2, e.id, e.event_id::text, e.event_type, e.created_at,
-       e.traceparent, e.kept,
+_EVENTS: Final = f"""
+SELECT e.aggregate_id, e.aggregate_type = $2, e.id, e.event_id::text, {_EVENT_TYPE}, e.created_at,
+       {_TRACEPARENT}, e.kept,
        coalesce(pg_visible_in_snapshot(e.txid, c.prev)
                 OR (e.id <= c.last_id AND pg_visible_in_snapshot(e.txid, c.cur)), false)
   FROM (SELECT aggregate_id, aggregate_type, id, event_id, event_type, created_at, traceparent,
@@ -151,13 +160,13 @@ SELECT e.aggregate_id, e.aggregate_type = $2, e.id, e.event_id::text, e.event_ty
   LEFT JOIN relay.checkpoint AS c ON c.shard = 0
  WHERE e.aggregate_type = $2 OR e.event_type = ANY ($3::text[])
  ORDER BY e.id
-"""
+"""  # noqa: S608 - constants of this module
 
 
 # The same, looked for where the order's day is: two or three partitions instead of all.
-_EVENTS_NEAR: Final = """
-SELECT k.order_id, e.aggregate_type = $2, e.id, e.event_id::text, e.event_type, e.created_at,
-       e.traceparent, false,
+_EVENTS_NEAR: Final = f"""
+SELECT k.order_id, e.aggregate_type = $2, e.id, e.event_id::text, {_EVENT_TYPE}, e.created_at,
+       {_TRACEPARENT}, false,
        coalesce(pg_visible_in_snapshot(e.txid, c.prev)
                 OR (e.id <= c.last_id AND pg_visible_in_snapshot(e.txid, c.cur)), false)
   FROM unnest($1::text[], $4::timestamptz[]) AS k (order_id, placed_at)
@@ -171,7 +180,7 @@ SELECT k.order_id, e.aggregate_type = $2, e.id, e.event_id::text, e.event_type, 
           AND (o.aggregate_type = $2 OR o.event_type = ANY ($3::text[]))
         ORDER BY o.id) AS e
   LEFT JOIN relay.checkpoint AS c ON c.shard = 0
-"""
+"""  # noqa: S608 - constants of this module
 # With fewer orders than this, looking everywhere costs a few milliseconds.
 _NEAR_FROM: Final = 200
 # Some pages of the disk for each: so that no statement reaches its timeout where nothing is cached.

@@ -113,3 +113,18 @@ async def test_an_event_of_another_aggregate_hides_no_missing_one(pg):
     await pg.execute(EVENT, "order", spelt.upper(), "order.placed")
     query = _without_event_query(await orders_table(pg, FLOW))
     assert (await pg.fetchrow(query, ["submitted"], 10, "order", ["order.placed"]))[0] == 1
+
+
+async def test_of_what_a_writer_made_huge_diagnosis_reads_the_beginning(database, pg):
+    order = str(uuid.uuid4())
+    huge = """
+        INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload, traceparent)
+        VALUES ('order', $1, 'e' || repeat('x', 100000000), '{}', repeat('0', 1000000))"""
+    await pg.execute(huge, order)
+    rows = await read_rows(pg, FLOW, [order])
+    [event] = rows.events[order]
+    assert event.event_type == "e" + "x" * 99 + "... (100000001 bytes)"
+    assert len(event.traceparent) == 256
+    async with session(database, KafkaConnection("127.0.0.1:1"), FLOW) as opened:
+        [found] = await opened.diagnose([order])
+    assert len(str(found)) < 10_000
