@@ -61,7 +61,7 @@ async def test_it_ends_a_stale_backend_of_its_own_role(lab: Any, publisher_dsn: 
         frozen.get_server_pid(),
     )
     await frozen.execute("BEGIN")
-    await frozen.execute("UPDATE relay.checkpoint SET last_id = last_id")
+    await frozen.execute("UPDATE relay.checkpoint SET epoch = 1")
     lab.dsn = publisher_dsn
     await lab.fill(10)
     async with lab.relaying():
