@@ -118,7 +118,7 @@ def place_only(refusal: Refusal, error: str) -> Refusal:
     record = refusal.record
     value = record.value if isinstance(record.value, PartialBytes) else None
     if value is None:
-        value = PartialBytes.of(record.value or b"")
+        value = PartialBytes.of(record.value or b"", from_offset=record.offset)
     bare = StoredRecord(
         record.topic,
         record.partition,

@@ -603,7 +603,7 @@ _ANYWHERE: dict[Cause, CauseMeaning] = {
         _V.UNKNOWN, "reading the evidence took too long", "try again when it is quieter", _AGAIN
     ),
     Cause.CODEC_MISSING: _row(
-        _V.UNKNOWN,
+        (_V.RETURN_QUARANTINED, _V.UNKNOWN),
         "a batch of records cannot be read: codec, checksum, broken, or too large decompressed",
         "read what `relay quarantine list --held-for unreadable` says of it",
         _CHECK,
@@ -668,6 +668,7 @@ _HELD_FOR: Mapping[Cause, str] = MappingProxyType(
         Cause.RETURN_UNKNOWN_STATUS: "unknown_status",
         Cause.RETURN_CONFLICTS: "conflict",
         Cause.APPLY_FAILED: "apply_failed",
+        Cause.CODEC_MISSING: "unreadable",
         Cause.ORDER_HIDDEN: "unknown_order",
     }
 )

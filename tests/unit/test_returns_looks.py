@@ -16,7 +16,7 @@ def at(offset: int) -> ConsumerOffset:
 def test_what_the_consumer_has_not_handled_is_read_to_the_high_watermark() -> None:
     look = look_at(LOG, at(40), [], [], floor=None, since=90)
     assert (look.unhandled, look.handled) == ((40, 120), (40, 40))
-    assert (look.stable_end, look.lost, look.deleted_at) == (100, False, ())
+    assert (look.log.stable_end, look.lost, look.deleted_at) == (100, False, ())
 
 
 def test_no_time_that_a_producer_claims_is_a_bound() -> None:

@@ -23,6 +23,7 @@ _REFUSED = {
     "unknown_status": Cause.RETURN_UNKNOWN_STATUS,
     "conflict": Cause.RETURN_CONFLICTS,
     "apply_failed": Cause.APPLY_FAILED,
+    "unreadable": Cause.CODEC_MISSING,
 }
 
 

@@ -211,17 +211,43 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class SetAside:
+    """Offsets of which the confirmation consumer kept no order ids, `to_offset` excluded.
+
+    Attributes:
+        reason: the quarantine's word for why.
+        first_seen_at: the records were there by then.
+    """
+
+    partition: int
+    from_offset: int
+    to_offset: int
+    reason: str
+    first_seen_at: datetime
+    last_seen_at: datetime
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether nobody knows which returns were among them."""
+        return self.reason == "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerSeen:
     """How far the confirmation consumer has applied returns, by partition, and what it missed.
 
     Attributes:
         empty_offsets_at: when it last came over offsets without a record that it could read:
             markers, aborted records, or what compaction removed.
+        set_aside: since the first of the orders was placed.
+        set_aside_cut: there are more of them than are looked at.
     """
 
     offsets: Mapping[int, ConsumerOffset] = field(default_factory=lambda: MappingProxyType({}))
     gaps: tuple[Gap, ...] = ()
     empty_offsets_at: tuple[datetime, ...] = ()
+    set_aside: tuple[SetAside, ...] = ()
+    set_aside_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from relay.diagnose.evidence.surroundings import (
     Missing,
     OutageSeen,
     ProcessSeen,
+    SetAside,
     Shrink,
 )
 from relay.diagnose.gather.reading import part
@@ -74,7 +75,7 @@ async def read_around(
         outages=await part(con, "outage records", lambda: _outages(con, start)),
         checkpoint=await part(con, "the checkpoint", lambda: _checkpoint(con)),
         lease=await part(con, "the lease", lambda: _lease(con)),
-        consumer=await part(con, "the consumer's offsets", lambda: _consumer(con, flow)),
+        consumer=await part(con, "the consumer's offsets", lambda: _consumer(con, flow, start)),
         disabled_triggers=_value(await part(con, "triggers", lambda: _triggers(con, flow))) or (),
         shrinks=_value(await part(con, "positions", lambda: _shrinks(con, flow, start))) or {},
         lone_readers=_value(await part(con, "positions", lambda: _lone_readers(con, flow, now_at)))
@@ -238,13 +239,24 @@ SELECT partition, max(noticed_at) FROM relay.offset_gap
  WHERE consumer_group = $1 AND topic = $2 AND reason = 'not_readable'
  GROUP BY partition
 """
+# A stretch of refusals, or of what cannot be read: whose returns stand in it nobody wrote down.
+_SET_ASIDE: Final = """
+SELECT partition, coalesce(from_offset, record_offset), record_offset + 1, reason, first_seen_at,
+       last_seen_at
+  FROM relay.quarantine_summary
+ WHERE kind = 'return' AND consumer_group = $1 AND topic = $2 AND from_offset IS NOT NULL
+   AND last_seen_at >= $3
+ ORDER BY quarantine_id DESC LIMIT $4
+"""
+_SET_ASIDE_AT_MOST: Final = 10_000
 
 
-async def _consumer(connection: asyncpg.Connection, flow: Flow) -> ConsumerSeen:
+async def _consumer(connection: asyncpg.Connection, flow: Flow, since: datetime) -> ConsumerSeen:
     asked = flow.confirm_group, flow.returns_topic
     offsets = await connection.fetch(_OFFSETS, *asked)
     gaps = await connection.fetch(_GAPS, *asked)
     empty = await connection.fetch(_EMPTY_OFFSETS, *asked)
+    aside = await connection.fetch(_SET_ASIDE, *asked, since, _SET_ASIDE_AT_MOST + 1)
     return ConsumerSeen(
         {
             row["partition"]: ConsumerOffset(row["next_offset"], row["updated_at"])
@@ -252,6 +264,8 @@ async def _consumer(connection: asyncpg.Connection, flow: Flow) -> ConsumerSeen:
         },
         tuple(Gap(*row) for row in gaps),
         tuple(row[1] for row in empty),
+        tuple(SetAside(*row) for row in aside[:_SET_ASIDE_AT_MOST]),
+        len(aside) > _SET_ASIDE_AT_MOST,
     )
 
 

@@ -34,8 +34,10 @@ from relay.diagnose.gather.database import trace_id
 from relay.diagnose.gather.positions import Series
 from relay.diagnose.gather.readback import ReadBacks
 from relay.diagnose.gather.scan import ScanResult
+from relay.diagnose.gather.set_aside import Unseen
 from relay.runtime.flow import Flow
 
+_RANGES_NAMED = 5
 _NOT_LOOKED_AT = Missing(
     "the rows around the order",
     Cause.TIMED_OUT,
@@ -103,7 +105,7 @@ class Joiner:
             handed_over=chosen.handed_over if chosen else False,
             held=self._held(order_id, chosen),
             returns=_seen(returns, given, chosen),
-            scan=self._scan(order_id, ()),
+            scan=self._scan(order_id, (), None),
             closed=case.closed if case else None,
             incident_id=case.incident_id if case else None,
             case_kind=case.kind if case else None,
@@ -172,11 +174,19 @@ class Joiner:
             rows += [one for one in found if _may_be_of(order_id, one.seen)]
         if isinstance(self.log.scan, ScanResult):
             found = self.log.scan.found.get(order_id, [])
-            rows += [
-                self.log.refused.get((one.seen.partition, one.seen.offset), one) for one in found
-            ]
+            rows += [self._as_held(one) for one in found]
         rows += self.log.elsewhere.get(order_id, [])
         return _once_each(rows)
+
+    def _as_held(self, found: ReturnRow) -> ReturnRow:
+        """Return the quarantine's row for a return on Kafka, with what only its bytes say."""
+        held = self.log.refused.get((found.seen.partition, found.seen.offset))
+        if held is None:
+            return found
+        names = held.seen.names_order or found.seen.names_order
+        # Several reasons may share a range: what it is refused for by its bytes alone is certain.
+        reason = found.seen.reason or held.seen.reason
+        return replace(held, seen=replace(held.seen, names_order=names, reason=reason))
 
     def _with_deliveries(self, base: Evidence, chosen: EventRow) -> Evidence:
         deliveries = self.rows.deliveries
@@ -192,7 +202,7 @@ class Joiner:
             deliveries=own,
             strayed=newest.topic not in self.flow.topics,
             readback=self._readback(newest),
-            scan=self._scan(base.order_id, own),
+            scan=self._scan(base.order_id, own, chosen),
             crossing=self._crossings(newest),
             waiting=self._waiting(newest),
             neighbours=self._neighbours(base.order_id, newest),
@@ -242,13 +252,15 @@ class Joiner:
                 (answered if other in self.log.answered else unanswered).append(offset)
         return Neighbours(tuple(sorted(unanswered)), tuple(sorted(answered)))
 
-    def _scan(self, order_id: str, deliveries: Sequence[Delivery]) -> Scan | Missing:
+    def _scan(
+        self, order_id: str, deliveries: Sequence[Delivery], chosen: EventRow | None
+    ) -> Scan | Missing:
         scan = self.log.scan
         if isinstance(scan, Missing):
             return scan
         if scan is None:
             return Scan(complete=False, records=0, partitions_read=0, partitions=0)
-        unlooked, why = self._unlooked(scan, deliveries)
+        unlooked, why = self._unlooked(scan, deliveries, chosen)
         return Scan(
             complete=not unlooked,
             records=scan.records,
@@ -263,7 +275,9 @@ class Joiner:
             unlooked_cause=why,
         )
 
-    def _unlooked(self, scan: ScanResult, deliveries: Sequence[Delivery]) -> tuple[str, Cause]:
+    def _unlooked(
+        self, scan: ScanResult, deliveries: Sequence[Delivery], chosen: EventRow | None
+    ) -> tuple[str, Cause]:
         """Say what could not be looked at of what may hold the order's returns, and why."""
         topic = self.flow.returns_topic
         parts = []
@@ -281,7 +295,25 @@ class Joiner:
         if self._compacted() and self._unseen_since(deliveries):
             parts.append(f"{topic} is compacted: returns may be gone that nobody had read")
         deleted = Cause.RECORDS_DELETED if gone else Cause.COMPACTED
+        hidden = self._hidden(scan, chosen) if deliveries and chosen is not None else []
+        if hidden and not parts:
+            unreadable = any(one.unreadable for one in hidden)
+            deleted = Cause.CODEC_MISSING if unreadable else Cause.PAST_RETENTION
+        parts += [one.text(topic) for one in hidden[:_RANGES_NAMED]]
+        if len(hidden) > _RANGES_NAMED:
+            parts.append(f"{len(hidden) - _RANGES_NAMED} more such ranges")
+        if deliveries and self._set_aside_cut():
+            deleted = deleted if parts else Cause.PAST_RETENTION
+            parts.append("more ranges were set aside without order ids than are looked at")
         return "; ".join(parts), Cause.SCAN_INCOMPLETE if scan.unread else deleted
+
+    def _hidden(self, scan: ScanResult, chosen: EventRow) -> list[Unseen]:
+        """Return the ranges that may hold a return to this event and that nobody can look at."""
+        return [one for one in scan.unseen if one.may_hide_since(chosen.created_at)]
+
+    def _set_aside_cut(self) -> bool:
+        consumer = self.around.consumer
+        return not isinstance(consumer, Missing) and consumer.set_aside_cut
 
     def _compacted(self) -> bool:
         topics = self.around.topics

@@ -462,12 +462,26 @@ async def reread(
     return replace(rows, orders=_newer(rows.orders, orders), returns=_newer(rows.returns, returns))
 
 
+# Ranges of refusals follow one another, and overlap where a batch was read again: the next few that
+# end behind a record are those that it may be in.
 _REFUSED_AT: Final = """
+SELECT q.aggregate_id, q.topic, q.partition, at.record_offset, q.reason, q.detail, q.state,
+       q.first_seen_at, q.resolved_by, q.resolved_why, q.traceparent, false AS own_row
+  FROM unnest($3::int[], $4::bigint[]) AS at (partition, record_offset)
+ CROSS JOIN LATERAL (
+       SELECT * FROM relay.quarantine_summary
+        WHERE kind = 'return' AND consumer_group = $1 AND topic = $2
+          AND partition = at.partition AND record_offset >= at.record_offset
+          AND from_offset IS NOT NULL
+        ORDER BY record_offset LIMIT 16) AS q
+ WHERE q.from_offset <= at.record_offset
+UNION ALL
 SELECT q.aggregate_id, q.topic, q.partition, q.record_offset, q.reason, q.detail, q.state,
-       q.first_seen_at, q.resolved_by, q.resolved_why, q.traceparent
+       q.first_seen_at, q.resolved_by, q.resolved_why, q.traceparent, true
   FROM unnest($3::int[], $4::bigint[]) AS at (partition, record_offset)
   JOIN relay.quarantine_summary AS q USING (partition, record_offset)
- WHERE q.kind = 'return' AND q.consumer_group = $1 AND q.topic = $2
+ WHERE q.kind = 'return' AND q.consumer_group = $1 AND q.topic = $2 AND q.from_offset IS NULL
+ ORDER BY own_row
 """
 
 
@@ -476,7 +490,8 @@ async def read_refused_at(
 ) -> dict[tuple[int, int], ReturnRow]:
     """Return what was quarantined from these partitions and offsets of the returns topic.
 
-    A return that names no order, or a wrong one, and carries no trace is found only by where it is.
+    A return that names no order, or a wrong one, and carries no trace is found only by where it is:
+    by a row of its own, or by the range of those of which only the place is kept.
     """
     if not positions:
         return {}

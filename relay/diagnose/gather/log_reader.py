@@ -26,7 +26,7 @@ from relay.diagnose.gather.batch_cut import cut
 from relay.diagnose.gather.broker import Broker
 from relay.diagnose.gather.outcomes import Outcomes
 from relay.runtime.kafka_records import AnyRecords
-from relay.runtime.kafka_unreadable import unreadable
+from relay.runtime.kafka_unreadable import first_offset, unreadable
 from relay.runtime.times import of_milliseconds
 
 _WAIT_MS: Final = 200
@@ -72,6 +72,7 @@ class Fetched:
         out_of_range: the offset asked for is not there (any more).
         markers: ends of transactions: offset, producer id, and whether it is a commit.
         writers: offset -> producer id, of the records that belong to a transaction.
+        unreadable: offsets, from and to (excluded), of what cannot be read.
     """
 
     records: list[Any] = field(default_factory=list)
@@ -79,6 +80,25 @@ class Fetched:
     out_of_range: bool = False
     markers: list[tuple[int, int, bool]] = field(default_factory=list)
     writers: dict[int, int] = field(default_factory=dict)
+    unreadable: list[tuple[int, int]] = field(default_factory=list)
+
+    def note(self, one: Partition, record: Any, *, pass_over: bool) -> bool:
+        """Keep a record, or where it stands when it cannot be read; tell whether it was kept.
+
+        Raises:
+            UnsupportedCodecError: it cannot be read, and must not be passed over: what it is about,
+                nobody may say that it is not there.
+        """
+        fault = unreadable(record)
+        if fault is None:
+            self.records.append(record)
+            return True
+        span = (first_offset(record), record.offset + 1)
+        if not pass_over:
+            where = f"{one[0]}[{one[1]}], offsets {span[0]} to {record.offset}"
+            raise UnsupportedCodecError(f"{where} cannot be read: {fault.fault}: {fault.why}")
+        self.unreadable.append(span)
+        return False
 
 
 async def fetch(
@@ -88,6 +108,7 @@ async def fetch(
     bytes_each: int,
     committed: bool,
     until: Mapping[Partition, int] | None = None,
+    pass_over: bool = False,
 ) -> dict[Partition, Fetched]:
     """Fetch from each partition once, beginning at its offset; a moved leader gives nothing.
 
@@ -97,9 +118,11 @@ async def fetch(
         bytes_each: of each partition, about; at least a whole batch comes.
         committed: leave out what no transaction committed.
         until: where nothing more is wanted: what comes after is not decoded.
+        pass_over: name what cannot be read in `Fetched.unreadable`, and go on behind it.
 
     Raises:
         KafkaError: not permitted, or the broker is away.
+        UnsupportedCodecError: something cannot be read, and `pass_over` is not set.
     """
     level = READ_COMMITTED if committed else READ_UNCOMMITTED
     found: dict[Partition, Fetched] = {}
@@ -113,7 +136,9 @@ async def fetch(
             for number, error, _high, *rest in partitions:
                 one = (topic, number)
                 stop = (until or {}).get(one, _NO_END)
-                found[one] = _decoded(one, range(wanted[one], stop), error, rest, level)
+                found[one] = _decoded(
+                    one, range(wanted[one], stop), error, rest, level=level, pass_over=pass_over
+                )
                 await asyncio.sleep(0)
     if len(found) < len(wanted) or not found:
         await broker.refresh()
@@ -129,7 +154,9 @@ def _request(
     return FetchRequest(_WAIT_MS, 1, _ANSWER_BYTES, level, list(topics.items()))
 
 
-def _decoded(one: Partition, span: range, error: int, rest: list[Any], level: int) -> Fetched:
+def _decoded(
+    one: Partition, span: range, error: int, rest: list[Any], *, level: int, pass_over: bool
+) -> Fetched:
     offset = span.start
     if error == _OUT_OF_RANGE:
         return Fetched(next_offset=offset, out_of_range=True)
@@ -141,19 +168,11 @@ def _decoded(one: Partition, span: range, error: int, rest: list[Any], level: in
     # the preferred replica), see aiokafka.consumer.fetcher.
     aborted = next((part for part in rest[1:-1] if isinstance(part, list)), None)
     if aborted and level == READ_COMMITTED:
-        return _without_aborted(one, rest[-1], aborted, offset)
-    return _plain(one, rest[-1], span)
+        return _without_aborted(one, rest[-1], aborted, offset, pass_over=pass_over)
+    return _plain(one, rest[-1], span, pass_over=pass_over)
 
 
-def _require_readable(one: Partition, record: Any) -> None:
-    """Say that records cannot be read: what they are about, nobody may say that it is not there."""
-    gone = unreadable(record)
-    if gone is not None:
-        where = f"{one[0]}[{one[1]}], offsets {gone.from_offset} to {record.offset}"
-        raise UnsupportedCodecError(f"{where} cannot be read: {gone.fault}: {gone.why}")
-
-
-def _plain(one: Partition, data: bytes, span: range) -> Fetched:
+def _plain(one: Partition, data: bytes, span: range, *, pass_over: bool) -> Fetched:
     """Decode without aiokafka's object for each record: half the time of a scan."""
     found, size = Fetched(next_offset=span.start), 0
     pending = AnyRecords(cut(data, span.start, span.stop))
@@ -165,12 +184,12 @@ def _plain(one: Partition, data: bytes, span: range) -> Fetched:
             continue
         for record in batch:
             # As soon as memory holds enough, the rest is left for the next round.
-            if record.offset >= span.stop or size > _DECODED_BYTES:
+            if first_offset(record) >= span.stop or size > _DECODED_BYTES:
                 found.next_offset = record.offset
                 return found
             if record.offset >= span.start:
-                _require_readable(one, record)
-                found.records.append(record)
+                if not found.note(one, record, pass_over=pass_over):
+                    continue
                 size += len(record.value or b"") + len(record.key or b"")
                 if batch.is_transactional:
                     found.writers[record.offset] = batch.producer_id
@@ -185,7 +204,9 @@ def _markers(batch: Any, span: range) -> Iterator[tuple[int, int, bool]]:
             yield record.offset, batch.producer_id, kind == _COMMIT
 
 
-def _without_aborted(one: Partition, data: bytes, aborted: list[Any], offset: int) -> Fetched:
+def _without_aborted(
+    one: Partition, data: bytes, aborted: list[Any], offset: int, *, pass_over: bool
+) -> Fetched:
     unpacked = PartitionRecords(
         TopicPartition(*one),
         AnyRecords(data),
@@ -196,15 +217,15 @@ def _without_aborted(one: Partition, data: bytes, aborted: list[Any], offset: in
         check_crcs=False,
         isolation_level=READ_COMMITTED,
     )
-    records: list[Any] = []
-    size = 0
+    found, size = Fetched(), 0
     for record in unpacked:
-        _require_readable(one, record)
-        records.append(record)
+        if not found.note(one, record, pass_over=pass_over):
+            continue
         size += len(record.value or b"") + len(record.key or b"")
         if size > _DECODED_BYTES:
             break
-    return Fetched(records, unpacked.next_fetch_offset)
+    found.next_offset = unpacked.next_fetch_offset
+    return found
 
 
 def seen(partition: Partition, record: Any) -> RecordSeen:
@@ -232,6 +253,8 @@ class RangeReader:
         outcomes: what became of the transactions that were read.
         writers: offset -> producer id, of the round's records that belong to a transaction.
         lost: partitions whose next records were deleted under the reader, up to the log's start.
+        pass_over: go on behind what cannot be read, and name it in `unreadable`: by partition,
+            offsets from and to (excluded).
     """
 
     broker: Broker
@@ -243,6 +266,8 @@ class RangeReader:
     places: Counter[Partition] = field(default_factory=Counter)
     outcomes: Outcomes = field(default_factory=Outcomes)
     writers: dict[tuple[Partition, int], int] = field(default_factory=dict)
+    pass_over: bool = False
+    unreadable: dict[Partition, list[tuple[int, int]]] = field(default_factory=dict)
 
     async def rounds(self, deadline: float) -> AsyncIterator[tuple[Partition, list[Any]]]:
         """Yield the records of each round, as aiokafka gives them, until the loop's `deadline`."""
@@ -256,6 +281,7 @@ class RangeReader:
                 bytes_each=self.bytes_each,
                 committed=self.committed,
                 until={one: span[1] for one, span in self.left.items()},
+                pass_over=self.pass_over,
             )
             self.writers = {
                 (one, offset): writer
@@ -280,6 +306,9 @@ class RangeReader:
                 self.left[one] = (max(start, fetched.next_offset), end)
             self.places[one] += len(fetched.markers)
             self.outcomes.note(one, fetched.markers)
+            for low, high in fetched.unreadable:
+                self.unreadable.setdefault(one, []).append((low, high))
+                self.places[one] += max(0, min(high, end) - max(low, start))
             records = [record for record in fetched.records if start <= record.offset < end]
             self.places[one] += len(records)
             if records:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from relay.diagnose.evidence.surroundings import ConsumerOffset, Gap, Shrink
+from relay.diagnose.evidence.surroundings import ConsumerOffset, Gap, SetAside, Shrink
 
 Span = tuple[int, int]
 
@@ -31,9 +31,10 @@ class Look:
 
     Attributes:
         unhandled: what nobody vouches for, as far as it is still there.
-        skipped: around what the consumer recorded as never seen, as far as it is still there.
+        skipped: around what the consumer recorded as never seen, or set aside without order ids, as
+            far as it is still there.
         handled: what the consumer has handled, from about the order's time on: a cross-check.
-        stable_end: behind it nothing is applied before a transaction ends.
+        log: behind its `stable_end` nothing is applied before a transaction ends.
         lost: the log begins behind the consumer's offset, or is another one.
         deleted_at: the times at which records were found deleted unread; None: only now.
     """
@@ -41,7 +42,7 @@ class Look:
     unhandled: Span
     skipped: Span
     handled: Span
-    stable_end: int
+    log: Bounds
     lost: bool
     deleted_at: tuple[datetime | None, ...] = ()
 
@@ -54,6 +55,7 @@ def look_at(
     *,
     floor: int | None,
     since: int,
+    set_aside: Sequence[SetAside] = (),
 ) -> Look:
     """Decide what to read of one partition.
 
@@ -64,6 +66,7 @@ def look_at(
         shrinks: when this log was seen to be made again, since the first order was placed.
         floor: where the log was recorded to end before the first order was placed.
         since: the first offset whose record claims to be young enough; a hint, and no bound.
+        set_aside: what the consumer kept no order ids of.
     """
     handled_to = None if position is None else position.next_offset
     another = handled_to is not None and handled_to > log.end
@@ -80,15 +83,16 @@ def look_at(
         deleted += [] if _all_handled(handled_to, shrinks) else [None]
     elif log.start > first:
         deleted.append(None)
-    there = [gap for gap in gaps if not gap.of_another_log and gap.to_offset > log.start]
+    there: list[Gap | SetAside] = [gap for gap in gaps if not gap.of_another_log]
+    there = [one for one in [*there, *set_aside] if one.to_offset > log.start]
     return Look(
         unhandled=(min(start, log.end), log.end),
         skipped=(
-            max(log.start, min((gap.from_offset for gap in there), default=edge)),
-            min(edge, max((gap.to_offset for gap in there), default=0)),
+            max(log.start, min((one.from_offset for one in there), default=edge)),
+            min(edge, max((one.to_offset for one in there), default=0)),
         ),
         handled=(min(max(since, log.start), edge), edge),
-        stable_end=log.stable_end,
+        log=log,
         lost=lost,
         deleted_at=tuple(deleted),
     )

@@ -95,7 +95,9 @@ async def read_back(
     while ways and loop.time() < deadline:
         starts = {one: way.position for one, way in ways.items()}
         until = {one: way.wanted_until(neighbours) for one, way in ways.items()}
-        got = await fetch(broker, starts, bytes_each=bytes_each, committed=False, until=until)
+        got = await fetch(
+            broker, starts, bytes_each=bytes_each, committed=False, until=until, pass_over=True
+        )
         if any(_came_empty(fetched, starts[one]) for one, fetched in got.items()):
             bytes_each = min(2 * bytes_each, _LARGEST_BATCH)
         for one, fetched in got.items():
@@ -161,6 +163,8 @@ def _take(result: ReadBacks, one: Partition, way: _Way, fetched: Fetched, neighb
             result.keys[one][offset] = record.key
     first, behind = bisect_left(way.offsets, way.position), bisect_left(way.offsets, reached)
     for offset in way.offsets[first:behind]:
+        if any(low <= offset < high for low, high in fetched.unreadable):
+            continue  # nobody can say what stands there
         if (one, offset) not in result.found:
             deleted = ReadBack(Found.GONE_BEFORE)  # while it was being read
             stands = _compared(one, records.get(offset), way.events[offset])

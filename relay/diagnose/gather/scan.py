@@ -23,6 +23,7 @@ from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker
 from relay.diagnose.gather.log_reader import RangeReader
 from relay.diagnose.gather.looks import Bounds, Look, look_at
 from relay.diagnose.gather.recognise import Recogniser, WantedReturns
+from relay.diagnose.gather.set_aside import Unseen, unseen
 from relay.runtime.flow import Flow
 from relay.runtime.times import OddTime, later, of_milliseconds, to_milliseconds
 
@@ -59,6 +60,7 @@ class ScanResult:
         holes: partition -> offsets without a record (compaction) among what nobody vouches for.
         vouched: some records were not read because the consumer had handled them.
         lost_partitions: partitions whose log began after the consumer's offset.
+        unseen: offsets whose returns nobody can look at.
     """
 
     found: defaultdict[str, list[ReturnRow]] = field(default_factory=lambda: defaultdict(list))
@@ -70,6 +72,7 @@ class ScanResult:
     partitions: int = 0
     newest_return_at: datetime | None = None
     lost_partitions: frozenset[int] = frozenset()
+    unseen: tuple[Unseen, ...] = ()
 
     def deleted_since(self, at: datetime) -> list[int]:
         """Return the partitions that may have lost unread returns of an order placed then."""
@@ -116,6 +119,7 @@ async def scan_returns(
     await reading.unhandled(looks, deadline)
     skips = {one: look.skipped for one, look in looks.items()}
     result.unread |= {number for _, number in await reading.committed(skips, deadline)}
+    result.unseen = _unseen(looks, recorded, reading.unreadable)
     deadline = asyncio.get_running_loop().time() + recheck_seconds
     handled = {one: look.handled for one, look in looks.items()}
     own = {one: span for one, span in handled.items() if one[1] in first}
@@ -125,6 +129,29 @@ async def scan_returns(
         skipped |= await reading.committed(rest, deadline)
     result.vouched = bool(skipped)
     return result
+
+
+def _unseen(
+    looks: Mapping[Partition, Look],
+    recorded: Recorded,
+    unreadable: Mapping[Partition, Sequence[Span]],
+) -> tuple[Unseen, ...]:
+    consumer = recorded.consumer
+    known = ConsumerSeen() if isinstance(consumer, Missing) else consumer
+    numbers = {one.partition for one in known.set_aside}
+    there = {one[1]: look for one, look in looks.items()}
+    on_kafka = {one[1]: spans for one, spans in unreadable.items()}
+    return tuple(
+        found
+        for number in sorted(there.keys() | numbers)
+        for found in unseen(
+            number,
+            there.get(number),
+            on_kafka.get(number, ()),
+            known,
+            recorded.shrinks,
+        )
+    )
 
 
 def _ended(rows: Iterable[ReturnRow]) -> bool:
@@ -151,6 +178,7 @@ async def _looks(
             [shrink for shrink in recorded.shrinks if shrink.partition == one[1]],
             floor=recorded.log_ends.get(one[1]),
             since=times.get(one, end),
+            set_aside=[aside for aside in known.set_aside if aside.partition == one[1]],
         )
         for one, end in ends.items()
     }
@@ -161,12 +189,13 @@ class _Reading:
     broker: Broker
     recogniser: Recogniser
     result: ScanResult
+    unreadable: dict[Partition, list[Span]] = field(default_factory=lambda: defaultdict(list))
 
     async def unhandled(self, looks: Mapping[Partition, Look], deadline: float) -> None:
         """Read what nobody vouches for, records of open transactions included."""
         spans = {one: look.unhandled for one, look in looks.items()}
-        reader = RangeReader(self.broker, spans, committed=False)
-        stable = {one: look.stable_end for one, look in looks.items()}
+        reader = RangeReader(self.broker, spans, committed=False, pass_over=True)
+        stable = {one: look.log.stable_end for one, look in looks.items()}
         await self.transactional(reader, deadline, stable)
         unread = set(reader.left) | reader.lost
         self.result.unread |= {number for _, number in unread}
@@ -177,12 +206,12 @@ class _Reading:
 
     async def committed(self, spans: Mapping[Partition, Span], deadline: float) -> set[Partition]:
         """Read ranges in which all transactions have ended; return what was not read in time."""
-        reader = RangeReader(self.broker, dict(spans))
+        reader = RangeReader(self.broker, dict(spans), pass_over=True)
         async for one, records in reader.rounds(deadline):
             async for _record, orders, row in self._recognised(one, records):
                 for order in orders:
                     self.result.found[order].append(row)
-        self.result.records += reader.count
+        self._note_read(reader)
         return set(reader.left) | reader.lost
 
     async def transactional(
@@ -194,7 +223,7 @@ class _Reading:
             writers = reader.writers
             async for record, orders, row in self._recognised(one, records):
                 found.append((one, orders, row, writers.get((one, record.offset))))
-        self.result.records += reader.count
+        self._note_read(reader)
         for one, orders, row, writer in found:
             offset = row.seen.offset
             ended = None if writer is None else reader.outcomes.committed(one, writer, offset)
@@ -204,6 +233,11 @@ class _Reading:
             seen = replace(row.seen, behind_transaction=not stable)
             for order in orders:
                 self.result.found[order].append(replace(row, seen=seen))
+
+    def _note_read(self, reader: RangeReader) -> None:
+        self.result.records += reader.count
+        for one, spans in reader.unreadable.items():
+            self.unreadable[one] += spans
 
     async def _recognised(
         self, one: Partition, records: Sequence[Any]
@@ -248,7 +282,7 @@ async def search_elsewhere(
         for one, end in ends.items()
     }
     reading = _Reading(broker, Recogniser(flow, wanted, Place.ELSEWHERE), ScanResult())
-    reader = RangeReader(broker, spans, committed=False)
+    reader = RangeReader(broker, spans, committed=False, pass_over=True)
     await reading.transactional(reader, deadline, {one: stable.get(one, ends[one]) for one in ends})
     found = {
         order: [row for row in rows if row.seen.status is not None]

@@ -34,6 +34,15 @@ SELECT record_offset FROM relay.quarantine
  WHERE kind = 'return' AND consumer_group = $1 AND topic = $2 AND partition = $3
    AND record_offset = ANY ($4::bigint[])
 UNION ALL
+SELECT at.record_offset
+  FROM unnest($4::bigint[]) AS at (record_offset)
+ CROSS JOIN LATERAL (
+       SELECT from_offset FROM relay.quarantine
+        WHERE kind = 'return' AND consumer_group = $1 AND topic = $2 AND partition = $3
+          AND record_offset >= at.record_offset AND from_offset IS NOT NULL
+        ORDER BY record_offset LIMIT 16) AS q
+ WHERE q.from_offset <= at.record_offset
+UNION ALL
 SELECT record_offset FROM relay.pending_return
  WHERE consumer_group = $1 AND topic = $2 AND partition = $3 AND record_offset = ANY ($4::bigint[])
 """

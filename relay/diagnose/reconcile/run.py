@@ -177,13 +177,18 @@ class _Reading:
         *,
         committed: bool = True,
     ) -> None:
-        reader = RangeReader(self.broker, dict(spans), committed=committed)
+        reader = RangeReader(self.broker, dict(spans), committed=committed, pass_over=True)
         total = sum(end - first for first, end in spans.values())
         async for place, records in reader.rounds(self.deadline):
             if records:
                 await compare(place, records)
             self.progress(what, reader.count, total)
         self.done.unread.update(reader.left.keys() | reader.lost)
+        self.done.unlooked += [
+            f"{place[0]}[{place[1]}], offsets {low} to {high - 1}: {what} that cannot be read"
+            for place, ranges in sorted(reader.unreadable.items())
+            for low, high in ranges
+        ]
 
 
 async def _events(

@@ -158,7 +158,7 @@ async def _waiting(
     spans = {
         one: (at, ends[one]) for one, at in behind.items() if ends[one] - at <= _COUNTED_AT_MOST
     }
-    reader = RangeReader(broker, dict(spans), committed=False)
+    reader = RangeReader(broker, dict(spans), committed=False, pass_over=True)
     found: dict[Partition, list[tuple[int, datetime, int | None]]] = {one: [] for one in spans}
     async for one, records in reader.rounds(asyncio.get_running_loop().time() + _COUNT_SECONDS):
         writers = reader.writers
@@ -193,7 +193,9 @@ async def _oldest(broker: Broker, behind: Mapping[Partition, int]) -> datetime |
     for _ in range(_FETCH_ROUNDS):
         if not left:
             break
-        for one, fetched in (await fetch(broker, left, bytes_each=1, committed=False)).items():
+        for one, fetched in (
+            await fetch(broker, left, bytes_each=1, committed=False, pass_over=True)
+        ).items():
             del left[one]
             times += [seen(one, record).recorded_at for record in fetched.records[:1]]
     return min(times, default=None)
