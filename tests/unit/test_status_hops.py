@@ -8,9 +8,11 @@ import pytest
 
 from relay.cli.status import as_data, duration
 from relay.diagnose.causes import Cause
+from relay.diagnose.check.result import State
+from relay.diagnose.check.set_aside import judge_set_aside
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.gather.groups import GroupMembers
-from relay.diagnose.status.counts import Counts, ProcessSeen, Waiting
+from relay.diagnose.status.counts import Counts, ProcessSeen, SetAsideCount, Waiting
 from relay.diagnose.status.hops import Status, decide
 from relay.diagnose.status.lags import Lag, Lags
 from relay.runtime.flow import Flow
@@ -246,3 +248,38 @@ def test_who_stopped_before_the_database_was_read_only_is_known() -> None:
     gone = process("relay", stopped_at=ago(60), stop_reason="SIGTERM")
     found = hops(replace(HEALTHY, read_only=True, processes=(gone,)))
     assert "stopped 60 s ago" in found["publish"].run_by
+
+
+def test_partitions_that_wait_and_what_stands_aside_are_named() -> None:
+    says = {
+        "state": "active",
+        "blocked_partitions": {"orders.returns-3": "a trigger refuses it"},
+        "quarantine_full": True,
+    }
+    counts = replace(
+        HEALTHY,
+        processes=(process("relay"), process("confirm", detail=says)),
+        set_aside=SetAsideCount(unreadable=2, places=70),
+    )
+    confirm = hops(counts)["confirm"]
+    assert not confirm.healthy
+    assert "orders.returns-3 waits: a trigger refuses it" in confirm.note
+    assert "the quarantine is full" in confirm.note
+    assert "2 ranges of offsets cannot be read" in confirm.note
+    assert "of 70 refused returns only the place is kept" in confirm.note
+    assert status(counts).next_command == "relay check"
+
+
+def test_a_check_fails_for_what_waits_and_warns_of_what_stands_aside() -> None:
+    none = SetAsideCount()
+    consumer = process("confirm")
+
+    def judged(aside: SetAsideCount, **says: Any) -> list[State]:
+        found = judge_set_aside([replace(consumer, detail={"state": "active"} | says)], aside)
+        return [one.state for one in found]
+
+    assert judged(none) == [State.OK, State.OK]
+    assert judged(none, blocked_partitions={"t-0": "x"}) == [State.FAILED, State.OK]
+    assert judged(none, quarantine_full=True) == [State.OK, State.FAILED]
+    assert judged(SetAsideCount(unreadable=1)) == [State.OK, State.WARNING]
+    assert judged(SetAsideCount(places=1)) == [State.OK, State.WARNING]

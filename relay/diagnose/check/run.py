@@ -41,6 +41,7 @@ from relay.diagnose.check.result import (
 )
 from relay.diagnose.check.session_facts import gather_sessions
 from relay.diagnose.check.session_rules import judge_server, judge_sessions
+from relay.diagnose.check.set_aside import check_set_aside
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
@@ -152,6 +153,7 @@ async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
     if isinstance(flow.apply, ApplyColumns):
         tables.append(flow.apply.table)
     results += await check_duties(connection)
+    results += await check_set_aside(connection, flow.confirm_group)
     facts = await gather_database(connection, tuple(tables))
     results.extend(judge_database(facts))
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -62,6 +62,28 @@ class ProcessSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class SetAsideCount:
+    """What the quarantine holds of returns without their bytes.
+
+    Attributes:
+        unreadable: ranges of offsets that cannot be read.
+        places: refused returns of which only the place is kept: the quarantine was full.
+    """
+
+    unreadable: int = 0
+    places: int = 0
+
+    def text(self) -> str:
+        """Return it in words; "": there is none."""
+        parts = []
+        if self.unreadable:
+            parts.append(f"{self.unreadable} ranges of offsets cannot be read")
+        if self.places:
+            parts.append(f"of {self.places} refused returns only the place is kept")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """What the database knows; each part may be Missing.
 
@@ -75,6 +97,7 @@ class Counts:
         answered: the newest answered orders, to compare their traces.
         looked: whether a watchdog looks for overdue orders.
         canaries: where records and returns of the last days' canaries stand.
+        set_aside: returns without their bytes in quarantine.
         read_only: nobody is let write, so that no heartbeat tells who lives.
     """
 
@@ -94,6 +117,7 @@ class Counts:
     processes: tuple[ProcessSeen, ...] | Missing
     read_only: bool = False
     looked: Looked | Missing = LOOKS
+    set_aside: SetAsideCount | Missing = field(default_factory=SetAsideCount)
 
 
 async def read_counts(connection: asyncpg.Connection, flow: Flow) -> Counts:
@@ -126,13 +150,14 @@ async def _read(connection: asyncpg.Connection, flow: Flow) -> Counts:
         without_event=await read("the orders without event", _without_event, flow),
         pending=await read("the returns of locked orders", _pending, flow.confirm_group),
         held=await read("quarantine", _held),
+        set_aside=await read("quarantine", read_set_aside, flow.confirm_group),
         next_offsets=await read("the consumer's offsets", _next_offsets, flow),
         overdue=await read("the overdue orders", _overdue),
         incidents=await read("the incidents", _incidents),
         answered=await read("the traces of answered orders", read_answered_orders, flow, now),
         canaries=await read("the canaries", _canaries, now, flow.returns_topic),
         rates=await read("the rates", _rates, flow, now),
-        processes=await read("the processes", _processes),
+        processes=await read("the processes", read_processes),
         read_only=await connection.fetchval(_READ_ONLY),
         looked=await read("the watchdog's rounds", read_looked),
     )
@@ -265,6 +290,21 @@ async def _held(connection: asyncpg.Connection) -> dict[str, int]:
     return {row["kind"]: row["count"] for row in await connection.fetch(_HELD)}
 
 
+# Returns that only Kafka has, if it has them still: batches that cannot be read, and places.
+_SET_ASIDE: Final = """
+SELECT count(*) FILTER (WHERE reason = 'unreadable') AS unreadable,
+       coalesce(sum(seen_count) FILTER (WHERE kept = 'place'), 0)::bigint AS places
+  FROM relay.quarantine_summary
+ WHERE kind = 'return' AND consumer_group = $1 AND from_offset IS NOT NULL
+   AND state IN ('held', 'release_requested')
+"""
+
+
+async def read_set_aside(connection: asyncpg.Connection, group: str) -> SetAsideCount:
+    """Return how much of the returns topic is held without the returns' bytes."""
+    return SetAsideCount(*await connection.fetchrow(_SET_ASIDE, group))
+
+
 _NEXT_OFFSETS: Final = """
 SELECT topic, partition, next_offset FROM relay.consumer_offset
  WHERE consumer_group = $1 AND topic = $2
@@ -358,7 +398,8 @@ SELECT p.*, extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS age,
 """
 
 
-async def _processes(connection: asyncpg.Connection) -> tuple[ProcessSeen, ...]:
+async def read_processes(connection: asyncpg.Connection) -> tuple[ProcessSeen, ...]:
+    """Return the process records of the last day, those that run first."""
     rows = await connection.fetch(_PROCESSES)
     return tuple(_process(row) for row in rows)
 

@@ -92,6 +92,7 @@ def decide(counts: Counts | Missing, lags: Lags, flow: Flow, now: datetime) -> S
         *(getattr(counts, name) for name in ("kind", "publish", "open_orders", "pending", "held")),
         *(getattr(counts, name) for name in ("next_offsets", "overdue", "rates", "processes")),
         counts.looked,
+        counts.set_aside,
         lags.process,
         lags.confirm,
     )
@@ -219,6 +220,15 @@ def _confirm(counts: Counts, lags: Lags, now: datetime) -> HopStatus:
     held = (_known(counts.held) or {}).get("return", 0)
     if held:
         found = replace(found, note=_joined(found.note, f"{held} returns in quarantine"))
+    blocked = blocked_partitions(processes)
+    aside = _known(counts.set_aside)
+    note = _joined(
+        found.note,
+        *(f"{where} waits: {why}" for where, why in blocked.items()),
+        QUARANTINE_FULL if quarantine_full(processes) else "",
+        "" if aside is None else aside.text(),
+    )
+    found = replace(found, note=note, healthy=found.healthy and not blocked)
     found = _behind(found, lags.confirm, now)
     pending = counts.pending
     if found.waiting is None or isinstance(pending, Missing) or not pending.count:
@@ -230,6 +240,24 @@ def _confirm(counts: Counts, lags: Lags, now: datetime) -> HopStatus:
         oldest_age_seconds=max(ages, default=None),
         note=_joined(found.note, f"{pending.count} wait for a locked order"),
     )
+
+
+QUARANTINE_FULL: Final = "the quarantine is full: of refused returns only the places are kept"
+
+
+def blocked_partitions(consumers: Sequence[ProcessSeen]) -> dict[str, str]:
+    """Return the partitions that living consumers cannot go on with, and why, by name."""
+    found: dict[str, str] = {}
+    for one in consumers:
+        said = one.detail.get("blocked_partitions")
+        if isinstance(said, dict):  # an older version says nothing of them
+            found |= {str(where): str(why) for where, why in said.items()}
+    return dict(sorted(found.items()))
+
+
+def quarantine_full(consumers: Sequence[ProcessSeen]) -> bool:
+    """Tell whether a living consumer keeps only the places of what it refuses."""
+    return any(bool(one.detail.get("quarantine_full")) for one in consumers)
 
 
 def _return(counts: Counts, others: Sequence[HopStatus]) -> HopStatus:
