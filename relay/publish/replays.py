@@ -23,6 +23,9 @@ from relay.publish.page import Page
 PART_ITEMS: Final = 1000
 """Items in one row of relay.replay_part."""
 
+CONDUCTOR_NAME: Final = "relay-replay"
+"""The application name of the connection that conducts a replay."""
+
 GONE: Final = "gone"
 PARKED: Final = "parked"
 NOT_PUBLISHED: Final = "not_published"
@@ -41,20 +44,17 @@ SELECT replay_id, target_topic, sent_count, released_count
  ORDER BY started_at LIMIT 1
 """
 
-# ... of those that a process conducts now (the lock of relay/replay/jobs.py): what one that was
-# killed had released waits for its resumption, or for a relay.
-DUE_CONDUCTED: Final = """
+# ... of those that a process conducts now (`claim` of relay/replay/jobs.py): what one that was killed
+# had released waits for its resumption, or for a relay.
+DUE_CONDUCTED: Final = f"""
 SELECT replay_id, target_topic, sent_count, released_count
-  FROM relay.replay_job
+  FROM relay.replay_job AS j
  WHERE state = 'running' AND sent_count < released_count
-   AND EXISTS (SELECT FROM pg_catalog.pg_locks AS l
-                WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 491293464
-                  AND l.objid::bigint = hashtext(replay_id::text)::bigint & 4294967295
-                  AND l.objsubid = 2
-                  AND l.database = (SELECT oid FROM pg_catalog.pg_database
-                                     WHERE datname = current_database()))
+   AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                WHERE a.pid = j.conductor_pid AND a.datname = current_database()
+                  AND a.application_name = '{CONDUCTOR_NAME}')
  ORDER BY started_at LIMIT 1
-"""
+"""  # noqa: S608 - constants of this module
 
 PARTS: Final = """
 SELECT outbox_ids FROM relay.replay_part

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import asyncpg
 
-from relay.publish.replays import PART_ITEMS
+from relay.publish.replays import CONDUCTOR_NAME, PART_ITEMS
 from relay.replay.plan import Plan
 from relay.replay.selection import Selection
 from relay.runtime.audit import announce
@@ -292,16 +292,21 @@ async def note_progress(
     await connection.execute(_NOTE, replay_id, json.dumps(dict(progress), default=str))
 
 
-# The connection that is named there has ended when no backend of `relay replay` has its number.
-_CLAIM: Final = """
+# The connection that is named there has ended when no backend of `relay replay` has its number. One
+# conducts one replay: where another names this number, it was a backend before this one.
+_CLAIM: Final = f"""
+WITH ended AS (
+    UPDATE relay.replay_job SET conductor_pid = NULL
+     WHERE conductor_pid = pg_backend_pid() AND replay_id <> $1
+)
 UPDATE relay.replay_job AS j SET conductor_pid = pg_backend_pid()
  WHERE j.replay_id = $1
    AND (j.conductor_pid IS NULL OR j.conductor_pid = pg_backend_pid()
         OR NOT EXISTS (SELECT FROM pg_stat_activity AS a
                         WHERE a.pid = j.conductor_pid AND a.datname = current_database()
-                          AND a.application_name = current_setting('application_name')))
+                          AND a.application_name = '{CONDUCTOR_NAME}'))
 RETURNING true
-"""
+"""  # noqa: S608 - a constant
 
 
 async def claim(connection: asyncpg.Connection, replay_id: UUID) -> None:

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from relay.publish.deference import Deference
+from relay.publish.replays import CONDUCTOR_NAME
 from relay.replay.jobs import claim
 from tests.integration.publish.test_publish_replays import ids, refused, start_job, until_sent
 
@@ -26,7 +27,8 @@ async def conduct(database: str) -> AsyncIterator[Callable[[str], Any]]:
     async with AsyncExitStack() as stack:
 
         async def one(replay_id: str) -> asyncpg.Connection:
-            connection = await asyncpg.connect(database)
+            named = {"application_name": CONDUCTOR_NAME}
+            connection = await asyncpg.connect(database, server_settings=named)
             stack.callback(connection.terminate)
             await claim(connection, UUID(replay_id))
             return connection
