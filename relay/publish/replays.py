@@ -44,8 +44,8 @@ SELECT replay_id, target_topic, sent_count, released_count
  ORDER BY started_at LIMIT 1
 """
 
-# ... of those that a process conducts now (`claim` of relay/replay/jobs.py): what one that was killed
-# had released waits for its resumption, or for a relay.
+# ... of those that a process conducts now (`claim` of relay/replay/jobs.py): what one that was
+# killed had released waits for its resumption, or for a relay.
 DUE_CONDUCTED: Final = f"""
 SELECT replay_id, target_topic, sent_count, released_count
   FROM relay.replay_job AS j
