@@ -125,12 +125,12 @@ def _lines(status: Status) -> list[tuple[str, str]]:
         lines.append((f"open incidents: {status.incidents}", "bold red"))
     blind = status.looked.sentence() if status.looked else None
     if blind:
-        lines.append((f"overdue: {blind}", "bold red"))
+        lines.append((f"overdue: {blind}", "bold red" if status.blind else "yellow"))
     lines += _traces_lines(status.traces)
     lines += [(f"not known: {text}", "yellow") for text in status.missing]
     if status.next_command:
         lines.append((f"next: {status.next_command}", "bold"))
-    elif status.healthy:
+    elif status.healthy and not blind:
         lines.append(("all is well", "green"))
     return lines
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relay.cli.status import as_data, duration
+from relay.cli.status import _lines, as_data, duration
 from relay.diagnose.causes import Cause
 from relay.diagnose.check.result import State
 from relay.diagnose.check.set_aside import judge_set_aside
@@ -15,6 +15,7 @@ from relay.diagnose.gather.groups import GroupMembers
 from relay.diagnose.status.counts import Counts, ProcessSeen, SetAsideCount, Waiting
 from relay.diagnose.status.hops import Status, decide
 from relay.diagnose.status.lags import Lag, Lags
+from relay.diagnose.watch.looked import FIRST_ROUND_SECONDS, Looked
 from relay.runtime.flow import Flow
 from relay.runtime.liveness import SILENT_SECONDS
 
@@ -283,3 +284,28 @@ def test_a_check_fails_for_what_waits_and_warns_of_what_stands_aside() -> None:
     assert judged(none, quarantine_full=True) == [State.OK, State.FAILED]
     assert judged(SetAsideCount(unreadable=1)) == [State.OK, State.WARNING]
     assert judged(SetAsideCount(places=1)) == [State.OK, State.WARNING]
+
+
+NO_ROUND = Looked(None, "no watchdog has completed a round yet")
+
+
+def running_for(seconds: float, looked: Looked) -> Status:
+    started = ago(seconds)
+    processes = (process("relay", started_at=started), process("confirm", started_at=ago(1)))
+    return status(replace(HEALTHY, processes=processes, looked=looked))
+
+
+def test_the_first_seconds_of_a_service_are_not_red_for_a_round_that_is_to_come() -> None:
+    early = running_for(FIRST_ROUND_SECONDS - 1, NO_ROUND)
+    assert early.healthy
+    assert as_data(early)["watch"]["looked"] is False
+    assert not any(line == "all is well" for line, _ in _lines(early))
+    assert not running_for(FIRST_ROUND_SECONDS + 1, NO_ROUND).healthy
+
+
+def test_a_round_that_failed_or_that_nobody_does_is_red_at_once() -> None:
+    failed = replace(NO_ROUND, why_not="it failed", failed=True)
+    assert not running_for(1, failed).healthy
+    nobody = replace(HEALTHY, processes=(), looked=NO_ROUND)
+    assert status(nobody).blind
+    assert running_for(1, Looked(NOW, None)).healthy

@@ -58,6 +58,7 @@ class Status:
         next_command: what to run next.
         traces: of the newest answered orders; None: not known.
         looked: whether a watchdog looks for overdue orders; None: not known.
+        blind: nobody looks, and that does not end by itself.
     """
 
     hops: tuple[HopStatus, ...]
@@ -69,13 +70,13 @@ class Status:
     next_command: str
     traces: Traces | None = None
     looked: Looked | None = None
+    blind: bool = False
 
     @property
     def healthy(self) -> bool:
         """Whether nothing is wrong, as far as is known."""
-        blind = self.looked is not None and self.looked.why_not is not None
         well = all(hop.healthy for hop in self.hops)
-        return well and not (self.missing or self.overdue or blind)
+        return well and not (self.missing or self.overdue or self.blind)
 
 
 def decide(counts: Counts | Missing, lags: Lags, flow: Flow, now: datetime) -> Status:
@@ -115,8 +116,15 @@ def _status(hops: tuple[HopStatus, ...], counts: Counts | None, parts: Sequence[
         missing=told,
         next_command="",
         looked=_known(counts.looked) if counts else None,
+        blind=counts is not None and _blind(counts),
     )
     return replace(status, next_command=_next_command(status))
+
+
+def _blind(counts: Counts) -> bool:
+    looked = _known(counts.looked)
+    living = [one.started_at for one in _known(counts.processes) or () if is_alive(one)]
+    return looked is not None and looked.alarming(counts.now, min(living, default=None))
 
 
 def _known(part: T | Missing) -> T | None:
@@ -337,8 +345,7 @@ def _joined(*notes: str) -> str:
 def _next_command(status: Status) -> str:
     if status.overdue:
         return "relay diagnose"
-    blind = status.looked is not None and status.looked.why_not is not None
-    if status.missing or blind or not all(hop.healthy for hop in status.hops):
+    if status.missing or status.blind or not all(hop.healthy for hop in status.hops):
         return "relay check"
     if status.held:
         return "relay quarantine list"

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
 from relay.runtime.duty_record import WATCH_ROUND, DutySeen, read_duties
+
+FIRST_ROUND_SECONDS: Final = 60.0
+"""A service that was just started has so long for the watchdog's first round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +26,28 @@ class Looked:
         at: when the last round was completed; None: none ever was.
         why_not: why nobody looks now; None: somebody does.
         set_aside: orders that the last round could not judge.
+        failed: the last round failed; else, where nobody looks, none was begun in time.
     """
 
     at: datetime | None
     why_not: str | None
     set_aside: int = 0
+    failed: bool = False
+
+    def alarming(self, now_at: datetime, started_at: datetime | None) -> bool:
+        """Tell whether it takes a person that nobody looks.
+
+        It does not while the services have just been started: their first round is still to come.
+
+        Args:
+            now_at: the database's time.
+            started_at: since when the service that runs longest runs; None: none does.
+        """
+        if self.why_not is None:
+            return False
+        if self.failed or started_at is None:
+            return True
+        return (now_at - started_at).total_seconds() > FIRST_ROUND_SECONDS
 
     def as_data(self) -> dict[str, Any]:
         """Return for --json what the absence of overdue orders is worth."""
@@ -58,7 +78,7 @@ def decide_looked(seen: DutySeen | None, now_at: datetime) -> Looked:
         why = f"the watchdog's last round failed with {seen.error}"
     else:
         why = "no watchdog has completed a round since"
-    return Looked(seen.completed_at, why, seen.set_aside)
+    return Looked(seen.completed_at, why, seen.set_aside, failed=seen.failures > 0)
 
 
 _NOW = "SELECT clock_timestamp()"
