@@ -38,10 +38,12 @@ class Replicated(EmbeddedPostgres):
 
     def standby(self, folder: Path) -> "Replicated":
         """Make a standby of this server, with pg_basebackup; not started yet."""
-        folder.mkdir(parents=True)
+        data = folder / "data"
+        data.mkdir(parents=True, mode=0o700)
         if account := server_account():
-            os.chown(folder, *account)
-        data = str(folder / "data")
-        self.run("pg_basebackup", "-d", self.dsn(), "-D", data, "-R", "-X", "stream", "-c", "fast")
+            os.chown(data, *account)
+        self.run(
+            "pg_basebackup", "-d", self.dsn(), "-D", str(data), "-R", "-X", "stream", "-c", "fast"
+        )
         (folder / "password").write_text((self.folder / "password").read_text())
         return Replicated(folder, settings=self.settings)

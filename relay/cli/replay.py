@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from relay.cli.errors import Found
+from relay.cli.errors import Found, NotLookedError
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.replay_options import NothingNamedError, selection_of, selects
 from relay.cli.replay_planning import Wanted, make_plan
@@ -104,6 +104,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     job = asyncio.run(make_plan(settings, wanted))
     if not given["execute"] or job.nothing:
         _show_plan(ctx, job)
+        if job.nothing and job.not_judged:
+            raise NotLookedError(f"{job.not_judged:,} orders cannot be judged now")
     else:
         _run(ctx, settings, job, given, who)
 
@@ -134,6 +136,7 @@ def _plan_data(job: Job) -> dict[str, Any]:
         "replay_id": str(job.replay_id),
         "state": job.state,
         **job.plan,
+        "orders_not_judged": job.not_judged,
         "topic": job.target_topic,
         "next": plan_next(job),
     }

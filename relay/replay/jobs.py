@@ -18,7 +18,7 @@ from uuid import UUID
 import asyncpg
 
 from relay.publish.replays import CONDUCTOR_NAME, PART_ITEMS
-from relay.replay.plan import Plan
+from relay.replay.plan import Plan, Skip
 from relay.replay.selection import Selection
 from relay.runtime.audit import announce
 
@@ -74,6 +74,12 @@ class Job:
     def nothing(self) -> bool:
         """Whether there is nothing to do."""
         return not (self.item_count or self.besides)
+
+    @property
+    def not_judged(self) -> int:
+        """Orders that were asked about, and of which the evidence could not be had."""
+        skipped = self.plan.get("skipped", ())
+        return sum(one["count"] for one in skipped if one["reason"] == Skip.UNKNOWN)
 
 
 _CREATE: Final = """
