@@ -44,6 +44,7 @@ from relay.diagnose.evidence.surroundings import (
     Surroundings,
     TopicSeen,
 )
+from relay.diagnose.tell.hops import place
 from relay.diagnose.verdicts import Hop, Verdict
 
 NOW = datetime(2026, 3, 2, 1, 30, tzinfo=UTC)
@@ -717,3 +718,10 @@ def test_an_empty_group_whose_offset_has_just_moved_was_moved_by_hand() -> None:
     assert named(case) == (Hop.RETURN, Verdict.NO_RETURN, Cause.OFFSETS_SKIPPED)
     staffed = replace(case, waiting={GROUP: Waiting(ago(seconds=5), OFFSET - 2, 1)})
     assert named(staffed)[2] is not Cause.OFFSETS_SKIPPED
+
+
+def test_nothing_is_said_to_stand_around_an_order_that_has_no_row() -> None:
+    unread = Missing("the rows around the order", Cause.TIMED_OUT, "too many at once", "alone")
+    nobody = replace(UNSENT, order=None, event=None, moment=unread)
+    assert place(nobody)[2] == "no order row; no outbox row that expects a return"
+    assert "too many at once" in place(replace(UNSENT, event=None, moment=unread))[2]

@@ -70,7 +70,9 @@ def _without_event(evidence: Evidence, status: str | None) -> list[str]:
     parts = [status or "no order row", "no outbox row that expects a return"]
     if evidence.other_types:
         parts.append(f"rows of type {', '.join(evidence.other_types)}")
-    parts += _around(evidence.moment)
+    if isinstance(evidence.order, OrderSeen):
+        # Without a row nobody knows at which moment it was written.
+        parts += _around(evidence.moment)
     if evidence.around.disabled_triggers:
         parts.append(f"disabled: trigger {', '.join(evidence.around.disabled_triggers)}")
     if evidence.dropped_partition:
