@@ -7,7 +7,7 @@ each attempt that fails costs the group a rejoin.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from consumers.group.partitions import Partition
@@ -27,6 +27,7 @@ class BlockedPartitions:
 
     backoff: Backoff = field(default_factory=lambda: Backoff(2.0, 300.0))
     _waits: dict[Partition, _Wait] = field(default_factory=dict)
+    _elsewhere: set[Partition] = field(default_factory=set)
 
     def block(self, partition: Partition, why: str) -> float:
         """Let a partition wait, longer than the last time; return for how many seconds."""
@@ -34,7 +35,15 @@ class BlockedPartitions:
         attempts = 0 if known is None else known.attempts + 1
         seconds = self.backoff.ceiling_seconds(attempts)
         self._waits[partition] = _Wait(time.monotonic() + seconds, attempts, why)
+        self._elsewhere.discard(partition)
         return seconds
+
+    def assigned(self, partitions: Container[Partition]) -> None:
+        """Note which partitions are ours now: of the others somebody else knows whether they wait.
+
+        How often they were tried is remembered, for when they come back.
+        """
+        self._elsewhere = {one for one in self._waits if one not in partitions}
 
     def free(self, partitions: Iterable[Partition]) -> list[Partition]:
         """Return those that need not wait now."""
@@ -46,5 +55,9 @@ class BlockedPartitions:
         self._waits.pop(partition, None)
 
     def reasons(self) -> dict[str, str]:
-        """Return why each waits, by `topic-partition`."""
-        return {f"{p.topic}-{p.partition}": wait.why for p, wait in sorted(self._waits.items())}
+        """Return why each of ours waits, by `topic-partition`."""
+        return {
+            f"{one.topic}-{one.partition}": wait.why
+            for one, wait in sorted(self._waits.items())
+            if one not in self._elsewhere
+        }

@@ -195,6 +195,7 @@ class Session(Generic[WorkT]):
         for partition, start in starts.items():
             self._consumer.seek(TopicPartition(*partition), start.seek_offset)
         self._starts, self._sought = dict(starts), generation
+        self.blocked.assigned(starts)
         log.info("partitions sought", group=self.group, partitions=_shown(starts))
         return True
 
