@@ -55,6 +55,9 @@ _LEGACY_MAX_BYTES: Final = 2 * 1024 * 1024
 # records are looked at before they are decoded.
 _LARGE_BYTES: Final = 1024 * 1024
 
+# A batch as clients write them, mostly: it is taken apart at once, without a look at each record.
+_SMALL_BYTES: Final = 64 * 1024
+
 _BROKEN: Final = (
     CorruptRecordException,
     ValueError,
@@ -225,6 +228,14 @@ class _Batch:
         return next(self._batch)
 
     def __iter__(self) -> Iterator[Any]:
+        if len(self._whole) <= _SMALL_BYTES:
+            try:
+                return iter(list(self._batch))
+            except _BROKEN:
+                self._batch = DefaultRecordBatch(self._whole)
+        return self._guarded()
+
+    def _guarded(self) -> Iterator[Any]:
         last = self._batch.base_offset - 1
         try:
             for record in self._records():
