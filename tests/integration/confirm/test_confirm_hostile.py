@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiokafka.client import AIOKafkaClient
+from aiokafka.codec import lz4_encode, snappy_encode, zstd_encode
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
@@ -35,14 +36,23 @@ CREATE TRIGGER refuse_row BEFORE INSERT ON relay.quarantine
 """
 
 
-def bomb(size: int = BOMB_BYTES) -> bytes:
+CODECS = {
+    "gzip": (1, lambda data: gzip.compress(data, 9)),
+    "snappy": (2, snappy_encode),
+    "lz4": (3, lz4_encode),
+    "zstd": (4, zstd_encode),
+}
+
+
+def bomb(size: int = BOMB_BYTES, codec: str = "gzip", headers: int = 0) -> bytes:
     """One compressed batch of one record, whose value is far larger than what is read."""
-    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 2 * size)
-    builder.append(0, 1000, b"key", bytes(size), [])
+    number, compress = CODECS[codec]
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 2 * size + 10 * headers)
+    builder.append(0, 1000, b"key", bytes(size), [("", b"")] * headers)
     plain = bytes(builder.build())
     head = bytearray(plain[:61])
-    struct.pack_into(">h", head, 21, 1)
-    whole = bytes(head) + gzip.compress(plain[61:], 9)
+    struct.pack_into(">h", head, 21, number)
+    whole = bytes(head) + compress(plain[61:])
     whole = whole[:8] + struct.pack(">i", len(whole) - 12) + whole[12:]
     return whole[:17] + struct.pack(">I", calc_crc32c(whole[21:])) + whole[21:]
 
@@ -207,11 +217,22 @@ async def test_what_a_record_holds_is_in_no_summary_and_in_no_log(
 
 async def test_the_memory_of_the_consumer_is_bounded(lab: Any, relay_process: Any) -> None:
     (order,) = await lab.place()
-    bombs = bomb(), bomb(15_000_000)
+    lab.keep_batches()
+    # Snappy and lz4 make a megabyte of far less: what is larger the broker does not take.
+    batches = [
+        bomb(),
+        bomb(15_000_000),
+        bomb(15_000_000, "snappy"),
+        bomb(100_000_000, "lz4"),
+        bomb(100_000_000, "zstd"),
+        bomb(15_000_000, "zstd"),
+        bomb(1_000, "zstd", headers=400_000),
+        bomb(1_000, "gzip", headers=200_000),
+    ]
     for partition in range(3):
-        for batch in bombs * 2:
+        for batch in batches:
             await produce(lab.bootstrap_servers, lab.topic, partition, batch)
-        for _ in range(4):
+        for _ in range(16):
             lab.raw(b"k" * 70_000, b"{" + b" " * 900_000, partition=partition)
     lab.send(order, partition=0)
     lab.sent()
@@ -223,7 +244,7 @@ async def test_the_memory_of_the_consumer_is_bounded(lab: Any, relay_process: An
             "RELAY_METRICS_ENABLED": "false",
         },
     )
-    await lab.until_handled(3 * 8 + 1, seconds=100)
+    await lab.until_handled(3 * (len(batches) + 16) + 1, seconds=150)
     peak_bytes = peak_of(process.popen.pid)
     assert process.terminate() == 0
     assert peak_bytes < MOST_BYTES
