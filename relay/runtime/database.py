@@ -116,11 +116,16 @@ async def connect(
     try:
         await apply_session_settings(connection, server_settings or {}, timeout_seconds=seconds)
         await read_any_time(connection)
-    except Exception as error:
+        if require_primary:
+            await _refuse_standby(connection, dsn, seconds)
+    except BaseException as error:
+        # Cancelled, too: nobody else knows of this connection.
         connection.terminate()
-        raise connection_error(error, dsn) or error from error
-    if require_primary:
-        await _refuse_standby(connection, dsn, seconds)
+        ours = isinstance(error, DatabaseError)
+        translated = None if ours else connection_error(error, dsn)
+        if translated is None:
+            raise
+        raise translated from error
     return connection
 
 
@@ -201,14 +206,8 @@ def _keep_alive(connection: asyncpg.Connection, wanted: Mapping[str, int]) -> No
 
 async def _refuse_standby(connection: asyncpg.Connection, dsn: str | None, seconds: float) -> None:
     # target_session_attrs believes what the server said at login; a pooler may have said it.
-    try:
-        if not await connection.fetchval(_IN_RECOVERY, timeout=seconds):
-            return
-    except Exception as error:
-        connection.terminate()
-        raise connection_error(error, dsn) or error from error
-    connection.terminate()
-    raise _not_primary(dsn)
+    if await connection.fetchval(_IN_RECOVERY, timeout=seconds):
+        raise _not_primary(dsn)
 
 
 def _not_primary(dsn: str | None) -> NotPrimaryError:

@@ -274,3 +274,28 @@ async def test_signals_ask_and_say_which(eventually: Eventually) -> None:
         await asyncio.wait_for(stop.wait(), 5)
         assert stop.reason == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+async def test_an_attempt_that_is_cancelled_leaves_no_connection(
+    database: str, pg: asyncpg.Connection, monkeypatch, eventually
+) -> None:
+    connected = asyncio.Event()
+
+    async def never(*_arguments: object, **_options: object) -> None:
+        connected.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("relay.runtime.database.apply_session_settings", never)
+    attempt = asyncio.create_task(connect(database, "relay-cancelled"))
+    await asyncio.wait_for(connected.wait(), 20)
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+
+    async def gone() -> bool:
+        count = await pg.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'relay-cancelled'"
+        )
+        return count == 0
+
+    await eventually(gone)
