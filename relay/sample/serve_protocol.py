@@ -31,6 +31,13 @@ class HeadTimeoutProtocol(H11Protocol):
         elif self._giving_up is None:
             self._wait_for_a_head()
 
+    def on_response_complete(self) -> None:
+        """Wait for the rest of a head whose beginning came with the request that is answered now."""
+        super().on_response_complete()
+        begun = bool(self.conn.trailing_data[0])
+        if begun and self._giving_up is None and not self._is_answering():
+            self._wait_for_a_head()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer with the connection."""
         self._stop_waiting()
