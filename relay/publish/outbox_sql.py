@@ -30,7 +30,8 @@ SNAPSHOT: Final = "SELECT pg_current_snapshot()::text"
 # the server, against 2.2 and 1.9 for text, uuid and timestamptz values (benchmarks/drain).
 # No column is unbounded, whatever the order service wrote: a large payload, its headers and a long
 # aggregate id are left out and read on their own, a page's bytes at a time; of the others so much
-# is read as decides. (octet_length of a text does not read it; bigint: two of them may be 1 GB.)
+# is read as decides. (octet_length of a text does not read it; bigint: two of them may be 1 GB. A
+# record has the aggregate id twice: it is the key, and ce_subject.)
 _COLUMNS: Final = """id, uuid_send(event_id),
     CASE WHEN octet_length(aggregate_id) <= 1024 THEN textsend(aggregate_id) ELSE '' END,
     CASE WHEN octet_length(event_type) <= 1024 THEN event_type
@@ -39,7 +40,7 @@ _COLUMNS: Final = """id, uuid_send(event_id),
               <= {inline}
          THEN json_send(payload) END,
     octet_length(payload::text)::bigint + coalesce(octet_length(headers::text), 0)
-        + octet_length(aggregate_id),
+        + 2 * octet_length(aggregate_id),
     CASE WHEN octet_length(headers::text) <= {inline} THEN json_send(headers) END,
     left(traceparent, 256), left(tracestate, 1024), timestamptz_send(created_at),
     left(aggregate_type, 256)"""

@@ -25,7 +25,7 @@ class Page:
         event_ids: 16 bytes each.
         keys: the aggregate ids, as UTF-8; empty until a long one was read.
         payloads: JSON as written, as UTF-8; None until a large one was read.
-        sizes: of payload, headers and aggregate id, in bytes.
+        sizes: of payload, headers and twice the aggregate id, in bytes.
         headers: the row's own headers, a JSON object as UTF-8, or None.
         created_at: PostgreSQL's binary timestamptz, 8 bytes each.
         aggregate_types: their first 256 characters.

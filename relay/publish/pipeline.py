@@ -148,7 +148,8 @@ class Pipeline:
             raise LeaseLostError("could not renew the lease in time")
         underway = PageUnderway(
             page.after,
-            page.payload_bytes,
+            # A long aggregate id is in a record twice.
+            sum(batch.size_bytes for batch, _ in prepared.batches),
             SentPage.of(page, prepared.trace, replay),
             len(prepared.batches),
             prepared.parked,

@@ -201,9 +201,10 @@ class Publisher:
             topics.setdefault(one.batch.topic, []).append(
                 (one.batch.partition, one.start, one.checked)
             )
-        body = wire.produce_body(topics, int(self.request_timeout_seconds * 1000))
+        timeout_ms = int(self.request_timeout_seconds * 1000)
+        request = wire.ProduceRequest(wire.produce_body(topics, timeout_ms))
         try:
-            answers: wire.Answers = await self.client.send(leader, wire.ProduceRequest(body))
+            answers: wire.Answers = await self.client.send(leader, request)
         except (KafkaError, OSError, TimeoutError) as error:
             for one in group:
                 self._retry(one, error)

@@ -30,7 +30,7 @@ class SentPage:
     """What is remembered of a page until its acknowledgement: not its payloads.
 
     Attributes:
-        keys: as in `Page`, and so are the others: a column each.
+        keys: the page's `names`, which are short, and so are the others: a column each.
         started_ns: when it was handed over, Unix time.
         replay_id: of the replay that it is part of.
     """
@@ -45,7 +45,7 @@ class SentPage:
     def of(cls, page: Page, trace: TraceColumns, replay: Replayed | None = None) -> SentPage:
         """Note a page that is handed over now."""
         replay_id = None if replay is None else replay.replay_id
-        return cls(page.keys, page.created_at, trace.identities, time.time_ns(), replay_id)
+        return cls(page.names, page.created_at, trace.identities, time.time_ns(), replay_id)
 
 
 @dataclass(slots=True)

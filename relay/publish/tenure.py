@@ -53,6 +53,7 @@ from relay.telemetry.tracing import Tracing
 
 _LOG: Final = structlog.get_logger("relay.publish")
 _CLOSE_SECONDS: Final = 5.0
+_LARGE_PAGES: Final = 2
 
 
 class Watcher(Protocol):
@@ -238,7 +239,9 @@ class Tenure:
             await self._parked_orders(),
         )
         pages = options.pages_in_flight
-        underway = Underway(options.page_rows * pages, options.page_bytes * pages)
+        # Of pages that are full of bytes fewer: each is held twice, and read beside them.
+        most_bytes = options.page_bytes * min(pages, _LARGE_PAGES)
+        underway = Underway(options.page_rows * pages, most_bytes)
         publisher.broken = underway.failed
         commits = Commits(
             writer=CheckpointWriter(self.writer, checkpoint),

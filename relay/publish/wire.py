@@ -128,8 +128,9 @@ class ProduceRequest:
         )
 
     def encode(self) -> bytes:
-        """Return the body."""
-        return self._body
+        """Return the body, once: it is not held in memory while the broker is waited for."""
+        body, self._body = self._body, b""
+        return body
 
     def parse_response_header(self, response: BytesIO) -> _ResponseHeader:
         """Read the response's header."""
