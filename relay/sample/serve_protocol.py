@@ -32,7 +32,7 @@ class HeadTimeoutProtocol(H11Protocol):
             self._wait_for_a_head()
 
     def on_response_complete(self) -> None:
-        """Wait for the rest of a head whose beginning came with the request that is answered now."""
+        """Wait for the rest of a head whose beginning came with the request just answered."""
         super().on_response_complete()
         begun = bool(self.conn.trailing_data[0])
         if begun and self._giving_up is None and not self._is_answering():
