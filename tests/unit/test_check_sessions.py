@@ -65,6 +65,14 @@ def test_settings_of_roles(name: str, value: str, state: State | None) -> None:
         assert "role relay_login" in result.fix
 
 
+def test_a_read_only_setting_is_reset_by_a_session_that_may_write() -> None:
+    name = "default_transaction_read_only"
+    setting = {"who": "this database", "name": name, "value": "on"}
+    found = by_name(judge_sessions(SessionFacts((), (setting,))))
+    fix = found[f"database.role_settings:{name} of this database"].fix
+    assert fix.startswith(f"SET {name} = off; then reset it for this database")
+
+
 def test_what_was_not_read_is_unknown() -> None:
     (result,) = judge_sessions(SessionFacts(None, None, "permission denied"))
     assert result.state is State.UNKNOWN

@@ -92,7 +92,8 @@ def _setting(who: str, name: str, value: str) -> Result | None:
     match name:
         case _ if name == READ_ONLY and value.lower() in _ON:
             found = "on: nothing can be published, applied or even recorded; the services wait"
-            return failed(subject, found, reset)
+            # The reset is a write itself, which a session that obeys the setting is refused.
+            return failed(subject, found, f"SET {name} = off; then {reset}")
         case _ if name == REPLICATION_ROLE and value.lower() == "replica":
             found = "replica: triggers do not fire, also those of the orders table"
             return failed(subject, found, reset)
