@@ -181,7 +181,8 @@ _PLACE: dict[Cause, CauseMeaning] = {
     ),
     Cause.ROWS_LOST: _row(
         _V.NO_SUCH_ORDER,
-        "the order and its event were committed once (Kafka has its record, or a return), and both "
+        "the order and its event were committed once (its record on Kafka, or a return that was "
+        "applied, proves it), and both "
         "rows are gone since: the database was restored to an earlier moment, or they were deleted",
         "find the restore (`relay check` compares the checkpoint) or the deletion; bring the rows "
         "back from a backup, or submit the order again",

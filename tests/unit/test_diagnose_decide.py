@@ -725,3 +725,9 @@ def test_nothing_is_said_to_stand_around_an_order_that_has_no_row() -> None:
     nobody = replace(UNSENT, order=None, event=None, moment=unread)
     assert place(nobody)[2] == "no order row; no outbox row that expects a return"
     assert "too many at once" in place(replace(UNSENT, event=None, moment=unread))[2]
+
+
+def test_a_refused_return_does_not_prove_that_its_order_ever_was() -> None:
+    stranger = replace(APPLIED, place=Place.QUARANTINE, reason="unknown_order", outcome=None)
+    found = decide(replace(UNSENT, order=None, event=None, returns=(stranger,)))
+    assert (found.verdict, found.cause) == (Verdict.NO_SUCH_ORDER, Cause.NEVER_COMMITTED)

@@ -7,7 +7,7 @@ dropped partition, or may stand under another id, is `unknown`.
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
-from relay.diagnose.evidence.order import EventSeen, Evidence, Moment
+from relay.diagnose.evidence.order import EventSeen, Evidence, Moment, Place
 from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.verdicts import Hop, Verdict
 
@@ -33,11 +33,20 @@ def _neither(evidence: Evidence) -> Finding:
         return Finding(Verdict.NO_OUTBOX_ROW, Cause.WRONG_EVENT_TYPE)
     if evidence.twin is not None:
         return Finding(Verdict.NO_SUCH_ORDER, Cause.DUPLICATE_SUBMISSION)
-    if not isinstance(evidence.returns, Missing) and evidence.returns:
+    if _was_answered(evidence):
         return Finding(Verdict.NO_SUCH_ORDER, Cause.ROWS_LOST)
     if evidence.searched is not None:
         return unknown(evidence.searched, Hop.PLACE)
     return Finding(Verdict.NO_SUCH_ORDER, Cause.NEVER_COMMITTED)
+
+
+def _was_answered(evidence: Evidence) -> bool:
+    """Tell whether a return was handled as the order's: the order was there then.
+
+    One that was refused, or stands on Kafka, proves nothing: anybody may send a return for an id.
+    """
+    returns = () if isinstance(evidence.returns, Missing) else evidence.returns
+    return any(one.place is Place.INBOX for one in returns)
 
 
 def _event_without_order(evidence: Evidence, event: EventSeen) -> Finding | None:
