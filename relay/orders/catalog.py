@@ -54,7 +54,10 @@ SELECT a.attname, pg_catalog.quote_ident(a.attname) AS quoted,
             THEN nullif(s.modifier, -1) - 4 END AS length,
        coalesce(c.collisdeterministic, true) AS is_deterministic,
        a.atttypid <> t.oid AS is_domain, t.typtype = 'e' AS is_enum,
-       t.typtype <> 'e' AND t.typcategory = 'S' AS is_text, t.typcategory = 'N' AS is_number,
+       -- "char" holds one byte; before PostgreSQL 15 it counted as text.
+       t.typtype <> 'e' AND t.typcategory = 'S'
+       AND t.oid <> 'pg_catalog."char"'::pg_catalog.regtype AS is_text,
+       t.typcategory = 'N' AS is_number,
        t.oid AS type_oid
   FROM types s
   JOIN pg_catalog.pg_type t ON t.oid = s.type AND t.typtype <> 'd'

@@ -11,10 +11,11 @@ from relay.publish.errors import CheckpointConflictError, LeaseLostError, Restor
 from relay.publish.lease import WRITER_NAME, Lease, Taken
 from relay.publish.server_identity import refuse_two_servers, server_state
 from relay.publish.window import Position, Snapshot
+from relay.runtime.database import connect
 
 
 async def lease_of(lab: Any, owner: str, seconds: float = 5.0) -> Lease:
-    connection = await asyncpg.connect(lab.dsn, server_settings={"application_name": WRITER_NAME})
+    connection = await connect(lab.dsn, WRITER_NAME)
     lab.connections.append(connection)
     return Lease(connection, 0, owner, seconds)
 
