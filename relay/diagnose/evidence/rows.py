@@ -68,7 +68,8 @@ class Rows:
     Attributes:
         moments: what stands around orders that have a row and no event, and Missing where nobody
             could look; an order that is absent was not looked at.
-        vanished: deliveries of outbox ids around those orders that no row has, by outbox id.
+        vacant: ids around each of those orders that no row has.
+        vanished: deliveries of those ids, by outbox id.
         unsearched: why Kafka was not searched to its end for ids of which no row knows.
         dropped: name of the dropped partition that covers an order's time, for those without event.
     """
@@ -81,6 +82,7 @@ class Rows:
     returns_by_trace: Mapping[str, list[ReturnRow]] = field(default_factory=dict)
     cases: Mapping[str, CaseRow] = field(default_factory=dict)
     moments: Mapping[str, Moment] | Missing = field(default_factory=dict)
+    vacant: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     vanished: Mapping[int, list[Delivery]] = field(default_factory=dict)
     unsearched: Missing | None = None
     dropped: Mapping[str, str] = field(default_factory=dict)

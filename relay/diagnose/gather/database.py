@@ -68,6 +68,7 @@ async def read_rows(connection: asyncpg.Connection, flow: Flow, ids: Sequence[st
         ),
         cases=_or_nothing(await part(con, "overdue cases", lambda: _cases(con, ids))),
         moments=around if isinstance(around, Missing) else around.moments,
+        vacant={} if isinstance(around, Missing) else around.vacant,
         vanished=_or_nothing(
             await part(con, "the delivery ledger", lambda: _deliveries(con, flow, vacant))
         ),

@@ -96,7 +96,8 @@ async def _logs(broker: Broker, topics: Collection[str]) -> dict[str, TopicSeen]
 
 async def _read_vanished(broker: Broker, flow: Flow, rows: Rows) -> Rows:
     """Read back what the ledger knows of ids that no row has: whose were they?"""
-    assert not isinstance(rows.moments, Missing)
+    moments = rows.moments
+    assert not isinstance(moments, Missing)
     topics = await _logs(broker, {one.topic for sent in rows.vanished.values() for one in sent})
     wanted: list[Wanted] = [
         ((one.topic, one.partition), one.offset, "")
@@ -106,7 +107,7 @@ async def _read_vanished(broker: Broker, flow: Flow, rows: Rows) -> Rows:
     ]
     deadline = asyncio.get_running_loop().time() + _READ_BACK_SECONDS
     read = await read_back(broker, topics, wanted, neighbours=0, deadline=deadline)
-    unread = 0
+    unread: set[int] = set()
     for outbox_id, sent in rows.vanished.items():
         newest = sent[-1]
         where, offset = (newest.topic, newest.partition), newest.offset
@@ -114,19 +115,21 @@ async def _read_vanished(broker: Broker, flow: Flow, rows: Rows) -> Rows:
         known = None if offset is None else read.found.get((where, offset))
         order = _order_of(key, flow)
         if order is None or known is None or known.event_id is None:
-            unread += 1
-        elif order in rows.moments and not _events(rows).get(order):
+            unread.add(outbox_id)
+        elif order in moments and not _events(rows).get(order):
             event = _event(flow, outbox_id, known.event_id, sent[0].published_at)
             rows = _with_event(rows, order, event, sent)
-    return replace(rows, moments=_with_unread(rows.moments, unread))
+    return replace(rows, moments=_with_unread(moments, rows.vacant, unread))
 
 
 def _with_unread(
-    moments: Mapping[str, Moment] | Missing, unread: int
-) -> Mapping[str, Moment] | Missing:
-    if isinstance(moments, Missing) or not unread:
-        return moments
-    return {key: replace(one, sent_count=unread) for key, one in moments.items()}
+    moments: Mapping[str, Moment], vacant: Mapping[str, Sequence[int]], unread: Collection[int]
+) -> dict[str, Moment]:
+    """Count, for each order, the rows around it that were sent and of which nothing can be read."""
+    return {
+        key: replace(one, sent_count=sum(number in unread for number in vacant.get(key, ())))
+        for key, one in moments.items()
+    }
 
 
 def _events(rows: Rows) -> Mapping[str, list[EventRow]]:

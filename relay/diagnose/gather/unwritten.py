@@ -156,7 +156,8 @@ async def read_moments(
     await _add_by_time(connection, kinds, {key: placed.get(key) for key in keys}, near)
     loose = await _loose(connection, table, canonical, near)
     named, others, unread = await _read_payloads(connection, loose)
-    vacant = {key: await _vacant(connection, near.get(key, ())) for key in keys}
+    ledger_end: int | None = await connection.fetchval(_LEDGER_END)
+    vacant = {key: await _vacant(connection, near.get(key, ()), ledger_end) for key in keys}
     deleted: int = await connection.fetchval(_DELETED)
     moments = {
         key: Moment(
@@ -307,12 +308,14 @@ def _pattern(text: str) -> str:
     return f"(?i)(^|[^0-9A-Za-z_-]){literal}($|[^0-9A-Za-z_-])"
 
 
-async def _vacant(connection: asyncpg.Connection, rows: Sequence[_Row]) -> tuple[int, ...]:
+async def _vacant(
+    connection: asyncpg.Connection, rows: Sequence[_Row], ledger_end: int | None
+) -> tuple[int, ...]:
     """Return the ids around an order that no row has: rolled back, or deleted."""
     before = sorted(row.id for row in rows if not row.later)[-_NEXT_TO:]
     after = sorted(row.id for row in rows if row.later)[:_NEXT_TO]
     first = before[0] if before else 1
-    last = after[-1] if after else await connection.fetchval(_LEDGER_END)
+    last = after[-1] if after else ledger_end
     if last is None or last < first:
         return ()
     last = min(last, first + _SPAN_AT_MOST)
