@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from consumers.group.handler import Part, PartitionLostError
-from consumers.group.partitions import (
+from relay.kafka.consumer.handler import Part, PartitionLostError
+from relay.kafka.consumer.partitions import (
     Gap,
     GapReason,
     LastRecord,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from consumers.group.handler import Part
+from relay.kafka.consumer.handler import Part
 
 
 def count_records(parts: Sequence[Part]) -> int:

@@ -30,9 +30,9 @@ from consumers.confirm.halves import count_records, halves
 from consumers.confirm.pending import Pending, count_pending
 from consumers.confirm.quarantine import place_only, release_requested
 from consumers.confirm.transaction import Batch, Confirmation, Done
-from consumers.group.handler import Part, PartitionBlockedError, PartitionLostError
-from consumers.group.partitions import Gap, LogBounds, Partition, Record, Start
 from consumers.returns.refusals import Reason, Refusal
+from relay.kafka.consumer.handler import Part, PartitionBlockedError, PartitionLostError
+from relay.kafka.consumer.partitions import Gap, LogBounds, Partition, Record, Start
 
 log = structlog.get_logger(__name__)
 

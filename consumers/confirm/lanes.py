@@ -14,8 +14,8 @@ from typing import Any
 
 from consumers.confirm.handling import Returns
 from consumers.confirm.transaction import Batch
-from consumers.group.handler import Part
-from consumers.group.partitions import LogBounds, Partition, Start
+from relay.kafka.consumer.handler import Part
+from relay.kafka.consumer.partitions import LogBounds, Partition, Start
 
 
 @dataclass(frozen=True, slots=True)

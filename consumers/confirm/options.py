@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from consumers.group.options import SessionOptions
+from relay.kafka.consumer.options import SessionOptions
 from relay.runtime.backoff import Backoff
 
 

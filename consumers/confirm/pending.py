@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from consumers.group.partitions import Partition
 from consumers.returns.packing import packed
 from consumers.returns.reader import Return
 from consumers.returns.stored_record import StoredRecord, read_stored, recorded_ms, stored_headers
+from relay.kafka.consumer.partitions import Partition
 
 _WAITING = """
 SELECT DISTINCT aggregate_id FROM relay.pending_return

@@ -12,11 +12,11 @@ from collections.abc import Collection, Sequence
 import asyncpg
 
 from consumers.confirm.quarantine_room import QuarantineRoom
-from consumers.group.partitions import Partition
 from consumers.returns.refusals import Refusal
 from consumers.returns.stored_record import StoredRecord, stored_headers
 from consumers.returns.trimming import is_whole
-from relay.runtime.kafka_unreadable import Fault, PartialBytes
+from relay.kafka.consumer.partitions import Partition
+from relay.kafka.unreadable import Fault, PartialBytes
 
 _DETAIL_CHARACTERS = 1000
 

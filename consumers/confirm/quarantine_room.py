@@ -18,7 +18,7 @@ import structlog
 
 from consumers.returns.refusals import Refusal
 from consumers.returns.stored_record import StoredRecord
-from relay.runtime.kafka_unreadable import Fault, PartialBytes, first_offset
+from relay.kafka.unreadable import Fault, PartialBytes, first_offset
 
 log = structlog.get_logger(__name__)
 

@@ -19,9 +19,9 @@ from consumers.confirm.continuity import TraceSample
 from consumers.confirm.spans import ReturnSpans
 from consumers.confirm.testpoints import TestPoint, nothing
 from consumers.confirm.transaction import Done
-from consumers.group.partitions import Gap, GapReason, Partition
 from consumers.returns.fold import Outcome
 from consumers.returns.refusals import Refusal
+from relay.kafka.consumer.partitions import Gap, GapReason, Partition
 from relay.telemetry.metrics import Metrics
 
 _LOGGED_REFUSALS = 10  # of one batch; all of them are in quarantine

@@ -32,20 +32,20 @@ from consumers.confirm.report import Report
 from consumers.confirm.spans import ReturnSpans
 from consumers.confirm.testpoints import TestPoint, nothing
 from consumers.confirm.transaction import Confirmation
-from consumers.group.blocked import BlockedPartitions
-from consumers.group.broker import Broker
-from consumers.group.loop import Loop
 from consumers.returns.fold import Outcome, Statuses
 from consumers.returns.reader import ReturnReader
 from consumers.returns.trimming import trimming
+from relay.kafka.consumer.blocked import BlockedPartitions
+from relay.kafka.consumer.broker import Broker
+from relay.kafka.consumer.loop import Loop
+from relay.kafka.refusal import KafkaRefusedError
 from relay.orders.catalog import FlowTableError, orders_table, with_key_column
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import DATABASE_FAILURES, DatabaseRefusedError, connect
 from relay.runtime.failure_code import failure_code
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
 from relay.runtime.heartbeat import Heartbeat, stop_reason
-from relay.runtime.kafka import KafkaConnection
-from relay.runtime.kafka_refusal import KafkaRefusedError
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
 from relay.runtime.outage import JOINED_WITHIN_SECONDS, OutageLog, Resource

@@ -27,12 +27,12 @@ from consumers.confirm.pending import (
 )
 from consumers.confirm.quarantine import write_quarantine
 from consumers.confirm.quarantine_room import QuarantineRoom
-from consumers.group.handler import Part
-from consumers.group.partitions import Partition, Record
 from consumers.returns.fold import Step
 from consumers.returns.identity import tell_apart
 from consumers.returns.reader import Return, ReturnReader
 from consumers.returns.refusals import Refusal
+from relay.kafka.consumer.handler import Part
+from relay.kafka.consumer.partitions import Partition, Record
 
 _CAUTIOUS_BATCHES: Final = 50
 # A statement's answer waits at most so long for the next one to leave: 1-2 ms.

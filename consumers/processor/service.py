@@ -32,10 +32,10 @@ from consumers.processor.returns import Maker, Return
 from consumers.processor.sender import ReturnSender
 from consumers.processor.tracing import ProcessorTracing
 from consumers.processor.work import Page, Worker
+from relay.kafka.records import read_hostile_records
+from relay.kafka.refusal import refusal
 from relay.runtime.flow import CANARY_EVENT, Flow
-from relay.runtime.kafka import KafkaConnection
-from relay.runtime.kafka_records import read_hostile_records
-from relay.runtime.kafka_refusal import refusal
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.shutdown import stopped_within
 from relay.telemetry.tracing import Tracing
 

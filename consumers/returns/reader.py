@@ -14,12 +14,12 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from consumers.group.partitions import Record
 from consumers.returns.packing import NULL, SEPARATOR
 from consumers.returns.refusals import Reason, Refusal
+from relay.kafka.consumer.partitions import Record
+from relay.kafka.unreadable import PartialBytes
 from relay.orders.keys import Canonical, canonical_event_id, canonical_order_id
 from relay.runtime.flow import ApplyColumns, Flow, KeyType
-from relay.runtime.kafka_unreadable import PartialBytes
 
 _IDENTITY_BYTES: Final = 512
 _REASON_CHARACTERS: Final = 2000

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from consumers.group.partitions import Record
+from relay.kafka.consumer.partitions import Record
 
 
 class Reason(StrEnum):

@@ -12,14 +12,14 @@ from typing import Any, Final
 
 import orjson
 
-from consumers.group.partitions import Record
+from relay.kafka.consumer.partitions import Record
 
 _NEWEST_MS: Final = 253_402_300_799_000  # the end of the year 9999
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record read back; has what `consumers.group.partitions.Record` asks for."""
+    """A record read back; has what `relay.kafka.consumer.partitions.Record` asks for."""
 
     topic: str
     partition: int

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from consumers.group.partitions import Record
-from relay.runtime.kafka_unreadable import PartialBytes
+from relay.kafka.consumer.partitions import Record
+from relay.kafka.unreadable import PartialBytes
 
 MAX_KEY_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 500

@@ -6,9 +6,9 @@ import click
 
 from consumers.confirm.options import ConfirmOptions
 from consumers.confirm.service import ConfirmService
-from consumers.group.options import SessionOptions
 from relay.cli.service import Surroundings, serve
 from relay.cli.watched import watched
+from relay.kafka.consumer.options import SessionOptions
 from relay.runtime.settings import Settings, load_settings
 
 METRICS_PORT = 9465

@@ -10,8 +10,8 @@ import click
 from relay.cli.output import settings_of
 from relay.embedded import persistent
 from relay.embedded.folders import lasting_folder
-from relay.runtime.kafka import KafkaConnection
-from relay.runtime.topics import make_topics
+from relay.kafka.topic_creation import make_topics
+from relay.runtime.kafka_connection import KafkaConnection
 
 _PARTITIONS = 6
 

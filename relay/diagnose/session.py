@@ -25,7 +25,7 @@ from relay.diagnose.watch.overdue import Open, find_open
 from relay.orders.catalog import as_far_as_known
 from relay.runtime.database import DATABASE_FAILURES, connect
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 
 APPLICATION = "relay-diagnose"
 STATEMENT_SECONDS = 30.0

@@ -17,6 +17,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
+from relay.kafka.refusal import KafkaRefusedError
 from relay.publish.batch import Limit
 from relay.publish.commits import Progress
 from relay.publish.deference import Deference
@@ -41,8 +42,7 @@ from relay.runtime.database import (
 from relay.runtime.failure_code import failure_code
 from relay.runtime.flow import Flow
 from relay.runtime.heartbeat import Heartbeat, stop_reason
-from relay.runtime.kafka import KafkaConnection
-from relay.runtime.kafka_refusal import KafkaRefusedError
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
 from relay.runtime.outage import OutageLog, Resource

@@ -16,6 +16,7 @@ import structlog
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
+from relay.kafka.refusal import refusal
 from relay.publish.checkpoint import CheckpointWriter
 from relay.publish.commits import Commits, Progress
 from relay.publish.compression import Codec
@@ -46,8 +47,7 @@ from relay.publish.topics import Topics
 from relay.publish.underway import Underway
 from relay.runtime.backoff import Backoff
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
-from relay.runtime.kafka_refusal import refusal
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.shutdown import stopped_within
 from relay.telemetry.tracing import Tracing
 

@@ -15,11 +15,11 @@ from uuid import UUID
 import asyncpg
 from aiokafka.errors import KafkaError
 
-from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker, connected
-from relay.diagnose.gather.log_reader import RangeReader
+from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
+from relay.kafka.ranges import RangeReader
 from relay.repair.retained import look_up
 from relay.runtime.flow import PROBE_EVENT, Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 
 _APPLICATION: Final = "relay-rebaseline"
 _FEW: Final = 20

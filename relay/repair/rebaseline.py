@@ -22,7 +22,7 @@ from relay.repair.later_records import LaterRecords, read_later_records
 from relay.repair.retained import RetainedRows, count_retained, parts, renumber
 from relay.runtime.audit import Action, note_action
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 
 _LEASE_SECONDS: Final = 60.0
 

@@ -20,9 +20,9 @@ from aiokafka.errors import KafkaError
 from consumers.apply.inbox import look_up
 from consumers.confirm.pending import put_pending
 from consumers.returns.reader import Return, ReturnReader
+from relay.kafka.records import read_hostile_records
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
-from relay.runtime.kafka_records import read_hostile_records
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.log_ends import read_log_ends
 from relay.runtime.times import to_milliseconds
 

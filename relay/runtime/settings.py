@@ -19,7 +19,7 @@ from pydantic_settings import (
 
 from relay.runtime.database_url import DatabaseUrlError, read_database_url
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings_model import (
     ConfirmSettings,
     DatabaseSettings,

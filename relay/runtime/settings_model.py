@@ -25,7 +25,7 @@ from relay.runtime.flow import (
     KeyType,
     Observe,
 )
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings_limits import (
     Bytes,
     Days,

@@ -20,10 +20,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from relay.diagnose.gather.broker import connected
 from relay.diagnose.session import session
 from relay.diagnose.tell.timeline import Timeline, timeline
 from relay.embedded.folders import run_folder
+from relay.kafka.broker import connected
 from relay.runtime.database import connect
 from relay.runtime.tasks import awaited
 from relay.sample.demo_counts import Counts, HopCounter

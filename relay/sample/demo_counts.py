@@ -11,7 +11,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.gather.broker import LATEST, Broker
+from relay.kafka.broker import LATEST, Broker
 from relay.runtime.flow import Flow
 
 # Each hop's own proof: the order, the ledger, the inbox. Hops 3 and 4 leave theirs on the broker.

@@ -20,11 +20,11 @@ from uuid import uuid4
 from aiokafka.admin import AIOKafkaAdminClient
 
 from relay.embedded import Cluster
+from relay.kafka.topic_creation import make_topics
 from relay.runtime.database import connect
 from relay.runtime.migrations import migrate
 from relay.runtime.settings import Settings, load_settings
 from relay.runtime.tasks import awaited
-from relay.runtime.topics import make_topics
 from relay.sample.demo_mishaps import EXPRESS, EXPRESS_TOPIC
 from relay.sample.demo_result import DemoFailedError
 from relay.sample.installation import require_sample

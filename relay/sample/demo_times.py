@@ -15,8 +15,8 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
-from relay.diagnose.gather.broker import LATEST, Broker
-from relay.diagnose.gather.log_reader import RangeReader
+from relay.kafka.broker import LATEST, Broker
+from relay.kafka.ranges import RangeReader
 from relay.runtime.flow import Flow
 from relay.sample.load_report import Times, times_of
 

@@ -11,9 +11,9 @@ import sys
 
 from consumers.confirm.options import ConfirmOptions
 from consumers.confirm.service import ConfirmService
-from consumers.group.options import SessionOptions
+from relay.kafka.consumer.options import SessionOptions
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.telemetry.tracing import configure
 
 

@@ -13,7 +13,7 @@ import uvloop
 from relay.publish.options import PublishOptions
 from relay.publish.service import RelayService
 from relay.runtime.flow import EventRoute, Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.shutdown import stop_on_signals
 from relay.telemetry.tracing import configure
 

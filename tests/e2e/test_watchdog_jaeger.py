@@ -9,7 +9,7 @@ import pytest
 from relay.diagnose.watch.overdue_spans import OverdueSpans
 from relay.diagnose.watch.round import Round, WatchOptions
 from relay.runtime.flow import EventRoute, Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.telemetry.tracing import configure
 
 pytestmark = pytest.mark.timeout(180)

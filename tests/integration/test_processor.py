@@ -22,7 +22,7 @@ from consumers.processor.report import ProcessorReport
 from consumers.processor.service import run_processor
 from relay.embedded import EmbeddedKafka
 from relay.runtime.flow import EventRoute, Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.telemetry.tracing import configure
 from tests.group_offsets import committed_offsets
 

@@ -28,7 +28,7 @@ _CURSOR = "relay/publish/cursor.py"
 _OUTBOX_SQL = "relay/publish/outbox_sql.py"
 _PUBLISHER = "relay/publish/publisher.py"
 _CHECKPOINT = "relay/publish/checkpoint.py"
-_SESSION = "consumers/group/session.py"
+_SESSION = "relay/kafka/consumer/session.py"
 _BOOKS = "consumers/confirm/books.py"
 _TRANSACTION = "consumers/confirm/transaction.py"
 _FOLD = "consumers/returns/fold.py"
@@ -206,7 +206,7 @@ PLANTED = (
         "a batch that waits behind one that failed is handled all the same",
         (
             Change(
-                "consumers/group/in_hand.py",
+                "relay/kafka/consumer/in_hand.py",
                 "if self._failed or not stands():",
                 "if not stands():",
             ),

@@ -28,12 +28,12 @@ from hypothesis import strategies as st
 from consumers.processor.decision import decide, read_event
 from relay.cli.errors import as_data, as_text
 from relay.cli.output import harmless
-from relay.diagnose.gather.log_reader import seen
+from relay.kafka.ranges import seen
 from relay.outbox import EventRefusedError
 from relay.outbox.payload import Limits, check, encode
 from relay.publish.record import own_headers
 from relay.runtime.database import connection_error, shown_dsn
-from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
+from relay.runtime.kafka_connection import KafkaConnection, KafkaSettingsError
 from relay.runtime.printable import printable
 from relay.runtime.settings import load_settings
 from relay.runtime.settings_sources import SettingsError

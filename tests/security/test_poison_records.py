@@ -19,8 +19,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
+from relay.kafka.records import AnyRecords
 from relay.outbox import Item, NewOrder, place_order
-from relay.runtime.kafka_records import AnyRecords
 
 NAME = "XYZW"  # a header's name, replaced by bytes that are no UTF-8
 _LENGTH_UP_TO, _CRC_AT, _CHECKED_FROM, _RECORDS_FROM = 12, 17, 21, 61

@@ -11,10 +11,10 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from relay.diagnose.check import run as check_run
+from relay.kafka.refusal import KafkaRefusedError, refusal
 from relay.outbox import Item, NewOrder, place_order
 from relay.runtime.database import DatabaseRefusedError, DatabaseUnreachableError, connect
-from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
-from relay.runtime.kafka_refusal import KafkaRefusedError, refusal
+from relay.runtime.kafka_connection import KafkaConnection, KafkaSettingsError
 from relay.runtime.migrations import migrate
 
 USER, PASSWORD, KEY_PASSWORD = "relay-user", "kafka-secret-5d1c", "of-the-key"

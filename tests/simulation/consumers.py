@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consumers.confirm.books import Books
-from consumers.group.handler import Part, PartitionLostError
-from consumers.group.partitions import LogBounds, Partition, Start, continuing, holes
 from consumers.returns.fold import Statuses, Step, fold
 from consumers.returns.identity import tell_apart
 from consumers.returns.reader import Return
 from consumers.returns.refusals import Refusal
+from relay.kafka.consumer.handler import Part, PartitionLostError
+from relay.kafka.consumer.partitions import LogBounds, Partition, Start, continuing, holes
 from relay.runtime.flow import Flow
 from tests.simulation.broker import Broker, Returned
 from tests.simulation.database import Connection, ConnectionLostError, Database, finished

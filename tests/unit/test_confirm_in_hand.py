@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from consumers.group.handler import PartitionLostError
-from consumers.group.in_hand import InHand
+from relay.kafka.consumer.handler import PartitionLostError
+from relay.kafka.consumer.in_hand import InHand
 
 
 class Batch:

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import pytest
 
 from consumers.confirm.halves import halves, split
-from consumers.group.fetch_watch import FetchWatch
-from consumers.group.handler import Part
-from consumers.group.partitions import (
+from relay.kafka.consumer.fetch_watch import FetchWatch
+from relay.kafka.consumer.handler import Part
+from relay.kafka.consumer.partitions import (
     DiscontinuityError,
     Gap,
     GapReason,

@@ -2,10 +2,10 @@
 
 import asyncio
 
-from consumers.group.broker import Broker
-from consumers.group.options import SessionOptions
-from consumers.group.partitions import Partition, lane_of
-from consumers.group.polling import Polling
+from relay.kafka.consumer.broker import Broker
+from relay.kafka.consumer.options import SessionOptions
+from relay.kafka.consumer.partitions import Partition, lane_of
+from relay.kafka.consumer.polling import Polling
 
 
 class OneAtATime:

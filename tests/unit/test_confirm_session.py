@@ -10,14 +10,14 @@ from typing import NamedTuple
 import pytest
 from aiokafka.structs import TopicPartition
 
-from consumers.group import session as session_module
-from consumers.group import topic_log
-from consumers.group.broker import Broker, BrokerError, StalledError
-from consumers.group.handler import PartitionLostError
-from consumers.group.options import SessionOptions
-from consumers.group.partitions import DiscontinuityError, Partition, Start
-from consumers.group.session import Session
-from relay.runtime.kafka import KafkaConnection
+from relay.kafka.consumer import session as session_module
+from relay.kafka.consumer import topic_log
+from relay.kafka.consumer.broker import Broker, BrokerError, StalledError
+from relay.kafka.consumer.handler import PartitionLostError
+from relay.kafka.consumer.options import SessionOptions
+from relay.kafka.consumer.partitions import DiscontinuityError, Partition, Start
+from relay.kafka.consumer.session import Session
+from relay.runtime.kafka_connection import KafkaConnection
 
 TP = TopicPartition("t", 0)
 

@@ -6,7 +6,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.diagnose.gather.batch_cut import cut
+from relay.kafka.batch_cut import cut
 
 
 def batch(base: int, sizes: list[int], codec: int = 0) -> bytes:

@@ -13,13 +13,13 @@ from aiokafka.errors import (
 )
 
 from consumers.confirm.handling import DatabaseBlockedError
-from consumers.group.broker import BrokerError
+from relay.kafka.consumer.broker import BrokerError
+from relay.kafka.refusal import KafkaRefusedError
 from relay.orders.catalog import FlowTableError
 from relay.publish.errors import RestoredDatabaseError, TopicWaitError
 from relay.runtime.client_failure import ClientFailure
 from relay.runtime.database import DatabaseRefusedError, NotPrimaryError
 from relay.runtime.failure_code import failure_code
-from relay.runtime.kafka_refusal import KafkaRefusedError
 
 
 def caused(outer: BaseException, inner: BaseException) -> BaseException:

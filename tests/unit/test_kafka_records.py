@@ -16,10 +16,10 @@ from aiokafka.record.util import calc_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.runtime.kafka_inflate import MAX_BATCH_BYTES
-from relay.runtime.kafka_record_guard import MAX_HEADERS
-from relay.runtime.kafka_records import AnyRecords
-from relay.runtime.kafka_unreadable import PREFIX_BYTES, Fault, unreadable
+from relay.kafka.inflate import MAX_BATCH_BYTES
+from relay.kafka.record_guard import MAX_HEADERS
+from relay.kafka.records import AnyRecords
+from relay.kafka.unreadable import PREFIX_BYTES, Fault, unreadable
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 HEADER_BYTES = 61

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import connection_error, shown_dsn
 from relay.runtime.flow import EventRoute, Flow, FlowError
-from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
+from relay.runtime.kafka_connection import KafkaConnection, KafkaSettingsError
 from relay.runtime.resources import schemas_folder, sql_folder
 
 

@@ -13,7 +13,7 @@ from relay.cli.run import maintenance_options, publish_options
 from relay.publish.maintenance import MaintenanceOptions
 from relay.publish.options import PublishOptions
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow, Observe
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings import Settings, load_settings
 from relay.runtime.settings_page import page
 from relay.runtime.settings_sources import SettingsError, variables

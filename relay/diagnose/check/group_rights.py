@@ -15,7 +15,7 @@ from aiokafka.protocol.admin import DescribeGroupsRequest_v3, DescribeGroupsResp
 from aiokafka.protocol.api import Request
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
-from relay.diagnose.gather.broker import Broker
+from relay.kafka.broker import Broker
 
 _GROUP_COORDINATOR: Final = 0
 

@@ -15,15 +15,16 @@ from typing import Final, TypeVar
 from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
-from consumers.group.topic_id import TopicDescription, describe_topics
-from relay.diagnose.check.broker_clock import broker_clock_offset
 from relay.diagnose.check.group_rights import group_operations
-from relay.diagnose.evidence.surroundings import Partition, TransactionSeen
-from relay.diagnose.gather.broker import LATEST, Broker, connected
-from relay.diagnose.gather.groups import SHARE, GroupMembers
+from relay.diagnose.evidence.surroundings import TransactionSeen
 from relay.diagnose.gather.transactions import open_transactions
+from relay.kafka.broker import LATEST, Broker, connected
+from relay.kafka.cluster_clock import broker_clock_offset
+from relay.kafka.groups import SHARE, GroupMembers
+from relay.kafka.partition import Partition
+from relay.kafka.topic_descriptions import TopicDescription, describe_topics
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 
 _CLIENT_ID: Final = "relay-check"
 # A cluster that has just started makes its offsets topic when it is first asked.

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from consumers.group.topic_id import TopicDescription
 from relay.diagnose.check.broker_rules import KafkaNeeds, judge_broker
 from relay.diagnose.check.kafka_facts import KafkaFacts
 from relay.diagnose.check.result import Result, failed, ok, unknown, warning
 from relay.diagnose.check.transaction_rules import judge_transactions
+from relay.kafka.topic_descriptions import TopicDescription
 from relay.runtime.flow import Flow
 
 _READ, _WRITE = 3, 4

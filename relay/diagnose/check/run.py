@@ -42,10 +42,10 @@ from relay.diagnose.check.result import (
 from relay.diagnose.check.session_facts import gather_sessions
 from relay.diagnose.check.session_rules import judge_server, judge_sessions
 from relay.diagnose.check.set_aside import check_set_aside
+from relay.kafka.refusal import KafkaRefusedError
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.flow import ApplyColumns, Flow
-from relay.runtime.kafka import KafkaConnection, KafkaSettingsError
-from relay.runtime.kafka_refusal import KafkaRefusedError
+from relay.runtime.kafka_connection import KafkaConnection, KafkaSettingsError
 from relay.runtime.migrations import MigrationError, require_schema
 from relay.runtime.schema_drift import schema_differences
 from relay.runtime.server_requirements import server_encoding

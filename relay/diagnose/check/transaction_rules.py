@@ -12,8 +12,9 @@ from typing import Final
 
 from relay.diagnose.check.kafka_facts import KafkaFacts
 from relay.diagnose.check.result import Result, failed, ok, unknown, warning
-from relay.diagnose.evidence.surroundings import Partition, TransactionSeen
+from relay.diagnose.evidence.surroundings import TransactionSeen
 from relay.diagnose.tell.transactions import transaction_text
+from relay.kafka.partition import Partition
 
 _SHORT_SECONDS: Final = 10.0
 # Coordinators look for what has timed out every ten seconds.

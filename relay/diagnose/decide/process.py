@@ -12,8 +12,9 @@ from enum import Enum, auto
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
 from relay.diagnose.evidence.order import Crossing, Delivery, Evidence, Found, ReadBack
-from relay.diagnose.evidence.surroundings import GroupSeen, Missing, Partition
+from relay.diagnose.evidence.surroundings import GroupSeen, Missing
 from relay.diagnose.verdicts import Hop, Verdict
+from relay.kafka.partition import Partition
 
 # A record this young may not have been fetched yet.
 FETCH_SECONDS = 10.0

@@ -10,9 +10,7 @@ from datetime import datetime
 from types import MappingProxyType
 
 from relay.diagnose.causes import Cause
-
-Partition = tuple[str, int]
-"""A topic's name and a partition's number."""
+from relay.kafka.partition import Partition
 
 
 @dataclass(frozen=True, slots=True)

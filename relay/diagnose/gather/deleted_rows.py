@@ -16,14 +16,15 @@ from typing import Any, Final
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.order import Delivery, Moment
 from relay.diagnose.evidence.rows import EventRow, Rows
-from relay.diagnose.evidence.surroundings import LogSeen, Missing, Partition, TopicSeen
-from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker, connected
-from relay.diagnose.gather.log_reader import RangeReader, seen
+from relay.diagnose.evidence.surroundings import LogSeen, Missing, TopicSeen
 from relay.diagnose.gather.readback import Wanted, read_back
 from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
+from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
+from relay.kafka.partition import Partition
+from relay.kafka.ranges import RangeReader, seen
 from relay.orders.keys import canonical_order_id
 from relay.runtime.flow import ApplyColumns, Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 
 CLIENT_ID: Final = "relay-diagnose"
 # More of them are asked about by incident, and none of an incident's orders is without a row.

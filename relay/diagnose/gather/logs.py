@@ -14,10 +14,9 @@ from aiokafka.partitioner import murmur2
 
 from relay.diagnose.evidence.order import Delivery, Found
 from relay.diagnose.evidence.rows import EventRow, Rows
-from relay.diagnose.evidence.surroundings import Missing, Partition, TopicSeen
+from relay.diagnose.evidence.surroundings import Missing, TopicSeen
 from relay.diagnose.gather.around import AroundRows
 from relay.diagnose.gather.assemble import LogFacts
-from relay.diagnose.gather.broker import Broker, connected
 from relay.diagnose.gather.database import trace_id
 from relay.diagnose.gather.positions import Series
 from relay.diagnose.gather.readback import ReadBacks, Wanted, first_record, read_back
@@ -25,8 +24,10 @@ from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
 from relay.diagnose.gather.recognise import WantedReturns
 from relay.diagnose.gather.scan import Recorded, ScanResult, scan_returns, search_elsewhere
 from relay.diagnose.gather.topics import TopicFacts, broker_away, read_again, read_topics
+from relay.kafka.broker import Broker, connected
+from relay.kafka.partition import Partition
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 
 CLIENT_ID = "relay-diagnose"
 # How long to watch a group of which no positions are recorded, to see whether it moves.

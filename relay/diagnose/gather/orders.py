@@ -26,7 +26,7 @@ from relay.diagnose.gather.reading import database_missing, part
 from relay.diagnose.gather.topics import TopicFacts
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.flow import ApplyColumns, Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.log_ends import read_log_ends
 
 _YIELD_EVERY = 50

@@ -20,7 +20,7 @@ from relay.diagnose.evidence.history import (
     PositionSample,
 )
 from relay.diagnose.evidence.order import Delivery
-from relay.diagnose.evidence.surroundings import Partition
+from relay.kafka.partition import Partition
 
 _AT_MOST: Final = 1_000_000
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from relay.diagnose.evidence.order import Found, ReadBack
-from relay.diagnose.evidence.surroundings import LogSeen, Missing, Partition, TopicSeen
-from relay.diagnose.gather.broker import Broker
-from relay.diagnose.gather.log_reader import Fetched, RecordSeen, fetch, seen
+from relay.diagnose.evidence.surroundings import LogSeen, Missing, TopicSeen
+from relay.kafka.broker import Broker
+from relay.kafka.partition import Partition
+from relay.kafka.ranges import Fetched, RecordSeen, fetch, seen
 
 # More pays only where wanted offsets lie close together. Of the first partition of an answer at
 # least one batch comes, however large; a batch of another one that is larger does not come at all

@@ -18,8 +18,8 @@ from consumers.returns.reader import Return, ReturnReader, event_named
 from consumers.returns.refusals import Refusal
 from relay.diagnose.evidence.order import Place, ReturnSeen
 from relay.diagnose.evidence.rows import ReturnRow
-from relay.diagnose.evidence.surroundings import Partition
 from relay.diagnose.gather.database import is_terminal
+from relay.kafka.partition import Partition
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.times import of_milliseconds
 from relay.telemetry.continuity import trace_of

@@ -18,12 +18,13 @@ from typing import Any, Final
 
 from relay.diagnose.evidence.order import Place
 from relay.diagnose.evidence.rows import ReturnRow
-from relay.diagnose.evidence.surroundings import ConsumerSeen, Missing, Partition, Shrink
-from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker
-from relay.diagnose.gather.log_reader import RangeReader
+from relay.diagnose.evidence.surroundings import ConsumerSeen, Missing, Shrink
 from relay.diagnose.gather.looks import Bounds, Look, look_at
 from relay.diagnose.gather.recognise import Recogniser, WantedReturns
 from relay.diagnose.gather.set_aside import Unseen, unseen
+from relay.kafka.broker import EARLIEST, LATEST, Broker
+from relay.kafka.partition import Partition
+from relay.kafka.ranges import RangeReader
 from relay.runtime.flow import Flow
 from relay.runtime.times import OddTime, later, of_milliseconds, to_milliseconds
 

@@ -16,16 +16,16 @@ from relay.diagnose.evidence.surroundings import (
     GroupSeen,
     LogSeen,
     Missing,
-    Partition,
     Shrink,
     TopicSeen,
     TransactionSeen,
 )
-from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker
-from relay.diagnose.gather.groups import DEAD, SHARE
-from relay.diagnose.gather.log_reader import fetch
 from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
 from relay.diagnose.gather.transactions import open_transactions
+from relay.kafka.broker import EARLIEST, LATEST, Broker
+from relay.kafka.groups import DEAD, SHARE
+from relay.kafka.partition import Partition
+from relay.kafka.ranges import fetch
 from relay.runtime.flow import Flow
 
 _OTHER_GROUPS_AT_MOST: Final = 100

@@ -15,9 +15,10 @@ from typing import Final
 
 from aiokafka.errors import KafkaError
 
-from relay.diagnose.evidence.surroundings import Partition, TransactionSeen
-from relay.diagnose.gather.broker import Broker
-from relay.runtime.kafka_admin import (
+from relay.diagnose.evidence.surroundings import TransactionSeen
+from relay.kafka.broker import Broker
+from relay.kafka.partition import Partition
+from relay.kafka.requests import (
     CANNOT_BE_ASKED,
     DescribeProducers,
     DescribeTransactions,

@@ -17,9 +17,9 @@ from uuid import UUID
 import asyncpg
 from aiokafka.errors import KafkaError
 
-from relay.diagnose.evidence.surroundings import Partition
-from relay.diagnose.gather.broker import Broker
-from relay.diagnose.gather.log_reader import fetch, seen
+from relay.kafka.broker import Broker
+from relay.kafka.partition import Partition
+from relay.kafka.ranges import fetch, seen
 from relay.runtime.flow import CANARY_EVENT
 
 LOOK_SECONDS: Final = 0.01

@@ -15,14 +15,14 @@ from uuid import UUID
 import asyncpg
 from aiokafka.errors import KafkaError
 
-from consumers.group.partitions import Record as KafkaRecord
 from consumers.returns.reader import Return, ReturnReader
 from consumers.returns.stored_record import StoredRecord
-from relay.diagnose.evidence.surroundings import Partition
-from relay.diagnose.gather.broker import LATEST, Broker
-from relay.diagnose.gather.log_reader import fetch
 from relay.diagnose.probe.publishing import READ_BYTES, Placed, Record
 from relay.diagnose.verdicts import Hop
+from relay.kafka.broker import LATEST, Broker
+from relay.kafka.consumer.partitions import Record as KafkaRecord
+from relay.kafka.partition import Partition
+from relay.kafka.ranges import fetch
 from relay.runtime.flow import Flow
 
 _LOOK_SECONDS: Final = 0.02

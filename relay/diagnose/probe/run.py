@@ -18,15 +18,15 @@ from uuid import UUID, uuid4
 import asyncpg
 from aiokafka.errors import KafkaError
 
-from relay.diagnose.gather.broker import Broker, connected
 from relay.diagnose.probe.publishing import Placed, Record, place, published, read_back
 from relay.diagnose.probe.returning import Stopped, WayBack, way_back
 from relay.diagnose.verdicts import Hop
+from relay.kafka.broker import Broker, connected
+from relay.kafka.topic_creation import make_topics
 from relay.runtime.canary import new_canary_id
 from relay.runtime.database import DRIVER_FAILURES, connect
 from relay.runtime.flow import CANARY_EVENT, PROBE_EVENT, ApplyColumns, Flow
-from relay.runtime.kafka import KafkaConnection
-from relay.runtime.topics import make_topics
+from relay.runtime.kafka_connection import KafkaConnection
 
 APPLICATION_NAME: Final = "relay-probe"
 _DAY_MS: Final = "86400000"

@@ -14,7 +14,6 @@ from uuid import UUID
 
 import asyncpg
 
-from relay.diagnose.evidence.surroundings import Partition
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
 from relay.diagnose.reconcile.outbox_rows import (
     ABSENT,
@@ -28,6 +27,7 @@ from relay.diagnose.reconcile.outbox_rows import (
     known_events,
     orders_of,
 )
+from relay.kafka.partition import Partition
 
 _PAGE_BATCHES: Final = 2000
 _LOOKED_UP_TOGETHER: Final = 5000

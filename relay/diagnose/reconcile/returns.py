@@ -13,12 +13,12 @@ from typing import Any, Final
 import asyncpg
 
 from consumers.apply.inbox import look_up
-from consumers.group.partitions import Record
 from consumers.returns.reader import Return, ReturnReader
 from consumers.returns.refusals import Refusal
 from consumers.returns.stored_record import StoredRecord
-from relay.diagnose.evidence.surroundings import Partition
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
+from relay.kafka.consumer.partitions import Record
+from relay.kafka.partition import Partition
 from relay.orders.catalog import orders_table
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow

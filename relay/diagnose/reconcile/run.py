@@ -14,9 +14,6 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.diagnose.evidence.surroundings import Partition
-from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker, connected
-from relay.diagnose.gather.log_reader import RangeReader
 from relay.diagnose.gather.looks import Bounds
 from relay.diagnose.gather.transactions import open_transactions
 from relay.diagnose.reconcile.events import EventsWalk
@@ -30,10 +27,13 @@ from relay.diagnose.reconcile.returns import (
     reconcile_statuses,
 )
 from relay.diagnose.tell.transactions import transaction_text
+from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
+from relay.kafka.partition import Partition
+from relay.kafka.ranges import RangeReader
 from relay.orders.catalog import as_far_as_known
 from relay.runtime.database import connect
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.times import to_milliseconds
 
 APPLICATION_NAME: Final = "relay-reconcile"

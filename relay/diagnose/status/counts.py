@@ -16,10 +16,11 @@ from typing import Any, Final
 import asyncpg
 
 from relay.diagnose.causes import Cause
-from relay.diagnose.evidence.surroundings import Missing, Partition
+from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.gather.reading import part
 from relay.diagnose.status.traces import Answered, Position, read_answered_orders
 from relay.diagnose.watch.looked import Looked, read_looked
+from relay.kafka.partition import Partition
 from relay.orders.catalog import FlowTableError, orders_table
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow

@@ -12,16 +12,17 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from relay.diagnose.evidence.surroundings import Missing, Partition
-from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker, connected
-from relay.diagnose.gather.groups import GroupMembers
-from relay.diagnose.gather.log_reader import RangeReader, fetch, seen
+from relay.diagnose.evidence.surroundings import Missing
 from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
 from relay.diagnose.gather.transactions import open_transactions
 from relay.diagnose.status.traces import Answered, Position, read_record_traces
 from relay.diagnose.tell.transactions import transaction_text
+from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
+from relay.kafka.groups import GroupMembers
+from relay.kafka.partition import Partition
+from relay.kafka.ranges import RangeReader, fetch, seen
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.times import of_milliseconds
 
 _CLIENT_ID: Final = "relay-status"

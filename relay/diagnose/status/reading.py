@@ -19,7 +19,7 @@ from relay.diagnose.status.hops import Status, decide
 from relay.diagnose.status.lags import read_lags
 from relay.runtime.database import DATABASE_FAILURES, connect
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 
 _APPLICATION_NAME: Final = "relay-status"
 _CONNECT_SECONDS: Final = 5.0

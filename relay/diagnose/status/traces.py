@@ -15,9 +15,9 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.evidence.surroundings import Partition
-from relay.diagnose.gather.broker import Broker
-from relay.diagnose.gather.log_reader import fetch, seen
+from relay.kafka.broker import Broker
+from relay.kafka.partition import Partition
+from relay.kafka.ranges import fetch, seen
 from relay.runtime.flow import Flow
 from relay.telemetry.continuity import Continuity, continuity, stored_trace, trace_of
 

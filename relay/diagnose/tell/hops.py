@@ -27,8 +27,9 @@ from relay.diagnose.evidence.order import (
     ReturnSeen,
     Scan,
 )
-from relay.diagnose.evidence.surroundings import GroupSeen, Missing, Partition, ProcessSeen
+from relay.diagnose.evidence.surroundings import GroupSeen, Missing, ProcessSeen
 from relay.diagnose.tell.transactions import transaction_text
+from relay.kafka.partition import Partition
 
 Told = tuple[bool | None, datetime | None, str]
 """Proven, not proven, or cannot be told; since when; in words."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from relay.diagnose.evidence.surroundings import Partition, TransactionSeen
+from relay.diagnose.evidence.surroundings import TransactionSeen
+from relay.kafka.partition import Partition
 
 
 def transaction_text(partition: Partition, seen: TransactionSeen) -> str:

@@ -14,9 +14,10 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.evidence.surroundings import GroupSeen, Partition
-from relay.diagnose.gather.broker import EARLIEST, LATEST, Broker
+from relay.diagnose.evidence.surroundings import GroupSeen
 from relay.diagnose.gather.topics import read_group
+from relay.kafka.broker import EARLIEST, LATEST, Broker
+from relay.kafka.partition import Partition
 from relay.runtime.flow import Flow
 
 UNCHANGED_SECONDS: Final = 60.0

@@ -34,7 +34,7 @@ from relay.diagnose.watch.overdue_spans import OverdueSpans, report_of
 from relay.diagnose.watch.set_aside import SetAside
 from relay.runtime.database import is_connection_loss
 from relay.runtime.flow import ApplyColumns, Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.liveness import GONE_SECONDS
 
 _LOG: Final = structlog.get_logger("relay.watchdog")

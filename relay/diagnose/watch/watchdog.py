@@ -18,19 +18,19 @@ from uuid import uuid4
 import asyncpg
 import structlog
 
-from relay.diagnose.gather.broker import connected
 from relay.diagnose.incidents.rows import IncidentChange
 from relay.diagnose.watch.lease import WatchLease, WatchLostError
 from relay.diagnose.watch.looked import Looked, read_looked
 from relay.diagnose.watch.overdue_spans import OverdueSpans
 from relay.diagnose.watch.positions import Notebook, take_sample, write_positions
 from relay.diagnose.watch.round import Round, RoundReport, WatchOptions
+from relay.kafka.broker import connected
 from relay.orders.catalog import as_far_as_known
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import DATABASE_FAILURES, DRIVER_FAILURES, connect
 from relay.runtime.duty_record import WATCH_POSITIONS, WATCH_ROUND, duty_completed, duty_failed
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.shutdown import stopped_within
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing

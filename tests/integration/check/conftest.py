@@ -10,7 +10,7 @@ import pytest
 from relay.diagnose.check.result import State
 from relay.diagnose.check.run import CheckReport, run_check
 from relay.runtime.flow import EventRoute, Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 
 DAY_MS = 86_400_000
 

@@ -22,7 +22,7 @@ from confluent_kafka.admin import (
 from relay.embedded import EmbeddedKafka
 from relay.embedded.folders import run_folder
 from relay.runtime.flow import EventRoute
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from tests.worlds.world import WORLD
 
 
@@ -67,7 +67,7 @@ async def test_all_three_clocks_agree_here(check):
 async def test_a_broker_whose_clock_differs_is_named(check, monkeypatch, ahead):
     # Clocks cannot be moved here: this machine's is, for the moment of asking.
     real = time.time
-    monkeypatch.setattr("relay.diagnose.check.broker_clock.time.time", lambda: real() - ahead)
+    monkeypatch.setattr("relay.kafka.cluster_clock.time.time", lambda: real() - ahead)
     checked = await check()
     monkeypatch.undo()
     assert checked.states["clock.broker"] == "warning"

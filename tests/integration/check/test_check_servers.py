@@ -9,7 +9,7 @@ import pytest
 from relay.diagnose.check.result import State
 from relay.diagnose.watch.overdue import find_open
 from relay.runtime.flow import ApplyColumns, EventRoute, Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 
 
 async def test_a_fresh_installation_fails_for_processor_and_unsafe_server(check, flow):

@@ -22,11 +22,11 @@ from confluent_kafka.admin import (
 
 from consumers.confirm.options import ConfirmOptions
 from consumers.confirm.service import ConfirmService
-from consumers.group.options import SessionOptions
+from relay.kafka.consumer.options import SessionOptions
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import connect
 from relay.runtime.flow import Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing, configure
 from tests.patience import patience

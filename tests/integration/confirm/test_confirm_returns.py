@@ -8,10 +8,10 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from relay.kafka.unreadable import PREFIX_BYTES
 from relay.orders.catalog import FlowTableError, orders_table
 from relay.runtime.database import connect
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Observe
-from relay.runtime.kafka_unreadable import PREFIX_BYTES
 from tests.patience import patience
 
 

@@ -18,7 +18,7 @@ from relay.replay.candidates import canonical, count_returned
 from relay.replay.follow import returned_orders
 from relay.replay.missing import write_missing
 from relay.runtime.flow import ApplyColumns, EventRoute, Flow, KeyType
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from relay.diagnose.reconcile.run import Range, reconcile
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings import load_settings
 
 pytestmark = pytest.mark.timeout(300)

@@ -13,7 +13,7 @@ from relay.replay.candidates import event_rows
 from relay.replay.selection import Selection
 from relay.runtime.database import connect
 from relay.runtime.flow import EventRoute, Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 
 FLOW = Flow(events={"order.placed": EventRoute("orders.events", deadline_seconds=0.001)})
 EVENT = """

@@ -14,7 +14,7 @@ from confluent_kafka.admin import (
 )
 
 from relay.diagnose.reconcile.run import Range, reconcile
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings import load_settings
 from tests.integration.confirm.test_confirm_hostile import bomb, produce
 

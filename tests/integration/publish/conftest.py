@@ -17,7 +17,7 @@ from relay.publish.options import PublishOptions
 from relay.publish.service import RelayService
 from relay.publish.testpoints import TestPoint, nothing
 from relay.runtime.flow import EventRoute, Flow
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.telemetry.tracing import Tracing, configure
 from tests.patience import patience
 

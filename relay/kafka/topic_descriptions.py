@@ -25,7 +25,7 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-from relay.runtime.kafka_admin import Uuid
+from relay.kafka.requests import Uuid
 
 
 class _MetadataResponse(Response):  # type: ignore[misc]

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from aiokafka.coordinator.protocol import ConsumerProtocol
 
-from relay.diagnose.evidence.surroundings import Partition
+from relay.kafka.partition import Partition
 
 DEAD: Final = "Dead"
 CLASSIC: Final = "classic"

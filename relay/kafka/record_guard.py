@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from aiokafka.errors import CorruptRecordException
 
-from relay.runtime.kafka_unreadable import Fault, PartialBytes, StandIn
+from relay.kafka.unreadable import Fault, PartialBytes, StandIn
 
 MAX_HEADERS: Final = 100_000
 _PIECE_BYTES: Final = 256 * 1024

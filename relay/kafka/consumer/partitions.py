@@ -12,7 +12,7 @@ from enum import StrEnum
 from hashlib import blake2b
 from typing import NamedTuple, Protocol, TypeVar
 
-from relay.runtime.kafka_unreadable import PartialBytes, first_offset, unreadable
+from relay.kafka.unreadable import PartialBytes, first_offset, unreadable
 
 
 class Partition(NamedTuple):

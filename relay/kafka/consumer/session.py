@@ -21,14 +21,14 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
 from aiokafka.structs import TopicPartition
 
-from consumers.group.blocked import BlockedPartitions
-from consumers.group.broker import Broker, BrokerError, StoppedError
-from consumers.group.handler import Handler, Part, WorkT
-from consumers.group.in_hand import InHand
-from consumers.group.kafka_commit import KafkaCommit
-from consumers.group.leaving import leave
-from consumers.group.options import SessionOptions
-from consumers.group.partitions import (
+from relay.kafka.consumer.blocked import BlockedPartitions
+from relay.kafka.consumer.broker import Broker, BrokerError, StoppedError
+from relay.kafka.consumer.handler import Handler, Part, WorkT
+from relay.kafka.consumer.in_hand import InHand
+from relay.kafka.consumer.kafka_commit import KafkaCommit
+from relay.kafka.consumer.leaving import leave
+from relay.kafka.consumer.options import SessionOptions
+from relay.kafka.consumer.partitions import (
     LogBehindError,
     OtherLogError,
     Partition,
@@ -38,12 +38,12 @@ from consumers.group.partitions import (
     holes,
     lane_of,
 )
-from consumers.group.polling import Polling
-from consumers.group.rebalances import Rebalances
-from consumers.group.topic_log import TopicLog
-from relay.runtime.kafka import KafkaConnection
-from relay.runtime.kafka_records import read_hostile_records
-from relay.runtime.kafka_taking import trim_records
+from relay.kafka.consumer.polling import Polling
+from relay.kafka.consumer.rebalances import Rebalances
+from relay.kafka.consumer.topic_log import TopicLog
+from relay.kafka.poll_limit import trim_records
+from relay.kafka.records import read_hostile_records
+from relay.runtime.kafka_connection import KafkaConnection
 
 log = structlog.get_logger(__name__)
 

@@ -21,12 +21,12 @@ from aiokafka.errors import UnsupportedCodecError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition
 
-from relay.diagnose.evidence.surroundings import Partition
-from relay.diagnose.gather.batch_cut import cut
-from relay.diagnose.gather.broker import Broker
-from relay.diagnose.gather.outcomes import Outcomes
-from relay.runtime.kafka_records import AnyRecords
-from relay.runtime.kafka_unreadable import first_offset, unreadable
+from relay.kafka.batch_cut import cut
+from relay.kafka.broker import Broker
+from relay.kafka.partition import Partition
+from relay.kafka.records import AnyRecords
+from relay.kafka.transaction_outcomes import Outcomes
+from relay.kafka.unreadable import first_offset, unreadable
 from relay.runtime.times import of_milliseconds
 
 _WAIT_MS: Final = 200

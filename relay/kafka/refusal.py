@@ -25,7 +25,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from relay.runtime.client_failure import ClientFailure
-from relay.runtime.kafka import KafkaConnection
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.kafka_names import brokers
 from relay.runtime.tls import TlsProblem, said_by_tls, tls_problem
 

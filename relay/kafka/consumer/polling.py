@@ -14,10 +14,10 @@ from typing import Any
 
 from aiokafka.structs import TopicPartition
 
-from consumers.group.broker import Broker, StalledError
-from consumers.group.fetch_watch import FetchWatch
-from consumers.group.options import SessionOptions
-from consumers.group.partitions import Partition, Record, lane_of
+from relay.kafka.consumer.broker import Broker, StalledError
+from relay.kafka.consumer.fetch_watch import FetchWatch
+from relay.kafka.consumer.options import SessionOptions
+from relay.kafka.consumer.partitions import Partition, Record, lane_of
 
 
 @dataclass(slots=True)

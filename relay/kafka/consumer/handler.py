@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from consumers.group.partitions import Gap, LogBounds, Partition, Record, Start
+from relay.kafka.consumer.partitions import Gap, LogBounds, Partition, Record, Start
 
 
 class PartitionLostError(Exception):

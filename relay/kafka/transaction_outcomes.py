@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from relay.diagnose.evidence.surroundings import Partition
+from relay.kafka.partition import Partition
 
 
 @dataclass(slots=True)

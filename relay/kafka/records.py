@@ -6,7 +6,7 @@ header's name that is no UTF-8 is written out (`\xff`). The broker takes all of 
 aiokafka 0.14 raises for the whole fetch, for ever: one record of anybody's would stop all of them.
 
 aiokafka's own parsers, in C, take the records apart. What is done here, once a batch, is to find
-its bytes, to check them, and to decompress them within a limit (`kafka_inflate`).
+its bytes, to check them, and to decompress them within a limit (`inflate`).
 
 Source: org.apache.kafka.common.record.DefaultRecordBatch, format v2; LegacyRecord for v0 and v1.
 """
@@ -23,16 +23,16 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.legacy_records import LegacyRecordBatch, _LegacyRecordBatchPy
 
-from relay.runtime.kafka_inflate import (
+from relay.kafka.inflate import (
     MAX_BATCH_BYTES,
     InflateError,
     TooLargeError,
     UnknownCodecError,
     inflated,
 )
-from relay.runtime.kafka_record_guard import pieces
-from relay.runtime.kafka_taking import BoundedResult
-from relay.runtime.kafka_unreadable import Fault, PartialBytes, StandIn
+from relay.kafka.poll_limit import BoundedResult
+from relay.kafka.record_guard import pieces
+from relay.kafka.unreadable import Fault, PartialBytes, StandIn
 
 # Base offset, length of what follows, leader epoch (v0, v1: CRC), magic.
 _FRAME: Final = struct.Struct(">qiib")
@@ -51,7 +51,7 @@ _LEGACY_HEADER_BYTES: Final = (26, 34)  # v0, v1
 _LEGACY_ATTRIBUTES_AT: Final = 17
 # A set of old messages is taken apart at once, at some ten times its size.
 _LEGACY_MAX_BYTES: Final = 2 * 1024 * 1024
-# Beyond this a batch is not kept while its records wait to be taken (see `kafka_taking`), and its
+# Beyond this a batch is not kept while its records wait to be taken (see `poll_limit`), and its
 # records are looked at before they are decoded.
 _LARGE_BYTES: Final = 1024 * 1024
 

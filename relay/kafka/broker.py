@@ -25,21 +25,21 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from relay.diagnose.evidence.surroundings import Partition
-from relay.diagnose.gather.groups import (
+from relay.kafka.groups import (
     CLASSIC,
     DEAD,
     GroupMembers,
     of_classic,
     of_new_protocol,
 )
-from relay.runtime.kafka import KafkaConnection
-from relay.runtime.kafka_admin import (
+from relay.kafka.partition import Partition
+from relay.kafka.refusal import refusal
+from relay.kafka.requests import (
     CANNOT_BE_ASKED,
     ConsumerGroupDescribe,
     ListGroupsWithTypes,
 )
-from relay.runtime.kafka_refusal import refusal
+from relay.runtime.kafka_connection import KafkaConnection
 
 REQUEST_SECONDS: Final = 5.0
 LATEST: Final = -1

@@ -15,9 +15,9 @@ from typing import Any
 import structlog
 from aiokafka.structs import TopicPartition
 
-from consumers.group.broker import Broker
-from consumers.group.partitions import LogBounds, Partition
-from consumers.group.topic_id import topic_ids
+from relay.kafka.consumer.broker import Broker
+from relay.kafka.consumer.partitions import LogBounds, Partition
+from relay.kafka.topic_descriptions import topic_ids
 from relay.runtime.tasks import awaited
 
 log = structlog.get_logger(__name__)

@@ -13,14 +13,14 @@ from typing import Protocol
 
 import structlog
 
-from consumers.group.blocked import BlockedPartitions
-from consumers.group.broker import Broker, BrokerError, StalledError
-from consumers.group.handler import Handler, PartitionBlockedError, PartitionLostError, WorkT
-from consumers.group.options import SessionOptions
-from consumers.group.partitions import DiscontinuityError
-from consumers.group.session import Session
-from relay.runtime.kafka import KafkaConnection
-from relay.runtime.kafka_refusal import refusal
+from relay.kafka.consumer.blocked import BlockedPartitions
+from relay.kafka.consumer.broker import Broker, BrokerError, StalledError
+from relay.kafka.consumer.handler import Handler, PartitionBlockedError, PartitionLostError, WorkT
+from relay.kafka.consumer.options import SessionOptions
+from relay.kafka.consumer.partitions import DiscontinuityError
+from relay.kafka.consumer.session import Session
+from relay.kafka.refusal import refusal
+from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.tasks import background
 
 log = structlog.get_logger(__name__)

@@ -1,0 +1,1 @@
+"""Kafka's language, for every hop: requests, records, topics, groups, ranges, and the consumer."""
