@@ -19,7 +19,7 @@ def main() -> None:
     try:
         from relay.cli import main as run  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] in ("relay", "consumers"):
+        if error.name is None or error.name.partition(".")[0] == "relay":
             raise
         print(f"error[not_installed]: {error}: {install_hint(error)}", file=sys.stderr)  # noqa: T201
         sys.exit(1)

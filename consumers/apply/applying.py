@@ -12,9 +12,9 @@ from typing import Protocol
 
 import asyncpg
 
-from consumers.returns.fold import Change, Step, refusal
-from consumers.returns.reader import Return
-from consumers.returns.refusals import Reason, Refusal
+from relay.consumers.returns.fold import Change, Step, refusal
+from relay.consumers.returns.reader import Return
+from relay.consumers.returns.refusals import Reason, Refusal
 
 Identified = tuple[str, Return]
 

@@ -13,9 +13,9 @@ from typing import Final
 
 import asyncpg
 
-from consumers.apply.applying import Applier, Decided, Identified
-from consumers.apply.inbox import write_inbox
-from consumers.returns.fold import Outcome, Step
+from relay.consumers.apply.applying import Applier, Decided, Identified
+from relay.consumers.apply.inbox import write_inbox
+from relay.consumers.returns.fold import Outcome, Step
 from relay.runtime.canary import looks_like_canary
 
 _KNOWN: Final = """

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import asyncpg
 
-from consumers.apply.applying import Decided, Identified, by_order, unknown_order
-from consumers.apply.inbox import step_values
-from consumers.apply.statements import ColumnStatements, column_statements
-from consumers.returns.fold import Statuses, fold
-from consumers.returns.packing import packed
+from relay.consumers.apply.applying import Decided, Identified, by_order, unknown_order
+from relay.consumers.apply.inbox import step_values
+from relay.consumers.apply.statements import ColumnStatements, column_statements
+from relay.consumers.returns.fold import Statuses, fold
+from relay.consumers.returns.packing import packed
 from relay.orders.table import OrdersTable
 
 # Unix time of the year 9999: beyond, PostgreSQL itself can no longer add a day.

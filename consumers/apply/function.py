@@ -21,9 +21,9 @@ from typing import Final
 
 import asyncpg
 
-from consumers.apply.applying import Decided, Identified, unknown_order
-from consumers.apply.inbox import write_inbox
-from consumers.returns.fold import Statuses, fold
+from relay.consumers.apply.applying import Decided, Identified, unknown_order
+from relay.consumers.apply.inbox import write_inbox
+from relay.consumers.returns.fold import Statuses, fold
 from relay.orders.catalog import FlowTableError
 
 _CALLED: Final = """

@@ -12,11 +12,11 @@ from typing import Final
 
 import asyncpg
 
-from consumers.returns.fold import Change, Step
-from consumers.returns.identity import Sorted, contested, identities, tell_apart
-from consumers.returns.packing import packed, packed_nullable, packed_numbers
-from consumers.returns.reader import Return
-from consumers.returns.stored_record import recorded_ms
+from relay.consumers.returns.fold import Change, Step
+from relay.consumers.returns.identity import Sorted, contested, identities, tell_apart
+from relay.consumers.returns.packing import packed, packed_nullable, packed_numbers
+from relay.consumers.returns.reader import Return
+from relay.consumers.returns.stored_record import recorded_ms
 
 _KNOWN = """
 SELECT i.event_id, i.content_hash
@@ -37,7 +37,7 @@ STEP_COLUMNS: Final = """
              reason, content_hash, partition, record_offset, recorded_ms, traceparent, changes,
              place)
 """
-"""The steps of a batch, packed (`consumers.returns.packing`), as a row source called `s`."""
+"""The steps of a batch, packed (`relay.consumers.returns.packing`), as a row source called `s`."""
 
 WRITE_INBOX: Final = """
 INSERT INTO relay.inbox

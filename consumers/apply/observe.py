@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from consumers.apply.applying import Decided, Identified, by_order
-from consumers.apply.inbox import write_inbox
-from consumers.returns.fold import Statuses, fold
+from relay.consumers.apply.applying import Decided, Identified, by_order
+from relay.consumers.apply.inbox import write_inbox
+from relay.consumers.returns.fold import Statuses, fold
 
 # A row, and not an advisory lock's key: every login of the database could hold that.
 _ONE_AT_A_TIME = "SELECT FROM relay.lease WHERE duty = 'observe' FOR NO KEY UPDATE"

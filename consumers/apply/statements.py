@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from consumers.apply.inbox import STEP_COLUMNS, WRITE_INBOX
+from relay.consumers.apply.inbox import STEP_COLUMNS, WRITE_INBOX
 from relay.orders.table import OrdersTable
 
 

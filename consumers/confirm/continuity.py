@@ -16,10 +16,10 @@ from typing import Final
 import asyncpg
 import structlog
 
-from consumers.confirm.transaction import Done
-from consumers.returns.fold import Outcome
-from consumers.returns.reader import Return
-from consumers.returns.stored_record import recorded_ms
+from relay.consumers.confirm.transaction import Done
+from relay.consumers.returns.fold import Outcome
+from relay.consumers.returns.reader import Return
+from relay.consumers.returns.stored_record import recorded_ms
 from relay.runtime.database import DATABASE_FAILURES
 from relay.telemetry.continuity import continuity, stored_trace, trace_of
 

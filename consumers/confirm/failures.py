@@ -11,7 +11,7 @@ from typing import Final
 
 import asyncpg
 
-from consumers.apply.inbox import is_copy
+from relay.consumers.apply.inbox import is_copy
 from relay.orders.catalog import FlowTableError
 from relay.runtime.database import DatabaseError, DatabaseRefusedError, is_connection_loss
 

@@ -19,18 +19,18 @@ from typing import Final, Protocol
 import asyncpg
 import structlog
 
-from consumers.confirm.failures import (
+from relay.consumers.confirm.failures import (
     Failure,
     about_a_value,
     classify,
     described,
     without_values,
 )
-from consumers.confirm.halves import count_records, halves
-from consumers.confirm.pending import Pending, count_pending
-from consumers.confirm.quarantine import place_only, release_requested
-from consumers.confirm.transaction import Batch, Confirmation, Done
-from consumers.returns.refusals import Reason, Refusal
+from relay.consumers.confirm.halves import count_records, halves
+from relay.consumers.confirm.pending import Pending, count_pending
+from relay.consumers.confirm.quarantine import place_only, release_requested
+from relay.consumers.confirm.transaction import Batch, Confirmation, Done
+from relay.consumers.returns.refusals import Reason, Refusal
 from relay.kafka.consumer.handler import Part, PartitionBlockedError, PartitionLostError
 from relay.kafka.consumer.partitions import Gap, LogBounds, Partition, Record, Start
 

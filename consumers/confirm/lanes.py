@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consumers.confirm.handling import Returns
-from consumers.confirm.transaction import Batch
+from relay.consumers.confirm.handling import Returns
+from relay.consumers.confirm.transaction import Batch
 from relay.kafka.consumer.handler import Part
 from relay.kafka.consumer.partitions import LogBounds, Partition, Start
 

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from consumers.returns.packing import packed
-from consumers.returns.reader import Return
-from consumers.returns.stored_record import StoredRecord, read_stored, recorded_ms, stored_headers
+from relay.consumers.returns.packing import packed
+from relay.consumers.returns.reader import Return
+from relay.consumers.returns.stored_record import (
+    StoredRecord,
+    read_stored,
+    recorded_ms,
+    stored_headers,
+)
 from relay.kafka.consumer.partitions import Partition
 
 _WAITING = """

@@ -11,10 +11,10 @@ from collections.abc import Collection, Sequence
 
 import asyncpg
 
-from consumers.confirm.quarantine_room import QuarantineRoom
-from consumers.returns.refusals import Refusal
-from consumers.returns.stored_record import StoredRecord, stored_headers
-from consumers.returns.trimming import is_whole
+from relay.consumers.confirm.quarantine_room import QuarantineRoom
+from relay.consumers.returns.refusals import Refusal
+from relay.consumers.returns.stored_record import StoredRecord, stored_headers
+from relay.consumers.returns.trimming import is_whole
 from relay.kafka.consumer.partitions import Partition
 from relay.kafka.unreadable import Fault, PartialBytes
 

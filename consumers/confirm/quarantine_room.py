@@ -16,8 +16,8 @@ from typing import Final
 import asyncpg
 import structlog
 
-from consumers.returns.refusals import Refusal
-from consumers.returns.stored_record import StoredRecord
+from relay.consumers.returns.refusals import Refusal
+from relay.consumers.returns.stored_record import StoredRecord
 from relay.kafka.unreadable import Fault, PartialBytes, first_offset
 
 log = structlog.get_logger(__name__)

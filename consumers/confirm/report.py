@@ -15,12 +15,12 @@ from typing import Any
 import asyncpg
 import structlog
 
-from consumers.confirm.continuity import TraceSample
-from consumers.confirm.spans import ReturnSpans
-from consumers.confirm.testpoints import TestPoint, nothing
-from consumers.confirm.transaction import Done
-from consumers.returns.fold import Outcome
-from consumers.returns.refusals import Refusal
+from relay.consumers.confirm.continuity import TraceSample
+from relay.consumers.confirm.spans import ReturnSpans
+from relay.consumers.confirm.testpoints import TestPoint, nothing
+from relay.consumers.confirm.transaction import Done
+from relay.consumers.returns.fold import Outcome
+from relay.consumers.returns.refusals import Refusal
 from relay.kafka.consumer.partitions import Gap, GapReason, Partition
 from relay.telemetry.metrics import Metrics
 

@@ -17,24 +17,24 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from consumers.apply.applying import Applier
-from consumers.apply.canaries import BesideCanaries
-from consumers.apply.columns import ColumnsApplier
-from consumers.apply.function import FunctionApplier, function_name
-from consumers.apply.observe import Observer
-from consumers.confirm.books import Books
-from consumers.confirm.failures import Failure, classify, described
-from consumers.confirm.handling import DatabaseBlockedError, Returns, Streak, Waiting
-from consumers.confirm.lanes import Lanes
-from consumers.confirm.options import ConfirmOptions
-from consumers.confirm.quarantine_room import QuarantineRoom
-from consumers.confirm.report import Report
-from consumers.confirm.spans import ReturnSpans
-from consumers.confirm.testpoints import TestPoint, nothing
-from consumers.confirm.transaction import Confirmation
-from consumers.returns.fold import Outcome, Statuses
-from consumers.returns.reader import ReturnReader
-from consumers.returns.trimming import trimming
+from relay.consumers.apply.applying import Applier
+from relay.consumers.apply.canaries import BesideCanaries
+from relay.consumers.apply.columns import ColumnsApplier
+from relay.consumers.apply.function import FunctionApplier, function_name
+from relay.consumers.apply.observe import Observer
+from relay.consumers.confirm.books import Books
+from relay.consumers.confirm.failures import Failure, classify, described
+from relay.consumers.confirm.handling import DatabaseBlockedError, Returns, Streak, Waiting
+from relay.consumers.confirm.lanes import Lanes
+from relay.consumers.confirm.options import ConfirmOptions
+from relay.consumers.confirm.quarantine_room import QuarantineRoom
+from relay.consumers.confirm.report import Report
+from relay.consumers.confirm.spans import ReturnSpans
+from relay.consumers.confirm.testpoints import TestPoint, nothing
+from relay.consumers.confirm.transaction import Confirmation
+from relay.consumers.returns.fold import Outcome, Statuses
+from relay.consumers.returns.reader import ReturnReader
+from relay.consumers.returns.trimming import trimming
 from relay.kafka.consumer.blocked import BlockedPartitions
 from relay.kafka.consumer.broker import Broker
 from relay.kafka.consumer.loop import Loop

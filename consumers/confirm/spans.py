@@ -15,9 +15,9 @@ from typing import Final, NamedTuple, Self
 import asyncpg
 import structlog
 
-from consumers.confirm.transaction import Done
-from consumers.returns.reader import Return
-from consumers.returns.stored_record import recorded_ms
+from relay.consumers.confirm.transaction import Done
+from relay.consumers.returns.reader import Return
+from relay.consumers.returns.stored_record import recorded_ms
 from relay.runtime.database import DATABASE_FAILURES
 from relay.telemetry import names
 from relay.telemetry.names import SpanKind

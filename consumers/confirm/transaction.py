@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from consumers.apply.applying import Applier, Decided
-from consumers.apply.inbox import look_up
-from consumers.confirm.books import Books
-from consumers.confirm.pending import (
+from relay.consumers.apply.applying import Applier, Decided
+from relay.consumers.apply.inbox import look_up
+from relay.consumers.confirm.books import Books
+from relay.consumers.confirm.pending import (
     Pending,
     drop_pending,
     due_pending,
@@ -25,12 +25,12 @@ from consumers.confirm.pending import (
     put_pending,
     waiting_orders,
 )
-from consumers.confirm.quarantine import write_quarantine
-from consumers.confirm.quarantine_room import QuarantineRoom
-from consumers.returns.fold import Step
-from consumers.returns.identity import tell_apart
-from consumers.returns.reader import Return, ReturnReader
-from consumers.returns.refusals import Refusal
+from relay.consumers.confirm.quarantine import write_quarantine
+from relay.consumers.confirm.quarantine_room import QuarantineRoom
+from relay.consumers.returns.fold import Step
+from relay.consumers.returns.identity import tell_apart
+from relay.consumers.returns.reader import Return, ReturnReader
+from relay.consumers.returns.refusals import Refusal
 from relay.kafka.consumer.handler import Part
 from relay.kafka.consumer.partitions import Partition, Record
 

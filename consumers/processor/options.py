@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from consumers.processor.faults import Fault, FaultRule
+from relay.consumers.processor.faults import Fault, FaultRule
 from relay.runtime.backoff import Backoff
 
 CrashAt = Literal["received", "sent", "committed"]

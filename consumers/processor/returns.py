@@ -16,9 +16,9 @@ from typing import Final
 
 import orjson
 
-from consumers.processor.decision import Answer, Event, opposite
-from consumers.processor.faults import Fault
-from consumers.processor.options import Corruption
+from relay.consumers.processor.decision import Answer, Event, opposite
+from relay.consumers.processor.faults import Fault
+from relay.consumers.processor.options import Corruption
 
 Headers = list[tuple[str, bytes]]
 

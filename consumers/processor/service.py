@@ -22,16 +22,16 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from consumers.processor.delay import HeldBack
-from consumers.processor.faults import FaultPlan
-from consumers.processor.journal import FaultJournal
-from consumers.processor.options import CrashAt, ProcessorOptions
-from consumers.processor.progress import ProgressWatch, StuckConsumerError
-from consumers.processor.report import ProcessorReport
-from consumers.processor.returns import Maker, Return
-from consumers.processor.sender import ReturnSender
-from consumers.processor.tracing import ProcessorTracing
-from consumers.processor.work import Page, Worker
+from relay.consumers.processor.delay import HeldBack
+from relay.consumers.processor.faults import FaultPlan
+from relay.consumers.processor.journal import FaultJournal
+from relay.consumers.processor.options import CrashAt, ProcessorOptions
+from relay.consumers.processor.progress import ProgressWatch, StuckConsumerError
+from relay.consumers.processor.report import ProcessorReport
+from relay.consumers.processor.returns import Maker, Return
+from relay.consumers.processor.sender import ReturnSender
+from relay.consumers.processor.tracing import ProcessorTracing
+from relay.consumers.processor.work import Page, Worker
 from relay.kafka.records import read_hostile_records
 from relay.kafka.refusal import refusal
 from relay.runtime.flow import CANARY_EVENT, Flow

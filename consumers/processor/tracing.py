@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from consumers.processor.decision import Event
-from consumers.processor.sender import Sent
-from consumers.processor.work import Page
+from relay.consumers.processor.decision import Event
+from relay.consumers.processor.sender import Sent
+from relay.consumers.processor.work import Page
 from relay.runtime.flow import Flow
 from relay.telemetry import names, traceparent
 from relay.telemetry.identities import identity, new_span_id

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from consumers.returns.reader import Return
-from consumers.returns.refusals import Reason, Refusal
+from relay.consumers.returns.reader import Return
+from relay.consumers.returns.refusals import Reason, Refusal
 
 
 class Outcome(StrEnum):

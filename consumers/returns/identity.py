@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from consumers.returns.reader import Return
+from relay.consumers.returns.reader import Return
 
 
 @dataclass(slots=True)

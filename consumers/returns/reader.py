@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from consumers.returns.packing import NULL, SEPARATOR
-from consumers.returns.refusals import Reason, Refusal
+from relay.consumers.returns.packing import NULL, SEPARATOR
+from relay.consumers.returns.refusals import Reason, Refusal
 from relay.kafka.consumer.partitions import Record
 from relay.kafka.unreadable import PartialBytes
 from relay.orders.keys import Canonical, canonical_event_id, canonical_order_id

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from consumers.confirm.options import ConfirmOptions
-from consumers.confirm.service import ConfirmService
 from relay.cli.service import Surroundings, serve
 from relay.cli.watched import watched
+from relay.consumers.confirm.options import ConfirmOptions
+from relay.consumers.confirm.service import ConfirmService
 from relay.kafka.consumer.options import SessionOptions
 from relay.runtime.settings import Settings, load_settings
 

@@ -19,11 +19,11 @@ import click
 import structlog
 import uvloop
 
-from consumers.processor.faults import MEANING, Fault, FaultRule
-from consumers.processor.metrics import ProcessorCollector
-from consumers.processor.options import Corruption, CrashAt, FaultOptions, ProcessorOptions
-from consumers.processor.report import ProcessorReport
-from consumers.processor.service import run_processor
+from relay.consumers.processor.faults import MEANING, Fault, FaultRule
+from relay.consumers.processor.metrics import ProcessorCollector
+from relay.consumers.processor.options import Corruption, CrashAt, FaultOptions, ProcessorOptions
+from relay.consumers.processor.report import ProcessorReport
+from relay.consumers.processor.service import run_processor
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.process import instance_name, program_version
 from relay.runtime.settings import Settings, load_settings

@@ -27,7 +27,7 @@ _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,1000}", re.ASCII)
 _BIGINT_MAX: Final = 2**63 - 1
 # A btree entry holds 2,704 bytes.
 _TEXT_BYTES: Final = 1024
-# NUL cannot be stored; the other two take columns of a batch apart (`consumers.returns.packing`).
+# NUL cannot be stored; the other two take columns of a batch apart (`consumers/returns`).
 _UNSTORABLE: Final = re.compile("[\0\x1e\x1f]")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _BLANKS: Final = " \t\n\r\f\v"

@@ -17,9 +17,9 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from consumers.apply.inbox import look_up
-from consumers.confirm.pending import put_pending
-from consumers.returns.reader import Return, ReturnReader
+from relay.consumers.apply.inbox import look_up
+from relay.consumers.confirm.pending import put_pending
+from relay.consumers.returns.reader import Return, ReturnReader
 from relay.kafka.records import read_hostile_records
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection

@@ -32,7 +32,7 @@ _SECRET_KEY: Final = re.compile(
 )
 _PAYLOAD_KEYS: Final = frozenset({"payload", "body", "raw"})
 _VALUE_CHARACTERS: Final = 8192
-_OUR_LOGGERS: Final = ("relay", "consumers")
+_OUR_LOGGER: Final = "relay"
 _REPEAT_SECONDS: Final = 30.0
 _REMEMBERED_LINES: Final = 1000
 
@@ -121,8 +121,7 @@ def _install(target: TextIO, formatter: logging.Formatter, level: str) -> None:
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
-    for name in _OUR_LOGGERS:
-        logging.getLogger(name).setLevel(level.upper())
+    logging.getLogger(_OUR_LOGGER).setLevel(level.upper())
 
 
 class LibraryRepeats(logging.Filter):
@@ -138,7 +137,7 @@ class LibraryRepeats(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether a line passes."""
-        if record.name.partition(".")[0] in _OUR_LOGGERS:
+        if record.name.partition(".")[0] == _OUR_LOGGER:
             return True
         said, now = (record.name, str(record.msg)), self._clock()
         if now - self._said_at.get(said, -_REPEAT_SECONDS) < _REPEAT_SECONDS:

@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 
-from consumers.confirm.options import ConfirmOptions
-from consumers.confirm.service import ConfirmService
+from relay.consumers.confirm.options import ConfirmOptions
+from relay.consumers.confirm.service import ConfirmService
 from relay.kafka.consumer.options import SessionOptions
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection

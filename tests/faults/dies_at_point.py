@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 
-from consumers.confirm.service import ConfirmService
 from relay.cli.confirm import confirm_options
 from relay.cli.run import maintenance_options, publish_options
 from relay.cli.service import Surroundings, serve
+from relay.consumers.confirm.service import ConfirmService
 from relay.publish.service import RelayService
 from relay.runtime.settings import load_settings
 

@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from consumers.confirm.failures import Failure, classify
+from relay.consumers.confirm.failures import Failure, classify
 from relay.runtime.database import is_connection_loss
 
 

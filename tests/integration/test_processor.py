@@ -16,10 +16,10 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from consumers.processor.faults import Fault, FaultRule
-from consumers.processor.options import FaultOptions, ProcessorOptions
-from consumers.processor.report import ProcessorReport
-from consumers.processor.service import run_processor
+from relay.consumers.processor.faults import Fault, FaultRule
+from relay.consumers.processor.options import FaultOptions, ProcessorOptions
+from relay.consumers.processor.report import ProcessorReport
+from relay.consumers.processor.service import run_processor
 from relay.embedded import EmbeddedKafka
 from relay.runtime.flow import EventRoute, Flow
 from relay.runtime.kafka_connection import KafkaConnection

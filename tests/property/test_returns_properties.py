@@ -6,12 +6,12 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.returns.fold import Outcome, Statuses, fold
-from consumers.returns.identity import contested, identities, tell_apart
-from consumers.returns.packing import storable
-from consumers.returns.reader import Return, ReturnReader
-from consumers.returns.refusals import Refusal
-from consumers.returns.stored_record import read_stored, recorded_ms, stored_headers
+from relay.consumers.returns.fold import Outcome, Statuses, fold
+from relay.consumers.returns.identity import contested, identities, tell_apart
+from relay.consumers.returns.packing import storable
+from relay.consumers.returns.reader import Return, ReturnReader
+from relay.consumers.returns.refusals import Refusal
+from relay.consumers.returns.stored_record import read_stored, recorded_ms, stored_headers
 from relay.runtime.flow import Flow
 
 FLOW = Flow()

@@ -25,9 +25,9 @@ import structlog
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from consumers.processor.decision import decide, read_event
 from relay.cli.errors import as_data, as_text
 from relay.cli.output import harmless
+from relay.consumers.processor.decision import decide, read_event
 from relay.kafka.ranges import seen
 from relay.outbox import EventRefusedError
 from relay.outbox.payload import Limits, check, encode

@@ -59,7 +59,7 @@ def run_steps(folder: Path) -> None:
 
 def copy(source: Path, target: Path, *, into_folder: bool) -> None:
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"), symlinks=True)
     else:
         target = target / source.name if into_folder else target
         target.parent.mkdir(parents=True, exist_ok=True)

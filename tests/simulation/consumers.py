@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from consumers.confirm.books import Books
-from consumers.returns.fold import Statuses, Step, fold
-from consumers.returns.identity import tell_apart
-from consumers.returns.reader import Return
-from consumers.returns.refusals import Refusal
+from relay.consumers.confirm.books import Books
+from relay.consumers.returns.fold import Statuses, Step, fold
+from relay.consumers.returns.identity import tell_apart
+from relay.consumers.returns.reader import Return
+from relay.consumers.returns.refusals import Refusal
 from relay.kafka.consumer.handler import Part, PartitionLostError
 from relay.kafka.consumer.partitions import LogBounds, Partition, Start, continuing, holes
 from relay.runtime.flow import Flow

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from consumers.confirm import books
+from relay.consumers.confirm import books
 from relay.publish import checkpoint, lease, outbox_sql
 from relay.publish.window import Snapshot
 

@@ -3,9 +3,9 @@
 import asyncpg
 import pytest
 
-from consumers.apply.columns import StatusNotWrittenError
-from consumers.confirm.failures import Failure, classify, described
-from consumers.returns.packing import (
+from relay.consumers.apply.columns import StatusNotWrittenError
+from relay.consumers.confirm.failures import Failure, classify, described
+from relay.consumers.returns.packing import (
     NULL,
     SEPARATOR,
     packed,

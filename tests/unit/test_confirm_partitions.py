@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
-from consumers.confirm.halves import halves, split
+from relay.consumers.confirm.halves import halves, split
 from relay.kafka.consumer.fetch_watch import FetchWatch
 from relay.kafka.consumer.handler import Part
 from relay.kafka.consumer.partitions import (

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from consumers.apply.columns import plausible
+from relay.consumers.apply.columns import plausible
 
 
 @pytest.mark.parametrize("odd", [None, -inf, inf, 0.0, -62_135_596_800.0, 9_224_318_015_999.0])

@@ -12,7 +12,7 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
-from consumers.confirm.handling import DatabaseBlockedError
+from relay.consumers.confirm.handling import DatabaseBlockedError
 from relay.kafka.consumer.broker import BrokerError
 from relay.kafka.refusal import KafkaRefusedError
 from relay.orders.catalog import FlowTableError

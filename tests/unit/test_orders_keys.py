@@ -2,7 +2,7 @@
 
 import pytest
 
-from consumers.returns.packing import storable
+from relay.consumers.returns.packing import storable
 from relay.orders.keys import canonical_order_id, spellings
 from relay.runtime.flow import ApplyColumns, Flow, KeyStorage, KeyType, Observe
 

@@ -8,13 +8,13 @@ from uuid import RFC_4122, UUID
 import orjson
 import pytest
 
-from consumers.processor.decision import Answer, Event, decide, read_event
-from consumers.processor.delay import HeldBack
-from consumers.processor.faults import Befallen, Fault, FaultPlan, FaultRule
-from consumers.processor.journal import FaultJournal, FaultLine
-from consumers.processor.options import FaultOptions, ProcessorOptions
-from consumers.processor.returns import Maker, Return, corrupted, new_id
-from consumers.processor.work import Page, Worker
+from relay.consumers.processor.decision import Answer, Event, decide, read_event
+from relay.consumers.processor.delay import HeldBack
+from relay.consumers.processor.faults import Befallen, Fault, FaultPlan, FaultRule
+from relay.consumers.processor.journal import FaultJournal, FaultLine
+from relay.consumers.processor.options import FaultOptions, ProcessorOptions
+from relay.consumers.processor.returns import Maker, Return, corrupted, new_id
+from relay.consumers.processor.work import Page, Worker
 
 NOW = "2026-01-31T12:34:57.001002+00:00"
 

@@ -8,13 +8,13 @@ from uuid import uuid4
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from consumers.processor.decision import Event
-from consumers.processor.faults import Fault, FaultPlan, FaultRule
-from consumers.processor.options import FaultOptions, ProcessorOptions
-from consumers.processor.returns import Maker
-from consumers.processor.sender import Sent
-from consumers.processor.tracing import ProcessorTracing
-from consumers.processor.work import Page, Worker
+from relay.consumers.processor.decision import Event
+from relay.consumers.processor.faults import Fault, FaultPlan, FaultRule
+from relay.consumers.processor.options import FaultOptions, ProcessorOptions
+from relay.consumers.processor.returns import Maker
+from relay.consumers.processor.sender import Sent
+from relay.consumers.processor.tracing import ProcessorTracing
+from relay.consumers.processor.work import Page, Worker
 from relay.runtime.flow import Flow
 from relay.telemetry.identities import Identities
 from relay.telemetry.otlp import Origin

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import pytest
 
-from consumers.returns.reader import Return, ReturnReader
-from consumers.returns.refusals import Reason, Refusal
+from relay.consumers.returns.reader import Return, ReturnReader
+from relay.consumers.returns.refusals import Reason, Refusal
 from relay.runtime.flow import ApplyColumns, Flow, FlowError
 
 ORDER = "5bc02ba4-22b1-4a0a-8a0f-2d3a6dd0a7ee"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.returns.reader import ReturnReader, event_named
+from relay.consumers.returns.reader import ReturnReader, event_named
 from relay.diagnose.gather.recognise import Recogniser, WantedReturns
 from relay.runtime.flow import ApplyColumns
 from relay.runtime.settings import load_settings

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from consumers.confirm.options import ConfirmOptions
 from relay.cli.confirm import confirm_options
 from relay.cli.run import maintenance_options, publish_options
+from relay.consumers.confirm.options import ConfirmOptions
 from relay.publish.maintenance import MaintenanceOptions
 from relay.publish.options import PublishOptions
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow, Observe

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from consumers.returns.refusals import Reason
+from relay.consumers.returns.refusals import Reason
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.history import crossing, waiting
 from relay.diagnose.evidence.order import (

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from consumers.returns.reader import Return, ReturnReader, event_named
-from consumers.returns.refusals import Refusal
+from relay.consumers.returns.reader import Return, ReturnReader, event_named
+from relay.consumers.returns.refusals import Refusal
 from relay.diagnose.evidence.order import Place, ReturnSeen
 from relay.diagnose.evidence.rows import ReturnRow
 from relay.diagnose.gather.database import is_terminal

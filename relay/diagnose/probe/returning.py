@@ -15,8 +15,8 @@ from uuid import UUID
 import asyncpg
 from aiokafka.errors import KafkaError
 
-from consumers.returns.reader import Return, ReturnReader
-from consumers.returns.stored_record import StoredRecord
+from relay.consumers.returns.reader import Return, ReturnReader
+from relay.consumers.returns.stored_record import StoredRecord
 from relay.diagnose.probe.publishing import READ_BYTES, Placed, Record
 from relay.diagnose.verdicts import Hop
 from relay.kafka.broker import LATEST, Broker

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from consumers.apply.inbox import look_up
-from consumers.returns.reader import Return, ReturnReader
-from consumers.returns.refusals import Refusal
-from consumers.returns.stored_record import StoredRecord
+from relay.consumers.apply.inbox import look_up
+from relay.consumers.returns.reader import Return, ReturnReader
+from relay.consumers.returns.refusals import Refusal
+from relay.consumers.returns.stored_record import StoredRecord
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
 from relay.kafka.consumer.partitions import Record
 from relay.kafka.partition import Partition

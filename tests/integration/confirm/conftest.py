@@ -20,8 +20,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from consumers.confirm.options import ConfirmOptions
-from consumers.confirm.service import ConfirmService
+from relay.consumers.confirm.options import ConfirmOptions
+from relay.consumers.confirm.service import ConfirmService
 from relay.kafka.consumer.options import SessionOptions
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import connect

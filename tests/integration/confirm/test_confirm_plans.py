@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import pytest
 
-from consumers.apply import inbox
-from consumers.apply.inbox import step_values
-from consumers.apply.statements import column_statements
-from consumers.confirm import pending, spans
-from consumers.returns.fold import Change, Outcome, Step
-from consumers.returns.packing import packed
-from consumers.returns.reader import Return
+from relay.consumers.apply import inbox
+from relay.consumers.apply.inbox import step_values
+from relay.consumers.apply.statements import column_statements
+from relay.consumers.confirm import pending, spans
+from relay.consumers.returns.fold import Change, Outcome, Step
+from relay.consumers.returns.packing import packed
+from relay.consumers.returns.reader import Return
 from relay.orders.catalog import orders_table
 
 ORDERS = 60_000

@@ -7,8 +7,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from consumers.apply.statements import column_statements
-from consumers.returns.packing import packed
+from relay.consumers.apply.statements import column_statements
+from relay.consumers.returns.packing import packed
 from relay.diagnose.reconcile.findings import Tally
 from relay.diagnose.reconcile.returns import reconcile_statuses
 from relay.diagnose.session import session

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from consumers.confirm.quarantine import RELEASED_AT_A_TIME, release_requested
+from relay.consumers.confirm.quarantine import RELEASED_AT_A_TIME, release_requested
 from relay.kafka.consumer.partitions import Partition
 
 HOSTILE = b'{"status": "\x1b]0;owned\x07\x1b[2J\x9b31m\xff", \r\n"x": "' + "\u202e".encode() + b'"}'
