@@ -34,6 +34,7 @@ class GroupMembers:
         subscribed: topics they ask for; None when that is not known.
         assigned: partitions they have; None when that is not known.
         kind: the group's protocol in the broker's word: classic, consumer, share, streams.
+        never_joined: no member was ever in it: offsets are all that the broker knows of it.
     """
 
     state: str
@@ -41,6 +42,7 @@ class GroupMembers:
     subscribed: frozenset[str] | None = None
     assigned: frozenset[Partition] | None = None
     kind: str = CLASSIC
+    never_joined: bool = False
 
 
 def of_classic(described: Any) -> GroupMembers:
@@ -48,7 +50,14 @@ def of_classic(described: Any) -> GroupMembers:
     _error, _name, state, kind, _protocol, members, *_ = described
     if kind not in ("", ConsumerProtocol.PROTOCOL_TYPE):
         return GroupMembers(state, len(members))
-    return GroupMembers(state, len(members), _subscribed(members), _assigned(members))
+    # A group keeps the protocol type of its first member after its last one has left.
+    return GroupMembers(
+        state,
+        len(members),
+        _subscribed(members),
+        _assigned(members),
+        never_joined=state != DEAD and not kind and not members,
+    )
 
 
 def of_new_protocol(described: Any) -> GroupMembers:

@@ -177,9 +177,24 @@ def test_nobody_in_the_group_before_the_record_came_is_told_apart() -> None:
 
 
 def test_a_group_that_never_has_members_and_moves_on_is_a_reader() -> None:
-    moved = [PositionSample(at(10 * step), 5 * step, 0) for step in range(4)]
+    moved = samples(*((10 * step, 5 * step, 0) for step in range(4)))
     assert reads_alone(moved)
-    assert not reads_alone(moved[:2])
+    assert not reads_alone(moved[:3])
     came = crossing("group", moved, 7, at(0))
+    assert came is not None
+    assert came.unattended_from_at is None
+
+
+def test_a_member_that_stayed_for_less_than_a_second_was_no_reader() -> None:
+    """Between two looks a processor came, took five records and left; then a hand moved it."""
+    seen = samples((0, 5, 1), (1, 5, 0), (2, 10, 0), (3, 15, 0), (4, 19, 0), (6, 19, 1))
+    came = crossing("group", seen, 16, at(3.5))
+    assert came is not None
+    assert came.unattended_from_at == at(4)
+
+
+def test_who_never_joined_assigns_partitions_itself() -> None:
+    moved = samples((0, 5, 0), (1, 6, 0))
+    came = crossing("group", moved, 5, at(0.5), never_joined=True)
     assert came is not None
     assert came.unattended_from_at is None

@@ -18,8 +18,9 @@ LEFT_SOON_SECONDS = 120.0
 # after it was passed.
 BEFORE_SECONDS = 120.0
 AFTER_SECONDS = LEFT_SOON_SECONDS + 30.0
-# So often a group without members has moved before it is said to be a reader.
-_STEPS_OF_A_READER = 2
+# So often a group without members has moved before it is said to be a reader: once may have been a
+# hand, and once a processor that came and went between two looks.
+STEPS_OF_A_READER = 3
 # A record may be read, and that recorded, so long before its acknowledgement is.
 ACKNOWLEDGED_SECONDS = 1.0
 
@@ -42,7 +43,12 @@ class PositionSample:
 
 
 def crossing(
-    group: str, samples: Sequence[PositionSample], offset: int, published_at: datetime
+    group: str,
+    samples: Sequence[PositionSample],
+    offset: int,
+    published_at: datetime,
+    *,
+    never_joined: bool = False,
 ) -> Crossing | None:
     """Return how a group came past an offset, or None when no position past it was recorded.
 
@@ -52,6 +58,7 @@ def crossing(
             until shortly after it was passed are asked.
         offset: the record's.
         published_at: when the record was acknowledged.
+        never_joined: the broker says that the group never had a member.
     """
     start = _start(samples, offset, published_at)
     past = next((n for n in range(start, len(samples)) if _is_past(samples[n], offset)), None)
@@ -62,7 +69,7 @@ def crossing(
     left = _member_left(samples, past)
     seen, before_it = _unattended_from(samples[start:past], published_at)
     seen = seen or _moved_alone(after)
-    if reads_alone(samples):
+    if never_joined or reads_alone(samples[start : _until(samples, past)]):
         seen = before_it = None
     return Crossing(
         group=group,
@@ -151,8 +158,11 @@ def _unattended_from(
 def reads_alone(samples: Sequence[PositionSample]) -> bool:
     """Tell whether a group moves on though it never has members: its reader assigns partitions.
 
-    Once may have been a hand; a group that lost its members a moment ago had some just before.
+    A look every second misses a member that stays for less: where one was seen, others may have
+    been there.
     """
+    if any(one.members for one in samples):
+        return False
     steps = sum(
         before.members == 0 == after.members
         and before.committed is not None
@@ -160,12 +170,18 @@ def reads_alone(samples: Sequence[PositionSample]) -> bool:
         and after.committed > before.committed
         for before, after in pairwise(samples)
     )
-    return steps >= _STEPS_OF_A_READER
+    return steps >= STEPS_OF_A_READER
 
 
 def _moved_alone(after: PositionSample) -> datetime | None:
     """Return when the offset stood past the record with nobody in the group: moved by hand."""
     return after.at if after.members == 0 else None
+
+
+def _until(samples: Sequence[PositionSample], past: int) -> int:
+    """Return where the samples end that tell of a record."""
+    latest = samples[past].at + timedelta(seconds=AFTER_SECONDS)
+    return bisect_left(samples, latest, key=lambda one: one.at)
 
 
 def _member_left(samples: Sequence[PositionSample], past: int) -> PositionSample | None:

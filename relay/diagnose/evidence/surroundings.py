@@ -170,6 +170,7 @@ class GroupSeen:
         committed: committed offsets now; a partition without one is absent.
         earlier: the same some seconds before, with its time.
         before_transaction: partitions of which it has read everything before an open transaction.
+        never_joined: no member was ever in it, by the broker's word.
     """
 
     name: str
@@ -182,6 +183,7 @@ class GroupSeen:
     earlier: Mapping[Partition, int] = field(default_factory=lambda: MappingProxyType({}))
     kind: str = "classic"
     before_transaction: frozenset[Partition] = frozenset()
+    never_joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.diagnose.evidence.history import BEFORE_SECONDS
+from relay.diagnose.evidence.history import BEFORE_SECONDS, STEPS_OF_A_READER
 from relay.diagnose.evidence.surroundings import (
     CheckpointSeen,
     ConsumerOffset,
@@ -294,7 +294,7 @@ async def _triggers(connection: asyncpg.Connection, flow: Flow) -> tuple[str, ..
     return tuple(row["tgname"] for row in rows)
 
 
-# Once may have been a hand; and a group that lost its members a moment ago had some just before.
+# As evidence/history.py tells one record's group from a reader.
 _LONE_READERS: Final = """
 SELECT s.consumer_group
   FROM (SELECT p.consumer_group, p.taken_at, p.members, p.committed_offset,
@@ -305,8 +305,11 @@ SELECT s.consumer_group
            AND p.consumer_group = ANY ($3::text[])
         WINDOW series AS (PARTITION BY p.topic, p.consumer_group, p.partition
                           ORDER BY p.taken_at, p.position_id)) AS s
- WHERE s.members = 0 AND s.members_before = 0 AND s.committed_offset > s.offset_before
- GROUP BY s.consumer_group HAVING count(DISTINCT s.taken_at) >= 2
+ GROUP BY s.consumer_group
+HAVING count(DISTINCT s.taken_at) FILTER (
+           WHERE s.members = 0 AND s.members_before = 0 AND s.committed_offset > s.offset_before)
+       >= $4
+   AND coalesce(max(s.members), 0) = 0
 """
 _LATELY_SECONDS: Final = 300.0
 
@@ -320,6 +323,7 @@ async def _lone_readers(
         later(now_at, -_LATELY_SECONDS),
         sorted(flow.topics),
         list(flow.processor_groups),
+        STEPS_OF_A_READER,
     )
     return frozenset(row[0] for row in rows)
 

@@ -224,10 +224,22 @@ class Joiner:
         found = {}
         for group in self.flow.processor_groups:
             samples = self.log.positions.get((group, (newest.topic, newest.partition)), [])
-            came = crossing(group, samples, newest.offset, newest.published_at)
+            came = crossing(
+                group,
+                samples,
+                newest.offset,
+                newest.published_at,
+                never_joined=self._never_joined(group),
+            )
             if came is not None:
                 found[group] = came
         return found
+
+    def _never_joined(self, group: str) -> bool:
+        groups = self.around.groups
+        if isinstance(groups, Missing) or group not in groups:
+            return False
+        return groups[group].never_joined
 
     def _waiting(self, newest: Delivery) -> dict[str, Waiting]:
         if newest.offset is None:

@@ -175,6 +175,7 @@ async def read_group(broker: Broker, name: str) -> GroupSeen:
         assigned=described.assigned if described.members else None,
         committed=committed,
         kind=described.kind,
+        never_joined=described.never_joined,
     )
 
 

@@ -215,6 +215,36 @@ async def test_a_processor_of_the_new_group_protocol_has_members(wiring) -> None
         consumer.close()
 
 
+async def test_a_reader_that_assigns_its_partitions_moved_by_no_hand(wiring) -> None:
+    """Its group never has a member: an offset that moves there is no reset by somebody."""
+    wiring.relay(), wiring.consumer()
+    (order,) = await wiring.place()
+    await wiring.until_published([order], 90)
+
+    async def recorded(offset: int) -> bool:
+        return await wiring.pg.fetchval(
+            """SELECT EXISTS (SELECT FROM relay.position WHERE consumer_group = $1 AND members = 0
+                                 AND log_end = 1 AND coalesce(committed_offset, 0) = $2)""",
+            wiring.group,
+            offset,
+        )
+
+    await wiring.eventually(lambda: recorded(0), 90)
+    reader = Consumer(
+        {"bootstrap.servers": wiring.bootstrap, "group.id": wiring.group, "log_level": 0}
+    )
+    reader.assign([TopicPartition(wiring.events, number, 0) for number in range(3)])
+    try:
+        await asyncio.to_thread(_poll, reader, 1)
+        reader.commit(asynchronous=False)
+        await wiring.eventually(lambda: recorded(1), 90)
+        await wiring.until_overdue([order])
+        named = await asyncio.to_thread(wiring.named, [order])
+    finally:
+        reader.close()
+    assert named == [("return", "no_return", "return_never_sent")]
+
+
 async def test_a_trace_of_zeros_names_nobody_and_an_odd_time_stops_nothing(
     wiring, take, answer
 ) -> None:
