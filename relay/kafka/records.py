@@ -66,6 +66,7 @@ _BROKEN: Final = (
     AssertionError,
     TypeError,
     struct.error,
+    SystemError,  # a length below zero, which the parser in C does not look at
 )
 
 
@@ -178,7 +179,10 @@ def _inflated(codec: int, data: memoryview, head: bytes = b"") -> memoryview:
 def _legacy(raw: memoryview, magic: int) -> Any:
     if len(raw) < _LEGACY_HEADER_BYTES[magic]:
         raise _UnreadableError(Fault.FORMAT, f"{len(raw)} bytes of record format {magic}")
-    batch = LegacyRecordBatch(bytes(raw), magic)
+    try:
+        batch = LegacyRecordBatch(bytes(raw), magic)  # reads the message at once, unchecked
+    except _BROKEN as error:
+        raise _UnreadableError(Fault.FORMAT, f"record format {magic}: {error}") from None
     if not batch.validate_crc():
         raise _UnreadableError(Fault.CHECKSUM, "the message's CRC is not that of its bytes")
     codec = raw[_LEGACY_ATTRIBUTES_AT] & _CODEC

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -173,6 +174,19 @@ def test_a_large_batch_is_read_as_a_small_one(sizes: list[int], codec: int) -> N
     assert [(one.offset, one.value, one.headers) for one in found] == [
         (at, value, [("h", b"x")]) for at, value in enumerate(values)
     ]
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+@pytest.mark.parametrize("length", [-1000, -2, 2**31 - 1])
+def test_a_message_of_the_old_formats_whose_lengths_lie_is_set_aside(
+    magic: int, length: int
+) -> None:
+    """The lengths inside are read before any checksum: by one changed byte a v2 batch gets here."""
+    body = struct.pack(">bbq", magic, 0, 5)[: 2 + 8 * magic] + struct.pack(">i", length) + b"x" * 60
+    message = struct.pack(">I", zlib.crc32(body)) + body
+    found = read(struct.pack(">qi", 7, len(message)) + message + GOOD)
+    assert offsets(found)[0] == (7, Fault.FORMAT)
+    assert offsets(found)[1:] in ([], AFTER)
 
 
 @given(st.data())
