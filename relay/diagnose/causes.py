@@ -128,6 +128,7 @@ _RELEASE = "relay quarantine release --order {order} --reason REASON"
 _RETURNS_AGAIN = "relay replay returns --order {order}"
 _WRITE_MISSING = "relay replay --order {order} --write-missing"
 _AGAIN = "relay diagnose {order}"
+_CLOSE = "relay close {order} --reason REASON"
 
 
 def _row(
@@ -176,17 +177,18 @@ _PLACE: dict[Cause, CauseMeaning] = {
         _V.NO_SUCH_ORDER,
         "its event was committed, but there is no such order row: it was deleted, or the event "
         "was written without it",
-        "ask who deletes orders; every return for it is refused",
-        _TRACE,
+        "ask who deletes orders (every return for it is refused); close it when that was meant",
+        _CLOSE,
     ),
     Cause.ROWS_LOST: _row(
         _V.NO_SUCH_ORDER,
         "the order and its event were committed once (its record on Kafka, or a return that was "
         "applied, proves it), and both "
         "rows are gone since: the database was restored to an earlier moment, or they were deleted",
-        "find the restore (`relay check` compares the checkpoint) or the deletion; bring the rows "
-        "back from a backup, or submit the order again",
-        _TRACE,
+        "find the restore (`relay check` compares the checkpoint) or the deletion "
+        "(`relay reconcile` lists what else is gone); bring the rows back from a backup, or submit "
+        "the order again",
+        _CHECK,
         "relay reconcile",
     ),
     Cause.EVENT_DELETED: _row(
@@ -219,8 +221,10 @@ _PLACE: dict[Cause, CauseMeaning] = {
     Cause.WRONG_EVENT_TYPE: _row(
         _V.NO_OUTBOX_ROW,
         "the order has outbox rows, but none of a type that expects a return",
-        "correct the writer's event_type, or give that type a deadline in the flow's settings",
-        _TRACE,
+        "give that type a deadline in the flow's settings, and look again; or correct the writer's "
+        "event_type, and write the missing event",
+        _AGAIN,
+        _WRITE_MISSING,
     ),
 }
 
@@ -296,8 +300,9 @@ _PUBLISH: dict[Cause, CauseMeaning] = {
     Cause.PARKED_BEHIND: _row(
         _V.PARKED,
         "an earlier event of the same order is in quarantine, and this one waits behind it",
-        "mend the earlier one",
+        "mend what holds the earlier one, then release both",
         _QUARANTINE,
+        _RELEASE,
     ),
     Cause.RELEASE_PENDING: _row(
         (_V.PARKED, _V.RETURN_QUARANTINED),
@@ -310,6 +315,8 @@ _PUBLISH: dict[Cause, CauseMeaning] = {
         "somebody discarded the event in quarantine",
         "ask who did and why; publish it after all, or close the order",
         _ALL_QUARANTINE,
+        f"{_REPLAY} --verdict parked",
+        _CLOSE,
     ),
     Cause.TOPIC_RECREATED: _row(
         (_V.RECORD_MISSING, _V.NO_RETURN),
@@ -505,6 +512,7 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
         "ask who did and why; replay the order, or close it",
         _ALL_QUARANTINE,
         f"{_REPLAY} --verdict return_quarantined",
+        _CLOSE,
     ),
     Cause.APPLY_FAILED: _row(
         _V.RETURN_QUARANTINED,
@@ -586,7 +594,7 @@ _ANYWHERE: dict[Cause, CauseMeaning] = {
         _V.UNKNOWN,
         "what would decide is older than what is kept",
         "keep outbox, ledger and topics for longer than orders may stay open",
-        "relay close {order} --reason REASON",
+        _CLOSE,
     ),
     Cause.SCAN_INCOMPLETE: _row(
         _V.UNKNOWN,

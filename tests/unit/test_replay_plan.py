@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from relay.cli.replay import command
 from relay.diagnose.causes import MEANINGS, Cause
 from relay.diagnose.verdicts import Verdict
-from relay.replay.plan import HELP, EventRow, Judged, Skip, decide
+from relay.replay.plan import EventRow, Judged, Skip, decide
 from relay.replay.ramp import rate_after
 from relay.replay.selection import Selection, SelectionError, read_orders
 
@@ -187,13 +187,3 @@ def test_what_was_discarded_is_published_when_somebody_says_so() -> None:
     discarded = judged("parked", "discarded_by_hand")
     assert reason_of(discarded) is Skip.PARKED
     assert reason_of(discarded, Selection(verdicts=("parked",))) is None
-
-
-@pytest.mark.parametrize("help_", [one for one in HELP.values() if "replay" in one])
-def test_the_help_of_a_plan_can_be_run(help_: str) -> None:
-    line = help_.format(order="o-1", replay="abc")
-    if line.split()[2] == "resume":
-        resume = command.commands["resume"]
-        assert resume.make_context("resume", line.split()[3:]).params["replay"] == "abc"
-    else:
-        assert parsed(line).params["orders"] == ("o-1",)

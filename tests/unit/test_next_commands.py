@@ -1,0 +1,111 @@
+"""What the output advises can be typed: every printed command parses with the real command line."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import click
+import pytest
+
+from relay.cli import root
+from relay.diagnose.causes import MEANINGS, Cause, causes_of, for_incident
+from relay.diagnose.reconcile.findings import NEXT
+from relay.diagnose.verdicts import MEANINGS as VERDICTS
+from relay.diagnose.verdicts import Hop
+from relay.replay.plan import HELP
+from relay.runtime.command_line import command
+
+ROOT = Path(__file__).parents[2]
+ORDER = "018f8e7a-0000-7000-8000-000000000001"
+EARLY = sorted(
+    {one for verdict, row in VERDICTS.items() if row.hop in (Hop.PLACE, Hop.PUBLISH)
+     for one in causes_of(verdict)}
+)  # fmt: skip
+# These look and change nothing; what ends by itself needs no more.
+LOOKS = {"trace", "status", "incidents", "diagnose", "check"}
+# What there is to do is done outside: a process, the broker, the database, another program.
+DONE_OUTSIDE = {
+    Cause.RELAY_PAUSED, Cause.RELAY_STUCK, Cause.LEASE_STUCK, Cause.PERMISSION_DENIED,
+    Cause.DATABASE_UNREACHABLE, Cause.DATABASE_REFUSES, Cause.BROKER_UNREACHABLE,
+    Cause.NEVER_COMMITTED, Cause.DUPLICATE_SUBMISSION,
+}  # fmt: skip
+BY_ITSELF = {Cause.RELAY_BEHIND, Cause.RELEASE_PENDING}
+
+
+def parse(line: str) -> str:
+    """Parse as the program does, without running it; return the command's path."""
+    words = shlex.split(line)
+    assert words[0] == "relay", line
+    paths: list[str] = []
+    with patch.object(click.Command, "invoke", lambda _self, ctx: paths.append(ctx.command_path)):
+        found = {"config": None, "json": False}
+        root.main(words[1:], prog_name="relay", standalone_mode=False, obj=found)
+    return paths[-1]
+
+
+def quoted(text: str) -> Iterator[str]:
+    """Return the commands that a text names between backquotes."""
+    for found in re.findall(r"`(relay [^`]+)`", text):
+        yield found.replace("...", "X")
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_command_of_a_cause_can_be_typed(cause: Cause) -> None:
+    row = MEANINGS[cause]
+    for template in row.next:
+        parse(command(template, order=ORDER, twin=ORDER))
+        parse(command(for_incident(template, cause, "I-17"), order=ORDER, twin=ORDER))
+    for one in (*quoted(row.fix), *quoted(row.meaning)):
+        parse(one)
+
+
+@pytest.mark.parametrize(
+    "line", ["relay mend", "relay diagnose --now", "relay close", "relay replay x"]
+)
+def test_what_is_no_command_is_found(line: str) -> None:
+    with pytest.raises(click.UsageError):
+        parse(line)
+
+
+def test_what_plans_and_reconciliations_advise_can_be_typed() -> None:
+    for template in HELP.values():
+        parse(command(template, order=ORDER, replay=ORDER))
+    for text in NEXT.values():
+        for one in re.findall(r"relay [a-z]+(?: --?[a-z-]+| ORDER)*", text):
+            parse(one)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda one: one.name)
+def test_the_documentation_names_commands_that_are_there(path: Path) -> None:
+    for one in quoted(path.read_text("utf-8")):
+        known = root.get_command(click.Context(root), shlex.split(one)[1].split("/")[0])
+        assert known is not None, one
+
+
+@pytest.mark.parametrize("cause", EARLY)
+def test_a_cause_of_the_first_hops_advises_more_than_a_look(cause: Cause) -> None:
+    names = [
+        parse(command(one, order=ORDER, twin=ORDER)).split()[1] for one in MEANINGS[cause].next
+    ]
+    if cause in BY_ITSELF | DONE_OUTSIDE:
+        return
+    assert set(names) - LOOKS, names
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_each_branch_of_an_or_has_its_own_command(cause: Cause) -> None:
+    row = MEANINGS[cause]
+    commands = " ".join(row.next)
+    for branch, needed in {
+        "close the order": "relay close",
+        "or close it": "relay close",
+        "replay": "relay replay",
+        "release": "relay quarantine",
+        "publish it after all": "relay replay",
+        "write the missing event": "--write-missing",
+        "look again": "relay diagnose",
+    }.items():
+        if branch in row.fix and f"not {branch}" not in row.fix.casefold():
+            assert needed in commands or "a replay cannot" in row.fix, (branch, row.next)
