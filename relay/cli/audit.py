@@ -11,7 +11,7 @@ import click
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.parameters import SINCE
 from relay.repair.audited import Audited, read_audit
-from relay.repair.session import repairing
+from relay.runtime.operator_connection import operator_connection
 from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
 
@@ -36,7 +36,7 @@ def command(
 async def _read(
     settings: Settings, since: datetime | None, action: str | None, subject: str | None, limit: int
 ) -> list[Audited]:
-    async with repairing(settings.database.dsn, "audit") as connection:
+    async with operator_connection(settings.database.dsn, "audit") as connection:
         return await read_audit(connection, since, action, subject, limit)
 
 

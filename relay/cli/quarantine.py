@@ -28,8 +28,8 @@ from relay.repair.exporting import as_line, export
 from relay.repair.gone import Gone, read_gone
 from relay.repair.held import Content, Group, Held, count_held, read_contents, read_held
 from relay.repair.selection import OPEN, Selection, select
-from relay.repair.session import NotPermittedError, repairing
 from relay.runtime.audit import note_look, this_person
+from relay.runtime.operator_connection import NotPermittedError, operator_connection
 from relay.runtime.settings import Settings
 
 
@@ -76,7 +76,7 @@ def list_command(ctx: click.Context, /, **given: Any) -> None:
 async def _list(
     settings: Settings, selection: Selection, limit: int
 ) -> tuple[list[Group], list[Held], list[Gone]]:
-    async with repairing(settings.database.dsn, "quarantine") as connection:
+    async with operator_connection(settings.database.dsn, "quarantine") as connection:
         ids = await select(connection, selection)
         groups = await count_held(connection, ids)
         return groups, await read_held(connection, ids[:limit]), await read_gone(connection)
@@ -110,10 +110,10 @@ async def _show(
     settings: Settings, ids: tuple[int, ...], most_bytes: int
 ) -> tuple[list[Held], dict[int, Content] | None]:
     """Read rows and bytes; None: the bytes are not for this login."""
-    async with repairing(settings.database.dsn, "quarantine") as connection:
+    async with operator_connection(settings.database.dsn, "quarantine") as connection:
         rows = await read_held(connection, ids)
     try:
-        async with repairing(settings.database.dsn, "quarantine") as connection:
+        async with operator_connection(settings.database.dsn, "quarantine") as connection:
             contents = await read_contents(connection, ids, most_bytes)
             if rows:
                 await note_look(connection, [row.quarantine_id for row in rows])
@@ -150,7 +150,7 @@ async def _export(
     settings: Settings, selection: Selection, who: str, why: str, file: BinaryIO
 ) -> int:
     count = 0
-    async with repairing(settings.database.dsn, "quarantine") as connection:
+    async with operator_connection(settings.database.dsn, "quarantine") as connection:
         ids = await select(connection, selection)
         async for line in export(connection, ids, selection, who=who, why=why):
             file.write(line.encode() + b"\n")

@@ -26,13 +26,13 @@ from relay.repair.resolving import (
     not_whole,
     outcome_of,
     resolve,
-    served,
     waiting_behind,
 )
 from relay.repair.selection import select
-from relay.repair.session import repairing
+from relay.runtime.active_services import active_services
 from relay.runtime.audit import this_person
 from relay.runtime.flow import Flow
+from relay.runtime.operator_connection import operator_connection
 
 _POLL_SECONDS = 0.2
 
@@ -60,7 +60,7 @@ def release_command(ctx: click.Context, /, **given: Any) -> None:
 
 async def _release(ctx: click.Context, given: dict[str, Any]) -> None:
     settings, decision = settings_of(ctx), _decision(Decision.release, given)
-    async with repairing(settings.database.dsn, "quarantine") as connection:
+    async with operator_connection(settings.database.dsn, "quarantine") as connection:
         done = await _resolve(ctx, connection, given, decision, settings.flow)
         outcome, notes = await _wait(connection, done, settings.flow, given["wait_seconds"])
         notes += await not_whole(connection, done.others)
@@ -88,7 +88,7 @@ async def _wait(
     give_up_at = loop.time() + wait_seconds
     while True:
         outcome = await outcome_of(connection, done.ids)
-        at_work = await served(connection)
+        at_work = await active_services(connection)
         if not at_work.intersection(outcome.waiting) or loop.time() >= give_up_at:
             break
         await asyncio.sleep(_POLL_SECONDS)
@@ -114,7 +114,7 @@ def discard_command(ctx: click.Context, /, **given: Any) -> None:
 
 async def _discard(ctx: click.Context, given: dict[str, Any]) -> None:
     settings, decision = settings_of(ctx), _decision(Decision.discard, given)
-    async with repairing(settings.database.dsn, "quarantine") as connection:
+    async with operator_connection(settings.database.dsn, "quarantine") as connection:
         done = await _resolve(ctx, connection, given, decision, settings.flow)
         events, orders = await waiting_behind(connection, done.ids)
     if wants_json(ctx):

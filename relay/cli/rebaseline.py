@@ -20,8 +20,8 @@ from relay.cli.output import print_json, settings_of, wants_json
 from relay.repair.later_records import LaterRecords
 from relay.repair.rebaseline import Plan, Rebaseline, Rebaselined, plan
 from relay.repair.retained import RetainedRows
-from relay.repair.session import repairing
 from relay.runtime.audit import this_person
+from relay.runtime.operator_connection import operator_connection
 from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
 
@@ -67,7 +67,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
 
 async def _plan(settings: Settings, read_seconds: float) -> Plan:
-    async with repairing(settings.database.dsn, "rebaseline") as connection:
+    async with operator_connection(settings.database.dsn, "rebaseline") as connection:
         return await plan(connection, settings.kafka, settings.flow, at_most_seconds=read_seconds)
 
 
@@ -76,7 +76,7 @@ async def _execute(settings: Settings, who: str, why: str) -> Rebaselined:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("rows renumbered", total=None)
-        async with repairing(settings.database.dsn, "rebaseline") as connection:
+        async with operator_connection(settings.database.dsn, "rebaseline") as connection:
             work = Rebaseline(
                 connection,
                 settings.flow,

@@ -15,16 +15,16 @@ import click
 from relay.cli.errors import Found, NotLookedError
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.replay_options import NothingNamedError, selection_of, selects
-from relay.cli.replay_planning import Wanted, make_plan
 from relay.cli.replay_returns import returns_command
-from relay.cli.replay_running import Outcome, outcome_data, run_job
 from relay.cli.replay_text import job_line, outcome_lines, plan_lines, plan_next, progress_shown
-from relay.repair.session import repairing
+from relay.replay.conductor import RunOptions
 from relay.replay.follow import Counted, Follower
 from relay.replay.jobs import Job, find_job, list_jobs, move, refused
-from relay.replay.run import RunOptions
+from relay.replay.planning import Wanted, make_plan
+from relay.replay.running import Outcome, outcome_data, run_job
 from relay.runtime.audit import this_person
 from relay.runtime.flow import Flow
+from relay.runtime.operator_connection import operator_connection
 from relay.runtime.settings import Settings
 
 ASK_FROM = 1000
@@ -203,7 +203,7 @@ def list_command(ctx: click.Context, limit: int) -> None:
 
 
 async def _list(settings: Settings, limit: int) -> list[Job]:
-    async with repairing(settings.database.dsn, "replay") as connection:
+    async with operator_connection(settings.database.dsn, "replay") as connection:
         return await list_jobs(connection, limit)
 
 
@@ -224,7 +224,7 @@ def status_command(ctx: click.Context, replay: str) -> None:
 
 
 async def _status(settings: Settings, named: str) -> Outcome:
-    async with repairing(settings.database.dsn, "replay") as connection:
+    async with operator_connection(settings.database.dsn, "replay") as connection:
         job = await find_job(connection, named)
         follower = Follower(connection, settings.flow, job.replay_id, job.besides)
         counted = Counted()
@@ -262,7 +262,7 @@ def resume_command(ctx: click.Context, /, replay: str, **given: Any) -> None:
 
 
 async def _find(settings: Settings, named: str) -> Job:
-    async with repairing(settings.database.dsn, "replay") as connection:
+    async with operator_connection(settings.database.dsn, "replay") as connection:
         return await find_job(connection, named)
 
 
@@ -294,7 +294,7 @@ def _move(ctx: click.Context, replay: str, state: str, by: str | None, why: str)
 
 
 async def _moved(settings: Settings, named: str, state: str, who: str, why: str) -> Job:
-    async with repairing(settings.database.dsn, "replay") as connection:
+    async with operator_connection(settings.database.dsn, "replay") as connection:
         job = await find_job(connection, named)
         trouble = why if state == "paused" else None
         await move(connection, job, state, who=who, why=None, trouble=trouble, result=why)

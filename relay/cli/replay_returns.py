@@ -18,11 +18,11 @@ from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.parameters import SINCE
 from relay.cli.replay_options import RangeType
 from relay.orders.catalog import as_far_as_known
-from relay.repair.session import repairing
 from relay.replay.candidates import canonical, first_written
 from relay.replay.returns import ReturnsRead, Stretch, feed_returns, outcomes, still_pending
 from relay.runtime.audit import Action, note_action, this_person
 from relay.runtime.flow import Flow
+from relay.runtime.operator_connection import operator_connection
 from relay.runtime.settings import Settings
 
 _POLL_SECONDS = 0.2
@@ -66,7 +66,7 @@ def returns_command(ctx: click.Context, /, **given: Any) -> None:
 async def _feed(
     settings: Settings, given: dict[str, Any]
 ) -> tuple[ReturnsRead, dict[str, int], int]:
-    async with repairing(settings.database.dsn, "replay") as connection:
+    async with operator_connection(settings.database.dsn, "replay") as connection:
         flow = await as_far_as_known(connection, settings.flow)
         stretch = await _stretch(connection, flow, given)
         fed = await feed_returns(

@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
-from relay.cli.replay_running import Outcome, following
 from relay.diagnose.verdicts import HOPS
+from relay.replay.conductor import Progress
 from relay.replay.jobs import Job
-from relay.replay.run import Progress
+from relay.replay.running import Outcome, following
 from relay.runtime.printable import printable
 
 _KINDS = 12

@@ -6,10 +6,10 @@ import click
 
 from relay.cli.service import Surroundings, serve
 from relay.cli.watched import watched
-from relay.publish.maintenance import MaintenanceOptions
-from relay.publish.options import PublishOptions
+from relay.publish.maintenance import maintenance_options
+from relay.publish.options import publish_options
 from relay.publish.service import RelayService
-from relay.runtime.settings import Settings, load_settings
+from relay.runtime.settings import load_settings
 
 METRICS_PORT = 9464
 
@@ -37,13 +37,3 @@ def _service(around: Surroundings) -> RelayService:
         metrics=around.metrics,
         upkeep=maintenance_options(settings),
     )
-
-
-def publish_options(settings: Settings) -> PublishOptions:
-    """Return hop 2's options as the settings say."""
-    return PublishOptions(**dict(settings.publish))
-
-
-def maintenance_options(settings: Settings) -> MaintenanceOptions:
-    """Return the upkeep's options as the settings say."""
-    return MaintenanceOptions(**dict(settings.maintenance))

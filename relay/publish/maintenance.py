@@ -14,6 +14,7 @@ import asyncpg
 from relay.publish.ledger_upkeep import merge_ledger
 from relay.publish.partition_days import PartitionReport, keep_partitions
 from relay.publish.retention import forget
+from relay.runtime.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,11 @@ class MaintenanceOptions:
             raise ValueError("maintenance.ledger_days must not be less than outbox_days")
         if self.inbox_days < self.outbox_days:
             raise ValueError("maintenance.inbox_days must not be less than outbox_days")
+
+
+def maintenance_options(settings: Settings) -> MaintenanceOptions:
+    """Return them as the settings say."""
+    return MaintenanceOptions(**dict(settings.maintenance))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from relay.runtime.settings import Settings
+
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 
 
@@ -70,3 +72,8 @@ class PublishOptions:
                 raise ValueError(f"publish.{name} must be more than 0, not {value}")
         if self.shard < 0:
             raise ValueError("publish.shard must not be negative")
+
+
+def publish_options(settings: Settings) -> PublishOptions:
+    """Return them as the settings say."""
+    return PublishOptions(**dict(settings.publish))

@@ -17,7 +17,6 @@ import asyncpg
 
 from relay.repair.selection import Selection
 from relay.runtime.audit import announce
-from relay.runtime.liveness import SILENT_SECONDS
 
 # Rows in one transaction: the services wait for its locks, a few milliseconds.
 _BATCH_ROWS: Final = 1000
@@ -170,24 +169,6 @@ async def outcome_of(connection: asyncpg.Connection, ids: Sequence[int]) -> Outc
         if outcome == "waiting":
             waiting[kind] += count
     return Outcome(counts, waiting)
-
-
-_SERVED: Final = """
-SELECT EXISTS (SELECT FROM relay.lease AS l WHERE l.duty = 'relay' AND l.released_at IS NULL
-                  AND l.expires_at > clock_timestamp()
-                  -- A replay's own publisher sends its items only.
-                  AND NOT EXISTS (SELECT FROM relay.process_record AS p
-                                   WHERE p.process_id::text = l.owner AND p.kind = 'replay'))
-       AS event,
-       EXISTS (SELECT FROM relay.process_record WHERE kind = 'confirm' AND stopped_at IS NULL
-                  AND heartbeat_at >= clock_timestamp() - make_interval(secs => $1)) AS return
-"""
-
-
-async def served(connection: asyncpg.Connection) -> set[str]:
-    """Return the kinds that somebody picks up now: events by a relay, returns by a consumer."""
-    row = await connection.fetchrow(_SERVED, SILENT_SECONDS)
-    return {kind for kind in ("event", "return") if row[kind]}
 
 
 _BEHIND: Final = """

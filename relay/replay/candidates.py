@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import asyncpg
 
+from relay.diagnose.causes import Cause
+from relay.diagnose.verdicts import Hop, Verdict
 from relay.orders.catalog import FlowTableError, orders_table
 from relay.orders.keys import canonical_order_id
 from relay.publish.replays import PART_ITEMS
@@ -227,10 +229,17 @@ SELECT DISTINCT ON (aggregate_id) aggregate_id, hop, verdict, cause
 
 async def recorded_cases(
     connection: asyncpg.Connection, orders: Sequence[str]
-) -> dict[str, tuple[str, str, str]]:
-    """Return hop, verdict and cause of open cases, as the watchdog recorded them."""
-    rows = await connection.fetch(_RECORDED, orders)
-    return {row[0]: (row[1], row[2], row[3]) for row in rows}
+) -> dict[str, tuple[Hop | None, Verdict, Cause]]:
+    """Return hop, verdict and cause of open cases, as the watchdog recorded them.
+
+    A case in a newer version's codes is left out.
+    """
+    found: dict[str, tuple[Hop | None, Verdict, Cause]] = {}
+    for order_id, hop, verdict, cause in await connection.fetch(_RECORDED, orders):
+        if verdict in set(Verdict) and cause in set(Cause):
+            known = Hop(hop) if hop in set(Hop) else None
+            found[order_id] = (known, Verdict(verdict), Cause(cause))
+    return found
 
 
 _DROPPED: Final = """

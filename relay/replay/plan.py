@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from relay.diagnose.causes import Cause
+from relay.diagnose.verdicts import Hop, Verdict
 from relay.replay.selection import Selection
 from relay.runtime.command_line import command
 
@@ -50,29 +52,33 @@ HELP: Final[Mapping[Skip, str]] = {
     Skip.SET_BACK: "relay diagnose {order}",
 }
 
-_BY_VERDICT: Final[Mapping[str, Skip]] = {
-    "returned": Skip.RETURNED,
-    "in_flight": Skip.IN_FLIGHT,
-    "closed": Skip.CLOSED,
-    "no_such_order": Skip.NO_ORDER,
-    "no_outbox_row": Skip.NO_ROW,
-    "not_published": Skip.FLOWS,
-    "not_processed": Skip.FLOWS,
-    "not_confirmed": Skip.FLOWS,
-    "parked": Skip.PARKED,
-    "return_quarantined": Skip.RETURN_WAITS,
-    "return_skipped": Skip.RETURN_WAITS,
+_BY_VERDICT: Final[Mapping[Verdict, Skip]] = {
+    Verdict.RETURNED: Skip.RETURNED,
+    Verdict.IN_FLIGHT: Skip.IN_FLIGHT,
+    Verdict.CLOSED: Skip.CLOSED,
+    Verdict.NO_SUCH_ORDER: Skip.NO_ORDER,
+    Verdict.NO_OUTBOX_ROW: Skip.NO_ROW,
+    Verdict.NOT_PUBLISHED: Skip.FLOWS,
+    Verdict.NOT_PROCESSED: Skip.FLOWS,
+    Verdict.NOT_CONFIRMED: Skip.FLOWS,
+    Verdict.PARKED: Skip.PARKED,
+    Verdict.RETURN_QUARANTINED: Skip.RETURN_WAITS,
+    Verdict.RETURN_SKIPPED: Skip.RETURN_WAITS,
 }
 
-LOST: Final = frozenset({"no_return", "record_missing", "return_incomplete"})
+LOST: Final = frozenset({Verdict.NO_RETURN, Verdict.RECORD_MISSING, Verdict.RETURN_INCOMPLETE})
 # Their return came and can never be applied: only another one helps.
-_USELESS_RETURN: Final = frozenset({"return_malformed", "return_unknown_order", "return_misnamed"})
+_USELESS_RETURN: Final = frozenset(
+    {Cause.RETURN_MALFORMED, Cause.RETURN_UNKNOWN_ORDER, Cause.RETURN_MISNAMED}
+)
 # Published for the relay, and never on its topic: it is not sent again by itself.
-_ASTRAY: Final = frozenset({"sent_to_other_topic"})
+_ASTRAY: Final = frozenset({Cause.SENT_TO_OTHER_TOPIC})
 # Their return is there, and the consumer only went past it.
-_PASSED_RETURN: Final = frozenset({"offset_gap", "offset_moved"})
+_PASSED_RETURN: Final = frozenset({Cause.OFFSET_GAP, Cause.OFFSET_MOVED})
 # Never by a replay: the relay publishes them first, or there is nothing to publish.
-NEVER: Final = frozenset({"no_such_order", "no_outbox_row", "not_published", "parked"})
+NEVER: Final = frozenset(
+    {Verdict.NO_SUCH_ORDER, Verdict.NO_OUTBOX_ROW, Verdict.NOT_PUBLISHED, Verdict.PARKED}
+)
 
 EXAMPLES: Final = 10
 
@@ -87,9 +93,9 @@ class Judged:
     """
 
     order_id: str
-    verdict: str
-    cause: str
-    hop: str | None = None
+    verdict: Verdict
+    cause: Cause
+    hop: Hop | None = None
     event_id: str | None = None
     outbox_id: int | None = None
     dropped: bool = False
@@ -140,9 +146,9 @@ class Skipped:
 class Kind:
     """Events that are sent for the same reason."""
 
-    hop: str | None
-    verdict: str | None
-    cause: str | None
+    hop: Hop | None
+    verdict: Verdict
+    cause: Cause
 
 
 @dataclass(slots=True)
@@ -200,22 +206,22 @@ def skip_reason(one: Judged, selection: Selection, *, write_missing: bool = Fals
         return Skip.NOT_SELECTED
     if selection.verdicts and one.verdict not in selection.verdicts:
         return Skip.NOT_SELECTED
-    if one.verdict == "no_outbox_row":
+    if one.verdict == Verdict.NO_OUTBOX_ROW:
         return None if write_missing else Skip.NO_ROW
     # What a person discarded was never published; another person may think otherwise.
-    sendable = one.verdict not in NEVER or one.cause == "discarded_by_hand"
+    sendable = one.verdict not in NEVER or one.cause == Cause.DISCARDED_BY_HAND
     named = one.verdict in selection.verdicts and sendable
     useless = one.cause in _USELESS_RETURN or one.cause in _ASTRAY
     if named or one.verdict in LOST or useless or _passed(one):
         return None
-    if one.cause == "status_overwritten":
+    if one.cause == Cause.STATUS_OVERWRITTEN:
         # The inbox knows the answer: the same one again would be a copy.
         return Skip.SET_BACK
     return Skip.DROPPED if one.dropped else _BY_VERDICT.get(one.verdict, Skip.UNKNOWN)
 
 
 def _passed(one: Judged) -> bool:
-    return one.verdict == "return_skipped" and one.cause in _PASSED_RETURN
+    return one.verdict == Verdict.RETURN_SKIPPED and one.cause in _PASSED_RETURN
 
 
 def decide(
@@ -238,7 +244,7 @@ def decide(
     plan, skips = Plan(), _Skips()
     for one in judged:
         reason = skip_reason(one, selection, write_missing=write_missing)
-        if reason is None and one.verdict == "no_outbox_row":
+        if reason is None and one.verdict == Verdict.NO_OUTBOX_ROW:
             plan.missing.append(one.order_id)
             continue
         if reason is None and _passed(one):

@@ -9,9 +9,10 @@ import signal
 import sys
 
 from relay.cli.confirm import confirm_options
-from relay.cli.run import maintenance_options, publish_options
 from relay.cli.service import Surroundings, serve
 from relay.consumers.confirm.service import ConfirmService
+from relay.publish.maintenance import maintenance_options
+from relay.publish.options import publish_options
 from relay.publish.service import RelayService
 from relay.runtime.settings import load_settings
 

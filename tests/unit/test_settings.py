@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from relay.cli.confirm import confirm_options
-from relay.cli.run import maintenance_options, publish_options
 from relay.consumers.confirm.options import ConfirmOptions
-from relay.publish.maintenance import MaintenanceOptions
-from relay.publish.options import PublishOptions
+from relay.publish.maintenance import MaintenanceOptions, maintenance_options
+from relay.publish.options import PublishOptions, publish_options
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow, Observe
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings import Settings, load_settings

@@ -1,4 +1,4 @@
-"""Repair: makes a replay's plan: the diagnosis's judgement, and the rows, put together and stored.
+"""All hops: makes a replay's plan: the diagnosis's judgement and the rows, put together and stored.
 
 Invariant: nothing is sent; the plan is stored with its id before it is shown.
 """
@@ -18,7 +18,6 @@ from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import Session, UnreachableError, session
 from relay.diagnose.status.reading import read_status
 from relay.diagnose.tell.diagnosis import Diagnosis
-from relay.repair.session import repairing
 from relay.replay.candidates import (
     count_returned,
     dropped_ranges,
@@ -39,6 +38,7 @@ from relay.replay.jobs import (
 )
 from relay.replay.plan import Judged, Plan, Skip, decide, skipped_at_once
 from relay.replay.selection import Selection
+from relay.runtime.operator_connection import operator_connection
 from relay.runtime.settings import Settings
 
 AT_MOST = 100_000
@@ -71,7 +71,7 @@ async def make_plan(settings: Settings, wanted: Wanted) -> Job:
         NotPermittedError: this login may not replay.
         UnreachableError: the database cannot be reached.
     """
-    async with repairing(settings.database.dsn, "replay") as connection:
+    async with operator_connection(settings.database.dsn, "replay") as connection:
         if wanted.selection.everything:
             return await _plan_everything(settings, connection, wanted)
         plan = await _plan(settings, connection, wanted)
@@ -143,9 +143,9 @@ async def _waiting(opened: Session, selection: Selection) -> list[str]:
 def _judged(one: Diagnosis) -> Judged:
     return Judged(
         order_id=one.order_id,
-        verdict=one.verdict.value,
-        cause=one.cause.value,
-        hop=None if one.hop is None else one.hop.value,
+        verdict=one.verdict,
+        cause=one.cause,
+        hop=one.hop,
         event_id=one.event_id,
         outbox_id=one.outbox_id,
         dropped=one.cause is Cause.PAST_RETENTION,
@@ -155,15 +155,16 @@ def _judged(one: Diagnosis) -> Judged:
 
 async def _as_recorded(connection: Any, judged: Sequence[Judged]) -> list[Judged]:
     """Where the returns could not be read to their end now, take the watchdog's word."""
-    unread = [one.order_id for one in judged if one.cause == Cause.SCAN_INCOMPLETE.value]
-    known = await recorded_cases(connection, unread) if unread else {}
-    return [
-        replace(one, hop=known[one.order_id][0], verdict=known[one.order_id][1],
-                cause=known[one.order_id][2])
-        if one.order_id in known and one.cause == Cause.SCAN_INCOMPLETE.value
-        else one
-        for one in judged
-    ]  # fmt: skip
+    unread = {one.order_id for one in judged if one.cause is Cause.SCAN_INCOMPLETE}
+    known = await recorded_cases(connection, list(unread)) if unread else {}
+    found = []
+    for one in judged:
+        if one.order_id in unread and one.order_id in known:
+            hop, verdict, cause = known[one.order_id]
+            found.append(replace(one, hop=hop, verdict=verdict, cause=cause))
+        else:
+            found.append(one)
+    return found
 
 
 async def _mended(settings: Settings) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class NotPermittedError(Exception):
 
 
 @asynccontextmanager
-async def repairing(dsn: str | None, what: str) -> AsyncIterator[asyncpg.Connection]:
+async def operator_connection(dsn: str | None, what: str) -> AsyncIterator[asyncpg.Connection]:
     """Open a connection for `what`, its application name behind `relay-`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Repair: runs a stored replay: wires the conductor, a relay that stands by, and what came of it.
+"""All hops: runs a stored replay: wires the conductor, a relay that stands by, and what came of it.
 
 Invariant: items are published by whoever holds the relay's lease: a relay when one runs, this
 process otherwise, which then sends replays' items and nothing else, and leaves the lease to any
@@ -17,21 +17,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from relay.cli.run import publish_options
 from relay.diagnose.session import session
 from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.orders.catalog import as_far_as_known
+from relay.publish.options import publish_options
 from relay.publish.service import RelayService
-from relay.repair.resolving import served
-from relay.repair.session import repairing
 from relay.replay.candidates import first_written
+from relay.replay.conductor import Conductor, Progress, RunOptions
 from relay.replay.follow import Counted
 from relay.replay.jobs import Job, ReplayError, claim, move, read_job, refused
 from relay.replay.missing import write_missing
 from relay.replay.returns import Stretch, feed_returns
-from relay.replay.run import Conductor, Progress, RunOptions
 from relay.replay.spans import tell_replay
+from relay.runtime.active_services import active_services
 from relay.runtime.database import is_connection_loss
+from relay.runtime.operator_connection import operator_connection
 from relay.runtime.process import ProcessRecord, instance_name, program_version
 from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stop_on_signals
@@ -108,7 +108,7 @@ async def run_job(
     """
     logs.configure("warning", "text", environment=os.environ)
     with stop_on_signals() as stop:
-        async with repairing(settings.database.dsn, "replay") as connection:
+        async with operator_connection(settings.database.dsn, "replay") as connection:
             await claim(connection, job.replay_id)
             job = await read_job(connection, job.replay_id)
             if job.over:
@@ -187,7 +187,7 @@ async def _finish(
         why_not["not_written"] = len(unwritten)
     waited = conductor.options.wait_seconds > 0
     # A first occurrence: no replay sends it.
-    relay_needed = bool(job.missing) and "event" not in await served(connection)
+    relay_needed = bool(job.missing) and "event" not in await active_services(connection)
     outcome = Outcome(
         job, counted, why_not, waited=waited, unwritten=unwritten, relay_needed=relay_needed
     )
