@@ -7,14 +7,11 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && exit; done; echo python3)
 
-# Nothing but `make lock` may resolve the dependencies again.
-export UV_FROZEN = 1
-
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup:  ## build .venv from uv.lock (done by the others when needed)
-	@$(PYTHON) tools/setup_environment.py
+setup:  ## make .venv from requirements-dev.txt (done by the others when needed)
+	@tools/setup.sh $(PYTHON)
 
 demo: setup  ## run the whole loop on an embedded PostgreSQL and Kafka
 	@.venv/bin/relay demo $(ARGS)
@@ -47,10 +44,16 @@ format: setup  ## format the code and mend what the linter can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-lock:  ## lock Python's and Kafka's files again (ARGS=--upgrade for newer ones); needs the network
-	@$(PYTHON) tools/lock.py $(ARGS)
+# One resolution for every platform, with hashes and without an address: pip and uv read it.
+UV_COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile --quiet --universal \
+	--python-version 3.11 --generate-hashes --only-binary :all: --no-annotate \
+	--no-emit-package outbox-relay
+
+lock: setup  ## lock Python's and Kafka's files again (ARGS=--upgrade for newer ones); needs the network
+	@echo "-e ." | $(UV_COMPILE) $(ARGS) - --group dev -o requirements-dev.txt
+	@echo "-e .[cli]" | $(UV_COMPILE) -c requirements-dev.txt - -o deploy/requirements.txt
+	@echo "hatchling" | $(UV_COMPILE) -c requirements-dev.txt - -o deploy/requirements-build.txt
 	@$(MAKE) --no-print-directory setup
-	@.venv/bin/python tools/lock_image.py
 	@.venv/bin/python tools/lock_kafka.py
 	@.venv/bin/python tools/lock_worlds.py
 
@@ -64,4 +67,4 @@ bench-%: setup
 	@.venv/bin/python -m benchmarks $* $(ARGS)
 
 clean:  ## remove what setup and the tools made in the checkout
-	rm -rf .venv .wheels .build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf .venv .build site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
