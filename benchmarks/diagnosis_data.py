@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from benchmarks.report import say
-from relay.publish.partitioner import partitions
+from relay.publish.sending.partitioner import partitions
 
 PARTITIONS = 6
 DAYS = 30

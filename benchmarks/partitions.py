@@ -20,7 +20,7 @@ from benchmarks.settings import Settings
 from benchmarks.systems import OURS, TOPIC, WARM
 from benchmarks.topic import Topic, verify
 from benchmarks.writer import Job, writing
-from relay.publish.partition_days import keep_partitions
+from relay.publish.maintenance.partition_days import keep_partitions
 
 _RATE = 2000
 _STEPS = 20

@@ -17,9 +17,9 @@ from benchmarks.measure import percentiles
 from benchmarks.report import Report
 from benchmarks.servers import Servers
 from benchmarks.settings import Settings
-from relay.publish.cursor import OutboxCursor
-from relay.publish.outbox_sql import READER_SETTINGS
-from relay.publish.window import LOWEST_ID, Position, Snapshot
+from relay.publish.reading.cursor import OutboxCursor
+from relay.publish.reading.outbox_sql import READER_SETTINGS
+from relay.publish.reading.window import LOWEST_ID, Position, Snapshot
 
 _IN_PROGRESS = (0, 16, 200)
 _POLLS = 1000

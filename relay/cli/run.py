@@ -6,7 +6,7 @@ import click
 
 from relay.cli.service import Surroundings, serve
 from relay.cli.watched import watched
-from relay.publish.maintenance import maintenance_options
+from relay.publish.maintenance.duties import maintenance_options
 from relay.publish.options import publish_options
 from relay.publish.service import RelayService
 from relay.runtime.settings import load_settings
@@ -35,5 +35,5 @@ def _service(around: Surroundings) -> RelayService:
         around.tracing,
         around.stop,
         metrics=around.metrics,
-        upkeep=maintenance_options(settings),
+        maintenance=maintenance_options(settings),
     )

@@ -12,8 +12,8 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from relay.publish.record import microseconds
-from relay.publish.underway import PageUnderway
+from relay.publish.sending.in_flight_pages import InFlightPage
+from relay.publish.sending.record import microseconds
 from relay.runtime.canary import count_canaries
 from relay.runtime.outage import Resource
 from relay.telemetry.metrics import Metrics
@@ -43,7 +43,7 @@ class Meter:
             self.metrics.outbox_lag_seconds.set(0)
             self._lagged = False
 
-    def written(self, pages: Sequence[PageUnderway]) -> None:
+    def written(self, pages: Sequence[InFlightPage]) -> None:
         """Count the events of pages that the checkpoint covers now; canaries are no business."""
         metrics = self.metrics
         if metrics is None:
@@ -91,7 +91,7 @@ class Meter:
             self.metrics.outage_seconds.labels(resource).inc(seconds or 0)
 
 
-def _events(page: PageUnderway) -> dict[str, int]:
+def _events(page: InFlightPage) -> dict[str, int]:
     """Return how many events of a page each topic has; of first occurrences without canaries."""
     keys = page.sent.keys
     canaries = page.replay is None and count_canaries(keys) > 0
@@ -104,7 +104,7 @@ def _events(page: PageUnderway) -> dict[str, int]:
     return counts
 
 
-def _ages_seconds(page: PageUnderway) -> list[float]:
+def _ages_seconds(page: InFlightPage) -> list[float]:
     """Return how old each of a page's events was when the broker had the last of them."""
     created_at = page.sent.created_at
     if page.parked:

@@ -17,22 +17,22 @@ from typing import Final
 
 import structlog
 
-from relay.publish.batch import Batch
-from relay.publish.commits import Commits
-from relay.publish.cursor import OutboxCursor
-from relay.publish.dispatch import Dispatcher, Prepared
 from relay.publish.errors import LeaseLostError, TopicForbiddenError, TopicWaitError
-from relay.publish.known_topics import UNKNOWN, KnownTopics
-from relay.publish.lease import Lease
 from relay.publish.options import PublishOptions
-from relay.publish.pacing import Pace
-from relay.publish.page import Page
-from relay.publish.parking import asked_for, leaving, still_parked
-from relay.publish.publisher import Publisher
-from relay.publish.replays import Replayed, Replays, pause
-from relay.publish.spans import SendSpans, SentPage
+from relay.publish.ownership.lease import Lease
+from relay.publish.reading.cursor import OutboxCursor
+from relay.publish.reading.pacing import Pace
+from relay.publish.reading.page import Page
+from relay.publish.reading.parking import asked_for, leaving, still_parked
+from relay.publish.reading.replays import Replayed, Replays, pause
+from relay.publish.sending.batch import Batch
+from relay.publish.sending.commits import Commits
+from relay.publish.sending.dispatch import Dispatcher, Prepared
+from relay.publish.sending.in_flight_pages import InFlightPage, InFlightPages
+from relay.publish.sending.known_topics import UNKNOWN, KnownTopics
+from relay.publish.sending.publisher import Publisher
+from relay.publish.sending.spans import SendSpans, SentPage
 from relay.publish.testpoints import TestPoint
-from relay.publish.underway import PageUnderway, Underway
 
 _LOG: Final = structlog.get_logger("relay.publish")
 _RELEASE_SECONDS: Final = 1.0
@@ -54,7 +54,7 @@ class Pipeline:
     dispatcher: Dispatcher
     publisher: Publisher
     known: KnownTopics
-    underway: Underway
+    in_flight: InFlightPages
     commits: Commits
     lease: Lease
     options: PublishOptions
@@ -80,7 +80,7 @@ class Pipeline:
 
     async def _wake_at(self, stop: asyncio.Event) -> None:
         await stop.wait()
-        self.underway.left.set()
+        self.in_flight.left.set()
 
     async def _read_pages(self, stop: asyncio.Event) -> None:
         options = self.options
@@ -90,8 +90,8 @@ class Pipeline:
         pace = Pace(options.poll_seconds, options.idle_poll_seconds, time.monotonic())
         while not stop.is_set():
             if not self._may_read():
-                self.underway.left.clear()
-                await self.underway.left.wait()
+                self.in_flight.left.clear()
+                await self.in_flight.left.wait()
                 continue
             if self.live:
                 await self._release(stop)
@@ -110,7 +110,7 @@ class Pipeline:
         self.commits.meter.read(page.created_at)
         if page.ids:
             await self._hand_over(page, stop)
-        elif not self.underway:
+        elif not self.in_flight:
             self.commits.reached(page.after)
         return len(page.ids)
 
@@ -119,9 +119,9 @@ class Pipeline:
         careful = self.commits.progress.failing
         rows = _CAREFUL_ROWS if careful else self.options.page_rows
         self.cursor.page_rows = self.replays.page_rows = rows
-        if careful and self.underway:
+        if careful and self.in_flight:
             return False
-        return self.underway.has_room(self.options.page_rows, self.options.page_bytes)
+        return self.in_flight.has_room(self.options.page_rows, self.options.page_bytes)
 
     async def _hand_over(
         self, page: Page, stop: asyncio.Event, released: list[int] | None = None
@@ -146,7 +146,7 @@ class Pipeline:
         await self.test_point("before_send")
         if self.lease.left_seconds() <= 0:
             raise LeaseLostError("could not renew the lease in time")
-        underway = PageUnderway(
+        in_flight = InFlightPage(
             page.after,
             # A long aggregate id is in a record twice.
             sum(batch.size_bytes for batch, _ in prepared.batches),
@@ -157,13 +157,13 @@ class Pipeline:
             replay,
         )
         self.commits.unwritten = None
-        self.underway.add(underway)
-        acknowledged = partial(self._acknowledged, underway)
+        self.in_flight.add(in_flight)
+        acknowledged = partial(self._acknowledged, in_flight)
         for batch, encoded in prepared.batches:
             self.publisher.hand_over(batch, encoded, acknowledged)
 
-    def _acknowledged(self, page: PageUnderway, batch: Batch, base_offset: int | None) -> None:
-        self.underway.acknowledged(page, batch, base_offset)
+    def _acknowledged(self, page: InFlightPage, batch: Batch, base_offset: int | None) -> None:
+        self.in_flight.acknowledged(page, batch, base_offset)
         self.spans.acknowledged(page.sent, batch, base_offset)
 
     async def _replay(self) -> int:
@@ -171,9 +171,9 @@ class Pipeline:
 
         One page of a replay is under way at a time: that is all that a kill can repeat.
         """
-        underway = self.underway.replay
-        if underway is not None:
-            await self.replays.read_ahead(underway)
+        in_flight = self.in_flight.replay
+        if in_flight is not None:
+            await self.replays.read_ahead(in_flight)
             return 1  # the next one follows at once
         found = await self.replays.next()
         if found is None:
@@ -202,7 +202,7 @@ class Pipeline:
 
     async def pause_replay_to(self, error: TopicForbiddenError) -> None:
         """Stop a replay to another topic that this user may not write to: it stopped us."""
-        replay = self.underway.replay
+        replay = self.in_flight.replay
         if replay is not None and replay.topic == error.topic:
             await self._pause_replay(replay, str(error))
 
@@ -218,7 +218,7 @@ class Pipeline:
             return
         asked = parked.ids_among(page.names)
         still = await still_parked(self.cursor.connection, asked)
-        parked.keep_only(asked, still | self.underway.parked_orders())
+        parked.keep_only(asked, still | self.in_flight.parked_orders())
 
     async def _ask_again(self, page: Page, topics: set[str], doubtful: set[str]) -> None:
         """Ask what topics take before rows are parked for their size; read what fits by now."""
@@ -240,7 +240,7 @@ class Pipeline:
         if not orders:
             return
         # What is under way may park more of the same orders.
-        await self.underway.empty()
+        await self.in_flight.empty()
         writer = self.commits.writer
         async with self.commits.writing:
             outbox_ids = await leaving(writer.connection, orders, self.cursor.page_rows)
@@ -250,15 +250,15 @@ class Pipeline:
         parked = self.dispatcher.parked_orders
         parked.discard(zip(page.aggregate_types, page.names, strict=True))
         await self._hand_over(page, stop, list(page.ids))
-        await self.underway.empty()
+        await self.in_flight.empty()
         # Those with more to wait for are parked still.
         parked.add(await still_parked(self.cursor.connection, set(page.names)))
 
     async def _drain(self) -> None:
         try:
             async with asyncio.timeout(self.options.drain_seconds):
-                await self.underway.empty()
+                await self.in_flight.empty()
                 await self.commits.write_idle()
         except TimeoutError:
-            pages = len(self.underway)
+            pages = len(self.in_flight)
             _LOG.warning("stopped_undrained", pages=pages, consequence="they are sent again")

@@ -18,20 +18,20 @@ import asyncpg
 import structlog
 
 from relay.kafka.refusal import KafkaRefusedError
-from relay.publish.batch import Limit
-from relay.publish.commits import Progress
-from relay.publish.deference import Deference
 from relay.publish.errors import LeaseLostError, ServersDifferError, TopicWaitError
-from relay.publish.lease import REPLAY_WRITER_NAME, WRITER_NAME, Lease, Taken, holder
-from relay.publish.maintenance import MaintenanceOptions
+from relay.publish.maintenance.duties import MaintenanceOptions
+from relay.publish.maintenance.loop import maintain
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
-from relay.publish.outbox_sql import READER_SETTINGS
-from relay.publish.server_identity import note_timeline, refuse_two_servers, server_state
-from relay.publish.sizing import Sizing
+from relay.publish.ownership.deference import Deference
+from relay.publish.ownership.lease import REPLAY_WRITER_NAME, WRITER_NAME, Lease, Taken, holder
+from relay.publish.ownership.server_identity import note_timeline, refuse_two_servers, server_state
+from relay.publish.reading.outbox_sql import READER_SETTINGS
+from relay.publish.sending.batch import Limit
+from relay.publish.sending.commits import Progress
+from relay.publish.sending.sizing import Sizing
 from relay.publish.tenure import Tenure, Work
 from relay.publish.testpoints import TestPoint, nothing
-from relay.publish.upkeep import keep_up
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import (
     DATABASE_FAILURES,
@@ -73,7 +73,7 @@ class RelayService:
         live: False: it sends what is replayed and nothing else, and leaves the lease to any relay
             that wants it.
         state: `starting`, `connecting`, `standby`, `active`, `waiting`, `stopped`.
-        upkeep: its duties; None: another process has them.
+        maintenance: its duties; None: another process has them.
     """
 
     dsn: str | None
@@ -84,7 +84,7 @@ class RelayService:
     stop: asyncio.Event
     test_point: TestPoint = nothing
     metrics: Metrics | None = None
-    upkeep: MaintenanceOptions | None = field(default_factory=MaintenanceOptions)
+    maintenance: MaintenanceOptions | None = field(default_factory=MaintenanceOptions)
     live: bool = True
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("relay"))
     state: str = "starting"
@@ -215,9 +215,9 @@ class RelayService:
             taken = await self._wait_for_lease(tenure)
             if taken is not None:
                 await note_timeline(writer, taken.timeline, taken.old_timeline)
-                if self.upkeep is not None:
-                    upkeep = background(keep_up(self.dsn, self.upkeep, self.metrics), "upkeep")
-                    stack.push_async_callback(end, upkeep)
+                if self.maintenance is not None:
+                    duties = maintain(self.dsn, self.maintenance, self.metrics)
+                    stack.push_async_callback(end, background(duties, "upkeep"))
                 stop = self.stop
                 if not self.live:
                     stop = asyncio.Event()

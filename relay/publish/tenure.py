@@ -17,34 +17,34 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from relay.kafka.refusal import refusal
-from relay.publish.checkpoint import CheckpointWriter
-from relay.publish.commits import Commits, Progress
-from relay.publish.compression import Codec
-from relay.publish.cursor import OutboxCursor
-from relay.publish.dataschemas import dataschemas
-from relay.publish.deference import LOOK_SECONDS, Deference
-from relay.publish.dispatch import Dispatcher
 from relay.publish.errors import (
     LeaseLostError,
     ProducerBrokenError,
     RecordRefusedError,
     TopicForbiddenError,
 )
-from relay.publish.known_topics import KnownTopics
-from relay.publish.lease import Lease, Taken
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
-from relay.publish.parked_orders import ParkedOrders
-from relay.publish.parking import learn_types, parked_orders
+from relay.publish.ownership.deference import LOOK_SECONDS, Deference
+from relay.publish.ownership.lease import Lease, Taken
 from relay.publish.pipeline import Pipeline
-from relay.publish.publisher import Publisher
-from relay.publish.record import RecordEncoder
-from relay.publish.replays import Replays
-from relay.publish.sizing import Sizing
-from relay.publish.spans import SendSpans
+from relay.publish.reading.checkpoint import CheckpointWriter
+from relay.publish.reading.cursor import OutboxCursor
+from relay.publish.reading.parked_orders import ParkedOrders
+from relay.publish.reading.parking import learn_types, parked_orders
+from relay.publish.reading.replays import Replays
+from relay.publish.sending.commits import Commits, Progress
+from relay.publish.sending.compression import Codec
+from relay.publish.sending.dataschemas import dataschemas
+from relay.publish.sending.dispatch import Dispatcher
+from relay.publish.sending.in_flight_pages import InFlightPages
+from relay.publish.sending.known_topics import KnownTopics
+from relay.publish.sending.publisher import Publisher
+from relay.publish.sending.record import RecordEncoder
+from relay.publish.sending.sizing import Sizing
+from relay.publish.sending.spans import SendSpans
+from relay.publish.sending.topics import Topics
 from relay.publish.testpoints import TestPoint
-from relay.publish.topics import Topics
-from relay.publish.underway import Underway
 from relay.runtime.backoff import Backoff
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
@@ -241,12 +241,12 @@ class Tenure:
         pages = options.pages_in_flight
         # Of pages that are full of bytes fewer: each is held twice, and read beside them.
         most_bytes = options.page_bytes * min(pages, _LARGE_PAGES)
-        underway = Underway(options.page_rows * pages, most_bytes)
-        publisher.broken = underway.failed
+        in_flight = InFlightPages(options.page_rows * pages, most_bytes)
+        publisher.broken = in_flight.failed
         commits = Commits(
             writer=CheckpointWriter(self.writer, checkpoint),
             writing=self._writing,
-            underway=underway,
+            in_flight=in_flight,
             options=options,
             sizing=work.sizing,
             progress=work.progress,
@@ -257,8 +257,8 @@ class Tenure:
             cursor=cursor,
             dispatcher=dispatcher,
             publisher=publisher,
-            known=KnownTopics(Topics(publisher.client), work.sizing, underway, self.watcher.waits),
-            underway=underway,
+            known=KnownTopics(Topics(publisher.client), work.sizing, in_flight, self.watcher.waits),
+            in_flight=in_flight,
             commits=commits,
             lease=self.lease,
             options=options,

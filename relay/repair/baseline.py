@@ -11,14 +11,14 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.publish.checkpoint import position_of
-from relay.publish.server_identity import (
+from relay.publish.ownership.server_identity import (
     ServerState,
     Written,
     has_copied_rows,
     restored,
     server_state,
 )
+from relay.publish.reading.checkpoint import position_of
 
 
 class NoCheckpointError(Exception):

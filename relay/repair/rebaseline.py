@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.publish.lease import DUTY, RELEASE, RENEW, TAKE
-from relay.publish.server_identity import server_state
+from relay.publish.ownership.lease import DUTY, RELEASE, RENEW, TAKE
+from relay.publish.ownership.server_identity import server_state
 from relay.repair.baseline import Baseline, read_baseline
 from relay.repair.later_records import LaterRecords, read_later_records
 from relay.repair.retained import RetainedRows, count_retained, parts, renumber

@@ -16,7 +16,7 @@ from relay.diagnose.causes import Cause
 from relay.diagnose.verdicts import Hop, Verdict
 from relay.orders.catalog import FlowTableError, orders_table
 from relay.orders.keys import canonical_order_id
-from relay.publish.replays import PART_ITEMS
+from relay.publish.reading.replays import PART_ITEMS
 from relay.replay.plan import EventRow
 from relay.replay.selection import Selection, SelectionError
 from relay.runtime.flow import ApplyColumns, Flow

@@ -11,7 +11,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.publish.replays import PART_ITEMS
+from relay.publish.reading.replays import PART_ITEMS
 from relay.replay.candidates import CONDITIONS, conditions
 from relay.replay.selection import Selection
 

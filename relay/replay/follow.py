@@ -15,7 +15,7 @@ import asyncpg
 
 from relay.orders.catalog import orders_table, with_key_column
 from relay.orders.keys import canonical_order_id
-from relay.publish.replays import PART_ITEMS
+from relay.publish.reading.replays import PART_ITEMS
 from relay.runtime.flow import ApplyColumns, Flow
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import asyncpg
 
-from relay.publish.replays import CONDUCTOR_NAME, PART_ITEMS
+from relay.publish.reading.replays import CONDUCTOR_NAME, PART_ITEMS
 from relay.replay.plan import Plan, Skip
 from relay.replay.selection import Selection
 from relay.runtime.audit import announce

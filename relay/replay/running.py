@@ -149,7 +149,7 @@ async def _conduct(settings: Settings, conductor: Conductor, stop: asyncio.Event
         publish_options(settings),
         tracing,
         relay_stop,
-        upkeep=None,
+        maintenance=None,
         live=False,
         process=ProcessRecord("replay"),
     )

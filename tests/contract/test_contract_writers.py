@@ -15,7 +15,7 @@ from psycopg import pq
 from psycopg.types.string import StrDumper
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from relay.publish.partitioner import murmur2, partitions
+from relay.publish.sending.partitioner import murmur2, partitions
 
 # Any valid JSON is published byte for byte, whatever it means to anybody.
 PAYLOADS = {

@@ -11,7 +11,7 @@ import sys
 from relay.cli.confirm import confirm_options
 from relay.cli.service import Surroundings, serve
 from relay.consumers.confirm.service import ConfirmService
-from relay.publish.maintenance import maintenance_options
+from relay.publish.maintenance.duties import maintenance_options
 from relay.publish.options import publish_options
 from relay.publish.service import RelayService
 from relay.runtime.settings import load_settings
@@ -43,7 +43,7 @@ def main(role: str, point: str, passing: int) -> None:
             around.stop,
             death,
             metrics=around.metrics,
-            upkeep=maintenance_options(settings),
+            maintenance=maintenance_options(settings),
         )
 
     def confirm(around: Surroundings) -> ConfirmService:

@@ -9,10 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from relay.publish import maintenance, upkeep
-from relay.publish.ledger_upkeep import merge_ledger
-from relay.publish.maintenance import MaintenanceOptions, run_once
-from relay.publish.retention import BATCH_ROWS, forget
+from relay.publish.maintenance import duties, loop
+from relay.publish.maintenance.duties import MaintenanceOptions, run_once
+from relay.publish.maintenance.ledger_merge import merge_ledger
+from relay.publish.maintenance.retention import BATCH_ROWS, forget
 from relay.runtime.tasks import background, end
 
 LEDGER = """
@@ -171,9 +171,9 @@ async def second(database: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def test_one_maintains_at_a_time(pg: asyncpg.Connection, second: asyncpg.Connection) -> None:
-    epoch = await second.fetchval(maintenance._TAKE, 60.0)
+    epoch = await second.fetchval(duties._TAKE, 60.0)
     assert (await run_once(pg, MaintenanceOptions())).busy
-    await second.execute(maintenance._RELEASE, epoch)
+    await second.execute(duties._RELEASE, epoch)
     assert not (await run_once(pg, MaintenanceOptions())).busy
     assert not (await run_once(second, MaintenanceOptions())).busy
 
@@ -326,7 +326,7 @@ async def test_upkeep_survives_whatever_fails_and_says_so(
     database: str, pg: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = asyncio.Event()
-    completed = upkeep.run_once
+    completed = loop.run_once
 
     async def fails_once(*arguments: Any) -> Any:
         if not tried.is_set():
@@ -334,8 +334,8 @@ async def test_upkeep_survives_whatever_fails_and_says_so(
             raise OverflowError("date value out of range")
         return await completed(*arguments)
 
-    monkeypatch.setattr(upkeep, "run_once", fails_once)
-    running = background(upkeep.keep_up(database, MaintenanceOptions(every_seconds=0.2)), "upkeep")
+    monkeypatch.setattr(loop, "run_once", fails_once)
+    running = background(loop.maintain(database, MaintenanceOptions(every_seconds=0.2)), "upkeep")
     try:
         async with asyncio.timeout(30):
             await tried.wait()

@@ -10,8 +10,8 @@ from typing import Any, Self
 import asyncpg
 import pytest
 
-from relay.publish.maintenance import MaintenanceOptions, run_once
-from relay.publish.partition_days import keep_partitions, partition_name
+from relay.publish.maintenance.duties import MaintenanceOptions, run_once
+from relay.publish.maintenance.partition_days import keep_partitions, partition_name
 from relay.runtime.database import connect
 
 Eventually = Callable[..., Awaitable[Any]]

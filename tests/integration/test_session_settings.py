@@ -5,7 +5,7 @@ from datetime import date, timedelta
 import asyncpg
 import pytest
 
-from relay.publish.server_identity import refuse_two_servers, server_state
+from relay.publish.ownership.server_identity import refuse_two_servers, server_state
 from relay.runtime.database import DatabaseRefusedError, connect, create_pool
 from relay.runtime.migrations import migrate
 from relay.runtime.schema_drift import schema_differences

@@ -24,10 +24,10 @@ class Planted:
     tests: tuple[str, ...]
 
 
-_CURSOR = "relay/publish/cursor.py"
-_OUTBOX_SQL = "relay/publish/outbox_sql.py"
-_PUBLISHER = "relay/publish/publisher.py"
-_CHECKPOINT = "relay/publish/checkpoint.py"
+_CURSOR = "relay/publish/reading/cursor.py"
+_OUTBOX_SQL = "relay/publish/reading/outbox_sql.py"
+_PUBLISHER = "relay/publish/sending/publisher.py"
+_CHECKPOINT = "relay/publish/reading/checkpoint.py"
 _SESSION = "relay/kafka/consumer/session.py"
 _BOOKS = "consumers/confirm/books.py"
 _TRANSACTION = "consumers/confirm/transaction.py"
@@ -151,12 +151,12 @@ PLANTED = (
         "checkpoint before the acknowledgement",
         (
             Change(
-                "relay/publish/underway.py",
+                "relay/publish/sending/in_flight_pages.py",
                 "return len(self.acknowledged) == self.batches",
                 "return True",
             ),
         ),
-        ("tests/unit/publish/test_publish_underway.py",),
+        ("tests/unit/publish/test_in_flight_pages.py",),
     ),
     Planted(
         "no fencing: any epoch writes the checkpoint",
@@ -173,7 +173,7 @@ PLANTED = (
         "a relay that could not renew goes on",
         (
             Change(
-                "relay/publish/lease.py",
+                "relay/publish/ownership/lease.py",
                 "return self._valid_until - self.clock()",
                 "return self.seconds",
             ),
@@ -184,7 +184,7 @@ PLANTED = (
         "events of a parked order overtake the one that waits",
         (
             Change(
-                "relay/publish/dispatch.py",
+                "relay/publish/sending/dispatch.py",
                 "reason = ORDER_PARKED if waits else self._reason(page, place, sizes)",
                 "reason = self._reason(page, place, sizes)",
             ),
@@ -276,7 +276,7 @@ PLANTED = (
         "outbox id in place of the event's id as ce_id",
         (
             Change(
-                "relay/publish/record.py",
+                "relay/publish/sending/record.py",
                 "uuid_texts(rows.event_ids),",
                 "uuid_texts([one.to_bytes(16, 'big', signed=True) for one in rows.ids]),",
             ),

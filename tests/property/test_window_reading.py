@@ -25,11 +25,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from relay.publish import cursor as cursor_module
-from relay.publish import window as window_module
-from relay.publish.cursor import OutboxCursor
-from relay.publish.outbox_sql import READER_SETTINGS
-from relay.publish.window import LOWEST_ID, Position, Snapshot
+from relay.publish.reading import cursor as cursor_module
+from relay.publish.reading import window as window_module
+from relay.publish.reading.cursor import OutboxCursor
+from relay.publish.reading.outbox_sql import READER_SETTINGS
+from relay.publish.reading.window import LOWEST_ID, Position, Snapshot
 
 WRITERS = 4
 ORDERS = 3

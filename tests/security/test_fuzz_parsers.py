@@ -31,7 +31,7 @@ from relay.consumers.processor.decision import decide, read_event
 from relay.kafka.ranges import seen
 from relay.outbox import EventRefusedError
 from relay.outbox.payload import Limits, check, encode
-from relay.publish.record import own_headers
+from relay.publish.sending.record import own_headers
 from relay.runtime.database import connection_error, shown_dsn
 from relay.runtime.kafka_connection import KafkaConnection, KafkaSettingsError
 from relay.runtime.printable import printable

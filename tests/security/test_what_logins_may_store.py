@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from relay.publish.maintenance import MaintenanceOptions, run_once
+from relay.publish.maintenance.duties import MaintenanceOptions, run_once
 from relay.runtime.migrations import migrate
 
 REFUSED = asyncpg.InsufficientPrivilegeError

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from relay.consumers.confirm import books
-from relay.publish import checkpoint, lease, outbox_sql
-from relay.publish.window import Snapshot
+from relay.publish.ownership import lease
+from relay.publish.reading import checkpoint, outbox_sql
+from relay.publish.reading.window import Snapshot
 
 ResultT = TypeVar("ResultT")
 

@@ -7,13 +7,13 @@ at a time, and a failure takes everything with it.
 from collections import deque
 from dataclasses import dataclass, field
 
-from relay.publish.batch import Batch, Limit, batches
-from relay.publish.checkpoint import Checkpoint, CheckpointWriter, position_of
-from relay.publish.cursor import OutboxCursor
 from relay.publish.errors import CheckpointConflictError, LeaseLostError
-from relay.publish.lease import Lease, Taken
-from relay.publish.spans import SentPage
-from relay.publish.underway import PageUnderway, Underway, joined
+from relay.publish.ownership.lease import Lease, Taken
+from relay.publish.reading.checkpoint import Checkpoint, CheckpointWriter, position_of
+from relay.publish.reading.cursor import OutboxCursor
+from relay.publish.sending.batch import Batch, Limit, batches
+from relay.publish.sending.in_flight_pages import InFlightPage, InFlightPages, joined
+from relay.publish.sending.spans import SentPage
 from tests.simulation.broker import PARTITIONS, Broker, Published, Request
 from tests.simulation.database import Connection, ConnectionLostError, Database, finished
 
@@ -35,7 +35,7 @@ class SimulatedLease(Lease):
 class _Queued:
     records: list[Published]
     batch: Batch
-    page: PageUnderway
+    page: InFlightPage
     sequence: int = -1
     on_the_wire: bool = False
 
@@ -46,7 +46,7 @@ class Tenure:
 
     cursor: OutboxCursor
     writer: CheckpointWriter
-    underway: Underway
+    in_flight: InFlightPages
     producer: int
     queues: list[deque[_Queued]]
     sequences: list[int]
@@ -101,14 +101,14 @@ class SimulatedRelay:
         self.tenure = Tenure(
             cursor,
             CheckpointWriter(self.connection, checkpoint),
-            Underway(3 * PAGE_ROWS, 10_000),
+            InFlightPages(3 * PAGE_ROWS, 10_000),
             self.broker.new_producer(),
             [deque() for _ in range(PARTITIONS)],
             [0] * PARTITIONS,
         )
 
     def _read(self, tenure: Tenure) -> None:
-        if not tenure.underway.has_room(PAGE_ROWS, 100):
+        if not tenure.in_flight.has_room(PAGE_ROWS, 100):
             return
         page = finished(tenure.cursor.next_page())
         if self.lease.left_seconds() <= 0:
@@ -125,14 +125,14 @@ class SimulatedRelay:
             limit=Limit(10_000, 2),
         )
         sent = SentPage(page.keys, page.created_at, [None] * len(page.ids), 0)
-        underway = PageUnderway(page.after, 2, sent, len(divided))
-        tenure.underway.add(underway)
+        in_flight = InFlightPage(page.after, 2, sent, len(divided))
+        tenure.in_flight.add(in_flight)
         for batch in divided:
             published = [
                 Published(row.id, row.order, row.version, self.lease.epoch)
                 for row in (rows[one] for one in batch.outbox_ids)
             ]
-            tenure.queues[batch.partition].append(_Queued(published, batch, underway))
+            tenure.queues[batch.partition].append(_Queued(published, batch, in_flight))
 
     def _send(self, tenure: Tenure) -> None:
         """Put each partition's first batch on the wire; again, if nothing was heard of it."""
@@ -157,20 +157,20 @@ class SimulatedRelay:
         if queue and queue[0] is queued:
             queue.popleft()
             tenure.sequences[partition] += len(queued.records)
-            tenure.underway.acknowledged(queued.page, queued.batch, offset)
+            tenure.in_flight.acknowledged(queued.page, queued.batch, offset)
 
     def _commit(self, tenure: Tenure) -> None:
-        ready = tenure.underway.done()
+        ready = tenure.in_flight.done()
         if ready:
             deliveries = [one for page in ready for one in page.deliveries()]
             finished(tenure.writer.advance(ready[-1].after, joined(deliveries), ()))
-            tenure.underway.remove(ready)
+            tenure.in_flight.remove(ready)
 
     def _renew(self, _tenure: Tenure) -> None:
         finished(self.lease.renew())
 
     def _stop(self, tenure: Tenure) -> None:
         """Asked to stop: what is under way is waited for, or left to the next."""
-        if not tenure.underway:
+        if not tenure.in_flight:
             finished(self.lease.release())
         self.tenure = None

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from relay.publish.cursor import OutboxCursor
-from relay.publish.underway import PageUnderway
+from relay.publish.reading.cursor import OutboxCursor
+from relay.publish.sending.in_flight_pages import InFlightPage
 from tests.simulation import consumers as consumers_module
 from tests.simulation import database as database_module
 from tests.simulation.broker import PARTITIONS, Request
@@ -149,13 +149,13 @@ def _id_cursor(patch: pytest.MonkeyPatch) -> None:
 
 
 def _checkpoint_before_acknowledgement(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PageUnderway, "done", property(lambda _page: True))
+    patch.setattr(InFlightPage, "done", property(lambda _page: True))
 
     def commit(relay: SimulatedRelay, tenure: Tenure) -> None:
-        ready = tenure.underway.done()
+        ready = tenure.in_flight.done()
         if ready:
             database_module.finished(tenure.writer.advance(ready[-1].after, (), ()))
-            tenure.underway.remove(ready)
+            tenure.in_flight.remove(ready)
 
     patch.setattr(SimulatedRelay, "_commit", commit)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.publish.partition_days import partition_day, partition_name, plan
+from relay.publish.maintenance.partition_days import partition_day, partition_name, plan
 
 TODAY = date(2026, 3, 1)
 

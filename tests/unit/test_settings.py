@@ -9,7 +9,7 @@ import pytest
 
 from relay.cli.confirm import confirm_options
 from relay.consumers.confirm.options import ConfirmOptions
-from relay.publish.maintenance import MaintenanceOptions, maintenance_options
+from relay.publish.maintenance.duties import MaintenanceOptions, maintenance_options
 from relay.publish.options import PublishOptions, publish_options
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow, Observe
 from relay.runtime.kafka_connection import KafkaConnection

@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.cli.confirm import confirm_options
-from relay.publish.maintenance import maintenance_options
+from relay.publish.maintenance.duties import maintenance_options
+from relay.publish.maintenance.partition_days import plan
 from relay.publish.options import publish_options
-from relay.publish.partition_days import plan
 from relay.runtime.kafka_names import brokers
 from relay.runtime.settings import Settings, load_settings
 from relay.runtime.settings_limits import FOREVER_DAYS

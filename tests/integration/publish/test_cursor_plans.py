@@ -13,8 +13,8 @@ import asyncpg
 import psycopg
 import pytest
 
-from relay.publish import outbox_sql
-from relay.publish.outbox_sql import READER_SETTINGS
+from relay.publish.reading import outbox_sql
+from relay.publish.reading.outbox_sql import READER_SETTINGS
 
 DAYS = 30
 ROWS_A_DAY = 2_000

@@ -6,11 +6,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from relay.publish.checkpoint import CheckpointWriter, Delivery, Parked
 from relay.publish.errors import CheckpointConflictError, LeaseLostError, RestoredDatabaseError
-from relay.publish.lease import WRITER_NAME, Lease, Taken
-from relay.publish.server_identity import refuse_two_servers, server_state
-from relay.publish.window import Position, Snapshot
+from relay.publish.ownership.lease import WRITER_NAME, Lease, Taken
+from relay.publish.ownership.server_identity import refuse_two_servers, server_state
+from relay.publish.reading.checkpoint import CheckpointWriter, Delivery, Parked
+from relay.publish.reading.window import Position, Snapshot
 from relay.runtime.database import connect
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from relay.publish.cursor import OutboxCursor
+from relay.publish.reading.cursor import OutboxCursor
 
 FILL = """
 INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload, headers)

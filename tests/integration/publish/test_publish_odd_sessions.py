@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from relay.publish.maintenance import MaintenanceOptions, run_once
+from relay.publish.maintenance.duties import MaintenanceOptions, run_once
 from relay.runtime.database import connect
 from tests.integration.publish.test_publish_records import insert
 from tests.odd_sessions import make_odd

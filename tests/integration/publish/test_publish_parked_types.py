@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from relay.publish.parked_orders import LONGEST_ID_BYTES, ParkedOrders, order_name
-from relay.publish.parking import Waiting, releasable
+from relay.publish.reading.parked_orders import LONGEST_ID_BYTES, ParkedOrders, order_name
+from relay.publish.reading.parking import Waiting, releasable
 from relay.repair.selection import Selection, select
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
-from relay.publish.topics import Topics
+from relay.publish.sending.topics import Topics
 
 
 async def place_large(lab: Any, order: str, size: int) -> None:

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from relay.publish.replays import PART_ITEMS
+from relay.publish.reading.replays import PART_ITEMS
 
 
 async def start_job(

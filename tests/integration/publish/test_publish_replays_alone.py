@@ -9,8 +9,8 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from relay.publish.deference import Deference
-from relay.publish.replays import CONDUCTOR_NAME
+from relay.publish.ownership.deference import Deference
+from relay.publish.reading.replays import CONDUCTOR_NAME
 from relay.replay.jobs import claim
 from tests.integration.publish.test_publish_replays import ids, refused, start_job, until_sent
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from relay.publish import known_topics
+from relay.publish.sending import known_topics
 from tests.integration.publish.test_publish_parking import (
     ask_release,
     grow,

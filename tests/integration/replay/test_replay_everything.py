@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from relay.publish.replays import PART_ITEMS
+from relay.publish.reading.replays import PART_ITEMS
 from relay.replay.candidates import conditions
 from relay.replay.everything import ALONG_KEYS, STORE, store_everything
 from relay.replay.selection import Selection

@@ -14,11 +14,12 @@ from aiokafka.record.util import calc_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.publish import wire
-from relay.publish.compression import Codec
-from relay.publish.page import Page
-from relay.publish.partitioner import murmur2, partitions
-from relay.publish.record import (
+from relay.publish.reading.page import Page
+from relay.publish.reading.window import Position, Snapshot
+from relay.publish.sending import wire
+from relay.publish.sending.compression import Codec
+from relay.publish.sending.partitioner import murmur2, partitions
+from relay.publish.sending.record import (
     RecordEncoder,
     own_headers,
     record_sizes,
@@ -26,7 +27,6 @@ from relay.publish.record import (
     uuid_texts,
     varint,
 )
-from relay.publish.window import Position, Snapshot
 
 AFTER = Position(Snapshot(3, 3))
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from relay.publish import commits as commits_module
-from relay.publish.batch import Batch, Limit
-from relay.publish.checkpoint import Delivery, Parked
-from relay.publish.commits import Commits, Progress
 from relay.publish.errors import ProducerBrokenError
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
-from relay.publish.sizing import Sizing
-from relay.publish.spans import SentPage
+from relay.publish.reading.checkpoint import Delivery, Parked
+from relay.publish.reading.window import Position, Snapshot
+from relay.publish.sending import commits as commits_module
+from relay.publish.sending.batch import Batch, Limit
+from relay.publish.sending.commits import Commits, Progress
+from relay.publish.sending.in_flight_pages import InFlightPage, InFlightPages
+from relay.publish.sending.sizing import Sizing
+from relay.publish.sending.spans import SentPage
 from relay.publish.testpoints import nothing
-from relay.publish.underway import PageUnderway, Underway
-from relay.publish.window import Position, Snapshot
 from relay.telemetry.exporter import ExportCounts
 from relay.telemetry.metrics import Metrics
 
@@ -49,9 +49,9 @@ def at(xmax: int) -> Position:
     return Position(Snapshot(xmax, xmax))
 
 
-def page(after: Position, *keys: bytes, parked: Sequence[Parked] = ()) -> PageUnderway:
+def page(after: Position, *keys: bytes, parked: Sequence[Parked] = ()) -> InFlightPage:
     sent = SentPage(keys, [bytes(8)] * len(keys), [None] * len(keys), 0)
-    return PageUnderway(after, 10, sent, 1, parked)
+    return InFlightPage(after, 10, sent, 1, parked)
 
 
 def batch(*ids: int) -> Batch:
@@ -62,7 +62,7 @@ def commits(writer: Writer, metrics: Metrics | None = None) -> Commits:
     return Commits(
         writer=writer,  # type: ignore[arg-type]
         writing=asyncio.Lock(),
-        underway=Underway(100, 1000),
+        in_flight=InFlightPages(100, 1000),
         options=PublishOptions(checkpoint_seconds=0.001),
         sizing=Sizing(Limit(1000), compressed=False),
         progress=Progress(),
@@ -108,11 +108,11 @@ async def test_a_page_under_way_is_never_passed_over(monkeypatch: pytest.MonkeyP
     first = page(at(20), b"o-1")
     async with running(one):
         one.unwritten = at(30)  # as if it were left over
-        one.underway.add(first)
-        one.underway.changed.set()
+        one.in_flight.add(first)
+        one.in_flight.changed.set()
         await settle()
         assert writer.written == []
-        one.underway.acknowledged(first, batch(5), 7)
+        one.in_flight.acknowledged(first, batch(5), 7)
         await writer.until(1)
     assert writer.written[0] == (at(20), [Delivery("t", 0, 7, (5,))])
 
@@ -121,10 +121,10 @@ async def test_what_failed_ends_it_and_writes_nothing_more() -> None:
     writer = Writer()
     one = commits(writer)
     first, second = page(at(20), b"o-1"), page(at(21), b"o-2")
-    one.underway.add(first)
-    one.underway.add(second)
-    one.underway.acknowledged(first, batch(5), 7)
-    one.underway.failed(ProducerBrokenError("gone"))
+    one.in_flight.add(first)
+    one.in_flight.add(second)
+    one.in_flight.acknowledged(first, batch(5), 7)
+    one.in_flight.failed(ProducerBrokenError("gone"))
     with pytest.raises(ProducerBrokenError, match="gone"):
         await one.run()
     assert writer.written == []
@@ -137,8 +137,8 @@ async def test_what_is_counted_is_what_the_broker_has() -> None:
     parked = Parked(3, bytes(16), "o-3", "no_topic", None, None, None)
     mixed = page(at(20), b"o-1", b"o-2", b"o-3", parked=[parked])
     async with running(one):
-        one.underway.add(mixed)
-        one.underway.acknowledged(mixed, batch(1, 2), 7)
+        one.in_flight.add(mixed)
+        one.in_flight.acknowledged(mixed, batch(1, 2), 7)
         await writer.until(1)
         await settle()
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from relay.publish.cursor import OutboxCursor
-from relay.publish.outbox_sql import SNAPSHOT, WINDOW, WINDOW_OF_NEW
-from relay.publish.window import LOWEST_ID, Position, Snapshot
+from relay.publish.reading.cursor import OutboxCursor
+from relay.publish.reading.outbox_sql import SNAPSHOT, WINDOW, WINDOW_OF_NEW
+from relay.publish.reading.window import LOWEST_ID, Position, Snapshot
 
 SOMEBODY_OPEN = "12:20:12"
 ALL_OVER = "20:20:"

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.publish.batch import BATCH_HEADER_BYTES, Limit, batches, by_partition, runs
 from relay.publish.options import PublishOptions
-from relay.publish.pacing import Pace
-from relay.publish.page import cut_to_bytes
-from relay.publish.parking import Waiting, releasable
-from relay.publish.sizing import Sizing
-from relay.publish.window import LOWEST_ID, Paging, Position, Snapshot, ended_between
+from relay.publish.reading.pacing import Pace
+from relay.publish.reading.page import cut_to_bytes
+from relay.publish.reading.parking import Waiting, releasable
+from relay.publish.reading.window import LOWEST_ID, Paging, Position, Snapshot, ended_between
+from relay.publish.sending.batch import BATCH_HEADER_BYTES, Limit, batches, by_partition, runs
+from relay.publish.sending.sizing import Sizing
 
 
 @pytest.mark.parametrize("text", ["3:3:", "10:20:10,14,19", "18446744073709551:18446744073709552:"])

@@ -4,8 +4,8 @@ from uuid import UUID
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from relay.publish.batch import Batch
-from relay.publish.spans import SendSpans, SentPage
+from relay.publish.sending.batch import Batch
+from relay.publish.sending.spans import SendSpans, SentPage
 from relay.replay.spans import context_of
 from relay.telemetry import names
 from relay.telemetry.identities import identity

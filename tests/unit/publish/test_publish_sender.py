@@ -11,11 +11,11 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.structs import TopicPartition
 
-from relay.publish import publisher as publisher_module
-from relay.publish.batch import Batch
 from relay.publish.errors import ProducerBrokenError, RecordRefusedError
-from relay.publish.publisher import EncodedBatch, Publisher
-from relay.publish.record import records_of
+from relay.publish.sending import publisher as publisher_module
+from relay.publish.sending.batch import Batch
+from relay.publish.sending.publisher import EncodedBatch, Publisher
+from relay.publish.sending.record import records_of
 
 Acknowledgement = asyncio.Future[int | None]
 

@@ -1,4 +1,4 @@
-"""Hop 2: runs the duties of upkeep now and then, beside the active relay, on their own connection.
+"""Hop 2: runs maintenance now and then, beside the active relay, on a connection of its own.
 
 Invariant: nothing here disturbs publishing: a run that fails is logged and tried again later, and
 one that is cancelled ends at once, whatever the database does.
@@ -12,7 +12,7 @@ from typing import Final
 import asyncpg
 import structlog
 
-from relay.publish.maintenance import MaintenanceOptions, MaintenanceReport, run_once
+from relay.publish.maintenance.duties import MaintenanceOptions, MaintenanceReport, run_once
 from relay.runtime.database import DATABASE_FAILURES, connect
 from relay.runtime.duty_record import UPKEEP, duty_completed, duty_failed
 from relay.runtime.tasks import awaited
@@ -22,7 +22,7 @@ _LOG: Final = structlog.get_logger("relay.publish")
 _RECORD_SECONDS: Final = 5.0
 
 
-async def keep_up(
+async def maintain(
     dsn: str | None, options: MaintenanceOptions, metrics: Metrics | None = None
 ) -> None:
     """Run until cancelled: a run that fails, by whatever, is said, recorded and tried again."""

@@ -13,16 +13,16 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from relay.publish.batch import Batch
-from relay.publish.checkpoint import Delivery, Parked
-from relay.publish.parked_orders import Order
-from relay.publish.replays import Replayed
-from relay.publish.spans import SentPage
-from relay.publish.window import Position
+from relay.publish.reading.checkpoint import Delivery, Parked
+from relay.publish.reading.parked_orders import Order
+from relay.publish.reading.replays import Replayed
+from relay.publish.reading.window import Position
+from relay.publish.sending.batch import Batch
+from relay.publish.sending.spans import SentPage
 
 
 @dataclass(slots=True)
-class PageUnderway:
+class InFlightPage:
     """A page that was handed over; `replay` is set where it is sent again.
 
     Attributes:
@@ -62,7 +62,7 @@ class PageUnderway:
 
 
 @dataclass(slots=True)
-class Underway:
+class InFlightPages:
     """Pages, oldest first.
 
     Attributes:
@@ -78,7 +78,7 @@ class Underway:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     failure: BaseException | None = None
-    _pages: deque[PageUnderway] = field(default_factory=deque)
+    _pages: deque[InFlightPage] = field(default_factory=deque)
     _rows: int = 0
     _bytes: int = 0
 
@@ -91,7 +91,7 @@ class Underway:
             self._rows + rows <= self.most_rows and self._bytes + payload_bytes <= self.most_bytes
         )
 
-    def add(self, page: PageUnderway) -> None:
+    def add(self, page: InFlightPage) -> None:
         """Note a page that was just handed over."""
         self._pages.append(page)
         self._rows += page.rows
@@ -99,7 +99,7 @@ class Underway:
         if not page.batches:
             self.changed.set()
 
-    def acknowledged(self, page: PageUnderway, batch: Batch, base_offset: int | None) -> None:
+    def acknowledged(self, page: InFlightPage, batch: Batch, base_offset: int | None) -> None:
         """Note that the broker has a batch of a page."""
         page.acknowledged.append((batch, base_offset))
         if page.done:
@@ -112,16 +112,16 @@ class Underway:
         self.failure = self.failure or error
         self.changed.set()
 
-    def done(self) -> list[PageUnderway]:
+    def done(self) -> list[InFlightPage]:
         """Return the pages at the head that are done; they stay until they are removed."""
-        found: list[PageUnderway] = []
+        found: list[InFlightPage] = []
         for page in self._pages:
             if not page.done:
                 break
             found.append(page)
         return found
 
-    def remove(self, pages: Sequence[PageUnderway]) -> None:
+    def remove(self, pages: Sequence[InFlightPage]) -> None:
         """Let pages at the head go: the checkpoint covers them."""
         for page in pages:
             first = self._pages.popleft()

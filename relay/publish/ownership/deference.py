@@ -14,7 +14,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.publish.lease import DUTY, WRITER_NAME
+from relay.publish.ownership.lease import DUTY, WRITER_NAME
 
 LOOK_SECONDS: Final = 0.5
 _PATIENCE_SECONDS: Final = 10.0

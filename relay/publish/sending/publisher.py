@@ -36,14 +36,14 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
-from relay.publish import wire
-from relay.publish.batch import Batch
 from relay.publish.errors import (
     ProducerBrokenError,
     RecordRefusedError,
     TopicForbiddenError,
     TopicWaitError,
 )
+from relay.publish.sending import wire
+from relay.publish.sending.batch import Batch
 from relay.runtime.client_failure import ClientFailure
 from relay.runtime.tasks import awaited
 

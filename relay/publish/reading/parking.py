@@ -13,7 +13,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.publish.parked_orders import Order, ParkedOrders, order_name
+from relay.publish.reading.parked_orders import Order, ParkedOrders, order_name
 from relay.runtime.audit import Action, note_action, this_person
 
 # NULL is what a version wrote that did not know the column, and what its row says where it is still

@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from relay.publish.batch import Batch, batches
-from relay.publish.checkpoint import Parked
-from relay.publish.compression import Codec
-from relay.publish.page import Page
-from relay.publish.parked_orders import ParkedOrders
-from relay.publish.partitioner import partitions
-from relay.publish.publisher import EncodedBatch
-from relay.publish.record import RecordEncoder, record_sizes, records_of
-from relay.publish.replays import Refused, Replayed
-from relay.publish.sizing import Sizing
+from relay.publish.reading.checkpoint import Parked
+from relay.publish.reading.page import Page
+from relay.publish.reading.parked_orders import ParkedOrders
+from relay.publish.reading.replays import Refused, Replayed
+from relay.publish.sending.batch import Batch, batches
+from relay.publish.sending.compression import Codec
+from relay.publish.sending.partitioner import partitions
+from relay.publish.sending.publisher import EncodedBatch
+from relay.publish.sending.record import RecordEncoder, record_sizes, records_of
+from relay.publish.sending.sizing import Sizing
 from relay.runtime.flow import EventRoute
 from relay.telemetry.identities import Identities, TraceColumns
 

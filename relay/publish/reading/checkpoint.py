@@ -15,8 +15,8 @@ from uuid import UUID
 import asyncpg
 
 from relay.publish.errors import CheckpointConflictError
-from relay.publish.replays import Replayed
-from relay.publish.window import LOWEST_ID, Position, Snapshot
+from relay.publish.reading.replays import Replayed
+from relay.publish.reading.window import LOWEST_ID, Position, Snapshot
 
 
 @dataclass(frozen=True, slots=True)

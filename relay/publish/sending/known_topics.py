@@ -16,9 +16,9 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from relay.publish.errors import TopicWaitError
-from relay.publish.sizing import Sizing
-from relay.publish.topics import Topics
-from relay.publish.underway import Underway
+from relay.publish.sending.in_flight_pages import InFlightPages
+from relay.publish.sending.sizing import Sizing
+from relay.publish.sending.topics import Topics
 from relay.runtime.backoff import Backoff
 from relay.runtime.shutdown import stopped_within
 
@@ -41,7 +41,7 @@ class KnownTopics:
 
     topics: Topics
     sizing: Sizing
-    underway: Underway
+    in_flight: InFlightPages
     waits: Callable[[BaseException | None], None]
     partition_counts: dict[str, int] = field(default_factory=dict)
     _limit_asked_at: dict[str, float] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class KnownTopics:
         elif known != count:
             # Orders move to other partitions: what was sent must be there before what comes next.
             _LOG.warning("partitions_changed", topic=topic, before=known, now=count)
-            await self.underway.empty()
+            await self.in_flight.empty()
         self.partition_counts[topic] = count
 
     async def ask_limits(self, names: Iterable[str]) -> None:

@@ -17,8 +17,8 @@ from uuid import UUID
 
 import asyncpg
 
-from relay.publish.cursor import OutboxCursor
-from relay.publish.page import Page
+from relay.publish.reading.cursor import OutboxCursor
+from relay.publish.reading.page import Page
 
 PART_ITEMS: Final = 1000
 """Items in one row of relay.replay_part."""
@@ -154,11 +154,11 @@ class Replays:
         self._ahead = None
         self._look_at = time.monotonic() + _LOOK_SECONDS
 
-    async def read_ahead(self, underway: Replayed) -> None:
+    async def read_ahead(self, in_flight: Replayed) -> None:
         """Read what follows on the items under way, while the broker has those."""
-        first = underway.sent_after
-        if self._ahead is None and underway.replay_id == self._job and first < self._released:
-            page, replay = await self._read(underway.replay_id, underway.topic, first)
+        first = in_flight.sent_after
+        if self._ahead is None and in_flight.replay_id == self._job and first < self._released:
+            page, replay = await self._read(in_flight.replay_id, in_flight.topic, first)
             self._ahead = page, replay
 
     async def _due(self) -> tuple[Page, Replayed] | None:

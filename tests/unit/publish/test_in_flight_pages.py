@@ -3,18 +3,18 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.publish.batch import Batch
-from relay.publish.checkpoint import Delivery
-from relay.publish.spans import SentPage
-from relay.publish.underway import PageUnderway, Underway, joined
-from relay.publish.window import Position, Snapshot
+from relay.publish.reading.checkpoint import Delivery
+from relay.publish.reading.window import Position, Snapshot
+from relay.publish.sending.batch import Batch
+from relay.publish.sending.in_flight_pages import InFlightPage, InFlightPages, joined
+from relay.publish.sending.spans import SentPage
 
 HERE = Position(Snapshot(3, 3))
 
 
-def page(rows: int, payload_bytes: int, *, batches: int = 1) -> PageUnderway:
+def page(rows: int, payload_bytes: int, *, batches: int = 1) -> InFlightPage:
     sent = SentPage([b"key"] * rows, [bytes(8)] * rows, [None] * rows, 0)
-    return PageUnderway(HERE, payload_bytes, sent, batches)
+    return InFlightPage(HERE, payload_bytes, sent, batches)
 
 
 def batch(partition: int = 0) -> Batch:
@@ -22,57 +22,57 @@ def batch(partition: int = 0) -> Batch:
 
 
 async def test_a_page_is_done_only_after_those_before_it() -> None:
-    underway = Underway(100, 1000)
+    in_flight = InFlightPages(100, 1000)
     early, late = page(1, 1), page(1, 1)
-    underway.add(early)
-    underway.add(late)
-    underway.acknowledged(late, batch(), 1)
-    assert underway.done() == []
-    assert not underway.changed.is_set()
-    underway.acknowledged(early, batch(), 0)
-    assert underway.changed.is_set()
-    assert underway.done() == [early, late]
-    underway.remove([early, late])
-    await underway.empty()
+    in_flight.add(early)
+    in_flight.add(late)
+    in_flight.acknowledged(late, batch(), 1)
+    assert in_flight.done() == []
+    assert not in_flight.changed.is_set()
+    in_flight.acknowledged(early, batch(), 0)
+    assert in_flight.changed.is_set()
+    assert in_flight.done() == [early, late]
+    in_flight.remove([early, late])
+    await in_flight.empty()
 
 
 async def test_rows_and_bytes_are_bounded_and_one_page_always_fits() -> None:
-    underway = Underway(most_rows=10, most_bytes=1000)
-    assert underway.has_room(50, 5000)
+    in_flight = InFlightPages(most_rows=10, most_bytes=1000)
+    assert in_flight.has_room(50, 5000)
     one = page(4, 100)
-    underway.add(one)
-    assert underway.has_room(6, 900)
-    assert not underway.has_room(7, 10)
-    assert not underway.has_room(1, 901)
-    underway.remove([one])
-    assert underway.has_room(50, 5000)
+    in_flight.add(one)
+    assert in_flight.has_room(6, 900)
+    assert not in_flight.has_room(7, 10)
+    assert not in_flight.has_room(1, 901)
+    in_flight.remove([one])
+    assert in_flight.has_room(50, 5000)
 
 
 async def test_a_failed_batch_is_news_even_behind_one_that_waits() -> None:
-    underway = Underway(10, 10)
-    underway.add(page(1, 1))
-    underway.failed(OSError("gone"))
-    underway.failed(OSError("and again"))
-    assert underway.changed.is_set()
-    assert str(underway.failure) == "gone"
+    in_flight = InFlightPages(10, 10)
+    in_flight.add(page(1, 1))
+    in_flight.failed(OSError("gone"))
+    in_flight.failed(OSError("and again"))
+    assert in_flight.changed.is_set()
+    assert str(in_flight.failure) == "gone"
 
 
 async def test_a_page_is_done_with_the_last_of_its_batches() -> None:
-    underway = Underway(10, 10)
+    in_flight = InFlightPages(10, 10)
     one = page(2, 1, batches=2)
-    underway.add(one)
-    underway.acknowledged(one, batch(1), 7)
-    assert not underway.changed.is_set()
-    underway.acknowledged(one, batch(0), None)
-    assert underway.done() == [one]
+    in_flight.add(one)
+    in_flight.acknowledged(one, batch(1), 7)
+    assert not in_flight.changed.is_set()
+    in_flight.acknowledged(one, batch(0), None)
+    assert in_flight.done() == [one]
     assert one.deliveries() == [Delivery("t", 1, 7, [1]), Delivery("t", 0, None, [1])]
 
 
 async def test_a_page_of_parked_rows_alone_is_done_at_once() -> None:
-    underway = Underway(10, 10)
-    underway.add(page(1, 1, batches=0))
-    assert underway.changed.is_set()
-    assert len(underway.done()) == 1
+    in_flight = InFlightPages(10, 10)
+    in_flight.add(page(1, 1, batches=0))
+    assert in_flight.changed.is_set()
+    assert len(in_flight.done()) == 1
 
 
 offsets = st.none() | st.integers(0, 20)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
-from relay.publish.parked_orders import order_name
-from relay.publish.window import Position
+from relay.publish.reading.parked_orders import order_name
+from relay.publish.reading.window import Position
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.publish.outbox_sql import (
+from relay.publish.reading.outbox_sql import (
     BOUNDS,
     BY_ID,
     LARGE_PAYLOADS,
@@ -34,8 +34,8 @@ from relay.publish.outbox_sql import (
     WINDOW,
     WINDOW_OF_NEW,
 )
-from relay.publish.page import Page, cut_to_bytes
-from relay.publish.window import LOWEST_ID, Paging, Position, Snapshot, ended_between
+from relay.publish.reading.page import Page, cut_to_bytes
+from relay.publish.reading.window import LOWEST_ID, Paging, Position, Snapshot, ended_between
 
 # A transaction id costs an index entry or more; so many are looked through in well under a second.
 _TXIDS_AT_A_TIME: Final = 5_000_000

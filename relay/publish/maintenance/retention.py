@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from relay.publish.partition_days import FOR_EVER_DAYS
+from relay.publish.maintenance.partition_days import FOR_EVER_DAYS
 
 BATCH_ROWS = 5000
 MOST_BATCHES = 200

@@ -1,4 +1,4 @@
-"""Hop 2: the duties of upkeep: partitions ahead, old ones away, a small ledger, retention.
+"""Hop 2: the duties of maintenance: partitions ahead, old ones away, a small ledger, retention.
 
 Invariant: one at a time for a database (a lease; the second one does nothing). Every step
 commits by itself, so that a crash between two loses nothing and the next run goes on. When no relay
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from relay.publish.ledger_upkeep import merge_ledger
-from relay.publish.partition_days import PartitionReport, keep_partitions
-from relay.publish.retention import forget
+from relay.publish.maintenance.ledger_merge import merge_ledger
+from relay.publish.maintenance.partition_days import PartitionReport, keep_partitions
+from relay.publish.maintenance.retention import forget
 from relay.runtime.settings import Settings
 
 

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from relay.publish.checkpoint import CheckpointWriter, Delivery
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
-from relay.publish.sizing import Sizing
+from relay.publish.reading.checkpoint import CheckpointWriter, Delivery
+from relay.publish.reading.window import Position
+from relay.publish.sending.in_flight_pages import InFlightPage, InFlightPages, joined
+from relay.publish.sending.sizing import Sizing
 from relay.publish.testpoints import TestPoint
-from relay.publish.underway import PageUnderway, Underway, joined
-from relay.publish.window import Position
 
 _IDLE_SECONDS: Final = 5.0
 
@@ -53,7 +53,7 @@ class Commits:
 
     writer: CheckpointWriter
     writing: asyncio.Lock
-    underway: Underway
+    in_flight: InFlightPages
     options: PublishOptions
     sizing: Sizing
     progress: Progress
@@ -70,11 +70,11 @@ class Commits:
             CheckpointConflictError: another relay took over.
         """
         while True:
-            await self.underway.changed.wait()
-            self.underway.changed.clear()
-            if self.underway.failure is not None:
-                raise self.underway.failure
-            ready = self.underway.done()
+            await self.in_flight.changed.wait()
+            self.in_flight.changed.clear()
+            if self.in_flight.failure is not None:
+                raise self.in_flight.failure
+            ready = self.in_flight.done()
             if ready and not await self._wait_for_more(ready):
                 await self.test_point("after_send_before_checkpoint")
                 await self._write(ready)
@@ -86,22 +86,22 @@ class Commits:
         """Note how far was read without a row, with nothing under way."""
         self.unwritten = position
         if self._written_long_ago:
-            self.underway.changed.set()
+            self.in_flight.changed.set()
 
     @property
     def _written_long_ago(self) -> bool:
         return time.monotonic() - self._written_at >= _IDLE_SECONDS
 
-    async def _wait_for_more(self, ready: list[PageUnderway]) -> bool:
+    async def _wait_for_more(self, ready: list[InFlightPage]) -> bool:
         """Wait out the pause since the last write, if there is little to write; True: waited."""
         pause_seconds = self._written_at + self.options.checkpoint_seconds - time.monotonic()
         if pause_seconds <= 0 or sum(page.rows for page in ready) >= self.options.page_rows:
             return False
         await asyncio.sleep(pause_seconds)
-        self.underway.changed.set()
+        self.in_flight.changed.set()
         return True
 
-    async def _write(self, ready: list[PageUnderway]) -> None:
+    async def _write(self, ready: list[InFlightPage]) -> None:
         deliveries = [delivery for page in ready for delivery in page.deliveries()]
         parked = [row for page in ready for row in page.parked]
         released = [outbox_id for page in ready for outbox_id in page.released]
@@ -116,7 +116,7 @@ class Commits:
             raise
         self.progress.failing = False
         self._written_at = time.monotonic()
-        self.underway.remove(ready)
+        self.in_flight.remove(ready)
         self.sizing.forget([row.outbox_id for row in parked])
         self.progress.pages += len(ready)
         self.progress.parked += len(parked)
@@ -127,12 +127,12 @@ class Commits:
             self.sizing.forget([one.outbox_id for one in replay.refused])
         self.meter.written(ready)
         # Pages may have become done meanwhile, with nobody left to say so.
-        self.underway.changed.set()
+        self.in_flight.changed.set()
 
     async def write_idle(self) -> None:
         """Move the checkpoint over windows without rows: now and then, nothing depends on it."""
         position = self.unwritten
-        if position is not None and not self.underway:
+        if position is not None and not self.in_flight:
             self.unwritten = None
             async with self.writing:
                 await self.writer.advance(position, (), ())

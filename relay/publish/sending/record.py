@@ -20,7 +20,7 @@ from operator import add
 from struct import unpack
 from typing import Final
 
-from relay.publish.page import Page
+from relay.publish.reading.page import Page
 
 _EPOCH_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _SECOND: Final = 1_000_000

@@ -15,9 +15,14 @@ from typing import Final
 
 import asyncpg
 
-from relay.publish.checkpoint import Checkpoint, position_of
 from relay.publish.errors import LeaseLostError
-from relay.publish.server_identity import Written, has_copied_rows, refuse_restored, server_state
+from relay.publish.ownership.server_identity import (
+    Written,
+    has_copied_rows,
+    refuse_restored,
+    server_state,
+)
+from relay.publish.reading.checkpoint import Checkpoint, position_of
 
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
 

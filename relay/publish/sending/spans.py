@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from relay.publish.batch import Batch
-from relay.publish.page import Page
-from relay.publish.record import microseconds
-from relay.publish.replays import Replayed
+from relay.publish.reading.page import Page
+from relay.publish.reading.replays import Replayed
+from relay.publish.sending.batch import Batch
+from relay.publish.sending.record import microseconds
 from relay.telemetry import names
 from relay.telemetry.identities import TraceColumns
 from relay.telemetry.names import SpanKind

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from relay.publish.batch import BATCH_HEADER_BYTES, Limit
+from relay.publish.sending.batch import BATCH_HEADER_BYTES, Limit
 
 # For what a record has besides payload, own headers and key.
 _ROOM_BYTES: Final = 8192

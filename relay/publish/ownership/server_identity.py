@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 
 from relay.publish.errors import RestoredDatabaseError, ServersDifferError
-from relay.publish.window import Position
+from relay.publish.reading.window import Position
 from relay.runtime.audit import Action, note_action, this_person
 
 _LOG: Final = structlog.get_logger("relay.publish")

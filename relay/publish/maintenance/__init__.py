@@ -1,0 +1,1 @@
+"""Hop 2, maintenance: partitions ahead, old ones away, a small ledger, retention."""

@@ -1,0 +1,1 @@
+"""Hop 2, sending: pages become records, batches and acknowledgements."""
