@@ -7,7 +7,7 @@ locked, and those of all other orders go on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from relay.consumers.apply.statements import ColumnStatements, column_statements
 from relay.consumers.returns.fold import Statuses, fold
 from relay.consumers.returns.packing import packed
 from relay.orders.table import OrdersTable
+from relay.orders.triggers import answerable
 
 # Unix time of the year 9999: beyond, PostgreSQL itself can no longer add a day.
 _LATEST: Final = 253_370_764_800.0
@@ -29,8 +30,16 @@ def plausible(submitted: float | None) -> float | None:
     return submitted if submitted is not None and 0 < submitted < _LATEST else None
 
 
-class StatusNotWrittenError(Exception):
-    """A trigger or rule of the orders' table swallowed the update of a status."""
+class StatusNotKeptError(Exception):
+    """Statuses were written and do not stand: a trigger or rule of the orders' table.
+
+    Attributes:
+        orders: what stands in place of each, in words, by order id.
+    """
+
+    def __init__(self, orders: Mapping[str, str]) -> None:
+        super().__init__(next(iter(orders.values()), ""))
+        self.orders = orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ class ColumnsApplier:
         decided: Decided,
     ) -> None:
         """Tell orders that are locked from those that are not there."""
-        rows = await connection.fetch(self._statements.exist, packed(missing))
+        rows = await connection.fetch(self._statements.shown, packed(missing))
         locked = {row["order_id"] for row in rows}
         for order_id, found in groups.items():
             if order_id in locked:
@@ -86,7 +95,7 @@ class ColumnsApplier:
         """Write inbox, history and statuses.
 
         Raises:
-            StatusNotWrittenError: the table did not take a status.
+            StatusNotKeptError: the table does not hold a status that was written.
             asyncpg.UniqueViolationError: an identity is in the inbox already (`inbox.is_copy`).
         """
         if not decided.steps:
@@ -94,10 +103,35 @@ class ColumnsApplier:
         values: tuple[Any, ...] = step_values(decided.steps, decided.changes, decided.places, group)
         if self._statements.asks_terminal:
             values += (sorted(self.statuses.terminal),)
-        done = await connection.execute(self._statements.write, *values)
-        count = int(done.rpartition(" ")[2])
-        if count != len(decided.changes):
-            raise StatusNotWrittenError(
-                f"{self.orders.table} took {count} of {len(decided.changes)} statuses: look at "
-                "its triggers and rules"
-            )
+        count, others, triggers_after = await connection.fetchrow(self._statements.write, *values)
+        at_once = bool(others) or count != len(decided.changes)
+        if at_once or (triggers_after and decided.changes):
+            await self._look_again(connection, decided, at_once=at_once)
+
+    async def _look_again(
+        self, connection: asyncpg.Connection, decided: Decided, *, at_once: bool
+    ) -> None:
+        """See what stands after every trigger has run, deferred ones too, before the commit."""
+        if not at_once:
+            await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        steps = [decided.steps[change.last_step] for change in decided.changes]
+        wanted = {step.returned.order_id: step.new_status for step in steps}
+        stands = dict(await connection.fetch(self._statements.shown, packed(wanted)))
+        # Whoever takes a row elsewhere once it has its status, keeps it: an archive.
+        unkept = {
+            order_id: (status, stands.get(order_id))
+            for order_id, status in wanted.items()
+            if stands.get(order_id, None if at_once else status) != status
+        }
+        if not unkept:
+            return
+        table, column = self.orders.table, self.orders.status
+        names = await answerable(connection, table, column, at_once=at_once)
+        by = ", ".join(names) or "no trigger or rule that is known"
+        raise StatusNotKeptError(
+            {
+                order_id: f"{by}: {status!r} was written to {table}, and "
+                f"{'no row' if found is None else repr(found)} stands there"
+                for order_id, (status, found) in unkept.items()
+            }
+        )

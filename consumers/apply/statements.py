@@ -19,11 +19,14 @@ class ColumnStatements:
     """What is executed for each batch.
 
     Attributes:
+        shown: ids and statuses of orders, as they stand.
+        write: returns how many rows took a status, which of them hold another one nevertheless,
+            and whether triggers run after it.
         asks_terminal: `write` takes the terminal statuses as $18.
     """
 
     lock: str
-    exist: str
+    shown: str
     write: str
     asks_terminal: bool
 
@@ -34,7 +37,7 @@ _KEYS: Final = r"string_to_array($1, E'\x1f')"
 def column_statements(orders: OrdersTable) -> ColumnStatements:
     """Put the statements together."""
     asks_terminal = orders.returned is not None or orders.reason is not None
-    return ColumnStatements(_lock(orders), _exist(orders), _write(orders), asks_terminal)
+    return ColumnStatements(_lock(orders), _shown(orders), _write(orders), asks_terminal)
 
 
 def _lock(orders: OrdersTable) -> str:
@@ -51,9 +54,9 @@ def _lock(orders: OrdersTable) -> str:
     """  # noqa: S608 - identifiers from the catalog
 
 
-def _exist(orders: OrdersTable) -> str:
+def _shown(orders: OrdersTable) -> str:
     return f"""
-        SELECT {orders.id_of()} AS order_id
+        SELECT {orders.id_of()} AS order_id, {orders.status_of()} AS status
           FROM {orders.table} o
          WHERE o.{orders.key} = ANY ({orders.as_keys(_KEYS)})
     """  # noqa: S608 - identifiers from the catalog
@@ -63,16 +66,32 @@ def _write(orders: OrdersTable) -> str:
     # Inbox, history and status at once: taken apart once, the columns cost a fifth less.
     # A status needs no guard here: its row is locked since it was read. It also stands where it
     # stood: not to look its key up again saves an eighth.
+    # What a BEFORE trigger makes of a status is what RETURNING shows.
     row = "o.ctid = s.place::tid" if orders.has_places else f"o.{orders.key} = s.order_key"
     return f"""
         WITH s AS MATERIALIZED (
             SELECT *, {orders.as_key("aggregate_id")} AS order_key {STEP_COLUMNS}
-        ), inbox AS ({WRITE_INBOX} FROM s){_history(orders)}
-        UPDATE {orders.table} o
-           SET {", ".join(_changes(orders))}
-          FROM s
-         WHERE {row} AND s.changes <> '0'
+        ), inbox AS ({WRITE_INBOX} FROM s){_history(orders)}, written AS (
+            UPDATE {orders.table} o
+               SET {", ".join(_changes(orders))}
+              FROM s
+             WHERE {row} AND s.changes <> '0'
+            RETURNING CASE WHEN {orders.status_of()} IS DISTINCT FROM s.new_status
+                           THEN s.aggregate_id END AS other)
+        SELECT count(*)::int, array_agg(other) FILTER (WHERE other IS NOT NULL),
+               {_triggers_after(orders)}
+          FROM written
     """  # noqa: S608 - identifiers from the catalog
+
+
+def _triggers_after(orders: OrdersTable) -> str:
+    if not orders.has_places:
+        return "true"  # those of a view's tables, or of one partition, are not the table's
+    # tgtype: 2 before, 16 update, 64 instead of.
+    return f"""EXISTS (SELECT FROM pg_catalog.pg_trigger t
+                        WHERE t.tgrelid = '{orders.table.replace("'", "''")}'::pg_catalog.regclass
+                          AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+                          AND t.tgtype & 16 <> 0 AND t.tgtype & 66 = 0)"""  # noqa: S608
 
 
 def _changes(orders: OrdersTable) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from relay.consumers.apply.applying import Applier, Decided
+from relay.consumers.apply.columns import StatusNotKeptError
 from relay.consumers.apply.inbox import look_up
 from relay.consumers.confirm.books import Books
 from relay.consumers.confirm.pending import (
@@ -27,10 +28,10 @@ from relay.consumers.confirm.pending import (
 )
 from relay.consumers.confirm.quarantine import write_quarantine
 from relay.consumers.confirm.quarantine_room import QuarantineRoom
-from relay.consumers.returns.fold import Step
+from relay.consumers.returns.fold import Step, refusal
 from relay.consumers.returns.identity import tell_apart
 from relay.consumers.returns.reader import Return, ReturnReader
-from relay.consumers.returns.refusals import Refusal
+from relay.consumers.returns.refusals import Reason, Refusal
 from relay.kafka.consumer.handler import Part
 from relay.kafka.consumer.partitions import Partition, Record
 
@@ -71,6 +72,10 @@ class Batch:
     parts: Sequence[Part]
     readable: Sequence[Return]
     refused: Sequence[Refusal]
+
+
+Unkept = dict[str, str]
+"""Orders whose status does not stand once it is written, and what does, in words."""
 
 
 class _DoubtError(Exception):
@@ -129,22 +134,33 @@ class Confirmation:
         Raises:
             PartitionLostError: another consumer moved an offset.
         """
-        careful = self.caution.next()
-        if not careful:
+        careful, unkept = self.caution.next(), Unkept()
+        while True:
             try:
-                return await self._batch(connection, batch, careful=False)
+                done = await self._batch(connection, batch, careful=careful, unkept=unkept)
+            except StatusNotKeptError as error:
+                # Each time of other orders: those that are known are not tried again.
+                unkept |= error.orders
             except (_DoubtError, asyncpg.UniqueViolationError):
+                if careful:
+                    raise
                 self.caution.met_copy()
-        done = await self._batch(connection, batch, careful=True)
+            else:
+                break
+            careful = True
         if done.copies:
             self.caution.met_copy()
         return done
 
-    async def _batch(self, connection: asyncpg.Connection, batch: Batch, *, careful: bool) -> Done:
+    async def _batch(
+        self, connection: asyncpg.Connection, batch: Batch, *, careful: bool, unkept: Unkept
+    ) -> Done:
         parts = batch.parts
         async with connection.transaction():
             await self.books.advance(connection, parts)
-            done = await self._decide(connection, batch, parts[0].topic_id, careful=careful)
+            done = await self._decide(
+                connection, batch, parts[0].topic_id, careful=careful, unkept=unkept
+            )
             await put_pending(connection, self.books.group, done.waiting)
         self.books.advanced(parts)
         return done
@@ -186,10 +202,26 @@ class Confirmation:
         Raises:
             PartitionLostError: another consumer moved an offset.
         """
-        batch = Batch((), *self._read(one.record for one in due))
+        batch, unkept = Batch((), *self._read(one.record for one in due)), Unkept()
+        while True:
+            try:
+                return await self._retry(connection, owned, due, batch, unkept)
+            except StatusNotKeptError as error:
+                unkept |= error.orders
+
+    async def _retry(
+        self,
+        connection: asyncpg.Connection,
+        owned: Collection[Partition],
+        due: Sequence[Pending],
+        batch: Batch,
+        unkept: Unkept,
+    ) -> Done:
         async with connection.transaction():
             await self.books.hold(connection, owned)
-            done = await self._decide(connection, batch, None, careful=True, waited=True)
+            done = await self._decide(
+                connection, batch, None, careful=True, unkept=unkept, waited=True
+            )
             still = {id(one.record) for one in done.waiting}
             decided = [one.pending_id for one in due if id(one.record) not in still]
             await drop_pending(connection, decided)
@@ -236,6 +268,7 @@ class Confirmation:
         topic_id: str | None,
         *,
         careful: bool,
+        unkept: Unkept,
         waited: bool = False,
     ) -> Done:
         done, decided = Done(refused=list(batch.refused)), Decided()
@@ -246,8 +279,14 @@ class Confirmation:
             else:
                 found = tell_apart(ready, {}, topic_id)
             done.copies = found.copies
-            if found.fresh:
-                decided = await self.applier.decide(connection, found.fresh)
+            fresh = [one for one in found.fresh if one[1].order_id not in unkept]
+            done.refused += [
+                refusal(one, name, Reason.STATUS_NOT_KEPT, unkept[one.order_id])
+                for name, one in found.fresh
+                if one.order_id in unkept
+            ]
+            if fresh:
+                decided = await self.applier.decide(connection, fresh)
             if decided.refused and not careful:
                 raise _DoubtError
         await self.applier.write(connection, self.books.group, decided)

@@ -24,6 +24,8 @@ class Reason(StrEnum):
     """The order has another terminal status, or one that the flow has no rank for."""
     APPLY_FAILED = "apply_failed"
     """The database refuses this return alone: a constraint, a trigger, the flow's function."""
+    STATUS_NOT_KEPT = "status_not_kept"
+    """Its status was written, and a trigger or rule of the orders' table put another in place."""
     UNREADABLE = "unreadable"
     """A batch, or a part of one, that cannot be read; which returns were in it nobody knows."""
 

@@ -80,6 +80,7 @@ class Cause(StrEnum):
     RETURN_CONFLICTS = "return_conflicts"
     RETURN_DISCARDED = "return_discarded"
     APPLY_FAILED = "apply_failed"
+    STATUS_NOT_KEPT = "status_not_kept"
     ORDER_HIDDEN = "order_hidden"
     OFFSET_GAP = "offset_gap"
     OFFSET_MOVED = "offset_moved"
@@ -521,6 +522,14 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
         _QUARANTINE,
         _RELEASE,
     ),
+    Cause.STATUS_NOT_KEPT: _row(
+        _V.RETURN_QUARANTINED,
+        "its status was written, and a trigger or rule of the orders table put another one in its "
+        "place: nothing was kept of it",
+        "look at the trigger or rule that the evidence names, mend it, then release the return",
+        _QUARANTINE,
+        _RELEASE,
+    ),
     Cause.ORDER_HIDDEN: _row(
         _V.RETURN_QUARANTINED,
         "the consumer was told that no such order exists, yet it does",
@@ -677,6 +686,7 @@ _HELD_FOR: Mapping[Cause, str] = MappingProxyType(
         Cause.RETURN_UNKNOWN_STATUS: "unknown_status",
         Cause.RETURN_CONFLICTS: "conflict",
         Cause.APPLY_FAILED: "apply_failed",
+        Cause.STATUS_NOT_KEPT: "status_not_kept",
         Cause.CODEC_MISSING: "unreadable",
         Cause.ORDER_HIDDEN: "unknown_order",
     }

@@ -3,7 +3,7 @@
 import asyncpg
 import pytest
 
-from relay.consumers.apply.columns import StatusNotWrittenError
+from relay.consumers.apply.columns import StatusNotKeptError
 from relay.consumers.confirm.failures import Failure, classify, described
 from relay.consumers.returns.packing import (
     NULL,
@@ -25,7 +25,7 @@ ERRORS = [
     (asyncpg.CharacterNotInRepertoireError("x"), Failure.REFUSED),
     (asyncpg.ProgramLimitExceededError("x"), Failure.REFUSED),
     (asyncpg.DataError("x"), Failure.REFUSED),
-    (StatusNotWrittenError("x"), Failure.REFUSED),
+    (StatusNotKeptError({"1": "x"}), Failure.REFUSED),
     (RecursionError("x"), Failure.REFUSED),
     (asyncpg.InsufficientPrivilegeError("x"), Failure.BLOCKED),
     (asyncpg.UndefinedTableError("x"), Failure.BLOCKED),

@@ -331,6 +331,7 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     (Verdict.RETURN_QUARANTINED, Cause.RETURN_DISCARDED): refused(state="discarded"),
     (Verdict.RETURN_QUARANTINED, Cause.CODEC_MISSING): refused(reason="unreadable"),
     (Verdict.RETURN_QUARANTINED, Cause.APPLY_FAILED): refused(reason="apply_failed"),
+    (Verdict.RETURN_QUARANTINED, Cause.STATUS_NOT_KEPT): refused(reason="status_not_kept"),
     (Verdict.RETURN_QUARANTINED, Cause.ORDER_HIDDEN): refused(
         reason="unknown_order", names_order="0b9d"
     ),

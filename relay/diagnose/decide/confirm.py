@@ -23,6 +23,7 @@ _REFUSED = {
     "unknown_status": Cause.RETURN_UNKNOWN_STATUS,
     "conflict": Cause.RETURN_CONFLICTS,
     "apply_failed": Cause.APPLY_FAILED,
+    "status_not_kept": Cause.STATUS_NOT_KEPT,
     "unreadable": Cause.CODEC_MISSING,
 }
 

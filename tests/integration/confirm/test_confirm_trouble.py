@@ -34,10 +34,6 @@ TRIGGERS = [
         },
         id="at commit",
     ),
-    pytest.param(
-        {"what": "RETURN NULL;", "kind": "TRIGGER", "when": "BEFORE", "deferred": ""},
-        id="swallowed",
-    ),
 ]
 
 
