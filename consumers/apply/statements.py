@@ -91,7 +91,7 @@ def _triggers_after(orders: OrdersTable) -> str:
     return f"""EXISTS (SELECT FROM pg_catalog.pg_trigger t
                         WHERE t.tgrelid = '{orders.table.replace("'", "''")}'::pg_catalog.regclass
                           AND NOT t.tgisinternal AND t.tgenabled <> 'D'
-                          AND t.tgtype & 16 <> 0 AND t.tgtype & 66 = 0)"""  # noqa: S608
+                          AND t.tgtype & 16 <> 0 AND t.tgtype & 66 = 0)"""
 
 
 def _changes(orders: OrdersTable) -> list[str]:
