@@ -22,6 +22,7 @@ from relay.diagnose.check.database_facts import DatabaseFacts, gather_database
 from relay.diagnose.check.database_rules import judge_database, judge_pooler
 from relay.diagnose.check.duties import check_duties
 from relay.diagnose.check.exporter import check_exporter
+from relay.diagnose.check.held_returns import check_held_returns
 from relay.diagnose.check.kafka_changes import judge_changed_topics
 from relay.diagnose.check.kafka_facts import gather_kafka
 from relay.diagnose.check.kafka_rules import judge_kafka
@@ -154,6 +155,7 @@ async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
         tables.append(flow.apply.table)
     results += await check_duties(connection)
     results += await check_set_aside(connection, flow.confirm_group)
+    results += await check_held_returns(connection, flow.confirm_group)
     facts = await gather_database(connection, tuple(tables))
     results.extend(judge_database(facts))
     try:

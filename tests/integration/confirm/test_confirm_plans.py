@@ -71,14 +71,14 @@ async def test_orders_are_found_by_their_key(lab, orders, count):
     write = (*step_values(steps, changes, places, "g"), ["confirmed"])
     for statement, values in [
         (statements.lock, (keys,)),
-        (statements.exist, (keys,)),
+        (statements.shown, (keys,)),
     ]:
         found = await plan(lab, statement, *values)
         assert "Seq Scan" not in found, found
         assert "orders_pkey" in found, found
     found = await plan(lab, statements.write, *write)
     assert "Tid Scan on orders" in found, found
-    assert "Seq Scan" not in found, found
+    assert "Seq Scan" not in found.replace("Seq Scan on pg_trigger", ""), found
 
 
 async def test_identities_are_found_by_their_key_also_when_the_inbox_was_empty_before(lab, orders):
