@@ -1,6 +1,6 @@
 # Needs nothing but Python 3.11+, make and the package registries. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test corpus faults mutants simulate soak check format lock jaeger bench clean
+.PHONY: help setup demo test corpus nights faults mutants simulate soak check format lock jaeger bench clean
 
 # The first Python that is new enough; `make setup PYTHON=/path/to/python3.11` chooses another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -21,6 +21,10 @@ test: setup  ## run every test on real PostgreSQL and Kafka (ARGS="-k name" WORL
 
 corpus: setup  ## make every loss there is with real processes; print what was said of each order
 	@CORPUS_TABLE=1 .venv/bin/python -m pytest -q --numprocesses 2 --dist worksteal tests/corpus $(ARGS)
+
+nights: setup  ## SEEDS=1..1000 nights drawn, staged, judged; WORKERS=2 at once, NIGHTS_REPORT=FILE
+	@NIGHTS_SEEDS=$(or $(SEEDS),1..20) .venv/bin/python -m pytest -q -rN --tb=no \
+		--numprocesses $(or $(WORKERS),2) --dist worksteal tests/nights $(ARGS)
 
 faults: setup  ## ROUNDS=200 rounds of real faults against the whole loop (ARGS="--seed 7 --brokers 3")
 	@.venv/bin/python -m tests.faults --rounds $(or $(ROUNDS),20) $(ARGS)

@@ -55,6 +55,12 @@ class Wiring:
             "RELAY_METRICS_ENABLED": "false",
         }
 
+    def partition(self, events: int, returns: int) -> None:
+        """Have topics of so many partitions instead."""
+        for topic, count in ((self.events, events), (self.returns, returns)):
+            if count != 3:
+                self.topics.recreate(topic, count)
+
     # --- processes
 
     def start(self, *arguments: str, **env: str) -> Any:

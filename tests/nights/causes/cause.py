@@ -1,0 +1,29 @@
+"""What befalls orders: one cause of a night, with the dimensions that were drawn for it."""
+
+from abc import ABC, abstractmethod
+
+from tests.nights.stage import Stage
+
+
+class Cause(ABC):
+    """One cause.
+
+    Attributes:
+        stands_at: the number of the hop that it leaves broken to the end of the night; 0: none.
+            Those that stand are staged last, the later hop first: each reaches its own orders.
+    """
+
+    stands_at: int = 0
+
+    def prepare(self, stage: Stage) -> None:  # noqa: B027 - most need nothing
+        """Make what has to be known before the processor is started."""
+
+    @abstractmethod
+    async def make(self, stage: Stage) -> None:
+        """Stage it; write into the journal what is true of its orders."""
+
+    async def settle(self, stage: Stage) -> None:  # noqa: B027 - most need nothing
+        """Wait for the facts that make it nameable, at the end of the night."""
+
+    @abstractmethod
+    def __str__(self) -> str: ...

@@ -1,0 +1,54 @@
+"""From a seed to a night: a cast, and one to three causes with the dimensions that each has.
+
+Invariant: the same seed draws the same night. A night is a product of dimensions and no list of
+scenes: any cast with any causes, but for two that would both stand at one hop to the end.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from tests.nights.cast import Cast
+from tests.nights.causes.cause import Cause
+from tests.nights.causes.outage import Outage
+from tests.nights.causes.refusals import Refusal
+from tests.nights.causes.single import Bug, ByHand, Writer
+from tests.nights.causes.transactions import OpenTransaction
+
+# How often each kind is drawn.
+KINDS: dict[Callable[[Random, Cast], Cause], int] = {
+    Outage.draw: 6,
+    Bug.draw: 4,
+    Writer.draw: 3,
+    ByHand.draw: 3,
+    OpenTransaction.draw: 2,
+    Refusal.draw: 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """What was drawn; the causes in the order in which they are staged."""
+
+    seed: int
+    cast: Cast
+    causes: Sequence[Cause]
+
+    def __str__(self) -> str:
+        return f"night {self.seed}: {'; then '.join(map(str, self.causes))} [{self.cast}]"
+
+
+def draw(seed: int) -> Night:
+    """Draw a night."""
+    luck = Random(f"night {seed}")
+    cast = Cast.draw(luck)
+    wanted = luck.choice((1, 2, 2, 3))
+    causes: list[Cause] = []
+    while len(causes) < wanted:
+        (kind,) = luck.choices(list(KINDS), list(KINDS.values()))
+        one = kind(luck, cast)
+        if not one.stands_at or one.stands_at not in {other.stands_at for other in causes}:
+            causes.append(one)
+    # What stands comes last, the later hop first: each lets the orders of the next come to it.
+    causes.sort(key=lambda one: -one.stands_at if one.stands_at else -9)
+    return Night(seed, cast, causes)

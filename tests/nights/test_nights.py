@@ -1,0 +1,63 @@
+"""Nights that nobody wrote: drawn from a seed, staged with foreign programs, judged by truth."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.corpus.world import World
+from tests.nights.grammar import draw
+from tests.nights.judge import judge
+from tests.nights.report import PROPERTY, Result
+from tests.nights.stage import Stage
+from tests.nights.truth import Journal
+
+# Those of `make test`: whoever changes the grammar draws other nights from them.
+SEEDS = "4,6,9,11,13,15,19"
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def seeds(text: str) -> list[int]:
+    """Read `3`, `1..20` and lists of both."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("..")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+@pytest.mark.parametrize("seed", seeds(os.environ.get("NIGHTS_SEEDS") or SEEDS))
+async def test_a_night_is_read_right(
+    seed: int, world: World, tmp_path: Path, record_property: Any
+) -> None:
+    """Every command says what is true of every order."""
+    night, began = draw(seed), time.monotonic()
+    journal, result = Journal(seed), Result(seed, str(night), failed="interrupted")
+    world.partition(night.cast.events_partitions, night.cast.returns_partitions)
+    stage = Stage(world, night.cast, journal, tmp_path)
+    try:
+        for cause in night.causes:
+            cause.prepare(stage)
+        await stage.open()
+        await stage.healthy(2)
+        for cause in night.causes:
+            await cause.make(stage)
+        for cause in night.causes:
+            await cause.settle(stage)
+        await stage.overdue()
+        await stage.watched()
+        result.right, result.wrong = await judge(world, journal, tmp_path)
+        result.orders, result.failed = len(journal.truth), ""
+    except Exception as error:
+        result.failed = f"{type(error).__name__}: {error}"[:300]
+        raise
+    finally:
+        stage.close()
+        result.seconds = round(time.monotonic() - began, 1)
+        record_property(PROPERTY, result.as_json())
+        result.keep()
+        (tmp_path / "journal.jsonl").write_text(journal.text(), encoding="utf-8")
+    assert not result.wrong, f"{night}\n" + "\n".join(map(str, result.wrong))
