@@ -119,8 +119,8 @@ class Returns:
         self, logs: Mapping[Partition, LogBounds], *, truncated: bool
     ) -> Mapping[Partition, Start]:
         """Say where each partition starts."""
-        books = self.confirmation.books
-        starts, gaps = await books.open(self.connection, logs, truncated=truncated)
+        offsets = self.confirmation.offsets
+        starts, gaps = await offsets.open(self.connection, logs, truncated=truncated)
         for partition, gap in gaps:
             self.listener.gap(partition, gap)
         self.waiting.likely, self.waiting.retry_at = True, 0.0
@@ -128,7 +128,7 @@ class Returns:
 
     async def other_log(self, partition: Partition, log_bounds: LogBounds) -> None:
         """Start a partition anew."""
-        gap = await self.confirmation.books.restart(self.connection, partition, log_bounds)
+        gap = await self.confirmation.offsets.restart(self.connection, partition, log_bounds)
         if gap is not None:
             self.listener.gap(partition, gap)
 
@@ -226,8 +226,8 @@ class Returns:
         now = time.monotonic()
         if now >= self.waiting.look_at:
             self.waiting.look_at = now + _LOOK_FOR_RELEASES_SECONDS
-            books = self.confirmation.books
-            where = (self.connection, books.group, books.topic, owned)
+            offsets = self.confirmation.offsets
+            where = (self.connection, offsets.group, offsets.topic, owned)
             # `relay replay returns` puts some there, too.
             if await release_requested(*where) or await count_pending(*where):
                 self.waiting.likely = True
@@ -256,8 +256,8 @@ class Returns:
                     continue
                 done = await self._single_pending(owned, due[0], found)
             await self.listener.done(self.connection, done, started_ns)
-        books = self.confirmation.books
-        count = await count_pending(self.connection, books.group, books.topic, owned)
+        offsets = self.confirmation.offsets
+        count = await count_pending(self.connection, offsets.group, offsets.topic, owned)
         self.waiting.likely = count > 0
         self.listener.pending(count)
 

@@ -2,8 +2,8 @@
 
 Invariant: a partition is always handled in the same lane, so its returns stay in order. A lane that
 fails ends the session once the others have ended; what those committed stays committed, and the
-books say so: the next session goes on from there. Duties that are not of one batch run in the first
-lane, between batches.
+stored offsets say so: the next session goes on from there. Duties that are not of one batch run in
+the first lane, between batches.
 """
 
 from __future__ import annotations

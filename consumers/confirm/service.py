@@ -22,10 +22,10 @@ from relay.consumers.apply.canaries import BesideCanaries
 from relay.consumers.apply.columns import ColumnsApplier
 from relay.consumers.apply.function import FunctionApplier, function_name
 from relay.consumers.apply.observe import Observer
-from relay.consumers.confirm.books import Books
 from relay.consumers.confirm.failures import Failure, classify, described
 from relay.consumers.confirm.handling import DatabaseBlockedError, Returns, Streak, Waiting
 from relay.consumers.confirm.lanes import Lanes
+from relay.consumers.confirm.offset_store import OffsetStore
 from relay.consumers.confirm.options import ConfirmOptions
 from relay.consumers.confirm.quarantine_room import QuarantineRoom
 from relay.consumers.confirm.report import Report
@@ -36,8 +36,8 @@ from relay.consumers.returns.fold import Outcome, Statuses
 from relay.consumers.returns.reader import ReturnReader
 from relay.consumers.returns.trimming import trimming
 from relay.kafka.consumer.blocked import BlockedPartitions
-from relay.kafka.consumer.broker import Broker
 from relay.kafka.consumer.loop import Loop
+from relay.kafka.consumer.stoppable_calls import StoppableCalls
 from relay.kafka.refusal import KafkaRefusedError
 from relay.orders.catalog import FlowTableError, orders_table, with_key_column
 from relay.runtime.backoff import Backoff
@@ -169,7 +169,7 @@ class ConfirmService:
 
     async def _connections(self) -> None:
         """Work on one database connection after the other."""
-        attempt, waiter = 0, Broker(self.stop)
+        attempt, waiter = 0, StoppableCalls(self.stop)
         while not self.stop.is_set():
             before, backoff = self.report.counts.total(), self.options.away_backoff
             try:
@@ -268,12 +268,12 @@ class ConfirmService:
         }
 
     async def _lanes(self, connections: Sequence[asyncpg.Connection]) -> Lanes:
-        books = Books(self.flow.confirm_group, self.flow.returns_topic, self.process.instance)
         flow = await with_key_column(connections[0], self.flow)
+        offsets = OffsetStore(flow.confirm_group, flow.returns_topic, self.process.instance)
         reader = ReturnReader(flow)
         how = BesideCanaries(await applier(connections[0], self.flow))
         trim = trimming(flow.max_return_bytes)
-        confirmation = Confirmation(reader, how, books, trim, self.room)
+        confirmation = Confirmation(reader, how, offsets, trim, self.room)
         batch_records, waiting = self.options.session.batch_records, Waiting()
         return Lanes(
             [

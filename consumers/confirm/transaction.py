@@ -17,7 +17,7 @@ import asyncpg
 from relay.consumers.apply.applying import Applier, Decided
 from relay.consumers.apply.columns import StatusNotKeptError
 from relay.consumers.apply.inbox import look_up
-from relay.consumers.confirm.books import Books
+from relay.consumers.confirm.offset_store import OffsetStore
 from relay.consumers.confirm.pending import (
     Pending,
     drop_pending,
@@ -111,7 +111,7 @@ class Confirmation:
 
     reader: ReturnReader
     applier: Applier
-    books: Books
+    offsets: OffsetStore
     trim: Callable[[Any], Any]
     room: QuarantineRoom = field(default_factory=QuarantineRoom)
     caution: Caution = field(default_factory=Caution)
@@ -157,22 +157,22 @@ class Confirmation:
     ) -> Done:
         parts = batch.parts
         async with connection.transaction():
-            await self.books.advance(connection, parts)
+            await self.offsets.advance(connection, parts)
             done = await self._decide(
                 connection, batch, parts[0].topic_id, careful=careful, unkept=unkept
             )
-            await put_pending(connection, self.books.group, done.waiting)
-        self.books.advanced(parts)
+            await put_pending(connection, self.offsets.group, done.waiting)
+        self.offsets.advanced(parts)
         return done
 
     async def refuse(self, connection: asyncpg.Connection, part: Part, refusal: Refusal) -> Done:
         """Handle a part of one record by quarantining it."""
         async with connection.transaction():
-            await self.books.advance(connection, [part])
+            await self.offsets.advance(connection, [part])
             await write_quarantine(
-                connection, self.books.group, self.books.topic, [refusal], self.room
+                connection, self.offsets.group, self.offsets.topic, [refusal], self.room
             )
-        self.books.advanced([part])
+        self.offsets.advanced([part])
         return Done(refused=[refusal])
 
     async def let_wait(self, connection: asyncpg.Connection, part: Part) -> Done:
@@ -180,16 +180,16 @@ class Confirmation:
         returned = self.reader.read(part.records[0])
         assert isinstance(returned, Return), "only what could be read was tried"
         async with connection.transaction():
-            await self.books.advance(connection, [part])
-            await put_pending(connection, self.books.group, [returned])
-        self.books.advanced([part])
+            await self.offsets.advance(connection, [part])
+            await put_pending(connection, self.offsets.group, [returned])
+        self.offsets.advanced([part])
         return Done(waiting=[returned])
 
     async def due(
         self, connection: asyncpg.Connection, owned: Collection[Partition], limit: int
     ) -> list[Pending]:
         """Return which waiting returns of these partitions are due."""
-        return await due_pending(connection, self.books.group, self.books.topic, owned, limit)
+        return await due_pending(connection, self.offsets.group, self.offsets.topic, owned, limit)
 
     async def retry(
         self,
@@ -218,7 +218,7 @@ class Confirmation:
         unkept: Unkept,
     ) -> Done:
         async with connection.transaction():
-            await self.books.hold(connection, owned)
+            await self.offsets.hold(connection, owned)
             done = await self._decide(
                 connection, batch, None, careful=True, unkept=unkept, waited=True
             )
@@ -226,7 +226,7 @@ class Confirmation:
             decided = [one.pending_id for one in due if id(one.record) not in still]
             await drop_pending(connection, decided)
             locked = {one.order_id for one in done.waiting}
-            await postpone(connection, self.books.group, locked)
+            await postpone(connection, self.offsets.group, locked)
         return done
 
     async def refuse_pending(
@@ -238,16 +238,16 @@ class Confirmation:
     ) -> Done:
         """Quarantine a waiting return that the database refuses."""
         async with connection.transaction():
-            await self.books.hold(connection, owned)
+            await self.offsets.hold(connection, owned)
             await write_quarantine(
-                connection, self.books.group, self.books.topic, [refusal], self.room
+                connection, self.offsets.group, self.offsets.topic, [refusal], self.room
             )
             await drop_pending(connection, [pending.pending_id])
         return Done(refused=[refusal])
 
     async def keep_waiting(self, connection: asyncpg.Connection, order_id: str) -> Done:
         """Look at an order's waiting returns again later."""
-        await postpone(connection, self.books.group, {order_id})
+        await postpone(connection, self.offsets.group, {order_id})
         return Done()
 
     def _read(self, records: Iterable[Record]) -> tuple[list[Return], list[Refusal]]:
@@ -289,10 +289,10 @@ class Confirmation:
                 decided = await self.applier.decide(connection, fresh)
             if decided.refused and not careful:
                 raise _DoubtError
-        await self.applier.write(connection, self.books.group, decided)
+        await self.applier.write(connection, self.offsets.group, decided)
         done.add(decided)
         await write_quarantine(
-            connection, self.books.group, self.books.topic, done.refused, self.room
+            connection, self.offsets.group, self.offsets.topic, done.refused, self.room
         )
         return done
 
@@ -300,7 +300,7 @@ class Confirmation:
         self, connection: asyncpg.Connection, batch: Batch, done: Done
     ) -> Sequence[Return]:
         """Set aside returns whose order has one waiting already: they must not overtake it."""
-        waiting = await waiting_orders(connection, self.books.group, batch.readable)
+        waiting = await waiting_orders(connection, self.offsets.group, batch.readable)
         if not waiting:
             return batch.readable
         done.waiting = [one for one in batch.readable if one.order_id in waiting]

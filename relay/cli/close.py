@@ -14,7 +14,7 @@ import click
 
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.parameters import INCIDENT
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import Session, UnreachableError, session
 from relay.diagnose.unreturned import QUICK

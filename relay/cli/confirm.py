@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from relay.cli.service import Surroundings, serve
-from relay.cli.watched import watched
+from relay.cli.service import ServiceContext, serve
+from relay.cli.with_watchdog import with_watchdog
 from relay.consumers.confirm.options import ConfirmOptions
 from relay.consumers.confirm.service import ConfirmService
 from relay.kafka.consumer.options import SessionOptions
@@ -22,19 +22,19 @@ def command(ctx: click.Context) -> None:
     Several may run: they share the topic's partitions. SIGTERM drains and ends with 0.
     """
     settings = load_settings(ctx.find_root().obj["config"])
-    serve("confirm", settings, METRICS_PORT, watched(_service))
+    serve("confirm", settings, METRICS_PORT, with_watchdog(_service))
 
 
-def _service(around: Surroundings) -> ConfirmService:
-    settings = around.settings
+def _service(context: ServiceContext) -> ConfirmService:
+    settings = context.settings
     return ConfirmService(
         settings.database.dsn,
         settings.kafka,
         settings.flow,
         confirm_options(settings),
-        around.tracing,
-        around.stop,
-        around.metrics,
+        context.tracing,
+        context.stop,
+        context.metrics,
     )
 
 

@@ -19,7 +19,7 @@ from relay.cli.diagnosis_text import following, gravest, many_orders, one_order,
 from relay.cli.errors import Found
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.cli.parameters import SINCE
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.logs import LogReading
 from relay.diagnose.gather.lookup import order_of_submission, orders_of_events
 from relay.diagnose.gather.orders import GatherOptions

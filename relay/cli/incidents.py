@@ -17,7 +17,7 @@ from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.cli.parameters import INCIDENT, SINCE
 from relay.cli.watchdog import watch_options
 from relay.diagnose.causes import for_incident, meaning_of
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.incidents.listing import IncidentSeen, list_incidents, single_orders
 from relay.diagnose.session import UnreachableError, session
 from relay.diagnose.verdicts import HOPS, Hop, page

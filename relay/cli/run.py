@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from relay.cli.service import Surroundings, serve
-from relay.cli.watched import watched
+from relay.cli.service import ServiceContext, serve
+from relay.cli.with_watchdog import with_watchdog
 from relay.publish.maintenance.duties import maintenance_options
 from relay.publish.options import publish_options
 from relay.publish.service import RelayService
@@ -22,18 +22,18 @@ def command(ctx: click.Context) -> None:
     Several may run: one is active, the others stand by. SIGTERM drains and ends with 0.
     """
     settings = load_settings(ctx.find_root().obj["config"])
-    serve("relay", settings, METRICS_PORT, watched(_service))
+    serve("relay", settings, METRICS_PORT, with_watchdog(_service))
 
 
-def _service(around: Surroundings) -> RelayService:
-    settings = around.settings
+def _service(context: ServiceContext) -> RelayService:
+    settings = context.settings
     return RelayService(
         settings.database.dsn,
         settings.kafka,
         settings.flow,
         publish_options(settings),
-        around.tracing,
-        around.stop,
-        metrics=around.metrics,
+        context.tracing,
+        context.stop,
+        metrics=context.metrics,
         maintenance=maintenance_options(settings),
     )

@@ -1,4 +1,4 @@
-"""Hops 2 and 5: what every service needs around it: logs, traces, metrics, health, signals.
+"""Hops 2 and 5: what every service needs context it: logs, traces, metrics, health, signals.
 
 Invariant: settings are read and judged before anything is connected; SIGTERM drains and ends with
 0; the last spans are delivered, within seconds. A service that cannot work ends with the reason.
@@ -59,7 +59,7 @@ class Service(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ServiceContext:
     """What a service is made with."""
 
     settings: Settings
@@ -69,7 +69,7 @@ class Surroundings:
 
 
 def serve(
-    kind: str, settings: Settings, default_port: int, build: Callable[[Surroundings], Service]
+    kind: str, settings: Settings, default_port: int, build: Callable[[ServiceContext], Service]
 ) -> None:
     """Run a service until it is told to stop.
 
@@ -94,11 +94,11 @@ async def _serve(
     tracing: Tracing,
     metrics: Metrics,
     default_port: int,
-    build: Callable[[Surroundings], Service],
+    build: Callable[[ServiceContext], Service],
 ) -> None:
     log_unobserved(asyncio.get_running_loop())
     with stop_on_signals() as stop:
-        service = build(Surroundings(settings, tracing, metrics, stop))
+        service = build(ServiceContext(settings, tracing, metrics, stop))
         async with _endpoint(settings.metrics, default_port, metrics, service):
             await service.run()
 

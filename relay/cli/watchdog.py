@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from relay.cli.output import settings_of
-from relay.cli.service import Surroundings, serve
+from relay.cli.service import ServiceContext, serve
 from relay.diagnose.watch.round import WatchOptions
 from relay.diagnose.watch.watchdog import Watchdog
 from relay.runtime.heartbeat import Heartbeat, stop_reason
@@ -30,20 +30,22 @@ def command(ctx: click.Context) -> None:
     neither runs. Of all watchdogs one is active. SIGTERM ends with 0.
     """
     settings = settings_of(ctx)
-    serve("watchdog", settings, METRICS_PORT, lambda around: Alone(make_watchdog(around)))
+    serve(
+        "watchdog", settings, METRICS_PORT, lambda context: WatchdogService(make_watchdog(context))
+    )
 
 
-def make_watchdog(around: Surroundings) -> Watchdog:
+def make_watchdog(context: ServiceContext) -> Watchdog:
     """Wire the watchdog from the settings."""
-    settings = around.settings
+    settings = context.settings
     return Watchdog(
         settings.database.dsn,
         settings.kafka,
         settings.flow,
         watch_options(settings),
-        around.tracing,
-        around.stop,
-        around.metrics,
+        context.tracing,
+        context.stop,
+        context.metrics,
     )
 
 
@@ -54,7 +56,7 @@ def watch_options(settings: Settings) -> WatchOptions:
 
 
 @dataclass(slots=True)
-class Alone:
+class WatchdogService:
     """A process that is nothing but a watchdog, with a process record of its own."""
 
     watchdog: Watchdog

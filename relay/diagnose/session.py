@@ -13,13 +13,13 @@ from datetime import datetime
 
 import asyncpg
 
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.lookup import canonical
 from relay.diagnose.gather.orders import Gatherer, GatherOptions
 from relay.diagnose.gather.reading import database_missing
-from relay.diagnose.mend import mend_template
+from relay.diagnose.missing_row import insert_template
 from relay.diagnose.tell.diagnosis import Diagnosis
-from relay.diagnose.tell.explain import diagnose, with_mend
+from relay.diagnose.tell.explain import diagnose, with_insert
 from relay.diagnose.verdicts import Verdict
 from relay.diagnose.watch.overdue import Open, find_open
 from relay.orders.catalog import as_far_as_known
@@ -62,17 +62,17 @@ class Session:
         for start in range(0, len(ids), PAGE_ORDERS):
             page = await gatherer.gather(ids[start : start + PAGE_ORDERS], asked)
             found += [diagnose(replace(one, twin=twin) if twin else one) for one in page]
-        return await self._with_mend(found)
+        return await self._with_insert(found)
 
     def _ids(self, order_ids: Sequence[str]) -> list[str]:
         return list(dict.fromkeys(canonical(self.flow, order_ids)))
 
-    async def _with_mend(self, found: list[Diagnosis]) -> list[Diagnosis]:
+    async def _with_insert(self, found: list[Diagnosis]) -> list[Diagnosis]:
         bypassed = any(one.verdict is Verdict.NO_OUTBOX_ROW for one in found)
         if not bypassed or isinstance(self.connection, Missing):
             return found
-        mend = await mend_template(self.connection, self.flow)
-        return [with_mend(one, mend) for one in found]
+        mend = await insert_template(self.connection, self.flow)
+        return [with_insert(one, mend) for one in found]
 
     async def open_orders(
         self, since: datetime | None = None, at_most: int = 100_000

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from relay.diagnose.causes import Cause
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.logs import LogReading
 from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import Session, UnreachableError, session

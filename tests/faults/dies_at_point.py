@@ -9,7 +9,7 @@ import signal
 import sys
 
 from relay.cli.confirm import confirm_options
-from relay.cli.service import Surroundings, serve
+from relay.cli.service import ServiceContext, serve
 from relay.consumers.confirm.service import ConfirmService
 from relay.publish.maintenance.duties import maintenance_options
 from relay.publish.options import publish_options
@@ -33,28 +33,28 @@ class Death:
 def main(role: str, point: str, passing: int) -> None:
     settings, death = load_settings(None), Death(point, passing)
 
-    def relay(around: Surroundings) -> RelayService:
+    def relay(context: ServiceContext) -> RelayService:
         return RelayService(
             settings.database.dsn,
             settings.kafka,
             settings.flow,
             publish_options(settings),
-            around.tracing,
-            around.stop,
+            context.tracing,
+            context.stop,
             death,
-            metrics=around.metrics,
+            metrics=context.metrics,
             maintenance=maintenance_options(settings),
         )
 
-    def confirm(around: Surroundings) -> ConfirmService:
+    def confirm(context: ServiceContext) -> ConfirmService:
         return ConfirmService(
             settings.database.dsn,
             settings.kafka,
             settings.flow,
             confirm_options(settings),
-            around.tracing,
-            around.stop,
-            around.metrics,
+            context.tracing,
+            context.stop,
+            context.metrics,
             death,
         )
 

@@ -29,7 +29,7 @@ _OUTBOX_SQL = "relay/publish/reading/outbox_sql.py"
 _PUBLISHER = "relay/publish/sending/publisher.py"
 _CHECKPOINT = "relay/publish/reading/checkpoint.py"
 _SESSION = "relay/kafka/consumer/session.py"
-_BOOKS = "consumers/confirm/books.py"
+_OFFSETS = "consumers/confirm/offset_store.py"
 _TRANSACTION = "consumers/confirm/transaction.py"
 _FOLD = "consumers/returns/fold.py"
 
@@ -206,12 +206,12 @@ PLANTED = (
         "a batch that waits behind one that failed is handled all the same",
         (
             Change(
-                "relay/kafka/consumer/in_hand.py",
+                "relay/kafka/consumer/lane_queues.py",
                 "if self._failed or not stands():",
                 "if not stands():",
             ),
         ),
-        ("tests/unit/test_confirm_in_hand.py",),
+        ("tests/unit/test_lane_queues.py",),
     ),
     Planted(
         "auto-commit: the processor's offset is committed before its returns are sent",
@@ -232,10 +232,10 @@ PLANTED = (
             Change(
                 _TRANSACTION,
                 "        async with connection.transaction():\n"
-                "            await self.books.advance(connection, parts)\n"
+                "            await self.offsets.advance(connection, parts)\n"
                 "            done = await",
-                "        await self.books.advance(connection, parts)\n"
-                "        self.books.advanced(parts)\n"
+                "        await self.offsets.advance(connection, parts)\n"
+                "        self.offsets.advanced(parts)\n"
                 "        async with connection.transaction():\n"
                 "            done = await",
             ),
@@ -246,14 +246,14 @@ PLANTED = (
         "the offset is no compare-and-set",
         (
             Change(
-                _BOOKS,
+                _OFFSETS,
                 "     WHERE o.consumer_group = $1 AND o.topic = $2 AND o.next_offset = m.expected\n"
                 "     ORDER BY o.partition\n       FOR UPDATE OF o\n)",
                 "     WHERE o.consumer_group = $1 AND o.topic = $2\n"
                 "     ORDER BY o.partition\n       FOR UPDATE OF o\n)",
             ),
             Change(
-                _BOOKS,
+                _OFFSETS,
                 " WHERE o.consumer_group = $1 AND o.topic = $2 AND o.partition = m.partition\n"
                 "   AND o.next_offset = m.expected\n",
                 " WHERE o.consumer_group = $1 AND o.topic = $2 AND o.partition = m.partition\n",
@@ -325,7 +325,7 @@ PLANTED = (
         "records that retention took are passed over in silence",
         (
             Change(
-                _BOOKS,
+                _OFFSETS,
                 "        await self._note_gap(connection, partition, gap)\n\n    async def _own",
                 "\n    async def _own",
             ),

@@ -25,7 +25,7 @@ from relay.diagnose.evidence.order import (
     Scan,
     Waiting,
 )
-from relay.diagnose.evidence.surroundings import (
+from relay.diagnose.evidence.system_state import (
     CheckpointSeen,
     ConsumerOffset,
     ConsumerSeen,
@@ -37,7 +37,7 @@ from relay.diagnose.evidence.surroundings import (
     OutageSeen,
     ProcessSeen,
     Shrink,
-    Surroundings,
+    SystemState,
     TopicSeen,
 )
 from relay.diagnose.verdicts import Hop, Verdict
@@ -119,7 +119,7 @@ consumers = st.builds(
     gaps=some(st.builds(Gap, partitions, offsets, offsets, words, times)),
 )
 surroundings = st.builds(
-    Surroundings,
+    SystemState,
     now_at=st.just(NOW),
     watched_since=maybe(times),
     returns_topic=st.just(RETURNS),

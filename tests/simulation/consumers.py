@@ -1,16 +1,16 @@
-"""A confirmation consumer of the simulation: the program's books, identities and folding."""
+"""A confirmation consumer of the simulation: the program's offsets, identities and folding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.consumers.confirm.books import Books
+from relay.consumers.confirm.offset_store import OffsetStore
 from relay.consumers.returns.fold import Statuses, Step, fold
 from relay.consumers.returns.identity import tell_apart
 from relay.consumers.returns.reader import Return
 from relay.consumers.returns.refusals import Refusal
 from relay.kafka.consumer.handler import Part, PartitionLostError
-from relay.kafka.consumer.partitions import LogBounds, Partition, Start, continuing, holes
+from relay.kafka.consumer.partitions import LogBounds, Partition, Start, continuing, gap_between
 from relay.runtime.flow import Flow
 from tests.simulation.broker import Broker, Returned
 from tests.simulation.database import Connection, ConnectionLostError, Database, finished
@@ -56,7 +56,7 @@ class SimulatedConsumer:
     name: str
     database: Database
     broker: Broker
-    books: Books = field(init=False)
+    offsets: OffsetStore = field(init=False)
     connection: Connection = field(init=False)
     starts: dict[Partition, Start] = field(default_factory=dict)
     frozen: bool = False
@@ -66,18 +66,18 @@ class SimulatedConsumer:
 
     def start(self) -> None:
         """Begin with an empty memory, and no partition."""
-        self.books = Books("g", "returns", self.name)
+        self.offsets = OffsetStore("g", "returns", self.name)
         self.connection, self.starts, self.frozen = Connection(self.database), {}, False
 
     def assigned(self, partitions: Sequence[int]) -> None:
-        """The group gives it partitions: it begins where the books say."""
+        """The group gives it partitions: it begins where the stored offsets say."""
         if self.frozen:
             return
         logs = {
             Partition("returns", number): LogBounds(0, len(self.broker.returns[number]), _TOPIC_ID)
             for number in partitions
         }
-        starts, _gaps = finished(self.books.open(self.connection, logs, truncated=False))
+        starts, _gaps = finished(self.offsets.open(self.connection, logs, truncated=False))
         self.starts = dict(starts)
 
     def poll(self, most: int, fate: str) -> None:
@@ -98,7 +98,7 @@ class SimulatedConsumer:
         if not records:
             return None
         end = records[-1].offset + 1
-        gap = holes(start, records, end)
+        gap = gap_between(start, records, end)
         assert gap is None
         return Part(partition, start.offset, records, end, None, _TOPIC_ID)
 
@@ -106,14 +106,14 @@ class SimulatedConsumer:
         if not parts:
             return
         finished(self._transaction(parts))
-        self.books.advanced(parts)
+        self.offsets.advanced(parts)
         for part in parts:
             self.starts[part.partition] = Start(part.next_offset)
 
     async def _transaction(self, parts: list[Part]) -> None:
         database = self.database
         async with self.connection.transaction():
-            await self.books.advance(self.connection, parts)
+            await self.offsets.advance(self.connection, parts)
             records: list[Any] = [record for part in parts for record in part.records]
             steps, _refused = decide(database, [read_return(one) for one in records])
             for order, step in steps:

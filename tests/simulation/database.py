@@ -1,7 +1,7 @@
 """A PostgreSQL of the imagination: transactions, snapshots and the few statements that matter.
 
-The program's own classes run on it (cursor, checkpoint, lease, books): it answers the very SQL
-constants they send, and fails on any other. A statement is atomic; a transaction's reply may be
+The program's own classes run on it (cursor, checkpoint, lease, offset store): it answers the very
+SQL constants they send, and fails on any other. A statement is atomic; a transaction's reply may be
 lost, or the client may die before COMMIT.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from relay.consumers.confirm import books
+from relay.consumers.confirm import offset_store
 from relay.publish.ownership import lease
 from relay.publish.reading import checkpoint, outbox_sql
 from relay.publish.reading.window import Snapshot
@@ -267,7 +267,7 @@ def _release(db: Database, _c: Connection, _duty: str, _shard: int, epoch: int) 
         db.lease["owner"] = None
 
 
-# --- hop 5: the books
+# --- hop 5: the stored offsets
 
 
 def _read(db: Database, _c: Connection, _group: str, _topic: str, partitions: Any) -> Any:
@@ -314,8 +314,8 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     lease.RENEW: _renew,
     lease.RELEASE: _release,
     lease._LOCK_TIMEOUT: lambda *_: None,
-    books._READ: _read,
-    books._ENTER: _enter,
-    books._OWN: _own,
-    books._ADVANCE: _advance_offsets,
+    offset_store._READ: _read,
+    offset_store._ENTER: _enter,
+    offset_store._OWN: _own,
+    offset_store._ADVANCE: _advance_offsets,
 }

@@ -205,13 +205,13 @@ def _position_in_memory(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_compare_and_set(patch: pytest.MonkeyPatch) -> None:
-    real = database_module._ANSWERS[database_module.books._ADVANCE]
+    real = database_module._ANSWERS[database_module.offset_store._ADVANCE]
 
     def blindly(db: Any, connection: Any, group: str, topic: str, *given: Any) -> Any:
         expected = [db.offsets[number]["next_offset"] for number in given[0]]
         return real(db, connection, group, topic, given[0], expected, *given[2:])
 
-    patch.setitem(database_module._ANSWERS, database_module.books._ADVANCE, blindly)
+    patch.setitem(database_module._ANSWERS, database_module.offset_store._ADVANCE, blindly)
 
 
 def _no_rank_check(patch: pytest.MonkeyPatch) -> None:

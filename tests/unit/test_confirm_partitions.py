@@ -19,7 +19,7 @@ from relay.kafka.consumer.partitions import (
     Progress,
     Start,
     continuing,
-    holes,
+    gap_between,
     other_log_reason,
     record_digest,
     starting_point,
@@ -146,7 +146,7 @@ def test_markers_behind_the_last_record_are_no_reason_to_doubt():
     ],
 )
 def test_offsets_without_a_record_are_counted(start, found, next_offset, gap):
-    assert holes(Start(start), [Record(offset) for offset in found], next_offset) == gap
+    assert gap_between(Start(start), [Record(offset) for offset in found], next_offset) == gap
 
 
 def test_a_part_is_split_where_its_records_are():

@@ -2,10 +2,10 @@
 
 import asyncio
 
-from relay.kafka.consumer.broker import Broker
 from relay.kafka.consumer.options import SessionOptions
 from relay.kafka.consumer.partitions import Partition, lane_of
 from relay.kafka.consumer.polling import Polling
+from relay.kafka.consumer.stoppable_calls import StoppableCalls
 
 
 class OneAtATime:
@@ -21,7 +21,7 @@ class OneAtATime:
 
 def polling(consumer: OneAtATime, lanes: int) -> Polling:
     options = SessionOptions(connections=lanes)
-    return Polling(consumer, Broker(asyncio.Event()), options, stall_seconds=60)
+    return Polling(consumer, StoppableCalls(asyncio.Event()), options, stall_seconds=60)
 
 
 async def test_each_lane_gets_a_partition_of_its_own() -> None:

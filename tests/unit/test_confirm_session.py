@@ -12,11 +12,11 @@ from aiokafka.structs import TopicPartition
 
 from relay.kafka.consumer import session as session_module
 from relay.kafka.consumer import topic_log
-from relay.kafka.consumer.broker import Broker, BrokerError, StalledError
 from relay.kafka.consumer.handler import PartitionLostError
 from relay.kafka.consumer.options import SessionOptions
 from relay.kafka.consumer.partitions import DiscontinuityError, Partition, Start
 from relay.kafka.consumer.session import Session
+from relay.kafka.consumer.stoppable_calls import BrokerError, StalledError, StoppableCalls
 from relay.runtime.kafka_connection import KafkaConnection
 
 TP = TopicPartition("t", 0)
@@ -129,7 +129,8 @@ def run(monkeypatch):
         monkeypatch.setattr(session_module, "AIOKafkaConsumer", FakeConsumer)
         monkeypatch.setattr(topic_log, "topic_ids", same_topic)
         options = SessionOptions(poll_seconds=0.01, start_seconds=2, drain_seconds=0.2)
-        session = Session(KafkaConnection(), "t", "g", options, books, Broker(stop), stall_seconds)
+        calls = StoppableCalls(stop)
+        session = Session(KafkaConnection(), "t", "g", options, books, calls, stall_seconds)
         async with asyncio.timeout(10):
             await session.run()
         return session._consumer

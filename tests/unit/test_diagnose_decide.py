@@ -29,7 +29,7 @@ from relay.diagnose.evidence.order import (
     Scan,
     Waiting,
 )
-from relay.diagnose.evidence.surroundings import (
+from relay.diagnose.evidence.system_state import (
     CheckpointSeen,
     ConsumerOffset,
     ConsumerSeen,
@@ -41,7 +41,7 @@ from relay.diagnose.evidence.surroundings import (
     OutageSeen,
     ProcessSeen,
     Shrink,
-    Surroundings,
+    SystemState,
     TopicSeen,
 )
 from relay.diagnose.tell.hops import place
@@ -75,7 +75,7 @@ PASSED = GroupSeen(
 )
 BEHIND = replace(PASSED, committed={WHERE: 118_000}, earlier={WHERE: 118_000})
 
-AROUND = Surroundings(
+AROUND = SystemState(
     now_at=NOW,
     watched_since=ago(days=30),
     returns_topic=RETURNS,

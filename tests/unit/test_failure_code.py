@@ -13,7 +13,7 @@ from aiokafka.errors import (
 )
 
 from relay.consumers.confirm.handling import DatabaseBlockedError
-from relay.kafka.consumer.broker import BrokerError
+from relay.kafka.consumer.stoppable_calls import BrokerError
 from relay.kafka.refusal import KafkaRefusedError
 from relay.orders.catalog import FlowTableError
 from relay.publish.errors import RestoredDatabaseError, TopicWaitError

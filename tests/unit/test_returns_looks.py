@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from relay.diagnose.evidence.surroundings import ConsumerOffset, Gap, Shrink
+from relay.diagnose.evidence.system_state import ConsumerOffset, Gap, Shrink
 from relay.diagnose.gather.looks import Bounds, look_at
 
 AT = datetime(2026, 3, 2, tzinfo=UTC)

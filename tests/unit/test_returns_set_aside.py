@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from relay.diagnose.evidence.surroundings import ConsumerOffset, ConsumerSeen, Gap, SetAside, Shrink
+from relay.diagnose.evidence.system_state import ConsumerOffset, ConsumerSeen, Gap, SetAside, Shrink
 from relay.diagnose.gather.looks import Bounds, Look, look_at
 from relay.diagnose.gather.set_aside import Unseen, unseen
 

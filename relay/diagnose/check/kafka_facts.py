@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from relay.diagnose.check.group_rights import group_operations
-from relay.diagnose.evidence.surroundings import TransactionSeen
+from relay.diagnose.evidence.system_state import TransactionSeen
 from relay.diagnose.gather.transactions import open_transactions
 from relay.kafka.broker import LATEST, Broker, connected
 from relay.kafka.cluster_clock import broker_clock_offset

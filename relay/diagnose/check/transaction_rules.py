@@ -12,7 +12,7 @@ from typing import Final
 
 from relay.diagnose.check.kafka_facts import KafkaFacts
 from relay.diagnose.check.result import Result, failed, ok, unknown, warning
-from relay.diagnose.evidence.surroundings import TransactionSeen
+from relay.diagnose.evidence.system_state import TransactionSeen
 from relay.diagnose.tell.transactions import transaction_text
 from relay.kafka.partition import Partition
 

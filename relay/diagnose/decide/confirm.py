@@ -7,10 +7,10 @@ quarantine or pending.
 from datetime import timedelta
 
 from relay.diagnose.causes import Cause
-from relay.diagnose.decide.duty import Standing, complaint, last_words, open_outage, standing
+from relay.diagnose.decide.duty import Standing, complaint, open_outage, recorded_end, standing
 from relay.diagnose.decide.finding import Finding, unknown
 from relay.diagnose.evidence.order import Evidence, Place, ReturnSeen
-from relay.diagnose.evidence.surroundings import ConsumerSeen, Missing
+from relay.diagnose.evidence.system_state import ConsumerSeen, Missing
 from relay.diagnose.verdicts import Hop, Verdict
 
 CONSUMER = "confirm"
@@ -61,7 +61,7 @@ def _consumer_cause(evidence: Evidence, consumer: ConsumerSeen, coming: ReturnSe
         return going
     stands = standing(around.consumers, around.now_at, newcomer=CONSUMER in around.newcomers)
     if stands is Standing.DOWN:
-        return last_words(around.consumers) or Cause.CONSUMER_DOWN
+        return recorded_end(around.consumers) or Cause.CONSUMER_DOWN
     if stands is Standing.PAUSED:
         return Cause.CONSUMER_PAUSED
     return _trouble(evidence) or going

@@ -23,7 +23,7 @@ from relay.diagnose.evidence.order import (
     ReadBack,
     ReturnSeen,
 )
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.verdicts import Hop, Verdict
 from relay.runtime.times import later
 

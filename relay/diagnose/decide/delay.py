@@ -11,7 +11,7 @@ from relay.diagnose.causes import MEANINGS, PROVISIONAL, Cause
 from relay.diagnose.decide.decision import applied_return, placed_at, returned_at
 from relay.diagnose.decide.duty import cause_of_outage
 from relay.diagnose.evidence.order import Evidence
-from relay.diagnose.evidence.surroundings import Missing, OutageSeen, ProcessSeen
+from relay.diagnose.evidence.system_state import Missing, OutageSeen, ProcessSeen
 from relay.diagnose.verdicts import Hop
 from relay.runtime.liveness import GONE_SECONDS
 

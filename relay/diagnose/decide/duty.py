@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from relay.diagnose.causes import Cause
-from relay.diagnose.evidence.surroundings import OutageSeen, ProcessSeen
+from relay.diagnose.evidence.system_state import OutageSeen, ProcessSeen
 from relay.runtime.client_failure import ClientFailure
 from relay.runtime.liveness import is_alive
 
@@ -116,7 +116,7 @@ def complaint(processes: Iterable[ProcessSeen], now_at: datetime) -> Cause | Non
     return next((named for code in codes if (named := cause_of_code(code)) is not None), None)
 
 
-def last_words(processes: Iterable[ProcessSeen]) -> Cause | None:
+def recorded_end(processes: Iterable[ProcessSeen]) -> Cause | None:
     """Return the cause for which the last process of a kind stopped, when it named one."""
     last = max(processes, key=lambda one: one.heartbeat_at, default=None)
     if last is None or last.stopped_at is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from relay.diagnose.causes import MEANINGS as CAUSES
 from relay.diagnose.causes import Cause
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.verdicts import MEANINGS as VERDICTS
 from relay.diagnose.verdicts import Hop, Verdict
 

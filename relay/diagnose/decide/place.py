@@ -8,7 +8,7 @@ dropped partition, or may stand under another id, is `unknown`.
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
 from relay.diagnose.evidence.order import EventSeen, Evidence, Moment, Place
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.verdicts import Hop, Verdict
 
 

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
 from relay.diagnose.evidence.order import Crossing, Delivery, Evidence, Found, ReadBack
-from relay.diagnose.evidence.surroundings import GroupSeen, Missing
+from relay.diagnose.evidence.system_state import GroupSeen, Missing
 from relay.diagnose.verdicts import Hop, Verdict
 from relay.kafka.partition import Partition
 

@@ -10,17 +10,17 @@ from relay.diagnose.decide.duty import (
     Standing,
     alive,
     complaint,
-    last_words,
     open_outage,
+    recorded_end,
     standing,
 )
 from relay.diagnose.decide.finding import Finding, unknown
 from relay.diagnose.evidence.order import Delivery, EventSeen, Evidence, Found, HeldEvent, ReadBack
-from relay.diagnose.evidence.surroundings import (
+from relay.diagnose.evidence.system_state import (
     CheckpointSeen,
     LeaseSeen,
     Missing,
-    Surroundings,
+    SystemState,
     TopicSeen,
 )
 from relay.diagnose.verdicts import Hop, Verdict
@@ -97,13 +97,13 @@ def _relay_cause(evidence: Evidence, event: EventSeen) -> Cause:
         return Cause.RELAY_BEHIND if _checkpoint_moves(evidence) else Cause.RELAY_STUCK
     stands = standing(around.relays, around.now_at, newcomer=_unrecorded(around))
     if stands is Standing.DOWN:
-        return last_words(around.relays) or Cause.RELAY_DOWN
+        return recorded_end(around.relays) or Cause.RELAY_DOWN
     if stands is Standing.PAUSED:
         return Cause.RELAY_PAUSED
     return _living_relay_cause(evidence, event)
 
 
-def _unrecorded(around: Surroundings) -> bool:
+def _unrecorded(around: SystemState) -> bool:
     """Tell whether a relay is there that has not recorded itself yet: it came a moment ago."""
     lease = around.lease
     holds = isinstance(lease, LeaseSeen) and lease.connected is True and _is_held(lease, around)
@@ -131,7 +131,7 @@ def _living_relay_cause(evidence: Evidence, event: EventSeen) -> Cause:
     return Cause.RELAY_BEHIND if young or _checkpoint_moves(evidence) else Cause.RELAY_STUCK
 
 
-def _just_started(around: Surroundings, grace: timedelta) -> bool:
+def _just_started(around: SystemState, grace: timedelta) -> bool:
     """Tell whether a relay came up a moment ago: it may not have had its first page yet."""
     assert not isinstance(around.relays, Missing)
     living = [one for one in around.relays if alive(one, around.now_at)]
@@ -146,7 +146,7 @@ def _topic_absent(evidence: Evidence, topic: str | None) -> bool:
     return seen is not None and not seen.exists
 
 
-def _lease_is_stuck(around: Surroundings) -> bool:
+def _lease_is_stuck(around: SystemState) -> bool:
     """Tell whether nobody has the lease though a relay stands by for it.
 
     A relay that was killed a moment ago has a fresh heartbeat and a lapsed lease, and stands by for
@@ -163,7 +163,7 @@ def _lease_is_stuck(around: Surroundings) -> bool:
     return any(one.state == "standby" and alive(one, around.now_at) for one in around.relays)
 
 
-def _is_held(lease: LeaseSeen, around: Surroundings) -> bool:
+def _is_held(lease: LeaseSeen, around: SystemState) -> bool:
     until = lease.held_until
     return lease.owner is not None and until is not None and until > around.now_at
 

@@ -10,7 +10,7 @@ from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
 from relay.diagnose.evidence.history import LEFT_SOON_SECONDS
 from relay.diagnose.evidence.order import Crossing, Delivery, Evidence, Neighbours, Place, Scan
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.verdicts import Hop, Verdict
 from relay.runtime.command_line import command
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from relay.diagnose.causes import Cause
-from relay.diagnose.evidence.surroundings import Missing, Surroundings
+from relay.diagnose.evidence.system_state import Missing, SystemState
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +283,7 @@ class Evidence:
     """
 
     order_id: str
-    around: Surroundings
+    around: SystemState
     order: OrderSeen | Missing | None
     event: EventSeen | Missing | None
     handed_over: bool | Missing = False

@@ -14,7 +14,7 @@ from relay.diagnose.evidence.order import (
     OrderSeen,
     ReturnSeen,
 )
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from relay.diagnose.evidence.history import BEFORE_SECONDS, STEPS_OF_A_READER
-from relay.diagnose.evidence.surroundings import (
+from relay.diagnose.evidence.system_state import (
     CheckpointSeen,
     ConsumerOffset,
     ConsumerSeen,

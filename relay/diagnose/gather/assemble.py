@@ -28,7 +28,7 @@ from relay.diagnose.evidence.order import (
     Waiting,
 )
 from relay.diagnose.evidence.rows import EventRow, ReturnRow, Rows
-from relay.diagnose.evidence.surroundings import Missing, Surroundings, TopicSeen
+from relay.diagnose.evidence.system_state import Missing, SystemState, TopicSeen
 from relay.diagnose.gather.answers import in_question, share_out
 from relay.diagnose.gather.database import trace_id
 from relay.diagnose.gather.positions import Series
@@ -83,7 +83,7 @@ class Joiner:
     """Joins the parts for one order at a time."""
 
     flow: Flow
-    around: Surroundings
+    around: SystemState
     rows: Rows
     log: LogFacts
 
@@ -362,7 +362,7 @@ def _may_be_of(order_id: str, refused: ReturnSeen) -> bool:
 
 
 def unread_lost(
-    around: Surroundings, topic: TopicSeen, home: int, published_at: datetime, *, lost: bool
+    around: SystemState, topic: TopicSeen, home: int, published_at: datetime, *, lost: bool
 ) -> Cause | None:
     """Say why records are gone from a partition of the returns topic before they were applied.
 
@@ -393,7 +393,7 @@ def unread_lost(
     return None
 
 
-def _deleted(around: Surroundings, topic: TopicSeen, published_at: datetime) -> Cause:
+def _deleted(around: SystemState, topic: TopicSeen, published_at: datetime) -> Cause:
     age = (around.now_at - published_at).total_seconds()
     kept = topic.retention_seconds
     return Cause.RECORDS_DELETED if kept is None or age < kept else Cause.RECORD_EXPIRED

@@ -24,7 +24,7 @@ from relay.diagnose.evidence.order import (
     ReturnSeen,
 )
 from relay.diagnose.evidence.rows import CaseRow, EventRow, HeldRow, ReturnRow, Rows
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.reading import part
 from relay.diagnose.gather.unwritten import Around, read_moments
 from relay.orders.catalog import orders_table

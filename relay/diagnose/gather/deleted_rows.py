@@ -16,7 +16,7 @@ from typing import Any, Final
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.order import Delivery, Moment
 from relay.diagnose.evidence.rows import EventRow, Rows
-from relay.diagnose.evidence.surroundings import LogSeen, Missing, TopicSeen
+from relay.diagnose.evidence.system_state import LogSeen, Missing, TopicSeen
 from relay.diagnose.gather.readback import Wanted, read_back
 from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected

@@ -14,7 +14,7 @@ from aiokafka.partitioner import murmur2
 
 from relay.diagnose.evidence.order import Delivery, Found
 from relay.diagnose.evidence.rows import EventRow, Rows
-from relay.diagnose.evidence.surroundings import Missing, TopicSeen
+from relay.diagnose.evidence.system_state import Missing, TopicSeen
 from relay.diagnose.gather.around import AroundRows
 from relay.diagnose.gather.assemble import LogFacts
 from relay.diagnose.gather.database import trace_id

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from relay.diagnose.evidence.surroundings import ConsumerOffset, Gap, SetAside, Shrink
+from relay.diagnose.evidence.system_state import ConsumerOffset, Gap, SetAside, Shrink
 
 Span = tuple[int, int]
 

@@ -15,7 +15,7 @@ import asyncpg
 
 from relay.diagnose.evidence.order import Delivery, Evidence, Place
 from relay.diagnose.evidence.rows import EventRow, Rows
-from relay.diagnose.evidence.surroundings import GroupSeen, Missing, Surroundings
+from relay.diagnose.evidence.system_state import GroupSeen, Missing, SystemState
 from relay.diagnose.gather.around import AroundRows, read_around, read_ledger_from_at
 from relay.diagnose.gather.assemble import Joiner, LogFacts
 from relay.diagnose.gather.database import read_answered, read_refused_at, read_rows, reread
@@ -161,11 +161,9 @@ class Gatherer:
         on_kafka = log.found_orders()
         return rows, on_kafka if isinstance(answered, Missing) else answered | on_kafka
 
-    def _surroundings(
-        self, rows: AroundRows, topics: TopicFacts, positions: Series
-    ) -> Surroundings:
+    def _surroundings(self, rows: AroundRows, topics: TopicFacts, positions: Series) -> SystemState:
         flow = self.flow
-        return Surroundings(
+        return SystemState(
             now_at=rows.now_at,
             watched_since=self.options.since or rows.watched_since,
             returns_topic=flow.returns_topic,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from relay.diagnose.evidence.order import Found, ReadBack
-from relay.diagnose.evidence.surroundings import LogSeen, Missing, TopicSeen
+from relay.diagnose.evidence.system_state import LogSeen, Missing, TopicSeen
 from relay.kafka.broker import Broker
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import Fetched, RecordSeen, fetch, seen

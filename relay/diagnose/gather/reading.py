@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, UnsupportedCodecError
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.duty import cause_of_code
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.kafka.refusal import KafkaRefusedError
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.failure_code import failure_code

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from relay.diagnose.evidence.order import Place
 from relay.diagnose.evidence.rows import ReturnRow
-from relay.diagnose.evidence.surroundings import ConsumerSeen, Missing, Shrink
+from relay.diagnose.evidence.system_state import ConsumerSeen, Missing, Shrink
 from relay.diagnose.gather.looks import Bounds, Look, look_at
 from relay.diagnose.gather.recognise import Recogniser, WantedReturns
 from relay.diagnose.gather.set_aside import Unseen, unseen

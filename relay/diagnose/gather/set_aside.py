@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from relay.diagnose.evidence.surroundings import ConsumerSeen, Shrink
+from relay.diagnose.evidence.system_state import ConsumerSeen, Shrink
 from relay.diagnose.gather.looks import Look, Span
 
 

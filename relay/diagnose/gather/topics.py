@@ -12,7 +12,7 @@ from typing import Final
 
 from aiokafka.errors import KafkaError
 
-from relay.diagnose.evidence.surroundings import (
+from relay.diagnose.evidence.system_state import (
     GroupSeen,
     LogSeen,
     Missing,

@@ -15,7 +15,7 @@ from typing import Final
 
 from aiokafka.errors import KafkaError
 
-from relay.diagnose.evidence.surroundings import TransactionSeen
+from relay.diagnose.evidence.system_state import TransactionSeen
 from relay.kafka.broker import Broker
 from relay.kafka.partition import Partition
 from relay.kafka.requests import (

@@ -16,7 +16,7 @@ from typing import Any, Final
 import asyncpg
 
 from relay.diagnose.causes import Cause
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.reading import part
 from relay.diagnose.status.traces import Answered, Position, read_answered_orders
 from relay.diagnose.watch.looked import Looked, read_looked

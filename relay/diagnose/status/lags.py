@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
 from relay.diagnose.gather.transactions import open_transactions
 from relay.diagnose.status.traces import Answered, Position, read_record_traces

@@ -12,7 +12,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.evidence.surroundings import Missing
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.reading import database_missing
 from relay.diagnose.status.counts import Counts, read_counts
 from relay.diagnose.status.hops import Status, decide

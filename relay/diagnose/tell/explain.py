@@ -51,7 +51,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 
 @dataclass(frozen=True, slots=True)
-class MendTemplate:
+class InsertTemplate:
     """The INSERT that makes a missing outbox row, with `{key}` for the order's quoted key."""
 
     template: str
@@ -62,7 +62,7 @@ class MendTemplate:
         return self.template.replace("{key}", quoted)
 
 
-def with_mend(diagnosis: Diagnosis, mend: MendTemplate | None) -> Diagnosis:
+def with_insert(diagnosis: Diagnosis, mend: InsertTemplate | None) -> Diagnosis:
     """Add the statement that mends an order without an outbox row."""
     if mend is None or diagnosis.verdict is not Verdict.NO_OUTBOX_ROW:
         return diagnosis

@@ -27,7 +27,7 @@ from relay.diagnose.evidence.order import (
     ReturnSeen,
     Scan,
 )
-from relay.diagnose.evidence.surroundings import GroupSeen, Missing, ProcessSeen
+from relay.diagnose.evidence.system_state import GroupSeen, Missing, ProcessSeen
 from relay.diagnose.tell.transactions import transaction_text
 from relay.kafka.partition import Partition
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay.diagnose.evidence.surroundings import TransactionSeen
+from relay.diagnose.evidence.system_state import TransactionSeen
 from relay.kafka.partition import Partition
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.evidence.surroundings import GroupSeen
+from relay.diagnose.evidence.system_state import GroupSeen
 from relay.diagnose.gather.topics import read_group
 from relay.kafka.broker import EARLIEST, LATEST, Broker
 from relay.kafka.partition import Partition

@@ -1,7 +1,7 @@
-"""Hop 5: what the consumer session asks of whoever keeps the books and does the work.
+"""Hop 5: what the consumer session asks of whoever keeps the stored offsets and does the work.
 
 Invariant: whoever handles a part moves its offset in the same transaction, and only from where the
-part starts. What a handler raises ends the session; the next one starts from the books.
+part starts. What a handler raises ends the session; the next one starts from the stored offsets.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Part:
     """What one poll brought of one partition.
 
     Attributes:
-        start_offset: where the partition stood, and what the books must still say.
+        start_offset: where the partition stood, and what the stored offsets must still say.
         records: ascending by offset.
         next_offset: where it stands once these are handled.
         gap: offsets in between that held nothing readable.
@@ -49,7 +49,7 @@ WorkT = TypeVar("WorkT")
 
 
 class Handler(Protocol[WorkT]):
-    """Whoever keeps the books and does the work; what it raises ends the session.
+    """Whoever keeps the stored offsets and does the work; what it raises ends the session.
 
     A partition is always in the same lane. Only `read`, and `handle` of other lanes, may be called
     while another call is under way.

@@ -14,11 +14,11 @@ from typing import Protocol
 import structlog
 
 from relay.kafka.consumer.blocked import BlockedPartitions
-from relay.kafka.consumer.broker import Broker, BrokerError, StalledError
 from relay.kafka.consumer.handler import Handler, PartitionBlockedError, PartitionLostError, WorkT
 from relay.kafka.consumer.options import SessionOptions
 from relay.kafka.consumer.partitions import DiscontinuityError
 from relay.kafka.consumer.session import Session
+from relay.kafka.consumer.stoppable_calls import BrokerError, StalledError, StoppableCalls
 from relay.kafka.refusal import refusal
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.tasks import background
@@ -55,7 +55,7 @@ class Loop:
 
     async def run(self, handler: Handler[WorkT], stop: asyncio.Event) -> None:
         """Consume until `stop` is set; errors of the handler's own are passed on."""
-        broker, failures, stall_seconds = Broker(stop), 0, self.options.stall_seconds
+        broker, failures, stall_seconds = StoppableCalls(stop), 0, self.options.stall_seconds
         while not stop.is_set():
             session = Session(
                 self.kafka,

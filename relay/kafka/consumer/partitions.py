@@ -160,13 +160,13 @@ def starting_point(
     if progress is None:
         return Start(log.start), None
     if None not in (progress.topic_id, log.topic_id) and progress.topic_id != log.topic_id:
-        return again(progress, log, GapReason.TOPIC_RECREATED)
+        return restart_point(progress, log, GapReason.TOPIC_RECREATED)
     if log.end < progress.next_offset:
         if not truncated:
             raise LogBehindError(
                 f"the log ends at {log.end}, but records up to {progress.next_offset} were handled"
             )
-        return again(progress, log, GapReason.LOG_TRUNCATED)
+        return restart_point(progress, log, GapReason.LOG_TRUNCATED)
     if log.start > progress.next_offset:
         missed = log.start - progress.next_offset
         gap = Gap(GapReason.OUT_OF_RANGE, progress.next_offset, log.start, missed)
@@ -175,7 +175,7 @@ def starting_point(
     return Start(progress.next_offset, progress.last if readable else None), None
 
 
-def again(progress: Progress, log: LogBounds, reason: GapReason) -> tuple[Start, Gap]:
+def restart_point(progress: Progress, log: LogBounds, reason: GapReason) -> tuple[Start, Gap]:
     """Start a log anew whose records are not those that were handled.
 
     How many records of the old one were never seen is unknown: `missed_count` is 0.
@@ -250,7 +250,7 @@ def continuing(partition: Partition, start: Start, records: Sequence[RecordT]) -
     return [record for record in records if record.offset >= start.offset]
 
 
-def holes(start: Start, records: Sequence[Record], next_offset: int) -> Gap | None:
+def gap_between(start: Start, records: Sequence[Record], next_offset: int) -> Gap | None:
     """Return the offsets between the position and `next_offset` that held no readable record.
 
     Their places inside are not kept: transactions leave one offset each, for ever.

@@ -14,10 +14,10 @@ from typing import Any
 
 from aiokafka.structs import TopicPartition
 
-from relay.kafka.consumer.broker import Broker, StalledError
 from relay.kafka.consumer.fetch_watch import FetchWatch
 from relay.kafka.consumer.options import SessionOptions
 from relay.kafka.consumer.partitions import Partition, Record, lane_of
+from relay.kafka.consumer.stoppable_calls import StalledError, StoppableCalls
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Polling:
     """
 
     consumer: Any
-    broker: Broker
+    broker: StoppableCalls
     options: SessionOptions
     stall_seconds: float
     _fetches: FetchWatch = field(default_factory=FetchWatch)

@@ -1,9 +1,9 @@
 """Hop 5: one consumer's life in its group: join, seek, poll, leave.
 
 Invariant: no record reaches the handler before every assigned partition was sought to the place
-that the handler's own books name, nor after a rebalance began to take it away, nor unless it
-continues the books. On failure the session ends with an error that says which; a new one starts
-from the books again. Heartbeats go on while a slow batch is handled: aiokafka sends them from a
+that the handler's own stored offsets name, nor after a rebalance began to take it away, nor unless
+it continues them. On failure the session ends with an error that says which; a new one starts from
+the stored offsets again. Heartbeats go on while a slow batch is handled: aiokafka sends them from a
 task of its own.
 """
 
@@ -22,10 +22,9 @@ from aiokafka.errors import IllegalStateError, OffsetOutOfRangeError
 from aiokafka.structs import TopicPartition
 
 from relay.kafka.consumer.blocked import BlockedPartitions
-from relay.kafka.consumer.broker import Broker, BrokerError, StoppedError
 from relay.kafka.consumer.handler import Handler, Part, WorkT
-from relay.kafka.consumer.in_hand import InHand
 from relay.kafka.consumer.kafka_commit import KafkaCommit
+from relay.kafka.consumer.lane_queues import LaneQueues
 from relay.kafka.consumer.leaving import leave
 from relay.kafka.consumer.options import SessionOptions
 from relay.kafka.consumer.partitions import (
@@ -35,11 +34,12 @@ from relay.kafka.consumer.partitions import (
     Record,
     Start,
     continuing,
-    holes,
+    gap_between,
     lane_of,
 )
 from relay.kafka.consumer.polling import Polling
 from relay.kafka.consumer.rebalances import Rebalances
+from relay.kafka.consumer.stoppable_calls import BrokerError, StoppableCalls, StoppedError
 from relay.kafka.consumer.topic_log import TopicLog
 from relay.kafka.poll_limit import trim_records
 from relay.kafka.records import read_hostile_records
@@ -51,7 +51,7 @@ _ASK_AGAIN_SECONDS = 0.5
 _NEVER = -1
 _METADATA_MS = 10_000
 # How soon it is noticed that a batch failed, or that a lane has room, while no records come.
-_IN_HAND_POLL_SECONDS = 0.02
+_QUEUED_POLL_SECONDS = 0.02
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Session(Generic[WorkT]):
     group: str
     options: SessionOptions
     handler: Handler[WorkT]
-    broker: Broker
+    broker: StoppableCalls
     stall_seconds: float
     blocked: BlockedPartitions = field(default_factory=BlockedPartitions)
     alive: asyncio.Event = field(default_factory=asyncio.Event)
@@ -77,7 +77,7 @@ class Session(Generic[WorkT]):
     _commit: KafkaCommit = field(init=False)
     _log: TopicLog = field(init=False)
     _rebalances: Rebalances = field(init=False)
-    _in_hand: InHand = field(default_factory=InHand)
+    _queues: LaneQueues = field(default_factory=LaneQueues)
     _polling: Polling = field(init=False)
     _sought: int = _NEVER
     _starts: dict[Partition, Start] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Session(Generic[WorkT]):
     def __post_init__(self) -> None:
         read_hostile_records()
         trim_records(self.topic, self.handler.trim)
-        self._rebalances = Rebalances(self._in_hand.drained, self.options.drain_seconds)
+        self._rebalances = Rebalances(self._queues.drained, self.options.drain_seconds)
         self._consumer = AIOKafkaConsumer(**self._consumer_options())
         self._consumer.subscribe(topics=[self.topic], listener=self._rebalances)
         self._polling = Polling(self._consumer, self.broker, self.options, self.stall_seconds)
@@ -106,7 +106,7 @@ class Session(Generic[WorkT]):
             **self.kafka.client_options(options.client_id),
             "group_id": self.group,
             "enable_auto_commit": False,
-            # The books say where to start; without them Kafka must not guess.
+            # The stored offsets say where to start; without them Kafka must not guess.
             "auto_offset_reset": "none",
             "isolation_level": "read_committed",
             "session_timeout_ms": session_ms,
@@ -126,7 +126,7 @@ class Session(Generic[WorkT]):
             BrokerError: the broker is away or refuses.
             PartitionLostError: another consumer moved an offset.
             PartitionBlockedError: a record can neither be handled nor set aside.
-            DiscontinuityError: records came that do not continue the books.
+            DiscontinuityError: records came that do not continue the stored offsets.
         """
         try:
             await self.broker.ask(self._consumer.start(), self.options.start_seconds)
@@ -141,7 +141,7 @@ class Session(Generic[WorkT]):
     async def _end(self) -> None:
         """Let the batches in hand be finished, whatever ended the session, and leave the group."""
         try:
-            await self._in_hand.settle()
+            await self._queues.settle()
             if self.broker.stop.is_set():
                 await self._commit.finish(self.options.stop_seconds)
         finally:
@@ -157,17 +157,17 @@ class Session(Generic[WorkT]):
             return
         generation = self._rebalances.generation
         free = self.blocked.free(self._starts)
-        wanted = [one for one in free if self._in_hand.has_room(self._lane_of(one))]
+        wanted = [one for one in free if self._queues.has_room(self._lane_of(one))]
         if self._starts and not free:
             await self.broker.pause(_ASK_AGAIN_SECONDS)
         elif self._starts and not wanted:
-            await self._in_hand.room()
+            await self._queues.room()
         else:
             polled = await self._poll(wanted, generation)
             if self._stands(generation) and polled:
                 await self._hand_over(polled, generation)
         if self._stands(generation) and time.monotonic() >= self._idle_due_at:
-            await self._in_hand.settle()
+            await self._queues.settle()
             wait_seconds = await self.handler.idle(self.blocked.free(self._starts))
             self._idle_due_at = time.monotonic() + wait_seconds
         self._commit.tick()
@@ -180,12 +180,12 @@ class Session(Generic[WorkT]):
         return self._stands(generation) and not self.broker.stop.is_set()
 
     async def _is_sought(self) -> bool:
-        """Seek every assigned partition to where the books say; False when that was in vain."""
+        """Seek every assigned partition to its stored offset; False when that was in vain."""
         if self._rebalances.error is not None:
             raise BrokerError(f"a rebalance failed: {self._rebalances.error!r}")
         if self._sought == self._rebalances.generation:
             return True
-        await self._in_hand.settle()
+        await self._queues.settle()
         self._commit.forget()
         assigned = await self.broker.ask(self._rebalances.wait(), self.options.start_seconds)
         generation = self._rebalances.generation
@@ -218,8 +218,8 @@ class Session(Generic[WorkT]):
         self, wanted: Sequence[Partition], generation: int
     ) -> Mapping[Partition, Sequence[Record]]:
         seconds = min(self.options.poll_seconds, max(0.0, self._idle_due_at - time.monotonic()))
-        if not self._in_hand.is_empty:
-            seconds = min(seconds, _IN_HAND_POLL_SECONDS)
+        if not self._queues.is_empty:
+            seconds = min(seconds, _QUEUED_POLL_SECONDS)
         try:
             polled = await self._polling.poll(wanted, seconds)
         except OffsetOutOfRangeError as error:
@@ -254,7 +254,7 @@ class Session(Generic[WorkT]):
         for part in parts:
             # Where the next records must go on; a batch that fails takes the session with it.
             self._starts[part.partition] = Start(part.next_offset)
-        self._in_hand.put(
+        self._queues.put(
             lane, partial(self._handle, lane, work, parts), partial(self._may_begin, generation)
         )
 
@@ -270,7 +270,7 @@ class Session(Generic[WorkT]):
             fresh = continuing(partition, start, records)
         except OtherLogError as error:
             log.warning("the log is another one", error=str(error))
-            await self._in_hand.settle()
+            await self._queues.settle()
             logs = await self._log.bounds([partition])
             await self.handler.other_log(partition, logs[partition])
             self._sought = _NEVER
@@ -285,7 +285,7 @@ class Session(Generic[WorkT]):
             self._sought = _NEVER
             return None
         next_offset = max(fresh[-1].offset + 1, position)
-        gap = holes(start, fresh, next_offset)
+        gap = gap_between(start, fresh, next_offset)
         return Part(partition, start.offset, fresh, next_offset, gap, self._log.topic_id)
 
 

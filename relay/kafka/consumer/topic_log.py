@@ -15,8 +15,8 @@ from typing import Any
 import structlog
 from aiokafka.structs import TopicPartition
 
-from relay.kafka.consumer.broker import Broker
 from relay.kafka.consumer.partitions import LogBounds, Partition
+from relay.kafka.consumer.stoppable_calls import StoppableCalls
 from relay.kafka.topic_descriptions import topic_ids
 from relay.runtime.tasks import awaited
 
@@ -28,7 +28,7 @@ class TopicLog:
     """Asks about one topic, over a consumer's connection."""
 
     consumer: Any
-    broker: Broker
+    broker: StoppableCalls
     topic: str
     request_seconds: float
     check_seconds: float
@@ -40,7 +40,7 @@ class TopicLog:
         """Ask for the topic's id, and for where these partitions start and end.
 
         Raises:
-            BrokerError, StoppedError: see `Broker.ask`.
+            BrokerError, StoppedError: see `StoppableCalls.ask`.
         """
         self.topic_id = await self._ask_topic_id()
         tps = [TopicPartition(*partition) for partition in partitions]

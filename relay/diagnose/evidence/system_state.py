@@ -251,7 +251,7 @@ class ConsumerSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class SystemState:
     """Everything that is no order's own.
 
     Attributes:

@@ -22,9 +22,9 @@ from relay.kafka.consumer.partitions import (
     Partition,
     Progress,
     Start,
-    again,
     last_record,
     other_log_reason,
+    restart_point,
     starting_point,
 )
 
@@ -99,7 +99,7 @@ DO UPDATE SET to_offset = excluded.to_offset,
 
 
 @dataclass(slots=True)
-class Books:
+class OffsetStore:
     """The offsets of one group on one topic, as this consumer knows them.
 
     Attributes:
@@ -150,7 +150,7 @@ class Books:
             progress = (await self._read(connection, [partition])).get(partition)
             if progress is None:
                 return None
-            _, gap = again(progress, log, other_log_reason(progress, log))
+            _, gap = restart_point(progress, log, other_log_reason(progress, log))
             await self._restart(connection, partition, progress, log, gap)
         return gap
 

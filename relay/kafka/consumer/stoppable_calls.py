@@ -31,7 +31,7 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Broker:
+class StoppableCalls:
     """Asks Kafka while `stop` is not set."""
 
     stop: asyncio.Event

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from relay.kafka.consumer.handler import PartitionLostError
-from relay.kafka.consumer.in_hand import InHand
+from relay.kafka.consumer.lane_queues import LaneQueues
 
 
 class Batch:
@@ -31,9 +31,9 @@ def always() -> bool:
     return True
 
 
-def put(in_hand: InHand, lane: int, stands=always) -> Batch:
+def put(queues: LaneQueues, lane: int, stands=always) -> Batch:
     batch = Batch()
-    in_hand.put(lane, batch.handle, stands)
+    queues.put(lane, batch.handle, stands)
     return batch
 
 
@@ -44,81 +44,81 @@ async def turns() -> None:
 
 
 async def test_a_lane_goes_on_while_another_is_held_up() -> None:
-    in_hand = InHand()
-    held = put(in_hand, 0)
+    queues = LaneQueues()
+    held = put(queues, 0)
     for _ in range(3):
-        batch = put(in_hand, 1)
+        batch = put(queues, 1)
         batch.end()
-        await in_hand.room()
-        assert in_hand.has_room(1)
+        await queues.room()
+        assert queues.has_room(1)
         assert batch.ended
     assert held.begun.is_set()
     assert not held.ended
     held.end()
-    await in_hand.settle()
+    await queues.settle()
     assert held.ended
 
 
 async def test_a_lane_handles_one_batch_at_a_time_in_order() -> None:
-    in_hand = InHand()
-    first, second = put(in_hand, 0), put(in_hand, 0)
+    queues = LaneQueues()
+    first, second = put(queues, 0), put(queues, 0)
     await turns()
     assert (first.begun.is_set(), second.begun.is_set()) == (True, False)
-    assert not in_hand.has_room(0)
-    assert in_hand.has_room(1)
+    assert not queues.has_room(0)
+    assert queues.has_room(1)
     first.end()
     await second.begun.wait()
     assert first.ended
-    assert in_hand.has_room(0)
+    assert queues.has_room(0)
     second.end()
-    await in_hand.settle()
-    assert in_hand.is_empty
+    await queues.settle()
+    assert queues.is_empty
 
 
 async def test_after_a_failure_the_others_end_and_what_waits_is_dropped() -> None:
-    in_hand = InHand()
-    failing, other = put(in_hand, 0), put(in_hand, 1)
-    behind_failing, behind_other = put(in_hand, 0), put(in_hand, 1)
+    queues = LaneQueues()
+    failing, other = put(queues, 0), put(queues, 1)
+    behind_failing, behind_other = put(queues, 0), put(queues, 1)
     await turns()
     failing.end(PartitionLostError("taken"))
     await turns()
     for batch in (other, behind_failing, behind_other):
         batch.end()
     with pytest.raises(PartitionLostError, match="taken"):
-        await in_hand.settle()
+        await queues.settle()
     assert other.ended
     assert not behind_failing.begun.is_set()
     assert not behind_other.begun.is_set()
 
 
 async def test_a_failure_is_told_to_whoever_has_more_for_the_lane() -> None:
-    in_hand = InHand()
-    put(in_hand, 0).end(PartitionLostError("taken"))
-    await in_hand.room()
+    queues = LaneQueues()
+    put(queues, 0).end(PartitionLostError("taken"))
+    await queues.room()
     with pytest.raises(PartitionLostError, match="taken"):
-        in_hand.has_room(0)
+        queues.has_room(0)
 
 
 async def test_what_no_longer_stands_when_its_turn_comes_is_dropped() -> None:
-    in_hand, stands = InHand(), True
-    first = put(in_hand, 0, lambda: stands)
-    second = put(in_hand, 0, lambda: stands)
+    queues, stands = LaneQueues(), True
+    first = put(queues, 0, lambda: stands)
+    second = put(queues, 0, lambda: stands)
     await turns()
     stands = False  # a rebalance began
     first.end()
-    await in_hand.settle()
+    await queues.settle()
     assert first.ended
     assert not second.begun.is_set()
 
 
 async def test_drained_means_that_nothing_is_being_handled() -> None:
-    in_hand = InHand()
-    assert in_hand.drained.is_set()
-    one, other = put(in_hand, 0), put(in_hand, 1)
+    queues = LaneQueues()
+    assert queues.drained.is_set()
+    one, other = put(queues, 0), put(queues, 1)
     await turns()
     one.end()
     await turns()
-    assert not in_hand.drained.is_set()
+    assert not queues.drained.is_set()
     other.end()
-    await in_hand.settle()
-    assert in_hand.drained.is_set()
+    await queues.settle()
+    assert queues.drained.is_set()

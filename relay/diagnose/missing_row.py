@@ -10,7 +10,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.tell.explain import MendTemplate
+from relay.diagnose.tell.explain import InsertTemplate
 from relay.orders.catalog import FlowTableError, orders_table
 from relay.orders.payload import order_payload
 from relay.runtime.flow import ApplyColumns, Flow
@@ -18,7 +18,7 @@ from relay.runtime.flow import ApplyColumns, Flow
 _LITERAL: Final = "SELECT quote_literal($1::text)"
 
 
-async def mend_template(connection: asyncpg.Connection, flow: Flow) -> MendTemplate | None:
+async def insert_template(connection: asyncpg.Connection, flow: Flow) -> InsertTemplate | None:
     """Return the statement for this flow's orders; None where there is no orders table."""
     if not isinstance(flow.apply, ApplyColumns):
         return None
@@ -30,7 +30,7 @@ async def mend_template(connection: asyncpg.Connection, flow: Flow) -> MendTempl
         aggregate = await connection.fetchval(_LITERAL, flow.aggregate_type)
     except (asyncpg.PostgresError, FlowTableError):
         return None
-    return MendTemplate(
+    return InsertTemplate(
         "INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload) "  # noqa: S608
         f"SELECT {aggregate}, {table.id_of()}, {kind}, {payload.sql} "
         f"FROM {table.table} o WHERE o.{table.key} = {{key}};"

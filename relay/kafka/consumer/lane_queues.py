@@ -2,7 +2,8 @@
 
 Invariant: a lane handles one batch at a time, in the order in which they came; one more may wait
 behind it, read. What waits is dropped once a batch failed anywhere, or once its partitions may be
-somebody else's: both lead back to the books. No lane waits for another one, but in `settle`.
+somebody else's: both lead back to the stored offsets. No lane waits for another one, but in
+`settle`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _ROOM: Final = 2
 
 
 @dataclass(slots=True)
-class InHand:
+class LaneQueues:
     """The lanes' batches.
 
     Attributes:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from relay.cli.service import Service, Surroundings
+from relay.cli.service import Service, ServiceContext
 from relay.runtime.tasks import log_unobserved
 
 if TYPE_CHECKING:
     from relay.diagnose.watch.watchdog import Watchdog
+
+Build = Callable[[ServiceContext], Service]
 
 # Importing the diagnosis takes as long as the service's own start, and one core does both.
 _HEAD_START_SECONDS = 1.0
@@ -29,11 +31,11 @@ _AGAIN_SECONDS = 10.0
 
 
 @dataclass(slots=True)
-class Watched:
+class WithWatchdog:
     """A service with a watchdog beside it."""
 
     service: Service
-    around: Surroundings
+    context: ServiceContext
 
     @property
     def state(self) -> str:
@@ -56,7 +58,7 @@ class Watched:
 
     async def run(self) -> None:
         """Run both; the service decides when it is over."""
-        apart = Apart(self.around)
+        apart = WatchdogThread(self.context)
         apart.start()
         try:
             await self.service.run()
@@ -64,16 +66,16 @@ class Watched:
             await asyncio.to_thread(apart.end, _END_SECONDS)
 
 
-class Apart(threading.Thread):
+class WatchdogThread(threading.Thread):
     """A watchdog on an event loop of its own: a long round never keeps the service's loop waiting.
 
     Judging thousands of orders takes half a second of Python; beside the relay's loop that would be
     half a second in which nothing is published.
     """
 
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, context: ServiceContext) -> None:
         super().__init__(name="watchdog", daemon=True)
-        self._around = around
+        self._context = context
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_watching: asyncio.Event | None = None
         self._ending = threading.Event()
@@ -85,9 +87,9 @@ class Apart(threading.Thread):
             try:
                 from relay.cli.watchdog import make_watchdog  # noqa: PLC0415 - see the head start
 
-                asyncio.run(self._watch(make_watchdog(self._around)))
+                asyncio.run(self._watch(make_watchdog(self._context)))
             except Exception:  # noqa: BLE001 - the service goes on; so does the watchdog, later
-                self._around.metrics.duty_failures.labels("watchdog").inc()
+                self._context.metrics.duty_failures.labels("watchdog").inc()
                 structlog.get_logger("relay.watchdog").exception("watchdog_failed")
             pause_seconds = _AGAIN_SECONDS
 
@@ -107,11 +109,11 @@ class Apart(threading.Thread):
         self.join(seconds)
 
 
-def watched(build: Callable[[Surroundings], Service]) -> Callable[[Surroundings], Service]:
+def with_watchdog(build: Build) -> Build:
     """Put a watchdog beside a service, unless the settings say otherwise."""
 
-    def both(around: Surroundings) -> Service:
-        service = build(around)
-        return Watched(service, around) if around.settings.watch.inside else service
+    def both(context: ServiceContext) -> Service:
+        service = build(context)
+        return WithWatchdog(service, context) if context.settings.watch.inside else service
 
     return both
