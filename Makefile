@@ -1,6 +1,6 @@
 # Needs nothing but Python 3.11+, make and the package registries. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test corpus nights faults mutants simulate soak check format lock jaeger bench clean
+.PHONY: help setup demo unit test corpus nights faults mutants simulate soak check format lock jaeger bench clean
 
 # The first Python that is new enough; `make setup PYTHON=/path/to/python3.11` chooses another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -18,6 +18,9 @@ demo: setup  ## run the whole loop on an embedded PostgreSQL and Kafka
 
 test: setup  ## run every test on real PostgreSQL and Kafka (ARGS="-k name" WORLD=shanghai)
 	@.venv/bin/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+unit: setup  ## run the tests that need no server, in half a minute
+	@.venv/bin/python -m pytest -q --numprocesses 2 --dist worksteal tests/unit $(ARGS)
 
 corpus: setup  ## make every loss there is with real processes; print what was said of each order
 	@CORPUS_TABLE=1 .venv/bin/python -m pytest -q --numprocesses 2 --dist worksteal tests/corpus $(ARGS)

@@ -1,19 +1,17 @@
-"""Makes `outbox-relay.toml`: this relay as one more system of the peers' harness.
+"""Prints this relay as one more system of the peers' harness.
 
-    .venv/bin/python -m benchmarks.peers.outbox_relay
+    .venv/bin/python -m benchmarks.peers.outbox_relay > systems/outbox-relay.toml
 
 The harness makes a new database for every run from the `schema` in the file, so that one holds the
 whole schema of `relay migrate --relay-only`, with 31 daily partitions: 23 days back, today, and the
-seven that the relay itself keeps ahead. A test compares the file with schemas/sql.
+seven that the relay itself keeps ahead.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 
 from relay.runtime.migrations import load, script
-
-PATH = Path(__file__).with_name("outbox-relay.toml")
 
 _PARTITIONS = """
 -- 31 partitions: those of migrate (today and seven days ahead), and 23 days back.
@@ -22,7 +20,7 @@ SELECT relay.create_partition((clock_timestamp() AT TIME ZONE 'UTC')::date - bac
 """
 
 _TOML = '''\
-# Made by benchmarks/peers/outbox_relay.py from schemas/sql: not to be edited by hand.
+# Printed by `python -m benchmarks.peers.outbox_relay`, from schemas/sql.
 # Start it with OUTBOX_RELAY, the `relay` to measure (by default the one on the PATH).
 about = "outbox-relay: snapshot window, one batch in flight per partition, ledger, checkpoint"
 insert = """
@@ -39,11 +37,11 @@ schema = """
 
 
 def text() -> str:
-    """Return what the file must say."""
+    """Return the file."""
     whole = script(load(sample=False), "production").removeprefix("\\set ON_ERROR_STOP on\n")
     schema = whole + _PARTITIONS
     return _TOML + schema.replace("\\", "\\\\").replace('"""', '\\"""') + '"""\n'
 
 
 if __name__ == "__main__":
-    PATH.write_text(text(), encoding="utf-8")
+    sys.stdout.write(text())

@@ -8,12 +8,6 @@ from pathlib import Path
 from benchmarks.peers import outbox_relay
 
 
-def test_the_file_is_up_to_date() -> None:
-    assert outbox_relay.PATH.read_text(encoding="utf-8") == outbox_relay.text(), (
-        "run: python -m benchmarks.peers.outbox_relay"
-    )
-
-
 def test_it_holds_the_schema_as_it_is_written() -> None:
     system = tomllib.loads(outbox_relay.text())
     files = sorted((Path(__file__).parents[2] / "schemas/sql").glob("*.sql"))

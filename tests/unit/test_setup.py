@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -91,13 +90,6 @@ def test_an_old_python_is_told_so(checkout: Path, python: Path) -> None:
     done = set_up(checkout, python)
     assert done.returncode == 1
     assert "is no Python 3.11 or newer; choose another: make setup PYTHON=" in done.stderr
-
-
-def test_without_an_index_it_says_what_to_set(checkout: Path) -> None:
-    done = set_up(checkout, sys.executable, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(checkout))
-    assert done.returncode == 1
-    assert done.stderr.strip().endswith("set PIP_INDEX_URL to a mirror if there is one")
-    assert not (checkout / ".venv/made-from").exists()
 
 
 def pinned(path: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -22,17 +21,6 @@ sys.meta_path.insert(0, Hidden())
 sys.path.insert(0, sys.argv.pop(1))
 from relay.command import main
 main()
-"""
-IMPORT_ALL = """
-import importlib, pkgutil, sys
-import consumers, relay
-
-for module in pkgutil.walk_packages(relay.__path__, "relay."):
-    importlib.import_module(module.name)
-assert consumers.OWNER == "the company", consumers
-loaded = [name for name in sys.modules if name.startswith("consumers.")]
-assert not loaded, loaded
-print(sys.modules["relay.consumers.confirm.service"].__file__)
 """
 
 
@@ -70,35 +58,3 @@ def test_without_the_extra_one_line_names_it(wheel: Path, arguments: list[str]) 
     assert done.stderr.splitlines() == [
         "error[not_installed]: No module named 'click': pip install 'outbox-relay[cli]'"
     ]
-
-
-@pytest.fixture
-def installed(wheel: Path, tmp_path: Path) -> Path:
-    """Install the wheel into an environment that has a package `consumers` of its own."""
-    environment = tmp_path / "service"
-    for command in (
-        [sys.executable, "-m", "venv", environment],
-        [environment / "bin/pip", "install", "--quiet", "--no-index", "--no-deps", wheel],
-    ):
-        subprocess.run(command, check=True, timeout=120)
-    (packages,) = environment.glob("lib/python*/site-packages")
-    (packages / "consumers").mkdir()
-    (packages / "consumers/__init__.py").write_text("OWNER = 'the company'\n")
-    # What the wheel depends on; a .pth file there, such as the checkout's own, is not read.
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-    return environment
-
-
-def test_a_package_of_the_same_name_is_left_alone(installed: Path) -> None:
-    python = installed / "bin/python"
-    done = subprocess.run(
-        [python, "-c", IMPORT_ALL], cwd=installed,
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()).is_relative_to(installed)
-    done = subprocess.run(
-        [installed / "bin/relay", "confirm", "--help"], cwd=installed,
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
