@@ -39,7 +39,7 @@ from relay.kafka.consumer.blocked import BlockedPartitions
 from relay.kafka.consumer.loop import Loop
 from relay.kafka.consumer.stoppable_calls import StoppableCalls
 from relay.kafka.refusal import KafkaRefusedError
-from relay.orders.catalog import FlowTableError, orders_table, with_key_column
+from relay.orders.catalog import FlowTableError, as_far_as_known, orders_table, with_key_column
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import DATABASE_FAILURES, DatabaseRefusedError, connect
 from relay.runtime.failure_code import failure_code
@@ -268,7 +268,9 @@ class ConfirmService:
         }
 
     async def _lanes(self, connections: Sequence[asyncpg.Connection]) -> Lanes:
-        flow = await with_key_column(connections[0], self.flow)
+        written = isinstance(self.flow.apply, ApplyColumns)
+        known = with_key_column if written else as_far_as_known
+        flow = await known(connections[0], self.flow)
         offsets = OffsetStore(flow.confirm_group, flow.returns_topic, self.process.instance)
         reader = ReturnReader(flow)
         how = BesideCanaries(await applier(connections[0], self.flow))

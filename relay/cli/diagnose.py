@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from relay.cli.diagnosis_text import following, gravest, many_orders, one_order, triage
-from relay.cli.errors import Found
+from relay.cli.errors import Found, NotLookedError
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.cli.parameters import SINCE
 from relay.diagnose.evidence.system_state import Missing
@@ -60,10 +60,13 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     options = GatherOptions(since, _reading(given["scan_seconds"]))
     submission = None if customer is None else (customer, key)
     asked = _Asked(_ids(given["orders"]), given["events"], submission, since)
-    found = asyncio.run(_diagnose(settings, options, asked))
-    _print(ctx, settings, found, everything=asked.nothing)
+    found, unjudged = asyncio.run(_diagnose(settings, options, asked))
+    if found or unjudged is None or wants_json(ctx):
+        _print(ctx, settings, found, everything=asked.nothing)
     if any(found_something(one.verdict) for one in found):
         raise Found("something is lost, delayed, or cannot be judged")
+    if unjudged is not None:
+        raise NotLookedError(unjudged)
 
 
 def _reading(scan_seconds: float | None) -> LogReading:
@@ -96,14 +99,19 @@ def _ids(orders: Sequence[str]) -> list[str]:
     return ids
 
 
-async def _diagnose(settings: Settings, options: GatherOptions, asked: _Asked) -> list[Diagnosis]:
+async def _diagnose(
+    settings: Settings, options: GatherOptions, asked: _Asked
+) -> tuple[list[Diagnosis], str | None]:
+    """Return the diagnoses, and why nothing could be judged where all were asked about."""
     dsn, kafka, flow = settings.database.dsn, settings.kafka, settings.flow
     async with session(dsn, kafka, flow, options) as opened:
         if asked.nothing:
             overdue = await opened.open_orders(asked.since, TRIAGE_ORDERS)
-            return await opened.diagnose([one.order_id for one in overdue])
-        found = await _looked_up(opened, asked)
-        return await opened.diagnose([*found.orders, *found.events], found.events, found.twin)
+            found = await opened.diagnose([one.order_id for one in overdue])
+            return found, await opened.unjudged()
+        meant = await _looked_up(opened, asked)
+        ids = [*meant.orders, *meant.events]
+        return await opened.diagnose(ids, meant.events, meant.twin), None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def command(ctx: click.Context, incident: int | None, closed: bool, since: datet
     """
     settings = settings_of(ctx)
     everything = closed or incident is not None or since is not None
-    seen, single, looked = asyncio.run(_read(settings, incident, everything, since))
+    seen, single, looked, unjudged = asyncio.run(_read(settings, incident, everything, since))
     if incident is not None and not seen:
         raise click.UsageError(f"there is no incident I-{incident}")
     if wants_json(ctx):
@@ -54,13 +54,15 @@ def command(ctx: click.Context, incident: int | None, closed: bool, since: datet
         click.echo("\n".join(shown(harmless(seen), single, looked, whole=incident is not None)))
     if any(one.closed_at is None for one in seen):
         raise Found("incidents are open")
+    if incident is None and unjudged is not None:
+        raise NotLookedError(unjudged)
     if incident is None and looked.why_not is not None:
         raise NotLookedError(str(printable(looked.sentence() or "")))
 
 
 async def _read(
     settings: Settings, incident: int | None, closed: bool, since: datetime | None
-) -> tuple[list[IncidentSeen], int, Looked]:
+) -> tuple[list[IncidentSeen], int, Looked, str | None]:
     dsn, kafka, flow = settings.database.dsn, settings.kafka, settings.flow
     # Where no watchdog runs, what is overdue now is recorded first, if this role may.
     once = await watch_once(dsn, kafka, flow, watch_options(settings))
@@ -69,7 +71,8 @@ async def _read(
         if isinstance(con, Missing):
             raise UnreachableError(con.detail)
         seen = await list_incidents(con, closed=closed, since=since, incident_id=incident)
-        return seen, await single_orders(con), await looked_by(con, once)
+        looked = await looked_by(con, once)
+        return seen, await single_orders(con), looked, await opened.unjudged()
 
 
 def as_data(one: IncidentSeen) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from relay.cli.errors import Found
+from relay.cli.errors import Found, NotLookedError
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.parameters import INCIDENT, SINCE
 from relay.diagnose.gather.orders import GatherOptions
@@ -47,7 +47,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     What the watchdog has diagnosed is shown as it recorded it. Exit code 3: there are some.
     """
     settings = settings_of(ctx)
-    found = asyncio.run(_read(settings, given["since"], given["limit"]))
+    found, unjudged = asyncio.run(_read(settings, given["since"], given["limit"]))
     if given["hop"] is not None:
         found.orders = [one for one in found.orders if one.hop == given["hop"]]
     if given["incident"] is not None:
@@ -57,16 +57,20 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         print_json({"orders": orders, "by_hop": found.by_hop()})
     elif given["ids"]:
         click.echo("".join(f"{printable(one.order_id)}\n" for one in found.orders), nl=False)
-    else:
+    elif found.orders or unjudged is None:
         click.echo("\n".join(shown(found, datetime.now(UTC))))
     if found.orders:
         raise Found(f"{len(found.orders)} orders are overdue")
+    if unjudged is not None:
+        raise NotLookedError(unjudged)
 
 
-async def _read(settings: Settings, since: datetime | None, at_most: int) -> UnreturnedList:
+async def _read(
+    settings: Settings, since: datetime | None, at_most: int
+) -> tuple[UnreturnedList, str | None]:
     options = GatherOptions(since, QUICK)
     async with session(settings.database.dsn, settings.kafka, settings.flow, options) as opened:
-        return await list_unreturned(opened, since, at_most)
+        return await list_unreturned(opened, since, at_most), await opened.unjudged()
 
 
 Kind = tuple[int, str, str, str]

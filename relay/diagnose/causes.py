@@ -100,6 +100,8 @@ class Cause(StrEnum):
     CODEC_MISSING = "codec_missing"
     NOT_WATCHED = "not_watched"
     EVENT_UNCLAIMED = "event_unclaimed"
+    ORDERS_NOT_NAMED = "orders_not_named"
+    BEFORE_EVENTS = "before_events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -632,6 +634,24 @@ _ANYWHERE: dict[Cause, CauseMeaning] = {
         "them may be this order's, sent under another id",
         "do not write its event again before that is known: the processor would see it twice",
         _TRACE,
+    ),
+    Cause.ORDERS_NOT_NAMED: _row(
+        _V.UNKNOWN,
+        "no event has this id, and no setting says in which table the orders stand: whether there "
+        "is such an order was not looked at",
+        "name the orders' table in the flow's settings (`columns`; it is only looked at), and look "
+        "again; or ask the order service for the order",
+        _AGAIN,
+    ),
+    Cause.BEFORE_EVENTS: _row(
+        _V.UNKNOWN,
+        "it has no event, and was placed before the order service wrote its first one, or none was "
+        "ever written here: whether it went another way nothing tells",
+        "let the order service write events (docs/order-service.md), or say since when it does "
+        "(`events_since` in the flow's settings), and look again; or close the order",
+        _CHECK,
+        _AGAIN,
+        _CLOSE,
     ),
     Cause.NOT_WATCHED: _row(
         _V.UNKNOWN,

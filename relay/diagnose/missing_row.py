@@ -13,18 +13,19 @@ import asyncpg
 from relay.diagnose.tell.explain import InsertTemplate
 from relay.orders.catalog import FlowTableError, orders_table
 from relay.orders.payload import order_payload
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow import Flow
 
 _LITERAL: Final = "SELECT quote_literal($1::text)"
 
 
 async def insert_template(connection: asyncpg.Connection, flow: Flow) -> InsertTemplate | None:
     """Return the statement for this flow's orders; None where there is no orders table."""
-    if not isinstance(flow.apply, ApplyColumns):
+    columns = flow.orders_columns
+    if columns is None:
         return None
     try:
         table = await orders_table(connection, flow)
-        payload = await order_payload(connection, flow.apply.table)
+        payload = await order_payload(connection, columns.table)
         expecting = next(iter(flow.deadlines), "order.placed")
         kind = await connection.fetchval(_LITERAL, expecting)
         aggregate = await connection.fetchval(_LITERAL, flow.aggregate_type)

@@ -14,6 +14,7 @@ from datetime import datetime
 import asyncpg
 
 from relay.diagnose.evidence.system_state import Missing
+from relay.diagnose.gather.cut_over import orders_without_any_event
 from relay.diagnose.gather.lookup import canonical
 from relay.diagnose.gather.orders import Gatherer, GatherOptions
 from relay.diagnose.gather.reading import database_missing
@@ -86,6 +87,21 @@ class Session:
         if isinstance(con, Missing):
             raise UnreachableError(f"{con.detail} (hint: {con.how_to_get})")
         return await find_open(con, self.flow, since=since, at_most=at_most)
+
+    async def unjudged(self) -> str | None:
+        """Say that orders are placed and no event was ever written; None: that is not so.
+
+        Raises:
+            asyncpg.PostgresError, FlowTableError: they cannot be read.
+        """
+        assert not isinstance(self.connection, Missing)
+        count = await orders_without_any_event(self.connection, self.flow)
+        if not count:
+            return None
+        return (
+            f"{count:,} orders were placed and no event was ever written: none of them is judged;"
+            " does the order service write to relay.outbox?"
+        )
 
 
 class UnreachableError(Exception):

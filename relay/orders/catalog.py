@@ -127,13 +127,13 @@ class _Table:
 
 
 async def orders_table(connection: asyncpg.Connection, flow: Flow) -> OrdersTable:
-    """Look up what `flow.apply` (of type columns) names.
+    """Look up what `flow.orders_columns` names.
 
     Raises:
         FlowTableError: a table or column is missing, or its type does not fit.
     """
-    names = flow.apply
-    assert isinstance(names, ApplyColumns)
+    names = flow.orders_columns
+    assert names is not None
     table = await _table(connection, "table", names.table)
     key = _key(table, names)
     status = table.column("status_column", names.status_column)
@@ -164,12 +164,12 @@ async def with_key_column(connection: asyncpg.Connection, flow: Flow) -> Flow:
     Raises:
         FlowTableError: there is no such column, or its type does not fit.
     """
-    names = flow.apply
-    if not isinstance(names, ApplyColumns):
+    names = flow.orders_columns
+    if names is None:
         return flow
     key = _key(await _table(connection, "table", names.table), names)
     storage = _STORAGE.get(key.type_name, "")
-    return replace(flow, apply=replace(names, key_storage=storage, key_length=key.length))
+    return flow.with_orders_columns(replace(names, key_storage=storage, key_length=key.length))
 
 
 async def as_far_as_known(connection: asyncpg.Connection, flow: Flow) -> Flow:

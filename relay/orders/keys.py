@@ -37,15 +37,24 @@ def canonical_order_id(flow: Flow) -> Canonical:
     """Return the function that makes an order's id canonical; it returns None for what is none.
 
     By the key column's type, where the flow has met it (`relay.orders.table.with_key_column`).
+    Where the orders' table is only looked at, any text may be an order's id: no row has that one.
     """
-    apply = flow.apply
-    if not isinstance(apply, ApplyColumns):
+    key = order_key(flow)
+    if isinstance(flow.apply, ApplyColumns):
+        return key
+    return lambda text: key(text) or _text(text)
+
+
+def order_key(flow: Flow) -> Canonical:
+    """Return the same for what the key column of the orders' table can hold, and nothing else."""
+    columns = flow.orders_columns
+    if columns is None:
         return _text
-    if apply.key_type == "uuid":
+    if columns.key_type == "uuid":
         return _uuid
-    if apply.key_type == "bigint":
-        return _numeric if apply.key_storage == "numeric" else _bigint
-    return _char if apply.key_storage == "bpchar" else _text
+    if columns.key_type == "bigint":
+        return _numeric if columns.key_storage == "numeric" else _bigint
+    return _char if columns.key_storage == "bpchar" else _text
 
 
 def can_be_asked_for(text: str) -> bool:
@@ -58,14 +67,14 @@ def spellings(flow: Flow, order_id: str) -> tuple[str, ...]:
 
     To find rows that name an order in other words by an index; what is found is made canonical.
     """
-    apply = flow.apply
-    if not isinstance(apply, ApplyColumns):
+    columns = flow.orders_columns
+    if columns is None:
         return (order_id,)
-    if apply.key_type == "uuid" and _UUID.fullmatch(order_id):
+    if columns.key_type == "uuid" and _UUID.fullmatch(order_id):
         plain = order_id.replace("-", "")
         return (order_id, order_id.upper(), plain, plain.upper(), f"{{{order_id}}}")
-    if apply.key_storage == "bpchar" and apply.key_length is not None:
-        return tuple(dict.fromkeys((order_id, order_id.ljust(apply.key_length))))
+    if columns.key_storage == "bpchar" and columns.key_length is not None:
+        return tuple(dict.fromkeys((order_id, order_id.ljust(columns.key_length))))
     return (order_id,)
 
 

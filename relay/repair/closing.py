@@ -14,10 +14,10 @@ import asyncpg
 
 from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.diagnose.watch.cases import open_cases
-from relay.orders.catalog import orders_table, with_key_column
+from relay.orders.catalog import as_far_as_known, orders_table
 from relay.orders.keys import canonical_order_id
 from relay.runtime.audit import announce
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow import Flow
 
 
 class NothingToCloseError(Exception):
@@ -73,13 +73,13 @@ SELECT EXISTS (SELECT FROM relay.incident WHERE incident_id = $1 AND closed_at I
 
 async def is_order(connection: asyncpg.Connection, flow: Flow, named: str) -> bool:
     """Return whether there is an order of that id: in the orders' table, or with an event."""
-    flow = await with_key_column(connection, flow)
+    flow = await as_far_as_known(connection, flow)
     order_id = canonical_order_id(flow)(named)
     if order_id is None:
         return False
     if await connection.fetchval(_HAS_EVENT, order_id):
         return True
-    if not isinstance(flow.apply, ApplyColumns):
+    if flow.orders_columns is None:
         return False
     table = await orders_table(connection, flow)
     query = (

@@ -82,7 +82,7 @@ async def orders_of_customers(
     Raises:
         SelectionError: there are none, or the flow's table does not say whose an order is.
     """
-    table = flow.apply.table if isinstance(flow.apply, ApplyColumns) else None
+    table = None if flow.orders_columns is None else flow.orders_columns.table
     if table is None or not await connection.fetchval(_HAS_CUSTOMERS, table):
         raise SelectionError("--customer needs an orders table with a column customer_id")
     orders = await orders_table(connection, flow)

@@ -18,7 +18,7 @@ from relay.orders.payload import order_payload
 from relay.outbox import Event, append
 from relay.outbox.errors import EventRefusedError
 from relay.outbox.event_types import EventTypes, standard
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow import Flow
 
 _LOCK: Final = "SELECT FROM relay.lease WHERE duty = 'write_missing' FOR NO KEY UPDATE"
 _THERE: Final = """
@@ -74,10 +74,11 @@ async def _write(connection: asyncpg.Connection, flow: Flow, maker: _Maker, orde
 
 
 async def _maker(connection: asyncpg.Connection, flow: Flow) -> _Maker:
-    if not isinstance(flow.apply, ApplyColumns):
-        raise NotWrittenError("--write-missing needs a flow with an orders table (columns)")
+    columns = flow.orders_columns
+    if columns is None:
+        raise NotWrittenError("--write-missing needs the orders' table: [flow.NAME.columns]")
     table = await orders_table(connection, flow)
-    payload = await order_payload(connection, flow.apply.table)
+    payload = await order_payload(connection, columns.table)
     kind = next(iter(flow.deadlines or flow.events))
     # An order table of the user's own shape makes an event of that shape.
     ours = payload.by_contract and kind in standard().known

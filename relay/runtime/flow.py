@@ -5,9 +5,10 @@ order; a status without a rank could move an order backwards).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Self
 
 from relay.runtime.flow_rules import contradiction
 
@@ -106,6 +107,8 @@ class Flow:
         terminal_statuses: final ones: an order is returned when one of them was applied.
         probe_topic: where canaries go that no processor is to see.
         status_aliases: the processor's own words for statuses of `status_ranks`.
+        events_since: orders placed earlier have no event; None: since the first one written.
+        orders: where the orders' rows are looked at, where returns are not applied to them.
         max_return_bytes: a return whose value is larger is refused unread.
     """
 
@@ -121,6 +124,8 @@ class Flow:
     terminal_statuses: frozenset[str] = frozenset({"confirmed", "rejected"})
     status_aliases: Mapping[str, str] = field(default_factory=dict)
     apply: Apply = SAMPLE_APPLY
+    orders: ApplyColumns | None = None
+    events_since: datetime | None = None
     probe_topic: str = "relay.probe"
     max_return_bytes: int = 1024 * 1024
 
@@ -128,6 +133,17 @@ class Flow:
         problem = contradiction(self, frozenset({PROBE_EVENT, CANARY_EVENT}))
         if problem:
             raise FlowError(f"flow {self.name!r}: {problem}")
+
+    @property
+    def orders_columns(self) -> ApplyColumns | None:
+        """Where the orders' rows are, whoever writes them; None: no setting says."""
+        return self.apply if isinstance(self.apply, ApplyColumns) else self.orders
+
+    def with_orders_columns(self, names: ApplyColumns) -> Self:
+        """Return the flow with more known of where the orders' rows are."""
+        if isinstance(self.apply, ApplyColumns):
+            return replace(self, apply=names)
+        return replace(self, orders=names)
 
     @property
     def topics(self) -> frozenset[str]:

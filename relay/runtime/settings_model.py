@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -101,7 +102,7 @@ class EventSettings(Section):
 
 
 class ColumnsSettings(Section):
-    """The orders' own table, for `apply = "columns"`."""
+    """The orders' own table: looked at in every mode, written with `apply = "columns"` alone."""
 
     table: str = Field(default="public.orders", description="schema.table")
     key_column: str = Field(
@@ -123,6 +124,9 @@ class ColumnsSettings(Section):
     time_zone: str = Field(
         default="UTC", description="whose time a timestamp or date column holds, as Europe/Berlin"
     )
+
+
+_WRITTEN = ("version_column", "returned_at_column", "reason_column", "history_table")
 
 
 class FlowSettings(Section):
@@ -151,10 +155,16 @@ class FlowSettings(Section):
         default="columns", description="how returns are applied: columns, function or observe"
     )
     columns: ColumnsSettings | None = Field(
-        default=None, description="for columns; when not given, the sample's table"
+        default=None,
+        description="the orders' own table; not given: the sample's for columns, else not known",
     )
     function: str | None = Field(
         default=None, description="for function: schema.name of a SQL function"
+    )
+    events_since: AwareDatetime | None = Field(
+        default=None,
+        description="orders placed earlier had no events, as 2026-11-01T08:00:00Z; not given: "
+        "since the first event that was written",
     )
     probe_topic: str = Field(default="relay.probe", description="where `relay probe` sends to")
     max_return_bytes: int = Field(
@@ -183,6 +193,8 @@ class FlowSettings(Section):
             status_aliases=dict(self.status_aliases),
             terminal_statuses=frozenset(s for s, r in self.status_ranks.items() if r == highest),
             apply=self._apply(),
+            orders=self._looked_at(),
+            events_since=self.events_since,
             probe_topic=self.probe_topic,
             max_return_bytes=self.max_return_bytes,
         )
@@ -190,13 +202,19 @@ class FlowSettings(Section):
     def _apply(self) -> Apply:
         if (self.apply == "function") != (self.function is not None):
             raise ValueError('`function` is given exactly when apply = "function"')
-        if self.columns is not None and self.apply != "columns":
-            raise ValueError('`columns` is only for apply = "columns"')
         if self.function is not None:
             return ApplyFunction(self.function)
         if self.apply == "observe":
             return Observe()
         return ApplyColumns(**dict(self.columns)) if self.columns else SAMPLE_APPLY
+
+    def _looked_at(self) -> ApplyColumns | None:
+        if self.columns is None or self.apply == "columns":
+            return None
+        written = [name for name in _WRITTEN if getattr(self.columns, name) is not None]
+        if written:
+            raise ValueError(f'{", ".join(written)}: written only with apply = "columns"')
+        return ApplyColumns(**dict(self.columns))
 
 
 class PublishSettings(Section):

@@ -201,6 +201,12 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     (Verdict.UNKNOWN, Cause.EVENT_UNCLAIMED): replace(
         UNSENT, event=None, moment=Moment(unclaimed=("ORD-7",))
     ),
+    (Verdict.UNKNOWN, Cause.BEFORE_EVENTS): around(
+        replace(UNSENT, event=None), events_since=ago(minutes=59)
+    ),
+    (Verdict.UNKNOWN, Cause.ORDERS_NOT_NAMED): around(
+        replace(UNSENT, event=None, order=None), keeps_orders=False
+    ),
     (Verdict.NO_OUTBOX_ROW, Cause.WRONG_EVENT_TYPE): replace(
         UNSENT, event=None, other_types=("order.created",)
     ),

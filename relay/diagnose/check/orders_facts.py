@@ -120,15 +120,17 @@ async def gather_orders(
     if isinstance(apply, ApplyFunction):
         functions = await connection.fetchval(_FUNCTION, apply.function)
     table, columns, checks, grants = None, {}, {}, []
-    if isinstance(apply, ApplyColumns):
+    named = flow.orders_columns
+    if named is not None:
         table = await connection.fetchrow(
             _TABLE,
-            apply.table,
-            apply.key_column,
-            apply.submitted_at_column,
-            apply.status_column,
+            named.table,
+            named.key_column,
+            named.submitted_at_column,
+            named.status_column,
         )
-        columns = {r["name"]: r["type"] for r in await connection.fetch(_COLUMNS, apply.table)}
+        columns = {r["name"]: r["type"] for r in await connection.fetch(_COLUMNS, named.table)}
+    if isinstance(apply, ApplyColumns):
         checks = {r["name"]: r["definition"] for r in await connection.fetch(_CHECKS, apply.table)}
         if {apply.status_column, apply.key_column} <= columns.keys():
             grants = await connection.fetch(

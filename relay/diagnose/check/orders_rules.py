@@ -20,8 +20,16 @@ def judge_orders(facts: OrdersFacts, flow: Flow) -> list[Result]:
     results = [*_writer(facts), *_service_grants(facts)]
     if isinstance(flow.apply, ApplyFunction):
         results.append(_function(facts, flow.apply.function))
-    if isinstance(flow.apply, ApplyColumns):
-        results.extend(_columns_mode(facts, flow, flow.apply))
+    if flow.orders_columns is not None:
+        results.extend(_orders_columns(facts, flow, flow.orders_columns))
+    else:
+        results.append(
+            warning(
+                "orders.table",
+                "no setting names it: an order without an event is found by nobody",
+                "name it in [flow.NAME.columns] (table, key_column, ...): it is only looked at",
+            )
+        )
     return results
 
 
@@ -85,7 +93,7 @@ def _function(facts: OrdersFacts, function: str) -> Result:
     )
 
 
-def _columns_mode(facts: OrdersFacts, flow: Flow, apply: ApplyColumns) -> Iterator[Result]:
+def _orders_columns(facts: OrdersFacts, flow: Flow, apply: ApplyColumns) -> Iterator[Result]:
     table = facts.table
     if table is None:
         yield failed(
@@ -113,7 +121,8 @@ def _columns_mode(facts: OrdersFacts, flow: Flow, apply: ApplyColumns) -> Iterat
         )
     else:
         yield ok("orders.row_security", "not enabled")
-    yield from _statuses(facts, flow, apply)
+    if isinstance(flow.apply, ApplyColumns):
+        yield from _statuses(facts, flow, apply)
 
 
 def _named_columns(facts: OrdersFacts, apply: ApplyColumns) -> Iterator[Result]:

@@ -28,6 +28,7 @@ from relay.diagnose.check.kafka_facts import gather_kafka
 from relay.diagnose.check.kafka_rules import judge_kafka
 from relay.diagnose.check.orders_facts import gather_orders
 from relay.diagnose.check.orders_rules import judge_orders
+from relay.diagnose.check.placing import check_placing
 from relay.diagnose.check.pooler import gather_pooler
 from relay.diagnose.check.result import (
     Change,
@@ -45,7 +46,7 @@ from relay.diagnose.check.session_rules import judge_server, judge_sessions
 from relay.diagnose.check.set_aside import check_set_aside
 from relay.kafka.refusal import KafkaRefusedError
 from relay.runtime.database import DatabaseError, connect
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection, KafkaSettingsError
 from relay.runtime.migrations import MigrationError, require_schema
 from relay.runtime.schema_drift import schema_differences
@@ -151,8 +152,8 @@ async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
         fix = "relay migrate --verify lists what differs; put each back"
         results.append(failed("database.schema_drift", str(error), fix))
     tables = ["relay.outbox"]
-    if isinstance(flow.apply, ApplyColumns):
-        tables.append(flow.apply.table)
+    if flow.orders_columns is not None:
+        tables.append(flow.orders_columns.table)
     results += await check_duties(connection)
     results += await check_set_aside(connection, flow.confirm_group)
     results += await check_held_returns(connection, flow.confirm_group)
@@ -165,6 +166,7 @@ async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
         results.append(unknown("orders.table", str(error), as_operator))
     else:
         results.extend(judge_orders(orders, flow))
+        results += await check_placing(connection, flow)
     return results
 
 

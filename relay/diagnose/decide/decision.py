@@ -122,7 +122,9 @@ def _answered(evidence: Evidence) -> Finding | None:
 
 def _is_returned(evidence: Evidence) -> bool:
     if isinstance(evidence.order, OrderSeen):
-        return evidence.order.terminal
+        if evidence.around.status_decides or evidence.order.terminal:
+            return evidence.order.terminal
+        return applied_return(evidence) is not None
     # The order's row is not ours to read, cannot be read, or is gone: the inbox is the proof.
     gone = evidence.order is None and evidence.around.keeps_orders
     return not gone and applied_return(evidence) is not None

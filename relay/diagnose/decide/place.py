@@ -7,9 +7,16 @@ dropped partition, or may stand under another id, is `unknown`.
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
-from relay.diagnose.evidence.order import EventSeen, Evidence, Moment, Place
+from relay.diagnose.evidence.order import EventSeen, Evidence, Moment, OrderSeen, Place
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.verdicts import Hop, Verdict
+
+_ORDERS_NOT_NAMED = Missing(
+    "the order's row",
+    Cause.ORDERS_NOT_NAMED,
+    "no setting says in which table orders stand",
+    "name it in [flow.NAME.columns] (table, key_column, ...): it is only looked at",
+)
 
 
 def decide_place(evidence: Evidence) -> Finding | None:
@@ -22,7 +29,7 @@ def decide_place(evidence: Evidence) -> Finding | None:
     if isinstance(order, Missing):
         return unknown(order, Hop.PLACE)
     if order is not None:
-        return _order_without_event(evidence)
+        return _order_without_event(evidence, order)
     return _neither(evidence)
 
 
@@ -31,13 +38,16 @@ def _neither(evidence: Evidence) -> Finding:
         return _dropped(evidence.dropped_partition)
     if evidence.other_types:
         return Finding(Verdict.NO_OUTBOX_ROW, Cause.WRONG_EVENT_TYPE)
+    unlooked = evidence.searched if evidence.around.keeps_orders else _ORDERS_NOT_NAMED
     if evidence.twin is not None:
-        return Finding(Verdict.NO_SUCH_ORDER, Cause.DUPLICATE_SUBMISSION)
-    if _was_answered(evidence):
-        return Finding(Verdict.NO_SUCH_ORDER, Cause.ROWS_LOST)
-    if evidence.searched is not None:
-        return unknown(evidence.searched, Hop.PLACE)
-    return Finding(Verdict.NO_SUCH_ORDER, Cause.NEVER_COMMITTED)
+        cause = Cause.DUPLICATE_SUBMISSION
+    elif evidence.around.keeps_orders and _was_answered(evidence):
+        cause = Cause.ROWS_LOST
+    elif unlooked is not None:
+        return unknown(unlooked, Hop.PLACE)
+    else:
+        cause = Cause.NEVER_COMMITTED
+    return Finding(Verdict.NO_SUCH_ORDER, cause)
 
 
 def _was_answered(evidence: Evidence) -> bool:
@@ -56,7 +66,7 @@ def _event_without_order(evidence: Evidence, event: EventSeen) -> Finding | None
     return None
 
 
-def _order_without_event(evidence: Evidence) -> Finding:
+def _order_without_event(evidence: Evidence, order: OrderSeen) -> Finding:
     if evidence.other_types:
         return Finding(Verdict.NO_OUTBOX_ROW, Cause.WRONG_EVENT_TYPE)
     if evidence.dropped_partition is not None:
@@ -64,9 +74,28 @@ def _order_without_event(evidence: Evidence) -> Finding:
     moment = evidence.moment
     if isinstance(moment, Missing):
         return unknown(moment, Hop.PLACE)
-    if moment.unclaimed and not moment.strays:
-        return unknown(_unclaimed(moment), Hop.PLACE)
+    if not moment.strays:
+        unlooked = _before_events(evidence, order, moment)
+        if unlooked is None and moment.unclaimed:
+            unlooked = _unclaimed(moment)
+        if unlooked is not None:
+            return unknown(unlooked, Hop.PLACE)
     return Finding(Verdict.NO_OUTBOX_ROW, _unwritten_cause(evidence, moment))
+
+
+def _before_events(evidence: Evidence, order: OrderSeen, moment: Moment) -> Missing | None:
+    """Say that the order's time knew no events, as far as that can be told; None: it did."""
+    since, at = evidence.around.events_since, order.submitted_at
+    if isinstance(since, Missing):
+        return since
+    if since is None:
+        detail = "no event of any order was ever written here"
+    elif at is None or at < since or moment.before_events:
+        detail = f"the first event is of {since:%Y-%m-%d %H:%M:%S}, and the order no younger"
+    else:
+        return None
+    how = "say in the flow's settings since when there are events (events_since)"
+    return Missing("what became of it", Cause.BEFORE_EVENTS, detail, how)
 
 
 def _unwritten_cause(evidence: Evidence, moment: Moment) -> Cause:

@@ -238,6 +238,7 @@ class Moment:
         deleted_count: rows that somebody deleted from the outbox, as PostgreSQL counts them.
         sent_count: how many of the vacant ids the ledger knows: rows that were there, were
             published, and of which no record could be read back.
+        before_events: its row was last written before the first event was.
     """
 
     strays: tuple[str, ...] = ()
@@ -246,6 +247,7 @@ class Moment:
     vacant_count: int = 0
     deleted_count: int = 0
     sent_count: int = 0
+    before_events: bool = False
 
 
 @dataclass(frozen=True, slots=True)

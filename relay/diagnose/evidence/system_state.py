@@ -6,11 +6,14 @@ empty value; whoever decides can so tell "there is none" from "nobody could look
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from types import MappingProxyType
 
 from relay.diagnose.causes import Cause
 from relay.kafka.partition import Partition
+
+ALWAYS = datetime.min.replace(tzinfo=UTC)
+"""Before every time that is compared with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +259,13 @@ class SystemState:
 
     Attributes:
         now_at: the database's time at the start; the machine's when it is unreachable.
-        keeps_orders: the flow says where the orders' rows are (`columns`).
+        keeps_orders: the flow says where the orders' rows are.
+        status_decides: returns are applied to them; else what the consumer noted is the proof.
         other_groups: further groups with offsets on the events topics.
         lone_readers: groups without members that move on: they assign partitions themselves.
         newcomers: kinds of which a process has just connected and not recorded itself yet.
         disabled_triggers: disabled triggers of the orders table that write to the outbox.
+        events_since: orders placed before have no event; None: none was ever written.
         ledger_from_at: publication time of the oldest ledger row kept; None when there is none.
     """
 
@@ -283,3 +288,5 @@ class SystemState:
     lone_readers: frozenset[str] = frozenset()
     disabled_triggers: tuple[str, ...] = ()
     newcomers: frozenset[str] = frozenset()
+    status_decides: bool = True
+    events_since: datetime | Missing | None = ALWAYS

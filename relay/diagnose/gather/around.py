@@ -27,8 +27,9 @@ from relay.diagnose.evidence.system_state import (
     SetAside,
     Shrink,
 )
+from relay.diagnose.gather.cut_over import events_since
 from relay.diagnose.gather.reading import part
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow import Flow
 from relay.runtime.liveness import SILENT_SECONDS
 from relay.runtime.times import later
 
@@ -41,6 +42,7 @@ class AroundRows:
 
     now_at: datetime
     watched_since: datetime | None
+    events_since: datetime | Missing | None
     relays: tuple[ProcessSeen, ...] | Missing
     consumers: tuple[ProcessSeen, ...] | Missing
     outages: tuple[OutageSeen, ...] | Missing
@@ -70,6 +72,7 @@ async def read_around(
     return AroundRows(
         now_at=now_at,
         watched_since=_value(await part(con, "installation", lambda: _watched_since(con))),
+        events_since=await part(con, "the first event", lambda: events_since(con, flow)),
         relays=await part(con, "relay processes", lambda: read_processes(con, "relay")),
         consumers=await part(con, "consumer processes", lambda: read_processes(con, "confirm")),
         outages=await part(con, "outage records", lambda: _outages(con, start)),
@@ -288,9 +291,10 @@ SELECT t.tgname
 
 
 async def _triggers(connection: asyncpg.Connection, flow: Flow) -> tuple[str, ...]:
-    if not isinstance(flow.apply, ApplyColumns):
+    columns = flow.orders_columns
+    if columns is None:
         return ()
-    rows = await connection.fetch(_TRIGGERS, flow.apply.table)
+    rows = await connection.fetch(_TRIGGERS, columns.table)
     return tuple(row["tgname"] for row in rows)
 
 

@@ -28,9 +28,9 @@ from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.reading import part
 from relay.diagnose.gather.unwritten import Around, read_moments
 from relay.orders.catalog import orders_table
-from relay.orders.keys import can_be_asked_for, canonical_order_id, spellings
+from relay.orders.keys import can_be_asked_for, order_key, spellings
 from relay.orders.table import OrdersTable
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow import Flow
 from relay.runtime.flow_rules import LONGEST_EVENT_TYPE_BYTES
 from relay.telemetry.continuity import stored_trace, trace_of
 
@@ -111,10 +111,10 @@ async def read_orders(
     Raises:
         FlowTableError: the flow's settings name what the database does not have.
     """
-    if not isinstance(flow.apply, ApplyColumns):
+    if flow.orders_columns is None:
         return {}
     table = await orders_table(connection, flow)
-    canonical = canonical_order_id(flow)
+    canonical = order_key(flow)
     keys = [key for key in map(canonical, ids) if key is not None]
     rows = await connection.fetch(_orders_query(table), keys)
     return {

@@ -23,7 +23,7 @@ from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import RangeReader, seen
 from relay.orders.keys import canonical_order_id
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
 
 CLIENT_ID: Final = "relay-diagnose"
@@ -70,8 +70,6 @@ def _without_any_row(ids: Sequence[str], rows: Rows, flow: Flow) -> frozenset[st
     """Return the ids of which neither table knows, where they should."""
     assert not isinstance(rows.events, Missing)
     assert not isinstance(rows.orders, Missing)
-    if not isinstance(flow.apply, ApplyColumns):
-        return frozenset()
     clean = canonical_order_id(flow)
     found = [one for one in ids if one not in rows.orders and not rows.events.get(one)]
     return frozenset(one for one in found[:_SEARCHED_AT_MOST] if clean(one) is not None)

@@ -12,7 +12,7 @@ import asyncpg
 
 from relay.orders.catalog import orders_table
 from relay.orders.keys import canonical_order_id
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow import Flow
 
 
 class NotLookedUpError(Exception):
@@ -69,11 +69,12 @@ async def order_of_submission(
     Raises:
         NotLookedUpError: the orders table has no such columns, or they may not be read.
     """
-    if not isinstance(flow.apply, ApplyColumns):
-        raise NotLookedUpError("--customer and --key need a flow with an orders table (columns)")
-    if not await connection.fetchval(_HAS_KEYS, flow.apply.table):
+    columns = flow.orders_columns
+    if columns is None:
+        raise NotLookedUpError("--customer and --key need the orders' table: [flow.NAME.columns]")
+    if not await connection.fetchval(_HAS_KEYS, columns.table):
         raise NotLookedUpError(
-            f"{flow.apply.table} has no columns customer_id and idempotency_key: give the order id"
+            f"{columns.table} has no columns customer_id and idempotency_key: give the order id"
         )
     table = await orders_table(connection, flow)
     query = (

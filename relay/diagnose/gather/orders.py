@@ -169,7 +169,9 @@ class Gatherer:
             returns_topic=flow.returns_topic,
             processor_groups=flow.processor_groups,
             confirm_group=flow.confirm_group,
-            keeps_orders=isinstance(flow.apply, ApplyColumns),
+            keeps_orders=flow.orders_columns is not None,
+            events_since=rows.events_since,
+            status_decides=isinstance(flow.apply, ApplyColumns),
             relays=rows.relays,
             consumers=rows.consumers,
             outages=rows.outages,
@@ -190,6 +192,7 @@ def _nothing_known(missing: Missing) -> tuple[AroundRows, Rows]:
     around = AroundRows(
         now_at=datetime.now(UTC),
         watched_since=None,
+        events_since=missing,
         relays=missing,
         consumers=missing,
         outages=missing,

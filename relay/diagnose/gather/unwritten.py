@@ -18,9 +18,9 @@ import asyncpg
 
 from relay.diagnose.evidence.order import Moment
 from relay.orders.catalog import orders_table
-from relay.orders.keys import canonical_order_id
+from relay.orders.keys import order_key
 from relay.orders.table import OrdersTable
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow import Flow
 
 # Each order costs two descents of an index for each of the outbox's days.
 ORDERS_AT_MOST: Final = 2_000
@@ -122,6 +122,8 @@ SELECT coalesce(sum(pg_stat_get_tuples_deleted(i.inhrelid)), 0)::bigint
  WHERE i.inhparent = 'relay.outbox'::regclass
    AND i.inhrelid <> 'relay.outbox_default'::regclass
 """
+# As in cut_over.py: a sample's orders have events from the first one on.
+_FIRST_DECIDES: Final = "SELECT kind <> 'sample' FROM relay.installation"
 _MAY_READ_PAYLOADS: Final = "SELECT has_column_privilege('relay.outbox', 'payload', 'SELECT')"
 # Looked into by the server: payloads do not travel.
 _NAMED: Final = """
@@ -144,15 +146,17 @@ async def read_moments(
     Raises:
         asyncpg.PostgresError: the tables cannot be read.
     """
-    if not placed or not isinstance(flow.apply, ApplyColumns):
+    if not placed or flow.orders_columns is None:
         return Around()
     table = await orders_table(connection, flow)
-    canonical = canonical_order_id(flow)
+    canonical = order_key(flow)
     keys = [key for key in map(canonical, placed) if key is not None][:ORDERS_AT_MOST]
     kinds = flow.aggregate_type, list(flow.events)
     near: defaultdict[str, list[_Row]] = defaultdict(list)
     for key, *columns in await connection.fetch(_near_query(table), keys, *kinds):
         near[key].append(_Row(*columns))
+    older = {key for key, rows in near.items() if all(row.later for row in rows)}
+    first_decides: bool = flow.events_since is None and await connection.fetchval(_FIRST_DECIDES)
     await _add_by_time(connection, kinds, {key: placed.get(key) for key in keys}, near)
     loose = await _loose(connection, table, canonical, near)
     named, others, unread = await _read_payloads(connection, loose)
@@ -168,6 +172,7 @@ async def read_moments(
             payloads_unread=unread,
             vacant_count=len(vacant[key]),
             deleted_count=deleted,
+            before_events=first_decides and key in older,
         )
         for key in keys
     }

@@ -19,6 +19,7 @@ class Difference(StrEnum):
     RETURN_WITHOUT_STATUS = "return_without_status"
     STATUS_WITHOUT_RETURN = "status_without_return"
     STATUS_OVERWRITTEN = "status_overwritten"
+    ORDER_WITHOUT_EVENT = "order_without_event"
 
 
 MEANINGS: Mapping[Difference, str] = {
@@ -27,6 +28,7 @@ MEANINGS: Mapping[Difference, str] = {
     Difference.DUPLICATE_EVENT_ID: "rows that share an event_id",
     Difference.RETURN_WITHOUT_STATUS: "returns that the consumer is past and never decided on",
     Difference.STATUS_WITHOUT_RETURN: "terminal statuses that no return set",
+    Difference.ORDER_WITHOUT_EVENT: "orders that wait and have no event",
     Difference.STATUS_OVERWRITTEN: "orders whose final return was applied and is not their status",
 }
 
@@ -36,6 +38,7 @@ NEXT: Mapping[Difference, str] = {
     Difference.DUPLICATE_EVENT_ID: "correct the writer: event_id is made anew for each event",
     Difference.RETURN_WITHOUT_STATUS: "relay diagnose ORDER names the offset that was skipped",
     Difference.STATUS_WITHOUT_RETURN: "ask who else writes the status column",
+    Difference.ORDER_WITHOUT_EVENT: "relay diagnose ORDER, then what it says",
     Difference.STATUS_OVERWRITTEN: "relay diagnose ORDER; ask who else writes the status column",
 }
 

@@ -19,6 +19,7 @@ from relay.diagnose.gather.transactions import open_transactions
 from relay.diagnose.reconcile.events import EventsWalk
 from relay.diagnose.reconcile.findings import Tally
 from relay.diagnose.reconcile.open_cases import open_cases
+from relay.diagnose.reconcile.orders import reconcile_orders
 from relay.diagnose.reconcile.outbox_rows import load_rows
 from relay.diagnose.reconcile.returns import (
     ReturnsWalk,
@@ -239,6 +240,9 @@ async def _returns(
     await reading.through("returns", spans, walk.compare)
     await reconcile_statuses(connection, flow, within.since, within.until, reading.done.tally)
     await reconcile_applied(connection, flow, within.since, within.until, reading.done.tally)
+    reading.done.unlooked += await reconcile_orders(
+        connection, flow, within.since, within.until, reading.done.tally
+    )
 
 
 async def _timed(

@@ -17,6 +17,7 @@ import asyncpg
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.system_state import Missing
+from relay.diagnose.gather.cut_over import watched_from
 from relay.diagnose.gather.reading import part
 from relay.diagnose.status.traces import Answered, Position, read_answered_orders
 from relay.diagnose.watch.looked import Looked, read_looked
@@ -89,8 +90,8 @@ class Counts:
     """What the database knows; each part may be Missing.
 
     Attributes:
-        open_orders: not in a terminal status, since the installation is watched; None: the flow
-            does not say where orders stand.
+        open_orders: not in a terminal status, since the installation is watched and events are
+            written; None: the flow does not say where orders stand.
         without_event: of the newest open orders, those that have no outbox row.
         held: quarantine's open rows by kind.
         next_offsets: the confirmation consumer's, by partition of the returns topic.
@@ -100,6 +101,7 @@ class Counts:
         canaries: where records and returns of the last days' canaries stand.
         set_aside: returns without their bytes in quarantine.
         read_only: nobody is let write, so that no heartbeat tells who lives.
+        never_an_event: no event of the flow was ever written here.
     """
 
     now: datetime
@@ -117,6 +119,7 @@ class Counts:
     canaries: tuple[Position, ...] | Missing
     processes: tuple[ProcessSeen, ...] | Missing
     read_only: bool = False
+    never_an_event: bool = False
     looked: Looked | Missing = LOOKS
     set_aside: SetAsideCount | Missing = field(default_factory=SetAsideCount)
 
@@ -143,12 +146,16 @@ async def _read(connection: asyncpg.Connection, flow: Flow) -> Counts:
         return await part(connection, what, lambda: how(connection, *args))
 
     now = await connection.fetchval("SELECT clock_timestamp()")
+    judged_from = await read("the first event", watched_from, flow)
+    # Where no event was ever written, every order without one is counted.
+    since = judged_from or await connection.fetchval(_WATCHED_SINCE)
+    since = now if isinstance(since, Missing) else since
     return Counts(
         now=now,
         kind=await read("the installation", _kind),
         publish=await read("the rows to publish", _publish),
-        open_orders=await read("the open orders", _open_orders, flow),
-        without_event=await read("the orders without event", _without_event, flow),
+        open_orders=await read("the open orders", _open_orders, flow, since),
+        without_event=await read("the orders without event", _without_event, flow, since),
         pending=await read("the returns of locked orders", _pending, flow.confirm_group),
         held=await read("quarantine", _held),
         set_aside=await read("quarantine", read_set_aside, flow.confirm_group),
@@ -160,12 +167,16 @@ async def _read(connection: asyncpg.Connection, flow: Flow) -> Counts:
         rates=await read("the rates", _rates, flow, now),
         processes=await read("the processes", read_processes),
         read_only=await connection.fetchval(_READ_ONLY),
+        never_an_event=judged_from is None,
         looked=await read("the watchdog's rounds", read_looked),
     )
 
 
 # Of the server, the database or this role: whoever is not let write cannot say that it lives.
 _READ_ONLY: Final = "SELECT current_setting('default_transaction_read_only')::bool"
+
+
+_WATCHED_SINCE: Final = "SELECT watched_since FROM relay.installation"
 
 
 async def _kind(connection: asyncpg.Connection) -> str:
@@ -214,13 +225,13 @@ def _open_query(table: OrdersTable) -> str:
         SELECT count(*), min(submitted_at) AS oldest_at FROM (
             SELECT {at.value()} AS submitted_at FROM {table.table} o
              WHERE o.{table.status} = ANY ({table.as_statuses("$1")})
-               AND {at.since("SELECT watched_since FROM relay.installation")}
+               AND {at.since("$3::timestamptz")}
              ORDER BY o.{at.name} LIMIT $2) AS open
     """  # noqa: S608 - identifiers from the catalog
 
 
 async def _table(connection: asyncpg.Connection, flow: Flow) -> OrdersTable | Missing | None:
-    if not isinstance(flow.apply, ApplyColumns):
+    if flow.orders_columns is None:
         return None
     try:
         return await orders_table(connection, flow)
@@ -233,11 +244,15 @@ def _open_statuses(flow: Flow) -> list[str]:
     return [status for status in flow.status_ranks if status not in flow.terminal_statuses]
 
 
-async def _open_orders(connection: asyncpg.Connection, flow: Flow) -> Waiting | Missing | None:
+async def _open_orders(
+    connection: asyncpg.Connection, flow: Flow, since: datetime
+) -> Waiting | Missing | None:
+    if not isinstance(flow.apply, ApplyColumns):
+        return None  # whoever writes the status may never move it
     table = await _table(connection, flow)
     if not isinstance(table, OrdersTable):
         return table
-    row = await connection.fetchrow(_open_query(table), _open_statuses(flow), COUNTED)
+    row = await connection.fetchrow(_open_query(table), _open_statuses(flow), COUNTED, since)
     return Waiting(row["count"], row["oldest_at"], exact=row["count"] < COUNTED)
 
 
@@ -248,7 +263,7 @@ def _without_event_query(table: OrdersTable) -> str:
             SELECT {table.id_of()} AS key, {at.value()} AS submitted_at
               FROM {table.table} o
              WHERE o.{table.status} = ANY ({table.as_statuses("$1")})
-               AND {at.since("SELECT watched_since FROM relay.installation")}
+               AND {at.since("$5::timestamptz")}
              ORDER BY o.{at.name} DESC LIMIT $2) AS newest
          WHERE NOT EXISTS (SELECT FROM relay.outbox
                             WHERE aggregate_id = ANY ({table.spellings("newest.key")})
@@ -259,13 +274,15 @@ def _without_event_query(table: OrdersTable) -> str:
     """  # noqa: S608 - identifiers from the catalog
 
 
-async def _without_event(connection: asyncpg.Connection, flow: Flow) -> Waiting | Missing | None:
+async def _without_event(
+    connection: asyncpg.Connection, flow: Flow, since: datetime
+) -> Waiting | Missing | None:
     table = await _table(connection, flow)
     if not isinstance(table, OrdersTable):
         return table
     query = _without_event_query(table)
     row = await connection.fetchrow(
-        query, _open_statuses(flow), NEWEST_ORDERS, flow.aggregate_type, list(flow.events)
+        query, _open_statuses(flow), NEWEST_ORDERS, flow.aggregate_type, list(flow.events), since
     )
     return Waiting(row["count"], row["oldest_at"])
 

@@ -151,6 +151,8 @@ def _place(counts: Counts) -> HopStatus:
     if isinstance(without, Missing):
         return replace(found, note="not known")
     note = "orders without an event: the writer bypassed the outbox" if without.count else ""
+    if without.count and counts.never_an_event:
+        note = "no event was ever written: does the order service write to relay.outbox?"
     return replace(
         found,
         waiting=without.count,

@@ -68,7 +68,8 @@ def place(evidence: Evidence) -> Told:
 
 
 def _without_event(evidence: Evidence, status: str | None) -> list[str]:
-    parts = [status or "no order row", "no outbox row that expects a return"]
+    unseen = "no order row" if evidence.around.keeps_orders else "orders were not looked at"
+    parts = [status or unseen, "no outbox row that expects a return"]
     if evidence.other_types:
         parts.append(f"rows of type {', '.join(evidence.other_types)}")
     if isinstance(evidence.order, OrderSeen):
@@ -282,7 +283,8 @@ def confirm(evidence: Evidence) -> Told:
     applied, order = applied_return(evidence), evidence.order
     at = returned_at(evidence)
     consumer = _running(evidence, evidence.around.consumers, CONSUMER)
-    if isinstance(order, OrderSeen):
+    noted = applied is not None and not evidence.around.status_decides
+    if isinstance(order, OrderSeen) and not noted:
         if order.terminal:
             return True, at, f"{order.status}{'' if applied else ', by no recorded return'}"
         return False, at if applied else None, f"{_unapplied(evidence, order)}; consumer {consumer}"

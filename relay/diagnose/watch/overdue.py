@@ -1,19 +1,22 @@
 """All hops: finds the orders that are past their deadline and not returned.
 
-Invariant: never an order placed before the watch began, never one that was closed by hand; an order
-without an outbox row is found too, where the flow says where orders are. With the index that
-`relay check` names, the cost depends on how many are open, not on how many there are.
+Invariant: never an order placed before the watch began, or before the first event was written;
+never one that was closed by hand; an order without an outbox row is found too, where the flow says
+where orders are. The database's clock decides, where an order has an event: its own time, which
+another program's clock gave, says only where to look. With the index that `relay check` names, the
+cost depends on how many are open, not on how many there are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
 from relay.diagnose.gather.assemble import default_deadline_seconds
+from relay.diagnose.gather.cut_over import watched_from
 from relay.orders.catalog import orders_table
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
@@ -28,12 +31,17 @@ class Open:
     event_id: str | None = None
 
 
-_WATCHED_SINCE: Final = "SELECT watched_since FROM relay.installation"
+# Orders whose own time hides that they are overdue are looked for among so many of each kind, those
+# that are furthest ahead first: each costs a descent of an index for some days of the outbox.
+_ELSEWHERE_AT_MOST: Final = 5_000
+# Clocks differ by less, or by so much that the order's day says nothing at all.
+_SKEW: Final = "interval '2 days'"
 # The statuses stand in the text, as literals that PostgreSQL quotes: only so can the planner see
 # that a partial index on them fits.
 _LITERALS: Final = """
 SELECT string_agg(quote_literal(status), ', ' ORDER BY status) FROM unnest($1::text[]) AS status
 """
+_NOW: Final = "SELECT clock_timestamp()"
 
 
 async def find_open(
@@ -49,80 +57,134 @@ async def find_open(
     Args:
         connection: any role that may see the orders.
         flow: where orders are, and their deadlines.
-        since: only orders placed from then on; None: since the installation watches.
+        since: only orders placed from then on; None: since the installation watches, and events
+            are written.
         unrecorded: only those that no open case of relay.overdue knows.
         at_most: orders to return.
 
     Raises:
         FlowTableError: the flow's settings name what the database does not have.
     """
-    start = since or await connection.fetchval(_WATCHED_SINCE)
+    start = since or await watched_from(connection, flow)
+    if start is None:
+        return []
+    found: list[Open] = []
     if not isinstance(flow.apply, ApplyColumns):
-        return await _unanswered_events(connection, flow, start, unrecorded, at_most)
+        found = await _unanswered_events(connection, flow, start, unrecorded, at_most)
+    if flow.orders_columns is not None:
+        found += await _open_orders(connection, flow, start, unrecorded, at_most)
+    once = {one.order_id: one for one in reversed(found)}
+    return sorted(once.values(), key=lambda one: one.placed_at)[:at_most]
+
+
+async def _open_orders(
+    connection: asyncpg.Connection,
+    flow: Flow,
+    start: datetime,
+    unrecorded: bool,  # noqa: FBT001 - passed through
+    at_most: int,
+) -> list[Open]:
     table = await orders_table(connection, flow)
     waiting = sorted(set(flow.status_ranks) - flow.terminal_statuses)
     statuses = await connection.fetchval(_LITERALS, waiting)
-    rows = await connection.fetch(
-        _orders_query(table, statuses),
-        start,
-        default_deadline_seconds(flow),
-        unrecorded,
-        at_most,
-    )
-    found = [Open(row["key"], row["placed_at"]) for row in rows]
-    rows = await connection.fetch(
-        _untimed_query(table, statuses),
+    decides = isinstance(flow.apply, ApplyColumns)
+    asked: tuple[Any, ...] = (
         start,
         default_deadline_seconds(flow),
         unrecorded,
         at_most,
         flow.aggregate_type,
         list(flow.events),
+        await connection.fetchval(_NOW),
     )
-    if rows:
-        known = {one.order_id for one in found}
-        found += [Open(row["key"], row["placed_at"]) for row in rows if row["key"] not in known]
-        found.sort(key=lambda one: one.placed_at)
-    return found[:at_most]
+    rows = []
+    for query in (_orders_query, _elsewhere_query) if decides else (_bare_query,):
+        rows += await connection.fetch(query(table, statuses), *asked)
+    return [Open(row["key"], row["placed_at"]) for row in rows]
 
 
+_DUE: Final = "$7::timestamptz - make_interval(secs => $2)"
+
+
+# No row is of a later day, and the partitions that are made ahead are not looked into.
+_TOMORROW: Final = "$7::timestamptz + interval '1 day'"
+
+
+def _unclosed(key: str) -> str:
+    return f"""NOT EXISTS (SELECT FROM relay.overdue v
+                            WHERE v.aggregate_id = {key}
+                              AND (v.closed_as = 'closed' OR $3 AND v.closed_at IS NULL))"""
+
+
+def _event(key: str, condition: str) -> str:
+    """Return whether an order has an event of the flow; a scalar, which no plan turns to a scan."""
+    return f"""(SELECT true FROM relay.outbox_summary AS s
+                 WHERE s.aggregate_id = {key} AND {condition}
+                   AND (s.aggregate_type = $5 OR s.event_type = ANY ($6::text[]))
+                 LIMIT 1) IS TRUE"""  # noqa: S608 - identifiers from the catalog
+
+
+# Not overdue, whatever its own time says: all its events are younger than the deadline.
 def _orders_query(table: OrdersTable, statuses: str) -> str:
-    at = table.submitted
+    at, key = table.submitted, table.id_of()
     return f"""
-        SELECT {table.id_of()} AS key, {at.value()} AS placed_at
+        SELECT {key} AS key, {at.value()} AS placed_at
           FROM {table.table} o
          WHERE o.{table.status} IN ({statuses})
            AND {at.since("$1::timestamptz")}
-           AND {at.before("clock_timestamp() - make_interval(secs => $2)")}
-           AND NOT EXISTS (SELECT FROM relay.overdue v
-                            WHERE v.aggregate_id = {table.id_of()}
-                              AND (v.closed_as = 'closed' OR $3 AND v.closed_at IS NULL))
+           AND {at.before(_DUE)}
+           AND {_unclosed(key)}
+           AND NOT ({_event(key, f"s.created_at >= {_DUE} AND s.created_at < {_TOMORROW}")}
+                    AND NOT {_event(key, f"s.created_at < {_DUE}")})
          ORDER BY o.{at.name}
          LIMIT $4
     """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
 
 
-# Orders whose own time says nothing (never set, year 1, infinity, a clock of days ahead): the time
-# of their event decides, which is the database's.
-def _untimed_query(table: OrdersTable, statuses: str) -> str:
-    at = table.submitted
+# Overdue, though their own time says otherwise: it is still to come or not yet due (a clock that is
+# ahead), from before the watch (one that is behind), or none (never set, year 1, infinity).
+def _elsewhere_query(table: OrdersTable, statuses: str) -> str:
+    at, key = table.submitted, table.id_of()
+    near = f"greatest($1::timestamptz, {at.value()} - {_SKEW})"
+
+    def part(condition: str, bound: str) -> str:
+        return f"""
+               (SELECT {key} AS key, {bound} AS from_at FROM {table.table} o
+                 WHERE o.{table.status} IN ({statuses}) AND {condition}
+                 ORDER BY o.{at.name} DESC LIMIT {_ELSEWHERE_AT_MOST})"""  # noqa: S608
+
+    day, epoch = _TOMORROW, "'1970-01-02 00:00:00+00'::timestamptz"
+    past = f"($1::timestamptz - {_SKEW})"
     return f"""
-        SELECT {table.id_of()} AS key, e.created_at AS placed_at
-          FROM {table.table} o
+        SELECT o.key, e.created_at AS placed_at
+          FROM ({part(f"{at.since(_DUE)} AND {at.before(day)}", near)}
+                UNION ALL {part(at.since(day), "$1::timestamptz")}
+                UNION ALL {part(f"{at.since(past)} AND {at.before('$1::timestamptz')}", near)}
+                UNION ALL {part(at.before(epoch), "$1::timestamptz")}
+                UNION ALL {part(f"o.{at.name} IS NULL", "$1::timestamptz")}) AS o
          CROSS JOIN LATERAL (
                SELECT s.created_at FROM relay.outbox_summary AS s
-                WHERE s.aggregate_id = {table.id_of()}
+                WHERE s.aggregate_id = o.key AND s.created_at >= o.from_at
                   AND (s.aggregate_type = $5 OR s.event_type = ANY ($6::text[]))
                 ORDER BY s.id LIMIT 1) AS e
-         WHERE o.{table.status} IN ({statuses})
-           AND (o.{at.name} IS NULL OR {at.before("'1970-01-02 00:00:00+00'::timestamptz")}
-                OR {at.since("clock_timestamp() + interval '1 day'")})
-           AND e.created_at >= $1::timestamptz
-           AND e.created_at < clock_timestamp() - make_interval(secs => $2)
-           AND NOT EXISTS (SELECT FROM relay.overdue v
-                            WHERE v.aggregate_id = {table.id_of()}
-                              AND (v.closed_as = 'closed' OR $3 AND v.closed_at IS NULL))
+         WHERE e.created_at < {_DUE} AND {_unclosed("o.key")}
          ORDER BY e.created_at
+         LIMIT $4
+    """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
+
+
+# Where a status may never move, of the newest orders those that have no event at all.
+def _bare_query(table: OrdersTable, statuses: str) -> str:
+    at = table.submitted
+    return f"""
+        SELECT o.key, o.placed_at
+          FROM (SELECT {table.id_of()} AS key, {at.value()} AS placed_at
+                  FROM {table.table} o
+                 WHERE o.{table.status} IN ({statuses})
+                   AND {at.since("$1::timestamptz")} AND {at.before(_DUE)}
+                 ORDER BY o.{at.name} DESC LIMIT {_ELSEWHERE_AT_MOST}) AS o
+         WHERE NOT {_event("o.key", "true")} AND {_unclosed("o.key")}
+         ORDER BY o.placed_at
          LIMIT $4
     """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
 
