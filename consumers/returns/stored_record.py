@@ -30,6 +30,13 @@ class StoredRecord:
     headers: Sequence[tuple[str, bytes | None]]
 
 
+def stored_record(place: tuple[str, int], record: Any) -> StoredRecord:
+    """Return a record of a partition, as any reader of ranges gives it."""
+    return StoredRecord(
+        *place, record.offset, record.timestamp, record.key, record.value, record.headers
+    )
+
+
 def stored_headers(record: Record) -> str | None:
     """Return the headers as JSON `[[name, base64 or null], ...]`; None when there are none."""
     if not record.headers:

@@ -8,28 +8,29 @@ before is a copy, and no status moves back. Order within an order is the order o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from relay.consumers.apply.inbox import look_up
 from relay.consumers.confirm.pending import put_pending
 from relay.consumers.returns.reader import Return, ReturnReader
-from relay.kafka.records import read_hostile_records
+from relay.consumers.returns.stored_record import stored_record
+from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
+from relay.kafka.partition import Partition
+from relay.kafka.ranges import RangeReader
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.log_ends import read_log_ends
 from relay.runtime.times import to_milliseconds
 
-_START_SECONDS: Final = 15.0
-_POLL_MS: Final = 1000
+_REQUEST_SECONDS: Final = 15.0
 _BATCH: Final = 5000
-_SILENT_POLLS: Final = 30
+_SILENT_SECONDS: Final = 30.0
 
 
 class ReturnsUnreadError(Exception):
@@ -122,97 +123,62 @@ async def feed_returns(
         ReturnsUnreadError: the topic is not there, or the broker does not answer.
         asyncpg.InsufficientPrivilegeError: this login may not.
     """
-    read_hostile_records()
-    consumer = AIOKafkaConsumer(
-        **kafka.client_options("relay-replay"),
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-        auto_offset_reset="none",
-    )
     found = ReturnsRead()
+    topic = flow.returns_topic
     try:
-        async with asyncio.timeout(_START_SECONDS):
-            await consumer.start()
-        recorded = await _recorded_ends(connection, flow.returns_topic, stretch.since)
-        ends = await _seek(consumer, flow.returns_topic, stretch, found, recorded)
-        await _Feeder(connection, flow, stretch, found, execute).read_all(consumer, ends)
+        async with connected(kafka, "relay-replay", request_seconds=_REQUEST_SECONDS) as broker:
+            spans = await _spans(connection, broker, topic, stretch, found)
+            reader = RangeReader(broker, spans, pass_over=True)
+            await _Feeder(connection, flow, stretch, found, execute).read_all(reader)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise ReturnsUnreadError(
-            f"{flow.returns_topic} cannot be read: {error or repr(error)}"
-        ) from error
-    finally:
-        await consumer.stop()
+        raise ReturnsUnreadError(f"{topic} cannot be read: {error or repr(error)}") from error
     return found
 
 
-async def _recorded_ends(
-    connection: asyncpg.Connection, topic: str, since: datetime | None
-) -> Mapping[int, int]:
-    """Return where the logs ended then: what stands behind it is younger, whatever it claims."""
-    return {} if since is None else await read_log_ends(connection, topic, since)
-
-
-async def _seek(
-    consumer: AIOKafkaConsumer,
-    topic: str,
-    stretch: Stretch,
-    found: ReturnsRead,
-    recorded: Mapping[int, int],
-) -> dict[TopicPartition, int]:
-    """Go to where the stretch begins; return where it ends (exclusive), by partition."""
-    numbers = consumer.partitions_for_topic(topic) or await _numbers(consumer, topic)
-    if stretch.partition is not None and stretch.partition not in numbers:
+async def _spans(
+    connection: asyncpg.Connection, broker: Broker, topic: str, stretch: Stretch, found: ReturnsRead
+) -> dict[Partition, tuple[int, int]]:
+    """Return which offsets the stretch has of each partition; note those that are gone."""
+    partitions = broker.partitions(topic)
+    if not partitions:
+        raise ReturnsUnreadError(f"topic {topic} does not exist, or may not be seen")
+    wanted = [one for one in partitions if stretch.partition in (None, one[1])]
+    if not wanted:
         raise ReturnsUnreadError(f"{topic} has no partition {stretch.partition}")
-    wanted = [
-        TopicPartition(topic, number)
-        for number in sorted(numbers)
-        if stretch.partition in (None, number)
-    ]
-    consumer.assign(wanted)
-    starts = await consumer.beginning_offsets(wanted)
-    ends = dict(await consumer.end_offsets(wanted))
-    since = await _at(consumer, wanted, stretch.since)
-    until = await _at(consumer, wanted, stretch.until)
+    starts = await broker.offsets(wanted, EARLIEST)
+    ends = await broker.offsets(wanted, LATEST, committed_only=True)
+    leaderless = sorted(one[1] for one in wanted if one not in starts or one not in ends)
+    if leaderless:
+        raise ReturnsUnreadError(f"partitions {leaderless} of {topic} have no leader now")
+    since = await _at(broker, wanted, stretch.since)
+    until = await _at(broker, wanted, stretch.until)
+    # What stands behind where the logs ended then is younger, whatever time it claims.
+    recorded = {} if not stretch.since else await read_log_ends(connection, topic, stretch.since)
+    spans = {}
     for place in wanted:
-        first = starts[place]
+        first, end = starts[place], ends[place]
         if stretch.since is not None:
-            first = since.get(place, ends[place])
+            first = since.get(place, end)
             # A producer's clock may be behind: what came later is given once more, too.
-            first = min(first, recorded.get(place.partition, first))
+            first = min(first, recorded.get(place[1], first))
         if stretch.from_offset is not None:
             first = max(first, stretch.from_offset) if stretch.since else stretch.from_offset
         if first < starts[place]:
-            found.gone[place.partition] = starts[place]
+            found.gone[place[1]] = starts[place]
             first = starts[place]
         if stretch.until is not None:
-            ends[place] = min(ends[place], until.get(place, ends[place]))
+            end = min(end, until.get(place, end))
         if stretch.to_offset is not None:
-            ends[place] = min(ends[place], stretch.to_offset + 1)
-        if first < ends[place]:
-            consumer.seek(place, first)
-        else:
-            del ends[place]
-    consumer.pause(*[place for place in wanted if place not in ends])
-    return ends
-
-
-async def _numbers(consumer: AIOKafkaConsumer, topic: str) -> Collection[int]:
-    await consumer._client.add_topic(topic)  # noqa: SLF001 - asks the broker for it
-    numbers: Collection[int] | None = consumer.partitions_for_topic(topic)
-    if not numbers:
-        raise ReturnsUnreadError(f"topic {topic} does not exist, or may not be seen")
-    return numbers
+            end = min(end, stretch.to_offset + 1)
+        spans[place] = (first, end)
+    return spans
 
 
 async def _at(
-    consumer: AIOKafkaConsumer, places: Sequence[TopicPartition], at: datetime | None
-) -> Mapping[TopicPartition, int]:
+    broker: Broker, places: Sequence[Partition], at: datetime | None
+) -> Mapping[Partition, int]:
     """Return the first offset of that time or later, where there is one."""
-    if at is None:
-        return {}
-    asked = dict.fromkeys(places, to_milliseconds(at))
-    answers = await consumer.offsets_for_times(asked)
-    return {place: one.offset for place, one in answers.items() if one is not None}
+    return {} if at is None else await broker.offsets(places, to_milliseconds(at))
 
 
 @dataclass(slots=True)
@@ -227,27 +193,30 @@ class _Feeder:
     def __post_init__(self) -> None:
         self.reader = ReturnReader(self.flow)
 
-    async def read_all(self, consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> None:
-        """Read every partition to its end."""
-        silent = 0
-        while ends:
-            batch = await consumer.getmany(*ends, timeout_ms=_POLL_MS, max_records=_BATCH)
-            silent = 0 if batch else silent + 1
-            if silent > _SILENT_POLLS:
-                raise ReturnsUnreadError(f"{self.flow.returns_topic} gave nothing for {silent} s")
-            for place, records in batch.items():
-                await self._feed([one for one in records if one.offset < ends[place]])
-            for place in list(ends):
-                if await consumer.position(place) >= ends[place]:
-                    consumer.pause(place)
-                    del ends[place]
+    async def read_all(self, ranges: RangeReader) -> None:
+        """Read every range to its end, for as long as it goes on."""
+        loop, topic = asyncio.get_running_loop(), self.flow.returns_topic
+        left: Mapping[Partition, tuple[int, int]] | None = None
+        while ranges.left and ranges.left != left:
+            left = dict(ranges.left)
+            async for place, records in ranges.rounds(loop.time() + _SILENT_SECONDS):
+                for start in range(0, len(records), _BATCH):
+                    await self._feed(place, records[start : start + _BATCH])
+        if ranges.left:
+            raise ReturnsUnreadError(f"{topic} gave nothing for {_SILENT_SECONDS:.0f} s")
+        if ranges.lost:
+            where = sorted(number for _topic, number in ranges.lost)
+            raise ReturnsUnreadError(f"{topic}: partitions {where} were cut while they were read")
+        unread = sum(len(spans) for spans in ranges.unreadable.values())
+        self.found.read += unread
+        self.found.unreadable += unread
 
-    async def _feed(self, records: Sequence[Any]) -> None:
+    async def _feed(self, place: Partition, records: Sequence[Any]) -> None:
         found, orders = self.found, self.stretch.orders
         found.read += len(records)
         returns: list[Return] = []
         for record in records:
-            one = self.reader.read(record)
+            one = self.reader.read(stored_record(place, record))
             if not isinstance(one, Return):
                 found.unreadable += 1
             elif orders is None or one.order_id in orders:

@@ -16,7 +16,7 @@ import asyncpg
 from aiokafka.errors import KafkaError
 
 from relay.consumers.returns.reader import Return, ReturnReader
-from relay.consumers.returns.stored_record import StoredRecord
+from relay.consumers.returns.stored_record import stored_record
 from relay.diagnose.probe.publishing import READ_BYTES, Placed, Record
 from relay.diagnose.verdicts import Hop
 from relay.kafka.broker import LATEST, Broker
@@ -127,10 +127,7 @@ class WayBack:
             self.ends[partition] = max(self.ends[partition], fetched.next_offset)
 
     def _problem(self, partition: Partition, one: KafkaRecord) -> str | None:
-        stored = StoredRecord(
-            *partition, one.offset, one.timestamp, one.key, one.value, one.headers
-        )
-        read = ReturnReader(self.flow).read(stored)
+        read = ReturnReader(self.flow).read(stored_record(partition, one))
         return None if isinstance(read, Return) else f"{read.reason.value}: {read.detail}"
 
     async def _refused(self, placed: Placed) -> Stopped | None:

@@ -6,7 +6,7 @@ or quarantine or the pending table hold its position. What the consumer has not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import asyncpg
 from relay.consumers.apply.inbox import look_up
 from relay.consumers.returns.reader import Return, ReturnReader
 from relay.consumers.returns.refusals import Refusal
-from relay.consumers.returns.stored_record import StoredRecord
+from relay.consumers.returns.stored_record import stored_record
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
 from relay.kafka.consumer.partitions import Record
 from relay.kafka.partition import Partition
@@ -77,10 +77,7 @@ class ReturnsWalk:
     ) -> tuple[list[tuple[Record, str | None]], int]:
         """Return those that no table knows, with their orders, and how many are known."""
         reader = ReturnReader(self.flow)
-        read = [
-            reader.read(StoredRecord(*place, r.offset, r.timestamp, r.key, r.value, r.headers))
-            for r in records
-        ]
+        read = [reader.read(stored_record(place, r)) for r in records]
         returns = [one for one in read if isinstance(one, Return)]
         refusals = [one for one in read if isinstance(one, Refusal)]
         fresh = (await look_up(self.connection, returns, None)).fresh if returns else []
@@ -115,38 +112,40 @@ async def reconcile_statuses(
     connection: asyncpg.Connection, flow: Flow, since: Any, until: Any, tally: Tally
 ) -> None:
     """List orders whose terminal status no return set, where the flow names their table."""
-    if not isinstance(flow.apply, ApplyColumns):
-        return
-    query = _statuses_query(await orders_table(connection, flow))
-    terminal = sorted(flow.terminal_statuses)
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        cursor = await connection.cursor(query, terminal, since, until)
-        while rows := await cursor.fetch(_PAGE_ORDERS):
-            for order_id, status, has_return in rows:
-                if has_return:
-                    tally.count("terminal statuses with their return")
-                else:
-                    finding = Finding(
-                        Difference.STATUS_WITHOUT_RETURN, order_id, flow.apply.table, status
-                    )
-                    tally.add(finding)
+    rows = _terminal_orders(connection, flow, _statuses_query, since, until)
+    async for where, (order_id, status, has_return) in rows:
+        if has_return:
+            tally.count("terminal statuses with their return")
+        else:
+            tally.add(Finding(Difference.STATUS_WITHOUT_RETURN, order_id, where, status))
 
 
 async def reconcile_applied(
     connection: asyncpg.Connection, flow: Flow, since: Any, until: Any, tally: Tally
 ) -> None:
     """List orders whose terminal return was applied and that have another status now."""
+    rows = _terminal_orders(connection, flow, _applied_query, since, until)
+    async for where, (order_id, applied, status) in rows:
+        detail = f"{applied} was applied, the order is {status}"
+        tally.add(Finding(Difference.STATUS_OVERWRITTEN, order_id, where, detail))
+
+
+async def _terminal_orders(
+    connection: asyncpg.Connection,
+    flow: Flow,
+    query: Callable[[OrdersTable], str],
+    since: Any,
+    until: Any,
+) -> AsyncIterator[tuple[str, asyncpg.Record]]:
+    """Yield the orders' table with each row of a query on it; nothing where there is none."""
     if not isinstance(flow.apply, ApplyColumns):
         return
-    query = _applied_query(await orders_table(connection, flow))
-    terminal = sorted(flow.terminal_statuses)
+    sql = query(await orders_table(connection, flow))
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        cursor = await connection.cursor(query, terminal, since, until)
+        cursor = await connection.cursor(sql, sorted(flow.terminal_statuses), since, until)
         while rows := await cursor.fetch(_PAGE_ORDERS):
-            for order_id, applied, status in rows:
-                detail = f"{applied} was applied, the order is {status}"
-                where = flow.apply.table
-                tally.add(Finding(Difference.STATUS_OVERWRITTEN, order_id, where, detail))
+            for row in rows:
+                yield flow.apply.table, row
 
 
 def _applied_query(table: OrdersTable) -> str:
