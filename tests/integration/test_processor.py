@@ -302,10 +302,15 @@ async def test_a_delayed_return_leaves_after_its_offset_was_committed(
 
 
 async def test_a_delayed_return_leaves_when_it_is_due(bench: Bench, eventually: Eventually) -> None:
-    orders = bench.place(4)
-    faults = FaultOptions({Fault.DELAY: FaultRule(rate=1.0)}, delay_seconds=0.5)
+    faults = FaultOptions({Fault.DELAY: FaultRule(rate=1.0)}, delay_seconds=1.5)
     async with bench.processor(ProcessorOptions(group=bench.group, faults=faults)):
+        orders = bench.place(4)
+        placed_at = time.time()
         await all_returned(bench, orders, eventually)
+        returned = await asyncio.to_thread(bench.returned)
+    # By the times of the records: not before it is due, and not only because the processor ends.
+    waited = [one.timestamp()[1] / 1000 - placed_at for one in returned]
+    assert min(waited) > 1.4
 
 
 async def test_a_processor_that_dies_before_its_commit_leaves_its_events_to_the_next(

@@ -47,11 +47,7 @@ def test_defaults_are_those_of_the_parts() -> None:
     settings = load()
     assert publish_options(settings) == PublishOptions()
     assert maintenance_options(settings) == MaintenanceOptions()
-    ours, theirs = confirm_options(settings), ConfirmOptions()
-    assert ours.session.batch_records == theirs.session.batch_records
-    assert ours.session.session_timeout_seconds == theirs.session.session_timeout_seconds
-    assert ours.session.drain_seconds == theirs.session.drain_seconds
-    assert ours.session.stall_seconds == theirs.session.stall_seconds
+    assert confirm_options(settings) == ConfirmOptions()
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class SessionOptions:
 
     client_id: str = "relay-confirm"
     batch_records: int = 2000
-    connections: int = 2
+    connections: int = 3
     poll_seconds: float = 1.0
     commit_seconds: float = 1.0
     session_timeout_seconds: float = 8.0
