@@ -84,7 +84,7 @@ def _of_orders(
     found: Counter[tuple[str, str, str]] = Counter()
     for order, truth in journal.truth.items():
         if order in said:
-            what = _kind(truth, *said[order])
+            what = _kind(truth, *said[order], recorded=listed)
         else:
             # An order that has no row is in no list.
             what = "" if listed and (truth.healthy or _rowless(truth)) else "silent"
@@ -97,8 +97,12 @@ def _rowless(truth: Truth) -> bool:
     return any(verdict == "no_such_order" for verdict, _cause in truth.said)
 
 
-def _kind(truth: Truth, hop: str | None, verdict: str, cause: str | None) -> str:
-    """Return what is wrong with a finding; "" where it is right."""
+def _kind(
+    truth: Truth, hop: str | None, verdict: str, cause: str | None, *, recorded: bool = False
+) -> str:
+    """Return what is wrong with a finding; "" where it is right, or was when it was recorded."""
+    if recorded and any(verdict == one and why == cause for one, why in truth.before):
+        return ""
     if truth.fits(verdict, cause) and (truth.healthy or hop == truth.hop):
         return ""
     if verdict == "unknown":
@@ -121,9 +125,12 @@ def _of_incidents(journal: Journal, data: dict[str, Any]) -> list[Wrong]:
     for one in data["incidents"]:
         late = set(one["breakdown"]) <= {"late", "returned"}
         said = one["hop"], one["verdict"], one["cause"]
-        fits = any(not _kind(truth, *said) for truth in truths)
+        fits = any(not _kind(truth, *said, recorded=True) for truth in truths)
         if not (late or fits or one["closed_at"]):
-            wrong.append(Wrong("incidents", "blamed", _all(truths), _written(said), one["orders"]))
+            kind = "unknown" if one["verdict"] == "unknown" else "blamed"
+            if one["hop"] in {it.hop for it in truths}:
+                kind = "cause" if kind == "blamed" else kind
+            wrong.append(Wrong("incidents", kind, _all(truths), _written(said), one["orders"]))
     open_orders = sum(
         count
         for one in data["incidents"]

@@ -79,6 +79,8 @@ def answer_of(record, plan: dict) -> dict | None:
     order = record.key().decode()
     body = json.loads(record.value())
     headers = dict(record.headers() or [])
+    if headers.get("ce_type") != b"order.placed":
+        return None
     fault = plan["faults"].get(body.get("customer_id"), "none")
     if fault == "lose":
         return None

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from confluent_kafka.admin import AdminClient
 
+from relay.diagnose.evidence.history import STEPS_OF_A_READER
 from tests.corpus.world import QUICK, World
 from tests.nights.cast import Cast
 from tests.nights.truth import HEALTHY, Journal, Truth
@@ -46,7 +47,7 @@ class Stage:
     Attributes:
         faults: what the processor does to the orders of a customer.
         dies: where the next processor that is started dies, and at whose order.
-        left: what stands wrong until the end, by process.
+        stands: something is wrong until the end: no order comes back any more.
     """
 
     def __init__(self, world: World, cast: Cast, journal: Journal, folder: Path) -> None:
@@ -56,6 +57,7 @@ class Stage:
         self.dies = ("", "")
         self.processor: subprocess.Popen[bytes] | None = None
         self.elsewhere = ""
+        self.stands = False
         self._customers = 0
         self._processors = 0
         self._last_at: Any = None
@@ -66,6 +68,8 @@ class Stage:
         """Start everything, and wait until it is at work."""
         world = self.world
         self.elsewhere = world.topics.create("order.replies", 1)
+        types = {"order.placed": {"deadline_seconds": world.deadline_seconds}, "order.changed": {}}
+        world.environment["RELAY_FLOW_EVENTS"] = json.dumps(types)
         if self.cast.writer == "trigger":
             await world.pg.execute(_TRIGGER)
         if self.cast.roles:
@@ -73,6 +77,14 @@ class Stage:
         world.begin("relay"), world.begin("consumer")
         self.start_processor()
         await world.eventually(self._at_work, 60)
+        if self.cast.processor == "assign":
+            await self._is_seen_to_read()
+
+    async def _is_seen_to_read(self) -> None:
+        """Who is in no group is known by its offsets, which move in one position after another."""
+        for _ in range(STEPS_OF_A_READER + 1):
+            await self.healthy(2 * self.cast.events_partitions)
+            await self.left_alone()
 
     async def _at_work(self) -> bool:
         ready = await self.world.pg.fetchval(
@@ -229,7 +241,9 @@ class Stage:
         self._last_at = await self.world.pg.fetchval("SELECT clock_timestamp()")
 
     async def healthy(self, count: int | None = None, wait: bool = True) -> list[str]:
-        """Place orders that nothing befalls; they come back."""
+        """Place orders that nothing befalls; they come back, unless something stands wrong."""
+        if self.stands:
+            return []
         orders = self.ids(count or self.luck.randint(1, 4))
         await self.place(orders)
         if wait:
@@ -270,6 +284,30 @@ class Stage:
             ),
             self.world.deadline_seconds + 20,
         )
+
+    async def left_alone(self) -> None:
+        """Wait until the watchdog has recorded that nobody is in the group, and where it stands.
+
+        No person types a reset so fast that no position is recorded before and after it.
+        """
+        world = self.world
+
+        async def recorded() -> bool:
+            rows = await world.pg.fetch(
+                """SELECT DISTINCT ON (partition) members, committed_offset FROM relay.position
+                    WHERE consumer_group = $1 AND topic = $2
+                    ORDER BY partition, taken_at DESC, position_id DESC""",
+                world.group,
+                world.events,
+            )
+            known = sorted(row["committed_offset"] or 0 for row in rows)
+            committed = (
+                await asyncio.to_thread(world.committed, world.group, world.events)
+            ).values()
+            there = sorted([*committed, *[0] * (len(rows) - len(committed))])
+            return {row["members"] for row in rows} == {0} and known == there
+
+        await world.eventually(recorded, WAIT_SECONDS)
 
     async def watched(self) -> None:
         """Wait for two rounds of a watchdog's, where one runs: one that began since is over."""

@@ -45,6 +45,7 @@ async def test_a_night_is_read_right(
         await stage.healthy(2)
         for cause in night.causes:
             await cause.make(stage)
+            stage.stands |= bool(cause.stands_at)
         for cause in night.causes:
             await cause.settle(stage)
         await stage.overdue()

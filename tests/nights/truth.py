@@ -19,6 +19,8 @@ class Truth:
         said: verdicts with causes that are right.
         check: what `relay check` has to say of it: the beginning of a name that is not fine; ""
             where nothing is to be seen there.
+        before: verdicts with causes that were right for a while: the watchdog says again what it
+            has recorded up to half a minute ago.
         unproven: `relay reconcile` may not say PROVEN: something of it is still to be seen.
     """
 
@@ -27,6 +29,7 @@ class Truth:
     said: tuple[Said, ...]
     check: str = ""
     unproven: bool = False
+    before: tuple[Said, ...] = ()
 
     @property
     def healthy(self) -> bool:

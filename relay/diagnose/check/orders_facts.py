@@ -58,6 +58,7 @@ SELECT u.name AS username,
              AS own_tables,
        has_column_privilege(u.name, to_regclass($2), $3, 'UPDATE')
          AND has_column_privilege(u.name, to_regclass($2), $4, 'SELECT') AS orders,
+       has_column_privilege(u.name, to_regclass($2), 'xmin', 'SELECT') AS row_versions,
        row_security_applies.value AS hidden
   FROM unnest($1::text[]) AS u(name),
        LATERAL (SELECT c.relrowsecurity
@@ -74,7 +75,9 @@ SELECT u.name AS username,
          AND has_column_privilege(u.name, 'relay.lease', 'expires_at', 'UPDATE')
          AND has_column_privilege(u.name, 'relay.delivery_ledger', 'outbox_ids', 'INSERT')
          AND has_column_privilege(u.name, 'relay.quarantine', 'outbox_id', 'INSERT')
-         AND has_function_privilege(u.name, 'relay.create_partition(date)', 'EXECUTE') AS own_tables
+         AND has_function_privilege(u.name, 'relay.create_partition(date)', 'EXECUTE')
+             AS own_tables,
+       has_column_privilege(u.name, to_regclass($2), 'xmin', 'SELECT') AS row_versions
   FROM unnest($1::text[]) AS u(name)
 """
 
@@ -114,7 +117,8 @@ async def gather_orders(
         asyncpg.PostgresError, OSError: the connection is lost, or the catalogs are not readable.
     """
     apply = flow.apply
-    relay_grants = await connection.fetch(_RELAY_GRANTS, list(users.get("relay", ())))
+    named = apply.table if isinstance(apply, ApplyColumns) else None
+    relay_grants = await connection.fetch(_RELAY_GRANTS, list(users.get("relay", ())), named)
     writer = await connection.fetchrow(_WRITER_GRANTS)
     functions = None
     if isinstance(apply, ApplyFunction):

@@ -83,6 +83,17 @@ def _service_grants(facts: OrdersFacts) -> Iterator[Result]:
             )
 
 
+def _row_versions(facts: OrdersFacts, table: str) -> Iterator[Result]:
+    """Whoever watches has to tell a writer that bypasses the outbox from a row that was deleted."""
+    for row in (*facts.relay_grants, *facts.confirm_grants):
+        if row["row_versions"] is False:
+            yield warning(
+                f"watch.grants:{row['username']}",
+                f"may not read xmin of {table}: why an order has no event stays unknown",
+                f"GRANT SELECT (xmin) ON {table} TO {row['username']}",
+            )
+
+
 def _function(facts: OrdersFacts, function: str) -> Result:
     if facts.functions:
         return ok("confirm.function", f"{function} exists")
@@ -103,6 +114,7 @@ def _orders_columns(facts: OrdersFacts, flow: Flow, apply: ApplyColumns) -> Iter
         )
         return
     yield ok("orders.table", f"{apply.table} exists")
+    yield from _row_versions(facts, apply.table)
     yield from _named_columns(facts, apply)
     if table["key_is_unique"]:
         yield ok("orders.key", f"{apply.key_column} is unique")

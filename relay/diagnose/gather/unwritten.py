@@ -109,7 +109,10 @@ _IDS: Final = """
 SELECT id FROM relay.outbox_summary WHERE id BETWEEN $1 AND $2
  UNION ALL SELECT id FROM relay.kept_summary WHERE id BETWEEN $1 AND $2
 """
-# The newest rows may have been deleted: up to where was anything ever published?
+# The newest rows may have been deleted: up to where was an id ever drawn? Whoever may not ask knows
+# up to where anything was published.
+_MAY_ASK_LAST: Final = "SELECT has_function_privilege('relay.last_outbox_id()', 'EXECUTE')"
+_LAST_DRAWN: Final = "SELECT relay.last_outbox_id()"
 _LEDGER_END: Final = """
 SELECT max(upper(id_range)) - 1
   FROM (SELECT id_range FROM relay.delivery_ledger ORDER BY ledger_id DESC LIMIT 200) AS newest
@@ -160,8 +163,9 @@ async def read_moments(
     await _add_by_time(connection, kinds, {key: placed.get(key) for key in keys}, near)
     loose = await _loose(connection, table, canonical, near)
     named, others, unread = await _read_payloads(connection, loose)
-    ledger_end: int | None = await connection.fetchval(_LEDGER_END)
-    vacant = {key: await _vacant(connection, near.get(key, ()), ledger_end) for key in keys}
+    asked = _LAST_DRAWN if await connection.fetchval(_MAY_ASK_LAST) else _LEDGER_END
+    end: int | None = await connection.fetchval(asked)
+    vacant = {key: await _vacant(connection, near.get(key, ()), end) for key in keys}
     deleted: int = await connection.fetchval(_DELETED)
     moments = {
         key: Moment(
@@ -314,13 +318,13 @@ def _pattern(text: str) -> str:
 
 
 async def _vacant(
-    connection: asyncpg.Connection, rows: Sequence[_Row], ledger_end: int | None
+    connection: asyncpg.Connection, rows: Sequence[_Row], end: int | None
 ) -> tuple[int, ...]:
     """Return the ids around an order that no row has: rolled back, or deleted."""
     before = sorted(row.id for row in rows if not row.later)[-_NEXT_TO:]
     after = sorted(row.id for row in rows if row.later)[:_NEXT_TO]
     first = before[0] if before else 1
-    last = after[-1] if after else ledger_end
+    last = after[-1] if after else end
     if last is None or last < first:
         return ()
     last = min(last, first + _SPAN_AT_MOST)

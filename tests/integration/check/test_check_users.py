@@ -51,6 +51,20 @@ async def test_a_consumer_without_rights_on_the_orders_is_named(check, pg, login
     assert "the orders' columns" in checked.found(name)
 
 
+async def test_whoever_watches_without_the_right_to_see_who_wrote_an_order_is_named(
+    check, pg, login
+):
+    user = await login("relay-run-writer")
+    name = f"watch.grants:{user}"
+    checked = await check()
+    assert checked.states[name] == "warning"
+    await pg.execute(checked.fix(name))
+    assert name not in (await check()).states
+    await pg.execute(f"REVOKE SELECT (xmin) ON public.orders FROM {user}")
+    await pg.execute(f"GRANT relay_publisher TO {user}")
+    assert name not in (await check()).states
+
+
 async def test_row_level_security_that_hides_orders_from_the_consumer_is_named(check, pg, login):
     user = await login("relay-confirm")
     await pg.execute(f"GRANT relay_confirmer TO {user}")

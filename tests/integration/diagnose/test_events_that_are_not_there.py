@@ -95,10 +95,12 @@ async def test_a_row_that_was_deleted_after_it_was_published(wiring) -> None:
     assert command.endswith(" --write-missing")
 
 
-async def test_a_row_that_was_deleted_before_it_was_published(wiring) -> None:
+@pytest.mark.parametrize("which", [1, 2], ids=["between others", "the newest"])
+async def test_a_row_that_was_deleted_before_it_was_published(wiring, which) -> None:
     orders = await wiring.place(3)
+    lost = orders[which]
     with psycopg.connect(wiring.database, autocommit=True) as connection:
-        connection.execute("DELETE FROM relay.outbox WHERE aggregate_id = %s", (orders[1],))
+        connection.execute("DELETE FROM relay.outbox WHERE aggregate_id = %s", (lost,))
 
     async def counted() -> bool:  # the statistics come after the deletion, in every release
         return bool(
@@ -109,8 +111,8 @@ async def test_a_row_that_was_deleted_before_it_was_published(wiring) -> None:
         )
 
     await wiring.eventually(counted, 20)
-    await wiring.until_overdue([orders[1]])
-    assert wiring.named([orders[1]]) == [("place", "no_outbox_row", "event_deleted")]
+    await wiring.until_overdue([lost])
+    assert wiring.named([lost]) == [("place", "no_outbox_row", "event_deleted")]
 
 
 async def test_order_and_event_were_lost_in_a_restore(wiring) -> None:

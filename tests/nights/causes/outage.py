@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from relay.runtime.liveness import GONE_SECONDS
@@ -108,8 +108,6 @@ class Outage(Cause):
     async def make(self, stage: Stage) -> None:
         """Let it go, place orders, do something to them, let it come back."""
         await stage.healthy(2 * stage.cast.events_partitions)
-        if self.process == "processor" and self.meanwhile == "group reset":
-            await stage.world.until_log_position(stage.world.events)
         await stage.strike(self.process, self.how)
         self.orders = stage.ids(self.count)
         await stage.place(self.orders, truth=self._truth(stage.cast))
@@ -157,8 +155,8 @@ class Outage(Cause):
 
     def _truth(self, cast: Cast) -> Truth:
         known = _MEANWHILE[self.process][self.meanwhile]
-        if known is not None and (self.back or self.meanwhile != "checkpoint moved"):
-            return known
+        if known is not None:
+            return replace(known, before=self._away(cast).said)
         if self.back:
             return returned(f"{self.process} {self.how}, {self.meanwhile}, back")
         return self._away(cast)
@@ -252,8 +250,10 @@ def made_again(which: str) -> Doing:
 async def group_reset(stage: Stage, orders: list[str]) -> None:
     """What `kafka-consumer-groups --reset-offsets --to-latest` does."""
     world = stage.world
+    await stage.left_alone()
     stage.journal.note("group reset", group=world.group)
     await asyncio.to_thread(world.skip_to_end, world.group, world.events)
+    await stage.left_alone()
 
 
 async def offset_moved(stage: Stage, orders: list[str]) -> None:

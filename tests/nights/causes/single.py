@@ -56,7 +56,7 @@ _WRITING: dict[str, Truth] = {
     "bypass": lost("writer bypasses", "place", "no_outbox_row", "outbox_bypassed"),
     "replica role": lost("triggers off in a session", "place", "no_outbox_row", "outbox_bypassed"),
     "trigger disabled": lost(
-        "trigger disabled", "place", "no_outbox_row", "trigger_disabled", check="database.triggers"
+        "trigger disabled", "place", "no_outbox_row", "trigger_disabled", check="orders.trigger:"
     ),
     "rolled back": lost("rolled back", "place", "no_such_order", "never_committed"),
     "wrong type": lost("wrong type", "place", "no_outbox_row", "wrong_event_type"),
