@@ -117,14 +117,14 @@ async def gather_orders(
         asyncpg.PostgresError, OSError: the connection is lost, or the catalogs are not readable.
     """
     apply = flow.apply
-    named = apply.table if isinstance(apply, ApplyColumns) else None
-    relay_grants = await connection.fetch(_RELAY_GRANTS, list(users.get("relay", ())), named)
+    named = flow.orders_columns
+    looked = None if named is None else named.table
+    relay_grants = await connection.fetch(_RELAY_GRANTS, list(users.get("relay", ())), looked)
     writer = await connection.fetchrow(_WRITER_GRANTS)
     functions = None
     if isinstance(apply, ApplyFunction):
         functions = await connection.fetchval(_FUNCTION, apply.function)
     table, columns, checks, grants = None, {}, {}, []
-    named = flow.orders_columns
     if named is not None:
         table = await connection.fetchrow(
             _TABLE,
