@@ -36,8 +36,8 @@ from relay.kafka.partition import Partition
 from relay.kafka.refusal import refusal
 from relay.kafka.requests import (
     CANNOT_BE_ASKED,
-    ConsumerGroupDescribe,
-    ListGroupsWithTypes,
+    describe_consumer_group_request,
+    list_typed_groups_request,
 )
 from relay.runtime.kafka_connection import KafkaConnection
 
@@ -181,7 +181,7 @@ class Broker:
     async def _of_new_protocol(self, group: str) -> GroupMembers | None:
         """Ask as KIP-848 has it; None: there is no such group, or the broker has no such groups."""
         try:
-            request = ConsumerGroupDescribe(group)
+            request = describe_consumer_group_request(group)
             answer = await self._ask_coordinator(group, request, bearable=_NO_SUCH_GROUP)
         except CANNOT_BE_ASKED:
             return None
@@ -201,7 +201,7 @@ class Broker:
         found: list[tuple[str, str, str]] = []
         for node in self.client.cluster.brokers():
             try:
-                typed = await self.send(ListGroupsWithTypes(), node.nodeId)
+                typed = await self.send(list_typed_groups_request(), node.nodeId)
             except CANNOT_BE_ASKED:
                 # An older broker: its groups are of the classic protocol.
                 answer = await self.send(ListGroupsRequest(), node.nodeId)

@@ -19,14 +19,13 @@ from relay.diagnose.evidence.system_state import TransactionSeen
 from relay.kafka.broker import Broker
 from relay.kafka.partition import Partition
 from relay.kafka.requests import (
-    CANNOT_BE_ASKED,
-    DescribeProducers,
-    DescribeTransactions,
-    ListTransactions,
+    describe_producers_request,
+    describe_transactions_request,
+    list_transactions_request,
 )
 from relay.runtime.times import of_milliseconds
 
-_NOT_ANSWERED: Final = (KafkaError, OSError, TimeoutError, AssertionError, *CANNOT_BE_ASKED)
+_NOT_ANSWERED: Final = (KafkaError, OSError, TimeoutError, AssertionError)
 _OF_NO_TRANSACTION: Final = -1
 
 
@@ -65,7 +64,7 @@ async def _begun(
         numbers[topic].append(number)
     found = {one: TransactionSeen(stable_ends[one]) for one in partitions}
     try:
-        answer = await broker.send(DescribeProducers(list(numbers.items())), leader)
+        answer = await broker.send(describe_producers_request(list(numbers.items())), leader)
     except _NOT_ANSWERED:
         return found
     for topic, described, _tags in answer.topics:
@@ -93,11 +92,11 @@ async def _named(broker: Broker, producer_ids: Iterable[int]) -> dict[int, Trans
     found: dict[int, TransactionSeen] = {}
     for node in broker.client.cluster.brokers():
         try:
-            listed = await broker.send(ListTransactions(wanted), node.nodeId)
+            listed = await broker.send(list_transactions_request(wanted), node.nodeId)
             names = [name for name, *_rest in listed.transactions or ()]
             if not names:
                 continue
-            described = await broker.send(DescribeTransactions(names), node.nodeId)
+            described = await broker.send(describe_transactions_request(names), node.nodeId)
         except _NOT_ANSWERED:
             continue
         for (
