@@ -111,7 +111,9 @@ async def _diagnose(
             return found, await opened.unjudged()
         meant = await _looked_up(opened, asked)
         ids = [*meant.orders, *meant.events]
-        return await opened.diagnose(ids, meant.events, meant.twin), None
+        whole = asked.submission is None
+        found = await opened.diagnose(ids, meant.events, meant.twin, by_any_id=whole)
+        return found, None
 
 
 @dataclass(frozen=True, slots=True)

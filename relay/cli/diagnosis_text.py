@@ -33,6 +33,8 @@ def one_order(found: Diagnosis, now_at: datetime, orders: int | None = None) -> 
     """
     count = "" if orders is None else f" ({orders:,} orders)"
     lines = [click.style(headline(found, now_at) + count, fg=_FATES[found.fate], bold=True)]
+    if found.found_as is not None:
+        lines.append(f" id    {found.asked} is {found.found_as}: order {found.order_id}")
     lines += [_hop_line(line) for line in found.lines]
     lines.append(f" why   {found.meaning}")
     if found.missing is not None:
@@ -61,10 +63,14 @@ def many_orders(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:
     interesting = [one for one in found if found_something(one.verdict)] or list(found)
     shown = interesting[:room]
     lines.append("")
-    lines += [f" {one.order_id}  {headline(one, now_at)}" for one in shown]
+    lines += [f" {one.order_id}  {headline(one, now_at)}{_asked(one)}" for one in shown]
     if len(interesting) > len(shown):
         lines.append(f" ... and {len(interesting) - len(shown):,} more (--json prints them all)")
     return lines
+
+
+def _asked(one: Diagnosis) -> str:
+    return "" if one.found_as is None else f"   ({one.asked} is {one.found_as})"
 
 
 def summary(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:

@@ -41,5 +41,8 @@ def command(ctx: click.Context, order: str) -> None:
 
 async def _read(settings: Settings, order: str) -> Timeline:
     async with session(settings.database.dsn, settings.kafka, settings.flow) as opened:
-        (found,) = await opened.diagnose([order])
-        return timeline(found)
+        found = await opened.diagnose([order], by_any_id=True)
+    if len(found) > 1:
+        orders = ", ".join(one.order_id for one in found)
+        raise click.UsageError(f"{order} is {found[0].found_as or 'the id'} of several: {orders}")
+    return timeline(found[0])

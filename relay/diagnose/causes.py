@@ -102,6 +102,7 @@ class Cause(StrEnum):
     EVENT_UNCLAIMED = "event_unclaimed"
     ORDERS_NOT_NAMED = "orders_not_named"
     BEFORE_EVENTS = "before_events"
+    NOT_AN_ORDER = "not_an_order"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +165,8 @@ _FINE: dict[Cause, CauseMeaning] = {
 _PLACE: dict[Cause, CauseMeaning] = {
     Cause.NEVER_COMMITTED: _row(
         _V.NO_SUCH_ORDER,
-        "neither an order nor an event of that id was ever committed: its transaction rolled back, "
-        "or it never reached the order service",
+        "neither an order nor an event of that id was ever committed, and nothing else is known by "
+        "it: its transaction rolled back, or it never reached the order service",
         "look for the submission in the order service's own log; submit again with the same "
         "idempotency key",
         "relay diagnose --customer CUSTOMER --key KEY",
@@ -652,6 +653,13 @@ _ANYWHERE: dict[Cause, CauseMeaning] = {
         _CHECK,
         _AGAIN,
         _CLOSE,
+    ),
+    Cause.NOT_AN_ORDER: _row(
+        _V.UNKNOWN,
+        "the id is known, and it is no order's",
+        "give the order's own id, or name the columns by which people ask for orders "
+        "(`lookup_columns` in the flow's settings)",
+        "relay unreturned",
     ),
     Cause.NOT_WATCHED: _row(
         _V.UNKNOWN,

@@ -17,10 +17,11 @@ from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.cut_over import orders_without_any_event
 from relay.diagnose.gather.lookup import canonical
 from relay.diagnose.gather.orders import Gatherer, GatherOptions
+from relay.diagnose.gather.other_ids import OtherIds, find_other_ids
 from relay.diagnose.gather.reading import database_missing
 from relay.diagnose.missing_row import insert_template
 from relay.diagnose.tell.diagnosis import Diagnosis
-from relay.diagnose.tell.explain import diagnose, with_insert
+from relay.diagnose.tell.explain import asked_as, diagnose, with_insert
 from relay.diagnose.verdicts import Verdict
 from relay.diagnose.watch.overdue import Open, find_open
 from relay.orders.catalog import as_far_as_known
@@ -48,6 +49,8 @@ class Session:
         order_ids: Sequence[str],
         events: Mapping[str, str] | None = None,
         twin: str | None = None,
+        *,
+        by_any_id: bool = False,
     ) -> list[Diagnosis]:
         """Diagnose these orders, each once, in their order.
 
@@ -55,15 +58,28 @@ class Session:
             order_ids: as people write them.
             events: order id -> event id, where a certain event is asked about.
             twin: the order that these orders' submission is known as.
+            by_any_id: an id that is no order's is looked for everywhere else; of one that leads to
+                several orders, each is diagnosed.
         """
-        ids = self._ids(order_ids)
-        asked = {key: one for name, one in (events or {}).items() for key in self._ids([name])}
+        others = await self._other_ids(order_ids) if by_any_id else OtherIds()
+        ids = self._ids(others.orders(order_ids))
+        events = {**others.events(), **(events or {})}
+        asked = {key: one for name, one in events.items() for key in self._ids([name])}
         gatherer = Gatherer(self.connection, self.kafka, self.flow, self.options)
         found: list[Diagnosis] = []
         for start in range(0, len(ids), PAGE_ORDERS):
             page = await gatherer.gather(ids[start : start + PAGE_ORDERS], asked)
-            found += [diagnose(replace(one, twin=twin) if twin else one) for one in page]
+            page = [others.beside(replace(one, twin=twin) if twin else one) for one in page]
+            found += [asked_as(diagnose(one), others.asked_as(one.order_id)) for one in page]
         return await self._with_insert(found)
+
+    async def _other_ids(self, order_ids: Sequence[str]) -> OtherIds:
+        if isinstance(self.connection, Missing):
+            return OtherIds()
+        try:
+            return await find_other_ids(self.connection, self.flow, order_ids)
+        except DATABASE_FAILURES as error:
+            return OtherIds(missing=database_missing("other ids", error))
 
     def _ids(self, order_ids: Sequence[str]) -> list[str]:
         return list(dict.fromkeys(canonical(self.flow, order_ids)))

@@ -12,6 +12,7 @@ from typing import Final
 
 import asyncpg
 
+from relay.orders.keys import order_key
 from relay.orders.table import CHAR, OrdersTable, TimeColumn
 from relay.runtime.client_failure import ClientFailure
 from relay.runtime.flow import ApplyColumns, Flow, KeyStorage, KeyType
@@ -156,6 +157,61 @@ async def orders_table(connection: asyncpg.Connection, flow: Flow) -> OrdersTabl
         returned = await _time(connection, table, "returned_at_column", names)
         found = replace(found, returned=returned)
     return await _with_history(connection, flow, names, found)
+
+
+@dataclass(frozen=True, slots=True)
+class LookupColumn:
+    """A column by which people ask for an order.
+
+    Attributes:
+        type_name: what its values are compared as: text, bigint, numeric or uuid.
+    """
+
+    name: str
+    quoted: str
+    type_name: str
+
+    def value(self, text: str) -> str | None:
+        """Return a text as a value of the column is written; None: it can be none."""
+        if self.type_name == "text":
+            return text.rstrip(" ")
+        kind: KeyType = "uuid" if self.type_name == "uuid" else "bigint"
+        storage: KeyStorage = "numeric" if self.type_name == "numeric" else ""
+        columns = ApplyColumns(key_type=kind, key_storage=storage)
+        return order_key(Flow(apply=columns))(text)
+
+    def array(self, texts: str) -> str:
+        """Return an array of such texts as what the column compares with."""
+        return f"{texts}::text[]::{self.type_name}[]"
+
+
+_LOOKED_UP_AS: Final = {
+    "uuid": "uuid",
+    "smallint": "bigint",
+    "integer": "bigint",
+    "bigint": "bigint",
+    "numeric": "numeric",
+}
+
+
+async def lookup_columns(connection: asyncpg.Connection, flow: Flow) -> list[LookupColumn]:
+    """Find the columns by which people ask for orders.
+
+    Raises:
+        FlowTableError: there is no such column, or its type is none of an id.
+    """
+    names = flow.orders_columns
+    if names is None or not names.lookup_columns:
+        return []
+    table = await _table(connection, "table", names.table)
+    found = []
+    for name in names.lookup_columns:
+        column = table.column("lookup_columns", name)
+        kind = "text" if column.is_text else _LOOKED_UP_AS.get(column.type_name)
+        if kind is None:
+            raise table.refused("lookup_columns", column, "text, a number or uuid is needed")
+        found.append(LookupColumn(name, column.quoted, kind))
+    return found
 
 
 async def with_key_column(connection: asyncpg.Connection, flow: Flow) -> Flow:

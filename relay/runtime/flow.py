@@ -49,6 +49,7 @@ class ApplyColumns:
     event_id), when named.
 
     Attributes:
+        lookup_columns: by which people may ask for an order, such as the customer's order number.
         time_zone: whose time columns of a type without zone hold (timestamp, date).
         key_storage: the key column's type where that decides what ids are the same, and
             `key_length` that of a `char(n)`: found in the catalog (`relay.orders.table`), not set.
@@ -64,6 +65,7 @@ class ApplyColumns:
     reason_column: str | None = None
     history_table: str | None = None
     time_zone: str = "UTC"
+    lookup_columns: tuple[str, ...] = ()
     key_storage: KeyStorage = ""
     key_length: int | None = None
 

@@ -121,6 +121,10 @@ class ColumnsSettings(Section):
     history_table: str | None = Field(
         default=None, description="schema.table: one row for each change"
     )
+    lookup_columns: tuple[str, ...] = Field(
+        default=(),
+        description="by which `relay diagnose` finds orders, too: text, a number or uuid, indexed",
+    )
     time_zone: str = Field(
         default="UTC", description="whose time a timestamp or date column holds, as Europe/Berlin"
     )

@@ -204,6 +204,9 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     (Verdict.UNKNOWN, Cause.BEFORE_EVENTS): around(
         replace(UNSENT, event=None), events_since=ago(minutes=59)
     ),
+    (Verdict.UNKNOWN, Cause.NOT_AN_ORDER): replace(
+        UNSENT, event=None, order=None, known_as="the id of an aggregate of type customer"
+    ),
     (Verdict.UNKNOWN, Cause.ORDERS_NOT_NAMED): around(
         replace(UNSENT, event=None, order=None), keeps_orders=False
     ),

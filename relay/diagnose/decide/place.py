@@ -39,6 +39,8 @@ def _neither(evidence: Evidence) -> Finding:
     if evidence.other_types:
         return Finding(Verdict.NO_OUTBOX_ROW, Cause.WRONG_EVENT_TYPE)
     unlooked = evidence.searched if evidence.around.keeps_orders else _ORDERS_NOT_NAMED
+    if evidence.known_as is not None:
+        unlooked = _not_an_order(evidence.known_as)
     if evidence.twin is not None:
         cause = Cause.DUPLICATE_SUBMISSION
     elif evidence.around.keeps_orders and _was_answered(evidence):
@@ -48,6 +50,11 @@ def _neither(evidence: Evidence) -> Finding:
     else:
         cause = Cause.NEVER_COMMITTED
     return Finding(Verdict.NO_SUCH_ORDER, cause)
+
+
+def _not_an_order(known_as: str) -> Missing:
+    how = "give the order's own id; name columns that people ask by in lookup_columns"
+    return Missing("which order is meant", Cause.NOT_AN_ORDER, f"it is {known_as}", how)
 
 
 def _was_answered(evidence: Evidence) -> bool:

@@ -266,6 +266,7 @@ class Evidence:
     Attributes:
         order: its row; None: there is none.
         twin: the id under which the same submission is already known.
+        known_as: what its id is, where it is known and no order's.
         event: the row that expects a return: the oldest unanswered, else the newest answered.
         other_types: event types of the order's further rows.
         moment: what stands around an order without an event; Missing: nobody could look.
@@ -302,6 +303,7 @@ class Evidence:
     neighbours: Neighbours | None = None
     closed: ClosedByHand | None = None
     twin: str | None = None
+    known_as: str | None = None
     other_types: tuple[str, ...] = ()
     moment: Moment | Missing = field(default_factory=Moment)
     searched: Missing | None = None

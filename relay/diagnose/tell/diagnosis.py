@@ -43,6 +43,8 @@ class Diagnosis:
         fix: what to do beside them; "" where nothing is.
         missing: what could not be had, with `unknown`.
         mend_sql: the INSERT that makes a missing outbox row.
+        asked: the id that was given, where it was not the order's own.
+        found_as: what that id is: `order_number`, `event id`.
         event_deleted: the event's row is gone from the outbox, and its record proves it.
     """
 
@@ -66,6 +68,8 @@ class Diagnosis:
     missing: str | None = None
     mend_sql: str | None = None
     event_deleted: bool = False
+    asked: str | None = None
+    found_as: str | None = None
 
     @property
     def fate(self) -> Fate:
@@ -102,6 +106,8 @@ class Diagnosis:
             "incident": None if self.incident_id is None else f"I-{self.incident_id}",
             "delay": _delay(self.delay),
             "docs": self.page,
+            "asked": self.asked,
+            "found_as": self.found_as,
         }
 
 

@@ -69,6 +69,11 @@ def with_insert(diagnosis: Diagnosis, mend: InsertTemplate | None) -> Diagnosis:
     return replace(diagnosis, mend_sql=mend.sql(diagnosis.order_id))
 
 
+def asked_as(diagnosis: Diagnosis, asked: tuple[str, str] | None) -> Diagnosis:
+    """Add the id that was given for the order, and what that id is; None: its own."""
+    return diagnosis if asked is None else replace(diagnosis, asked=asked[0], found_as=asked[1])
+
+
 def _delay(evidence: Evidence, finding: Finding) -> Delay | None:
     return longest_delay(evidence) if finding.cause is Cause.LATE else None
 

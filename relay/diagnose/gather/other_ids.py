@@ -1,0 +1,260 @@
+"""Hop 1: an id that is no order's: what else is it known as, and whose order does it lead to?
+
+Invariant: reads only. What could not be looked at is said, so that nobody says "no such order" of
+an id that was not looked for everywhere: columns that people ask by, events, traces, returns, what
+is in quarantine, other aggregates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import asyncpg
+
+from relay.diagnose.evidence.order import Evidence
+from relay.diagnose.evidence.system_state import Missing
+from relay.diagnose.gather.database import read_orders
+from relay.diagnose.gather.reading import part
+from relay.orders.catalog import lookup_columns, orders_table
+from relay.orders.keys import can_be_asked_for, canonical_event_id, canonical_order_id
+from relay.runtime.flow import Flow
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TRACE: Final = re.compile(r"[0-9a-f]{32}")
+_ROW: Final = re.compile(r"[0-9]{1,18}")
+# Tables without an index for these are read whole, once, for the few ids that nothing else knows.
+_SLOW_MILLISECONDS: Final = 10_000
+_SLOW_AT_MOST: Final = 100
+_ORDERS_AT_MOST: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAs:
+    """What an id is known as.
+
+    Attributes:
+        what: in words: `order_number`, `event id`, `aggregate of type customer`.
+        order_id: the order that it leads to; None: it leads to none.
+        event_id: the event that it is, or belongs to.
+    """
+
+    what: str
+    order_id: str | None = None
+    event_id: str | None = None
+
+
+@dataclass(slots=True)
+class OtherIds:
+    """What was found, by the id that was given; `missing`: where nobody could look."""
+
+    found: dict[str, list[KnownAs]] = field(default_factory=dict)
+    missing: Missing | None = None
+
+    def orders(self, given: Sequence[str]) -> list[str]:
+        """Return the orders that are meant; an id that leads to none stays."""
+        found: list[str] = []
+        for one in given:
+            known = [each.order_id for each in self.found.get(one, ()) if each.order_id is not None]
+            found += known or [one]
+        return found
+
+    def events(self) -> dict[str, str]:
+        """Return the event that was asked for, by order."""
+        known = (one for each in self.found.values() for one in each)
+        return {one.order_id: one.event_id for one in known if one.order_id and one.event_id}
+
+    def beside(self, evidence: Evidence) -> Evidence:
+        """Add what an order's id is known as, or that nobody could look."""
+        known = self.found.get(evidence.order_id, ())
+        what = next((one.what for one in known if one.order_id is None), None)
+        return replace(evidence, known_as=what, searched=evidence.searched or self.missing)
+
+    def asked_as(self, order_id: str) -> tuple[str, str] | None:
+        """Return the id that was given for an order, and what that id is; None: its own."""
+        for given, known in self.found.items():
+            for one in known:
+                if one.order_id == order_id and given != order_id:
+                    return given, one.what
+        return None
+
+
+# id, aggregate id, whether it is an order's event, its aggregate's type, event id.
+_EVENTS: Final = """
+SELECT %s, aggregate_id, aggregate_type = $2 OR event_type = ANY ($3::text[]), aggregate_type,
+       event_id::text
+  FROM relay.%s WHERE %s"""
+
+
+def _events(given: str, condition: str) -> str:
+    return " UNION ALL ".join(
+        _EVENTS % (given, view, condition) for view in ("outbox_summary", "kept_summary")
+    )
+
+
+_BY_EVENT: Final = _events("event_id::text", "event_id = ANY ($1::text[]::uuid[])")
+_BY_OUTBOX_ID: Final = _events("id::text", "id = ANY ($1::text[]::bigint[])")
+_BY_TRACE: Final = _events(
+    "substring(traceparent FROM 4 FOR 32)", "substring(traceparent FROM 4 FOR 32) = ANY ($1)"
+)
+_BY_AGGREGATE: Final = _events("aggregate_id", "aggregate_id = ANY ($1)")
+_SET_ASIDE: Final = """
+SELECT given, aggregate_id, true, NULL::text, CASE WHEN kind = 'event' THEN event_id END
+  FROM relay.quarantine_summary
+ CROSS JOIN LATERAL unnest(ARRAY[event_id, quarantine_id::text,
+                                 substring(traceparent FROM 4 FOR 32)]) AS given
+ WHERE given = ANY ($1) AND aggregate_id IS NOT NULL AND (given <> quarantine_id::text OR $2)
+ UNION ALL
+SELECT event_id, aggregate_id, true, NULL, event_id FROM relay.overdue WHERE event_id = ANY ($1)
+"""
+# An identity is its source and the id that its sender gave it.
+_RETURNS: Final = """
+SELECT CASE WHEN causation_id = ANY ($1) THEN causation_id
+            WHEN substring(traceparent FROM 4 FOR 32) = ANY ($1)
+            THEN substring(traceparent FROM 4 FOR 32)
+            ELSE (SELECT g FROM unnest($1::text[]) AS g
+                   WHERE event_id = g OR right(event_id, length(g) + 1) = '/' || g LIMIT 1)
+       END, aggregate_id, true, NULL::text, causation_id
+  FROM relay.inbox
+ WHERE outcome <> 'canary'
+   AND (event_id = ANY ($1) OR causation_id = ANY ($1)
+        OR substring(traceparent FROM 4 FOR 32) = ANY ($1)
+        OR EXISTS (SELECT FROM unnest($1::text[]) AS g
+                    WHERE right(event_id, length(g) + 1) = '/' || g))
+"""
+
+
+async def find_other_ids(
+    connection: asyncpg.Connection, flow: Flow, ids: Sequence[str]
+) -> OtherIds:
+    """Find what ids are known as that are no order's, or some order's and another's number, too.
+
+    Args:
+        connection: outside a transaction.
+        flow: names the orders' table and the columns that people ask by.
+        ids: as they were given.
+    """
+    look = _Look(connection, flow)
+    asked = [one for one in dict.fromkeys(ids) if can_be_asked_for(one)]
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        await look.columns(asked)
+        await look.everywhere(await look.strangers(asked))
+    return OtherIds(dict(look.found), look.missing)
+
+
+class _Look:
+    """One look at everything; a part that cannot be read is Missing, and the others are read."""
+
+    def __init__(self, connection: asyncpg.Connection, flow: Flow) -> None:
+        self._connection = connection
+        self._flow = flow
+        self._kinds = flow.aggregate_type, list(flow.events)
+        self.found: defaultdict[str, list[KnownAs]] = defaultdict(list)
+        self.missing: Missing | None = None
+
+    async def columns(self, ids: Sequence[str]) -> None:
+        columns = self._flow.orders_columns
+        if columns is None or not columns.lookup_columns:
+            return
+        for given, known in await self._part("the orders", lambda: self._by_columns(ids)):
+            self._add(given, known)
+
+    async def _by_columns(self, ids: Sequence[str]) -> list[tuple[str, KnownAs]]:
+        table = await orders_table(self._connection, self._flow)
+        found: list[tuple[str, KnownAs]] = []
+        for column in await lookup_columns(self._connection, self._flow):
+            values = {value: one for one in ids if (value := column.value(one)) is not None}
+            query = (
+                f"SELECT {table.id_of()}, o.{column.quoted}::text "  # noqa: S608 - from the catalog
+                f"FROM {table.table} o WHERE o.{column.quoted} = ANY ({column.array('$1')}) "
+                f"ORDER BY o.{table.submitted.name} DESC LIMIT {_ORDERS_AT_MOST}"
+            )
+            for key, text in await self._connection.fetch(query, list(values)):
+                given = values.get(column.value(text) or "")
+                found += [] if given is None else [(given, KnownAs(column.name, key))]
+        return found
+
+    async def strangers(self, ids: Sequence[str]) -> list[str]:
+        """Return the ids of which neither an order nor an order's event knows, nor a column."""
+        clean = canonical_order_id(self._flow)
+        keys = {one: clean(one) or one for one in ids}
+        orders = await self._part(
+            "the orders", lambda: read_orders(self._connection, self._flow, list(keys.values()))
+        )
+        both = [one for pair in keys.items() if pair[1] not in orders for one in pair]
+        rows = await self._part("the outbox", lambda: self._fetch(_BY_AGGREGATE, both, self._kinds))
+        own = {*orders, *(row[0] for row in rows if row[2])}
+        others = {row[0]: row[3] for row in rows if not row[2]}
+        for one, key in keys.items():
+            if one in own or key in own:
+                self._beside(one, key)
+            elif one in others or key in others:
+                kind = others.get(one) or others[key]
+                self._add(one, KnownAs(f"the id of an aggregate of type {kind}"))
+        return [one for one, key in keys.items() if not (self.found[one] or {one, key} & own)]
+
+    def _beside(self, given: str, key: str) -> None:
+        """An order's own id may be another order's number: both are meant."""
+        if any(one.order_id != key for one in self.found[given]):
+            others = [one for one in self.found[given] if one.order_id != key]
+            self.found[given] = [KnownAs("order id", key), *others]
+        else:
+            self.found[given] = []
+
+    async def everywhere(self, ids: Sequence[str]) -> None:
+        if not ids:
+            return
+        spelt = {canonical_event_id(one): one for one in ids}
+        events = [one for one in spelt if _UUID.fullmatch(one)]
+        kinds = self._kinds
+        await self._look("event id", _BY_EVENT, {one: spelt[one] for one in events}, kinds)
+        columns = self._flow.orders_columns
+        numbers = [one for one in ids if _ROW.fullmatch(one)]
+        # Where an order's id may be a number, one that is none's is not taken for a row's.
+        rows = columns is not None and columns.key_type == "uuid"
+        if rows:
+            await self._look("outbox id", _BY_OUTBOX_ID, {one: one for one in numbers}, kinds)
+        own = {one: one for one in ids} | spelt
+        await self._look("id of what is in quarantine or overdue", _SET_ASIDE, own, (rows,))
+        left = [one for one in ids if not self.found[one]][:_SLOW_AT_MOST]
+        if not left:
+            return
+        await self._connection.execute(f"SET LOCAL statement_timeout = {_SLOW_MILLISECONDS}")
+        lower = {one.lower(): one for one in left}
+        await self._look("id of a return", _RETURNS, {one: one for one in left} | lower, ())
+        traces = {low: one for low, one in lower.items() if _TRACE.fullmatch(low)}
+        await self._look("trace id", _BY_TRACE, traces, kinds)
+
+    async def _look(
+        self, what: str, query: str, given: Mapping[str, str], more: tuple[object, ...]
+    ) -> None:
+        """Ask for ids as a table writes them, by how they were given."""
+        if not given:
+            return
+        for row in await self._part(what, lambda: self._fetch(query, list(given), more)):
+            asked = given.get(row[0])
+            if asked is None:
+                continue
+            if row[2]:
+                self._add(asked, KnownAs(what, row[1], row[4]))
+            else:
+                self._add(asked, KnownAs(f"{what} of an aggregate of type {row[3]}"))
+
+    async def _fetch(self, query: str, ids: Sequence[str], more: tuple[object, ...]) -> list[Any]:
+        rows: list[Any] = await self._connection.fetch(query, list(ids), *more)
+        return rows
+
+    async def _part(self, what: str, read: Any) -> Any:
+        found = await part(self._connection, f"{what}, among which an id was looked for", read)
+        if isinstance(found, Missing):
+            self.missing = self.missing or found
+            return []
+        return found
+
+    def _add(self, given: str, known: KnownAs) -> None:
+        orders = [one.order_id for one in self.found[given]]
+        if known.order_id is None or known.order_id not in orders:
+            self.found[given].append(known)
