@@ -12,10 +12,17 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.check.result import CLOCK_TOLERANCE_SECONDS, Result, ok, unknown, warning
+from relay.diagnose.check.result import (
+    CLOCK_TOLERANCE_SECONDS,
+    Result,
+    failed,
+    ok,
+    unknown,
+    warning,
+)
 from relay.diagnose.gather.cut_over import events_since, orders_without_any_event
 from relay.diagnose.gather.database import read_orders
-from relay.orders.catalog import FlowTableError
+from relay.orders.catalog import FlowTableError, lookup_columns
 from relay.orders.keys import order_key
 from relay.runtime.flow import Flow
 from relay.runtime.times import OddTime
@@ -34,9 +41,38 @@ SELECT aggregate_id, created_at FROM relay.outbox_summary
 async def check_placing(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
     """Return every check of how orders are written."""
     try:
-        return [await _first_event(connection, flow), await _clock(connection, flow)]
+        found = [await _first_event(connection, flow), await _clock(connection, flow)]
     except FlowTableError as error:
         return [unknown("place.clock", str(error), "correct flow.orders.columns in the settings")]
+    return [*found, await _lookup(connection, flow)]
+
+
+_INDEXED: Final = """
+SELECT a.attname::text FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = pg_catalog.to_regclass($1)
+   AND EXISTS (SELECT FROM pg_catalog.pg_index i
+                WHERE i.indrelid = a.attrelid AND i.indisvalid AND i.indpred IS NULL
+                  AND i.indkey[0] = a.attnum)
+"""
+
+
+async def _lookup(connection: asyncpg.Connection, flow: Flow) -> Result:
+    name, columns = "orders.lookup_columns", flow.orders_columns
+    try:
+        wanted = await lookup_columns(connection, flow)
+    except FlowTableError as error:
+        return failed(name, str(error), "correct lookup_columns in the settings")
+    if columns is None or not wanted:
+        return ok(name, "none: an order is found by its own id, and its event's")
+    indexed = {row[0] for row in await connection.fetch(_INDEXED, columns.table)}
+    bare = [one.quoted for one in wanted if one.name not in indexed]
+    if not bare:
+        return ok(name, "each has an index")
+    return warning(
+        name,
+        f"no index on {', '.join(bare)}: each question reads the whole table",
+        "; ".join(f"CREATE INDEX CONCURRENTLY ON {columns.table} ({one})" for one in bare),
+    )
 
 
 async def _first_event(connection: asyncpg.Connection, flow: Flow) -> Result:

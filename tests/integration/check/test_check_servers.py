@@ -152,9 +152,11 @@ async def test_the_index_that_is_printed_is_the_one_that_serves_the_unreturned(
     pg.add_query_logger(lambda record: executed.append(record.query))
     found = await find_open(pg, Flow(), since=None, at_most=1000)
     assert 40 <= len(found) <= 50
-    (query,) = await eventually(lambda: [one for one in executed if "o.submitted_at" in one])
+    query, *_ = await eventually(lambda: [one for one in executed if "o.submitted_at" in one])
     since = await pg.fetchval("SELECT watched_since FROM relay.installation")
-    lines = await pg.fetch(f"EXPLAIN {query}", since, 900.0, False, 1000)
+    now = await pg.fetchval("SELECT now()")
+    asked = (since, 900.0, False, 1000, "order", ["order.placed"], now)
+    lines = await pg.fetch(f"EXPLAIN {query}", *asked)
     plan = "\n".join(line[0] for line in lines)
     assert "Seq Scan on orders" not in plan, plan
     assert "orders_submitted_at_idx" in plan, plan

@@ -110,8 +110,10 @@ async def test_another_aggregates_id_is_no_lost_order(shop) -> None:
 
 
 async def test_an_orders_id_that_is_anothers_number(shop) -> None:
-    await shop.pg.execute("CREATE TABLE shop_orders (id bigint PRIMARY KEY, number bigint,"
-                          " status text DEFAULT 'submitted', at timestamptz DEFAULT now())")  # fmt: skip
+    await shop.pg.execute(
+        "CREATE TABLE shop_orders (id bigint PRIMARY KEY, number bigint,"
+        " status text DEFAULT 'submitted', at timestamptz DEFAULT now())"
+    )
     await shop.pg.execute("INSERT INTO shop_orders VALUES (17, 900), (18, 17)")
     columns = {"table": "public.shop_orders", "key_column": "id", "key_type": "bigint"}
     columns |= {"submitted_at_column": "at", "lookup_columns": ["number"]}
@@ -124,11 +126,17 @@ async def test_an_orders_id_that_is_anothers_number(shop) -> None:
 async def test_what_may_not_be_looked_at_is_said(shop) -> None:
     never = str(uuid.uuid4())
     reader = await shop.login_as("relay_observer")
-    await shop.pg.execute(
-        "GRANT SELECT (order_id, status, submitted_at) ON orders TO relay_observer"
-    )
+    await shop.pg.execute("GRANT SELECT (order_id, status, submitted_at) ON orders TO public")
     (found,) = shop.diagnose([never], DATABASE_URL=reader)
     assert (found["verdict"], found["cause"]) == ("unknown", "permission_denied")
-    wrong = {"RELAY_FLOW_COLUMNS": json.dumps({"lookup_columns": ["nowhere"]})}
-    (found,) = shop.diagnose([never], **wrong)
-    assert found["verdict"] == "unknown"
+
+
+async def test_the_check_names_columns_that_have_no_index(shop) -> None:
+    def checked(column):
+        wanted = {"RELAY_FLOW_COLUMNS": json.dumps({"lookup_columns": [column]})}
+        done = shop.command("--json", "check", **wanted)
+        checks = {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+        return checks["orders.lookup_columns"]["state"]
+
+    states = [checked(one) for one in ("order_number", "traceparent", "items", "nowhere")]
+    assert states == ["ok", "warning", "failed", "failed"]
