@@ -17,10 +17,18 @@ from relay.runtime.settings import Settings
 
 
 @click.command("audit")
-@click.option("--since", type=SINCE, help="Done since then: a time, 24h, 7d.")
-@click.option("--action", default=None, help="E.g. close, quarantine_release, rebaseline.")
-@click.option("--subject", default=None, help="Done to this order, incident, replay.")
-@click.option("--limit", type=click.IntRange(1), default=50, help="So many, the newest.")
+@click.option(
+    "--since", type=SINCE, help="Actions since this time, or within this duration: 24h, 7d."
+)
+@click.option(
+    "--action",
+    default=None,
+    help="Only actions of this kind: close, quarantine_release, rebaseline, ...",
+)
+@click.option("--subject", default=None, help="Only actions on this order, incident or replay.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, help="Number of actions shown, the newest first."
+)
 @click.pass_context
 def command(
     ctx: click.Context, since: datetime | None, action: str | None, subject: str | None, limit: int

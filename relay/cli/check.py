@@ -16,12 +16,12 @@ _WORST_FIRST = (State.FAILED, State.UNKNOWN, State.WARNING, State.OK)
 
 
 @click.command("check", short_help="Configuration, permissions, schema, topics, ACLs.")
-@click.option("--all", "show_all", is_flag=True, help="Also the checks that are fine.")
+@click.option("--all", "show_all", is_flag=True, help="Show the checks that passed, too.")
 @click.pass_context
 def command(ctx: click.Context, show_all: bool) -> None:
-    """Check all that a wrong configuration can break; say what to do, and what changed.
+    """Check everything that a wrong configuration can break; say what to do, and what has changed.
 
-    It writes nothing but its own outcome. Exit code 3: something failed, or could not be told.
+    It writes nothing but its own outcome. Exit code 3: a check failed, or could not be made.
     """
     settings = settings_of(ctx)
     report = asyncio.run(

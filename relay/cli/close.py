@@ -36,11 +36,21 @@ from relay.runtime.settings import Settings
 @click.command("close")
 @click.argument("targets", nargs=-1, metavar="(ORDER | I-N)...")
 @click.option(
-    "--order", "orders", multiple=True, metavar="ORDER", help="An order, whatever its id."
+    "--order",
+    "orders",
+    multiple=True,
+    metavar="ORDER",
+    help="Close this order, whatever its id looks like.",
 )
-@click.option("--incident", "incidents", multiple=True, type=INCIDENT, help="An incident.")
-@click.option("--reason", required=True, help="Why; it is kept.")
-@click.option("--by", default=None, help="Who; by default this user and host.")
+@click.option(
+    "--incident",
+    "incidents",
+    multiple=True,
+    type=INCIDENT,
+    help="Close this incident with all its orders.",
+)
+@click.option("--reason", required=True, help="Why; recorded in the audit log.")
+@click.option("--by", default=None, help="Who decides; by default the current user and host.")
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Close overdue orders, or an incident with all its orders, by hand.

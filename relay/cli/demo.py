@@ -22,23 +22,39 @@ _OTLP_PORT = 4318
 
 
 @click.command("demo")
-@click.option("--orders", default=500, show_default=True, type=click.IntRange(1, 100_000))
-@click.option("--rate", default=50.0, show_default=True, type=click.FloatRange(1), help="A second.")
+@click.option(
+    "--orders",
+    default=500,
+    show_default=True,
+    type=click.IntRange(1, 100_000),
+    help="Number of orders to place.",
+)
+@click.option(
+    "--rate",
+    default=50.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Orders placed per second.",
+)
 @click.option(
     "--lose",
     default=5,
     show_default=True,
     type=click.IntRange(0, 25),
-    help="Orders lost on purpose, dealt out over the five hops.",
+    help="Number of orders to lose on purpose, spread over the five hops.",
 )
 @click.option(
     "--timeout",
     default=30.0,
     show_default=True,
     type=click.FloatRange(1),
-    help="Seconds for the returns after the last order.",
+    help="Seconds to wait for returns after the last order.",
 )
-@click.option("--jaeger-url", metavar="URL", help="Of a Jaeger's page: spans go there, links too.")
+@click.option(
+    "--jaeger-url",
+    metavar="URL",
+    help="Address of a Jaeger: spans are sent to it, and links lead to it.",
+)
 @click.pass_context
 def command(ctx: click.Context, /, jaeger_url: str | None, timeout: float, **given: Any) -> None:
     """Place orders over HTTP and see their returns come back, hop by hop.

@@ -33,18 +33,26 @@ TRIAGE_ORDERS = 10_000
 
 @click.command("diagnose")
 @click.argument("orders", nargs=-1)
-@click.option("--event", "events", multiple=True, metavar="ID", help="The order of an event.")
+@click.option(
+    "--event", "events", multiple=True, metavar="ID", help="Diagnose the order of this event."
+)
 @click.option(
     "--customer",
     metavar="ID",
-    help="With --key: the order of a submission; also which order a lost id is known as.",
+    help="With --key: the order of that submission, and the id that a lost order is known by.",
 )
-@click.option("--key", metavar="KEY", help="The idempotency key of a submission.")
-@click.option("--since", type=SINCE, help="Judge orders placed from then on: a time, 24h, 7d.")
+@click.option(
+    "--key", metavar="KEY", help="With --customer: the idempotency key of the submission."
+)
+@click.option(
+    "--since",
+    type=SINCE,
+    help="Diagnose orders placed since this time, or within this duration: 24h, 7d.",
+)
 @click.option(
     "--scan-seconds",
     type=click.FloatRange(min=0),
-    help="To read returns for, those that were handled already, too.",
+    help="Seconds to search the returns topic, including returns that were handled already.",
 )
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:

@@ -42,7 +42,7 @@ def one_order(found: Diagnosis, now_at: datetime, orders: int | None = None) -> 
     if found.fix:
         lines.append(f" fix   {found.fix}")
     if found.mend_sql is not None:
-        lines.append(f" mend  {found.mend_sql}")
+        lines.append(f" sql   {found.mend_sql}")
     if found.next:
         lines.append(f" next  {found.next[0]}")
         lines += [f"       {command}" for command in found.next[1:]]

@@ -29,14 +29,20 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print a JSON objec
 def embedded() -> None:
     """Run a real PostgreSQL and a real Kafka in a folder of their own, without Docker.
 
-    For development: they listen on loopback alone, and Kafka takes anybody there.
+    For development: they listen on the loopback interface only, and Kafka asks for no password.
     """
 
 
 @embedded.command("up")
 @_FOLDER
-@click.option("--postgres-port", type=click.IntRange(1, 65535), help="Default: a free one.")
-@click.option("--kafka-port", type=click.IntRange(1, 65535), help="Default: a free one.")
+@click.option(
+    "--postgres-port",
+    type=click.IntRange(1, 65535),
+    help="Port to listen on (default: a free one).",
+)
+@click.option(
+    "--kafka-port", type=click.IntRange(1, 65535), help="Port to listen on (default: a free one)."
+)
 @_JSON
 @click.pass_context
 def up(
@@ -65,7 +71,7 @@ def up(
 
 @embedded.command("down")
 @_FOLDER
-@click.option("--delete", is_flag=True, help="Remove their data, too.")
+@click.option("--delete", is_flag=True, help="Delete their data, too.")
 def down(folder: Path | None, delete: bool) -> None:
     """Stop both; their data stays for the next `up` unless --delete is given."""
     folder = folder or lasting_folder()

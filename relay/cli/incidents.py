@@ -33,13 +33,17 @@ _SAMPLE_ORDERS = 3
 
 @click.command("incidents")
 @click.argument("incident", type=INCIDENT, required=False)
-@click.option("--all", "closed", is_flag=True, help="Closed ones, too.")
-@click.option("--since", type=SINCE, help="With orders placed since then: a time, 24h, 7d.")
+@click.option("--all", "closed", is_flag=True, help="Show closed incidents, too.")
+@click.option(
+    "--since",
+    type=SINCE,
+    help="Incidents with orders placed since this time, or within this duration: 24h, 7d.",
+)
 @click.pass_context
 def command(ctx: click.Context, incident: int | None, closed: bool, since: datetime | None) -> None:
     """Show when, where and why returns were late or lost, the open incidents first.
 
-    With I-N: all that is known of one.
+    With I-N: everything that is known of that incident.
     """
     settings = settings_of(ctx)
     everything = closed or incident is not None or since is not None

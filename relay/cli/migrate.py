@@ -24,9 +24,22 @@ from relay.runtime.schema_snapshot import make_snapshot
 
 
 @click.command("migrate")
-@click.option("--sql", "print_sql", is_flag=True, help="Print what would be applied, as a script.")
-@click.option("--verify", is_flag=True, help="Compare the database's schema with ours; exit 3.")
-@click.option("--relay-only", is_flag=True, help="Without the sample's tables: for production.")
+@click.option(
+    "--sql",
+    "print_sql",
+    is_flag=True,
+    help="Print the SQL script that would be applied, and apply nothing.",
+)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Compare the database's schema with this version's; exit code 3: they differ.",
+)
+@click.option(
+    "--relay-only",
+    is_flag=True,
+    help="For production: create the schema `relay` only, without the sample's tables.",
+)
 @click.option("--snapshot", "print_snapshot", is_flag=True, hidden=True)
 @click.pass_context
 def command(

@@ -29,9 +29,13 @@ Send = Callable[..., Awaitable[Probe]]
 
 
 @click.command("probe", short_help="A canary through the hops, timed.")
-@click.option("--create-topic", is_flag=True, help="Make the canaries' topic if it is missing.")
-@click.option("--every", type=click.FloatRange(min=1), help="Seconds between canaries; else one.")
-@click.option("--within", default=10.0, show_default=True, help="Seconds for each hop.")
+@click.option("--create-topic", is_flag=True, help="Create the canaries' topic if it is missing.")
+@click.option(
+    "--every",
+    type=click.FloatRange(min=1),
+    help="Send a canary every so many seconds; without it, one.",
+)
+@click.option("--within", default=10.0, show_default=True, help="Seconds that each hop may take.")
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -35,7 +35,7 @@ from relay.runtime.settings import Settings
 
 @click.group("quarantine")
 def command() -> None:
-    """What cannot be sent or applied: list, show, release, discard, export.
+    """List, show, release, discard or export what cannot be sent or applied.
 
     Events that Kafka cannot take wait here and hold back the later events of their order; returns
     that cannot be applied wait as the bytes that came.
@@ -48,8 +48,16 @@ command.add_command(discard_command)
 
 @command.command("list")
 @selects
-@click.option("--state", "states", multiple=True, type=click.Choice([*STATES, "all"]))
-@click.option("--limit", type=click.IntRange(0), default=50, help="Rows shown; all are counted.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([*STATES, "all"]),
+    help="Rows in this state (default: those that wait).",
+)
+@click.option(
+    "--limit", type=click.IntRange(0), default=50, help="Number of rows shown; all are counted."
+)
 @click.pass_context
 def list_command(ctx: click.Context, /, **given: Any) -> None:
     """List what waits (with --state also what is resolved): counted by reason, then row by row."""
@@ -84,10 +92,16 @@ async def _list(
 
 @command.command("show")
 @click.argument("ids", nargs=-1, required=True, type=click.IntRange(1), metavar="ID...")
-@click.option("--bytes", "most_bytes", type=click.IntRange(1), default=4096, help="Shown at most.")
+@click.option(
+    "--bytes",
+    "most_bytes",
+    type=click.IntRange(1),
+    default=4096,
+    help="Number of bytes shown of each value.",
+)
 @click.pass_context
 def show_command(ctx: click.Context, ids: tuple[int, ...], most_bytes: int) -> None:
-    """Show all that is known of some, with their bytes, made safe for a terminal."""
+    """Show everything that is known of rows, with their bytes, made safe for a terminal."""
     rows, contents = asyncio.run(_show(settings_of(ctx), ids, most_bytes))
     missing = sorted(set(ids).difference(row.quarantine_id for row in rows))
     if missing:
@@ -124,13 +138,23 @@ async def _show(
 
 @command.command("export")
 @selects
-@click.option("--state", "states", multiple=True, type=click.Choice([*STATES, "all"]))
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Else stdout.")
-@click.option("--reason", default=None, help="Why; it is kept.")
-@click.option("--by", default=None, help="Who; by default this user and host.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([*STATES, "all"]),
+    help="Rows in this state (default: those that wait).",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write; by default stdout.",
+)
+@click.option("--reason", default=None, help="Why; recorded in the audit log.")
+@click.option("--by", default=None, help="Who exports; by default the current user and host.")
 @click.pass_context
 def export_command(ctx: click.Context, /, **given: Any) -> None:
-    """Write them as JSON lines, with key, value and headers in base64."""
+    """Write rows as JSON lines, with key, value and headers in base64."""
     settings = settings_of(ctx)
     states = given["states"] or OPEN
     selection = selection_of(settings.flow, given, STATES if "all" in states else states)

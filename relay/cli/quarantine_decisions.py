@@ -45,11 +45,11 @@ _POLL_SECONDS = 0.2
     "wait_seconds",
     type=click.FloatRange(0),
     default=15.0,
-    help="Seconds to wait for what comes of it.",
+    help="Seconds to wait for the result.",
 )
 @click.pass_context
 def release_command(ctx: click.Context, /, **given: Any) -> None:
-    """Let the services try again, after the cause was mended.
+    """Let the services try again, after the cause was fixed.
 
     The relay sends a parked order's events in their order, before its newer ones; the confirmation
     consumer decides a return anew, as if it came now. A return that was discarded is taken back
@@ -108,7 +108,7 @@ async def _wait(
 @decides
 @click.pass_context
 def discard_command(ctx: click.Context, /, **given: Any) -> None:
-    """Decide that some shall not be sent or applied. They stay, and can be listed and exported."""
+    """Decide that rows are never sent or applied. They stay, and can be listed and exported."""
     asyncio.run(_discard(ctx, given))
 
 

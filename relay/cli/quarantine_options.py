@@ -24,11 +24,26 @@ def selects(function: CommandT) -> CommandT:
     for option in reversed(
         (
             click.argument("ids", nargs=-1, type=click.IntRange(1), metavar="[ID]..."),
-            click.option("--order", "orders", multiple=True, help="Of this order."),
-            click.option("--held-for", "reasons", multiple=True, help="E.g. too_large, conflict."),
-            click.option("--kind", type=click.Choice(["event", "return"]), help="Only these."),
-            click.option("--since", type=SINCE, help="First seen since: a time, 24h, 7d."),
-            click.option("--until", type=SINCE, help="First seen before: a time, 24h, 7d."),
+            click.option("--order", "orders", multiple=True, help="Rows of this order."),
+            click.option(
+                "--held-for",
+                "reasons",
+                multiple=True,
+                help="Rows held for this reason: too_large, conflict, ...",
+            ),
+            click.option(
+                "--kind", type=click.Choice(["event", "return"]), help="Rows of this kind."
+            ),
+            click.option(
+                "--since",
+                type=SINCE,
+                help="Rows first seen since this time, or within this duration: 24h, 7d.",
+            ),
+            click.option(
+                "--until",
+                type=SINCE,
+                help="Rows first seen before this time, or longer ago than this duration.",
+            ),
         )
     ):
         function = option(function)
@@ -39,10 +54,16 @@ def decides(function: CommandT) -> CommandT:
     """Add the options of what changes something."""
     for option in reversed(
         (
-            click.option("--all", "everything", is_flag=True, help="All that is held."),
-            click.option("--reason", required=True, help="Why; it is kept."),
-            click.option("--by", default=None, help="Who; by default this user and host."),
-            click.option("--yes", is_flag=True, help=f"Do not ask from {ASK_FROM} rows on."),
+            click.option("--all", "everything", is_flag=True, help="All rows that wait."),
+            click.option("--reason", required=True, help="Why; recorded in the audit log."),
+            click.option(
+                "--by", default=None, help="Who decides; by default the current user and host."
+            ),
+            click.option(
+                "--yes",
+                is_flag=True,
+                help=f"Do not ask for confirmation ({ASK_FROM} rows or more).",
+            ),
         )
     ):
         function = option(function)

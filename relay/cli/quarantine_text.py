@@ -23,7 +23,7 @@ _BAR = "  | "
 _OUTCOMES = {
     "sent": "sent, with proof in the delivery ledger",
     "decided": "decided anew",
-    "held_again": "held again: the cause is not mended",
+    "held_again": "held again: the cause is not fixed",
     "behind_held": "wait behind an earlier event of their order, which is held still",
     "waiting": "still waiting",
     "discarded": "discarded by somebody else meanwhile",

@@ -29,14 +29,18 @@ _SHOWN = 10
 
 
 @click.command("rebaseline")
-@click.option("--execute", is_flag=True, help="Do it; every `relay run` must be stopped.")
-@click.option("--reason", default=None, help="Why; with --execute; it is kept.")
-@click.option("--by", default=None, help="Who; by default this user and host.")
+@click.option(
+    "--execute", is_flag=True, help="Set the checkpoint; every `relay run` must be stopped."
+)
+@click.option(
+    "--reason", default=None, help="Why; recorded in the audit log. Needed with --execute."
+)
+@click.option("--by", default=None, help="Who decides; by default the current user and host.")
 @click.option(
     "--read-seconds",
     type=click.FloatRange(0),
     default=120.0,
-    help="For reading the topics behind the ledger's end, at most.",
+    help="Seconds, at most, to read the topics behind the end of the delivery ledger.",
 )
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:

@@ -20,9 +20,9 @@ _SHOWN = 10
 
 
 @click.command("reconcile", short_help="Database against Kafka against status, row by row.")
-@click.option("--since", type=click.DateTime(), help="Rows and returns from then on (local time).")
-@click.option("--until", type=click.DateTime(), help="... and before then.")
-@click.option("--ids", metavar="FIRST-LAST", help="Rows of these outbox ids instead.")
+@click.option("--since", type=click.DateTime(), help="Rows and returns since this local time.")
+@click.option("--until", type=click.DateTime(), help="Rows and returns before this local time.")
+@click.option("--ids", metavar="FIRST-LAST", help="Rows with these outbox ids, in place of a time.")
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -38,31 +38,37 @@ def _runs(function: Any) -> Any:
     """Add the options of what sends something."""
     for option in reversed(
         (
-            click.option("--reason", help="Why; it is kept. Needed to send."),
-            click.option("--by", default=None, help="Who; by default this user and host."),
-            click.option("--yes", is_flag=True, help=f"Do not ask from {ASK_FROM:,} events on."),
+            click.option("--reason", help="Why; recorded in the audit log. Needed to send."),
+            click.option(
+                "--by", default=None, help="Who decides; by default the current user and host."
+            ),
+            click.option(
+                "--yes",
+                is_flag=True,
+                help=f"Do not ask for confirmation ({ASK_FROM:,} events or more).",
+            ),
             click.option(
                 "--rate",
                 type=click.FloatRange(0),
                 default=200.0,
                 show_default=True,
-                help="Events a second at most; 0: as fast as it goes.",
+                help="Events per second at most; 0: no limit.",
             ),
             click.option(
                 "--first",
                 type=click.IntRange(0, 1000),
                 default=5,
                 show_default=True,
-                help="So many first; the others once these have returned.",
+                help="Send this many first, and the others once these have returned.",
             ),
             click.option(
                 "--wait",
                 "wait_seconds",
                 type=click.FloatRange(0),
                 default=None,
-                help="Seconds to wait for returns; by default the events' longest deadline.",
+                help="Seconds to wait for returns (default: the longest deadline of the events).",
             ),
-            click.option("--no-wait", is_flag=True, help="Do not wait for returns at all."),
+            click.option("--no-wait", is_flag=True, help="Do not wait for returns."),
         )
     ):
         function = option(function)
@@ -71,18 +77,24 @@ def _runs(function: Any) -> Any:
 
 @click.group("replay", invoke_without_command=True)
 @selects
-@click.option("--topic", help="Send to this topic instead: for one consumer that catches up.")
-@click.option("--again", is_flag=True, help="Also what was replayed before.")
-@click.option("--write-missing", is_flag=True, help="Make the events of orders that have none.")
-@click.option("--execute", is_flag=True, help="Send what was planned.")
+@click.option(
+    "--topic",
+    help="Send to this topic in place of the events' own, for one consumer that catches up.",
+)
+@click.option("--again", is_flag=True, help="Replay what was replayed before, too.")
+@click.option(
+    "--write-missing", is_flag=True, help="Write the missing events of orders that have none."
+)
+@click.option("--execute", is_flag=True, help="Send the events; without it, only plan.")
 @_runs
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Send missed events again: plan, then --execute.
 
-    Without conditions: every order that is overdue. By default only what is lost is sent; what was
-    returned, is on its way, or flows by itself is left alone, and said. The same event id goes out
-    again through the relay, and the orders are followed until they return.
+    Without conditions: every overdue order. By default only events of lost orders are sent;
+    orders that have returned, are on their way, or will move by themselves are left alone, and
+    listed. An event is sent with the same event id, through the relay, and its order is followed
+    until it returns.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -189,7 +201,7 @@ command.add_command(returns_command)
 
 
 @command.command("list")
-@click.option("--limit", type=click.IntRange(1), default=_LATEST, help="Replays shown.")
+@click.option("--limit", type=click.IntRange(1), default=_LATEST, help="Number of replays shown.")
 @click.pass_context
 def list_command(ctx: click.Context, limit: int) -> None:
     """List replays, the latest first."""
@@ -268,7 +280,7 @@ async def _find(settings: Settings, named: str) -> Job:
 
 @command.command("pause")
 @click.argument("replay", metavar="ID")
-@click.option("--by", default=None, help="Who; by default this user and host.")
+@click.option("--by", default=None, help="Who decides; by default the current user and host.")
 @click.pass_context
 def pause_command(ctx: click.Context, replay: str, by: str | None) -> None:
     """Stop a replay that is running; `resume` goes on with it."""
@@ -277,8 +289,8 @@ def pause_command(ctx: click.Context, replay: str, by: str | None) -> None:
 
 @command.command("cancel")
 @click.argument("replay", metavar="ID")
-@click.option("--reason", required=True, help="Why; it is kept.")
-@click.option("--by", default=None, help="Who; by default this user and host.")
+@click.option("--reason", required=True, help="Why; recorded in the audit log.")
+@click.option("--by", default=None, help="Who decides; by default the current user and host.")
 @click.pass_context
 def cancel_command(ctx: click.Context, replay: str, reason: str, by: str | None) -> None:
     """End a replay for good; what was sent was sent."""

@@ -47,39 +47,68 @@ def selects(function: CommandT) -> CommandT:
     """Add the options that say which events are meant; they combine."""
     for option in reversed(
         (
-            click.option("--order", "orders", multiple=True, metavar="ORDER", help="This order."),
-            click.option("--event", "events", multiple=True, metavar="ID", help="This event."),
-            click.option("--customer", "customers", multiple=True, help="This customer's orders."),
+            click.option(
+                "--order", "orders", multiple=True, metavar="ORDER", help="Events of this order."
+            ),
+            click.option(
+                "--event",
+                "events",
+                multiple=True,
+                metavar="ID",
+                help="This event, by its event id.",
+            ),
+            click.option(
+                "--customer", "customers", multiple=True, help="Events of this customer's orders."
+            ),
             click.option("--type", "event_types", multiple=True, help="Events of this type."),
-            click.option("--since", type=SINCE, help="Written since: a time, 24h, 7d."),
-            click.option("--until", type=SINCE, help="Written before: a time, 24h, 7d."),
-            click.option("--outbox", type=RangeType(), help="Outbox ids, both inclusive."),
+            click.option(
+                "--since",
+                type=SINCE,
+                help="Events written since this time, or within this duration: 24h, 7d.",
+            ),
+            click.option(
+                "--until",
+                type=SINCE,
+                help="Events written before this time, or longer ago than this duration.",
+            ),
+            click.option(
+                "--outbox",
+                type=RangeType(),
+                help="Events with these outbox ids, both inclusive: 100-200.",
+            ),
             click.option(
                 "--hop",
                 "hops",
                 multiple=True,
                 type=click.Choice([hop.value for hop in HOPS]),
-                help="Lost at this hop.",
+                help="Orders that were lost at this hop.",
             ),
             click.option(
                 "--verdict",
                 "verdicts",
                 multiple=True,
                 type=click.Choice(SENDABLE),
-                help="With this verdict; sends it, where that is not so by default.",
+                help="Orders with this verdict, even one that is not replayed by default.",
             ),
             click.option(
-                "--incident", "incidents", multiple=True, type=INCIDENT, help="Its orders."
+                "--incident",
+                "incidents",
+                multiple=True,
+                type=INCIDENT,
+                help="Orders of this incident.",
             ),
             click.option(
                 "--from",
                 "source",
                 type=click.File("r", encoding="utf-8"),
                 metavar="FILE",
-                help="Orders: the JSON of `relay unreturned`, or ids by line; - is stdin.",
+                help="Orders of a file: JSON of `relay unreturned`, or an id per line; - is stdin.",
             ),
             click.option(
-                "--all", "everything", is_flag=True, help="All these events, returned or not."
+                "--all",
+                "everything",
+                is_flag=True,
+                help="All of the chosen events, whether their orders have returned or not.",
             ),
         )
     ):

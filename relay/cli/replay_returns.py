@@ -30,20 +30,36 @@ _POLL_SECONDS = 0.2
 
 @click.command("returns")
 @click.option("--order", "orders", multiple=True, metavar="ORDER", help="Returns of this order.")
-@click.option("--partition", type=click.IntRange(0), help="Of the returns topic; else all.")
-@click.option("--offsets", type=RangeType(), help="In that partition, both inclusive.")
-@click.option("--since", type=SINCE, help="Recorded since: a time, 24h, 7d.")
-@click.option("--until", type=SINCE, help="Recorded before: a time, 24h, 7d.")
-@click.option("--execute", is_flag=True, help="Give them to the consumer.")
-@click.option("--reason", help="Why; it is kept. Needed with --execute.")
-@click.option("--by", default=None, help="Who; by default this user and host.")
+@click.option(
+    "--partition",
+    type=click.IntRange(0),
+    help="Returns in this partition of the returns topic; by default all.",
+)
+@click.option(
+    "--offsets", type=RangeType(), help="Returns at these offsets of --partition, both inclusive."
+)
+@click.option(
+    "--since",
+    type=SINCE,
+    help="Returns recorded since this time, or within this duration: 24h, 7d.",
+)
+@click.option(
+    "--until",
+    type=SINCE,
+    help="Returns recorded before this time, or longer ago than this duration.",
+)
+@click.option(
+    "--execute", is_flag=True, help="Give the returns to the consumer; without it, only count them."
+)
+@click.option("--reason", help="Why; recorded in the audit log. Needed with --execute.")
+@click.option("--by", default=None, help="Who decides; by default the current user and host.")
 @click.option(
     "--wait",
     "wait_seconds",
     type=click.FloatRange(0),
     default=30.0,
     show_default=True,
-    help="Seconds to wait until the consumer has decided.",
+    help="Seconds to wait until the consumer has decided on them.",
 )
 @click.pass_context
 def returns_command(ctx: click.Context, /, **given: Any) -> None:

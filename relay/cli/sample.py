@@ -34,7 +34,7 @@ _ANSWER_SECONDS = 30.0
 
 @click.group("sample", short_help="Sample order service, processor, orders, load.")
 def command() -> None:
-    """The sample domain: orders that are nobody's, to try the relay with.
+    """Sample orders to try the relay with: a service, a processor, load.
 
     Refuses a database that is not a sample installation.
     """
@@ -50,14 +50,14 @@ command.add_command(processor)
     default=8000,
     show_default=True,
     type=click.IntRange(0, 65535),
-    help="0: any free one.",
+    help="Port to listen on; 0: a free one.",
 )
 @click.option(
     "--connections",
     default=8,
     show_default=True,
     type=click.IntRange(1),
-    help="Database connections at most.",
+    help="Number of database connections at most.",
 )
 @click.pass_context
 def serve(ctx: click.Context, host: str, port: int, connections: int) -> None:
@@ -77,16 +77,26 @@ def serve(ctx: click.Context, host: str, port: int, connections: int) -> None:
 
 
 @command.command("place")
-@click.option("--url", help="Of an order service; without it straight into the database.")
-@click.option("--customer", default="customer-1", show_default=True)
-@click.option("--sku", default="tea-green-100", show_default=True)
-@click.option("--quantity", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--price", default="9.95", show_default=True, help="Of one piece, decimal digits.")
-@click.option("--currency", default="EUR", show_default=True)
-@click.option("--key", help="Idempotency key (default: a new one).")
-@click.option("--wait", is_flag=True, help="Follow the order until its return was applied.")
 @click.option(
-    "--timeout", default=60.0, show_default=True, type=click.FloatRange(0), help="Of --wait, in s."
+    "--url", help="Address of an order service; without it, orders go straight into the database."
+)
+@click.option("--customer", default="customer-1", show_default=True, help="Who orders.")
+@click.option("--sku", default="tea-green-100", show_default=True, help="What is ordered.")
+@click.option(
+    "--quantity", default=1, show_default=True, type=click.IntRange(1), help="Number of pieces."
+)
+@click.option(
+    "--price", default="9.95", show_default=True, help="Price of one piece, as a decimal number."
+)
+@click.option("--currency", default="EUR", show_default=True, help="Currency of the price.")
+@click.option("--key", help="Idempotency key (default: a new one).")
+@click.option("--wait", is_flag=True, help="Wait until the order's return is applied.")
+@click.option(
+    "--timeout",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds that --wait waits.",
 )
 @click.pass_context
 def place(
@@ -137,22 +147,34 @@ def _shown(data: dict[str, Any]) -> str:
 
 
 @command.command("load")
-@click.option("--url", help="Of an order service; without it straight into the database.")
-@click.option("--orders", default=1000, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--url", help="Address of an order service; without it, orders go straight into the database."
+)
+@click.option(
+    "--orders", default=1000, show_default=True, type=click.IntRange(1), help="Number of orders."
+)
 @click.option(
     "--rate",
     type=click.FloatRange(0, min_open=True),
-    help="Orders a second (default: as fast as they are taken).",
+    help="Orders per second (default: no limit).",
 )
-@click.option("--connections", default=8, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--connections",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Number of orders placed at once, each on a connection of its own.",
+)
 @click.option(
     "--wait",
     default=60.0,
     show_default=True,
     type=click.FloatRange(0),
-    help="Seconds to wait for the returns; 0: do not.",
+    help="Seconds to wait for the returns; 0: do not wait.",
 )
-@click.option("--run", help="Names the run; a repeated name places nothing twice.")
+@click.option(
+    "--run", help="Name of the run: repeated with the same name, no order is placed twice."
+)
 @click.pass_context
 def load(ctx: click.Context, /, url: str | None, wait: float, **fields: Any) -> None:
     """Place many orders, wait for their returns, and report each hop's times.

@@ -54,12 +54,16 @@ def _amount(_ctx: click.Context, _param: click.Parameter, value: str) -> Decimal
 def _fault_options(command: CommandT) -> CommandT:
     """Add four options for each fault: by name, by count, every n-th, by rate."""
     for fault in reversed(Fault):
-        meaning = MEANING[fault]
         for option in (
             click.option(f"--{fault}-rate", type=click.FloatRange(0, 1), default=0.0, hidden=True),
             click.option(f"--{fault}-every", type=click.IntRange(0), default=0, hidden=True),
             click.option(f"--{fault}-count", type=click.IntRange(0), default=0, hidden=True),
-            click.option(f"--{fault}-order", multiple=True, metavar="ID", help=f"{meaning}."),
+            click.option(
+                f"--{fault}-order",
+                multiple=True,
+                metavar="ID",
+                help=f"For this order: {MEANING[fault]}.",
+            ),
         ):
             command = option(command)
     return command
@@ -70,49 +74,51 @@ def _fault_options(command: CommandT) -> CommandT:
     epilog="Each fault also goes by --FAULT-count N (the first N events), --FAULT-every N (each "
     "N-th) and --FAULT-rate R (a share from 0 to 1), for example --lose-count 3.",
 )
-@click.option("--group", help="Consumer group; by default the flow's first processor group.")
+@click.option("--group", help="Consumer group (default: the flow's first processor group).")
 @click.option(
     "--reject-above",
     metavar="AMOUNT",
     callback=_amount,
     default="10000",
     show_default=True,
-    help="Reject orders with a larger total.",
+    help="Reject orders whose total is larger.",
 )
 @click.option("--processing-first", is_flag=True, help="Send `processing` before each answer.")
 @click.option(
     "--without-database",
     is_flag=True,
-    help="There is no installation to check: this Kafka is nobody's production.",
+    help="Do not look for a sample installation: this Kafka is not used in production.",
 )
 @_fault_options
-@click.option("--seed", type=int, help="Draws by rate repeat with it; random by default.")
+@click.option(
+    "--seed", type=int, help="Seed of the faults that are drawn by rate (default: random)."
+)
 @click.option(
     "--crash-at",
     type=click.Choice(get_args(CrashAt)),
     default="sent",
     show_default=True,
-    help="Before the returns are sent, before the offset is committed, or after.",
+    help="Crash before the returns are sent, before the offset is committed, or after.",
 )
 @click.option(
     "--corruption",
     type=click.Choice(get_args(Corruption)),
     default="any",
     show_default=True,
-    help="How a corrupt return is broken.",
+    help="In which way a corrupt return is broken.",
 )
 @click.option(
     "--delay-seconds",
     type=click.FloatRange(0),
     default=5.0,
     show_default=True,
-    help="How much later a delayed return leaves.",
+    help="Seconds by which a delayed return is late.",
 )
-@click.option("--faults-on-replays", is_flag=True, help="Replayed events suffer too.")
+@click.option("--faults-on-replays", is_flag=True, help="Apply the faults to replayed events, too.")
 @click.option(
     "--journal",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File of JSON lines: what was done to whom. Read first by a restart.",
+    help="File of JSON lines that records each fault and its order; read first after a restart.",
 )
 @click.pass_context
 def processor(ctx: click.Context, /, without_database: bool, **given: Any) -> None:

@@ -24,7 +24,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 def command(ctx: click.Context) -> None:
     """Show each hop: what waits, since when, how fast it goes, and who does it.
 
-    It always answers: without the database, or without the broker, it shows what the other knows.
+    Without the database, or without the broker, it shows what the other one knows.
     """
     settings = settings_of(ctx)
     status = asyncio.run(read_status(settings.database.dsn, settings.kafka, settings.flow))

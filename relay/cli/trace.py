@@ -21,7 +21,7 @@ from relay.runtime.settings import Settings
 @click.argument("order")
 @click.pass_context
 def command(ctx: click.Context, order: str) -> None:
-    """Show an order's way hop by hop: when, how long, by what proof; and the gap in it.
+    """Show an order's way hop by hop: when, how long, with which proof; and where it ends.
 
     Exit code 3: there is no such order, or its return is overdue. RELAY_TRACE_URL, the trace
     viewer's address, makes a link of the trace id.

@@ -35,16 +35,22 @@ _LINES = 15
 
 
 @click.command("unreturned")
-@click.option("--since", type=SINCE, help="Orders placed from then on: a time, 24h, 7d.")
-@click.option("--ids", is_flag=True, help="Order ids alone, one a line, for `relay diagnose -`.")
-@click.option("--hop", type=click.Choice([hop.value for hop in HOPS]), help="Only this hop's.")
-@click.option("--incident", type=INCIDENT, help="Only this incident's: I-17.")
-@click.option("--limit", type=click.IntRange(1), default=100_000, help="Orders at most.")
+@click.option(
+    "--since", type=SINCE, help="Orders placed since this time, or within this duration: 24h, 7d."
+)
+@click.option(
+    "--ids", is_flag=True, help="Print order ids only, one per line, for `relay diagnose -`."
+)
+@click.option(
+    "--hop", type=click.Choice([hop.value for hop in HOPS]), help="Orders overdue at this hop."
+)
+@click.option("--incident", type=INCIDENT, help="Orders of this incident: I-17.")
+@click.option("--limit", type=click.IntRange(1), default=100_000, help="Number of orders at most.")
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
     """List the orders whose return is overdue, by hop and cause.
 
-    What the watchdog has diagnosed is shown as it recorded it. Exit code 3: there are some.
+    Diagnoses are shown as the watchdog recorded them. Exit code 3: orders are overdue.
     """
     settings = settings_of(ctx)
     found, unjudged = asyncio.run(_read(settings, given["since"], given["limit"]))

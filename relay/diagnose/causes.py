@@ -297,14 +297,14 @@ _PUBLISH: dict[Cause, CauseMeaning] = {
     Cause.REFUSED_BY_BROKER: _row(
         _V.PARKED,
         "the broker refuses this record and takes others",
-        "see the broker's reason, mend it, then release the event",
+        "see the broker's reason, fix it, then release the event",
         _QUARANTINE,
         _RELEASE,
     ),
     Cause.PARKED_BEHIND: _row(
         _V.PARKED,
         "an earlier event of the same order is in quarantine, and this one waits behind it",
-        "mend what holds the earlier one, then release both",
+        "fix what holds the earlier one, then release both",
         _QUARANTINE,
         _RELEASE,
     ),
@@ -431,7 +431,7 @@ _RETURN: dict[Cause, CauseMeaning] = {
     Cause.RETURN_NEVER_SENT: _row(
         _V.NO_RETURN,
         "the processor passed this record among others that it answered, and sent nothing",
-        "look for this order in the processor's own log, mend it, then replay",
+        "look for this order in the processor's own log, fix it, then replay",
         _REPLAY,
     ),
     Cause.RETURNS_STOPPED: _row(
@@ -450,7 +450,7 @@ _RETURN: dict[Cause, CauseMeaning] = {
     Cause.FINAL_RETURN_MISSING: _row(
         _V.RETURN_INCOMPLETE,
         "the processor announced that it works on the order and never sent the result",
-        "look for this order in the processor's own log, mend it, then replay",
+        "look for this order in the processor's own log, fix it, then replay",
         _REPLAY,
     ),
 }
@@ -486,21 +486,21 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
     Cause.RETURN_MALFORMED: _row(
         _V.RETURN_QUARANTINED,
         "its return cannot be read",
-        "see the raw bytes, mend the processor, then replay the order",
+        "see the raw bytes, fix the processor, then replay the order",
         _QUARANTINE,
         _REPLAY,
     ),
     Cause.RETURN_UNKNOWN_ORDER: _row(
         _V.RETURN_QUARANTINED,
         "its return names an order that does not exist",
-        "mend the processor's order_id, then replay the order",
+        "fix the processor's order_id, then replay the order",
         _QUARANTINE,
         _REPLAY,
     ),
     Cause.RETURN_UNKNOWN_STATUS: _row(
         _V.RETURN_QUARANTINED,
         "its return carries a status that the flow does not know",
-        "add the status to the flow, or mend the processor, then release it",
+        "add the status to the flow, or fix the processor, then release it",
         _QUARANTINE,
         _RELEASE,
     ),
@@ -521,7 +521,7 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
     Cause.APPLY_FAILED: _row(
         _V.RETURN_QUARANTINED,
         "applying its return failed in the database",
-        "see the error, mend it, then release the return",
+        "see the error, fix it, then release the return",
         _QUARANTINE,
         _RELEASE,
     ),
@@ -529,7 +529,7 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
         _V.RETURN_QUARANTINED,
         "its status was written, and a trigger or rule of the orders table put another one in its "
         "place: nothing was kept of it",
-        "look at the trigger or rule that the evidence names, mend it, then release the return",
+        "look at the trigger or rule that the evidence names, fix it, then release the return",
         _QUARANTINE,
         _RELEASE,
     ),
@@ -555,7 +555,7 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
     Cause.RETURN_MISNAMED: _row(
         _V.RETURN_SKIPPED,
         "its return names another order, and was applied to that one",
-        "mend the processor's order_id; set the other order right, then replay this one",
+        "fix the processor's order_id; set the other order right, then replay this one",
         _TRACE,
         _REPLAY,
     ),

@@ -146,7 +146,7 @@ def _outbox(facts: DatabaseFacts) -> Iterator[Result]:
         yield failed(
             "outbox.append",
             f"an append as the order service fails: {facts.append_error}",
-            "grant relay_writer what 0002_roles.sql says, or mend the trigger or policy named",
+            "grant relay_writer what 0002_roles.sql says, or fix the trigger or policy named",
         )
     cache = facts.outbox["sequence_cache"]
     if cache == 1:
