@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaConnectionError, KafkaError, for_code
+from aiokafka.errors import KafkaConnectionError, for_code
 from aiokafka.protocol.admin import (
     DescribeConfigsRequest,
     DescribeGroupsRequest,
@@ -25,6 +25,7 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
+from relay.kafka.failures import BROKER_FAILURES
 from relay.kafka.groups import (
     CLASSIC,
     DEAD,
@@ -264,7 +265,7 @@ async def connected(
             await broker.refresh()
         yield broker
     finally:
-        with suppress(TimeoutError, KafkaError, OSError):
+        with suppress(*BROKER_FAILURES):
             await asyncio.wait_for(client.close(), _CLOSE_SECONDS)
 
 

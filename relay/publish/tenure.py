@@ -14,8 +14,8 @@ from typing import Final, Protocol
 import asyncpg
 import structlog
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
 
+from relay.kafka.failures import BROKER_FAILURES
 from relay.kafka.refusal import refusal
 from relay.publish.errors import (
     LeaseLostError,
@@ -200,7 +200,7 @@ class Tenure:
             publisher = Publisher(client, timeout_seconds, 2 * timeout_seconds, self.watcher.waits)
             try:
                 await publisher.start()
-            except (KafkaError, OSError, TimeoutError) as error:
+            except BROKER_FAILURES as error:
                 await publisher.close(_CLOSE_SECONDS)
                 self.watcher.waits(await refusal(self.work.kafka) or error)
                 await stopped_within(stop, backoff.delay_seconds(attempt))

@@ -13,9 +13,9 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-from aiokafka.errors import KafkaError
 
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
+from relay.kafka.failures import BROKER_FAILURES
 from relay.kafka.ranges import RangeReader
 from relay.repair.retained import look_up
 from relay.runtime.flow import PROBE_EVENT, Flow
@@ -61,7 +61,7 @@ async def read_later_records(
     try:
         async with connected(kafka, _APPLICATION) as broker:
             await _read(connection, broker, flow, found, at_most_seconds)
-    except (KafkaError, OSError, TimeoutError) as error:
+    except BROKER_FAILURES as error:
         found.unreachable = str(error) or repr(error)
     return found
 

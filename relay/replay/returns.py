@@ -14,13 +14,13 @@ from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
-from aiokafka.errors import KafkaError
 
 from relay.consumers.apply.inbox import look_up
 from relay.consumers.confirm.pending import put_pending
 from relay.consumers.returns.reader import Return, ReturnReader
 from relay.consumers.returns.stored_record import stored_record
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
+from relay.kafka.failures import READING_FAILURES
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import RangeReader
 from relay.runtime.flow import Flow
@@ -130,7 +130,7 @@ async def feed_returns(
             spans = await _spans(connection, broker, topic, stretch, found)
             reader = RangeReader(broker, spans, pass_over=True)
             await _Feeder(connection, flow, stretch, found, execute).read_all(reader)
-    except (KafkaError, OSError, TimeoutError) as error:
+    except READING_FAILURES as error:
         raise ReturnsUnreadError(f"{topic} cannot be read: {error or repr(error)}") from error
     return found
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import for_code
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from relay.diagnose.check.group_rights import group_operations
@@ -20,6 +20,7 @@ from relay.diagnose.evidence.system_state import TransactionSeen
 from relay.diagnose.gather.transactions import open_transactions
 from relay.kafka.broker import LATEST, Broker, connected
 from relay.kafka.cluster_clock import broker_clock_offset
+from relay.kafka.failures import BROKER_FAILURES
 from relay.kafka.groups import SHARE, GroupMembers
 from relay.kafka.partition import Partition
 from relay.kafka.topic_descriptions import TopicDescription, describe_topics
@@ -108,7 +109,7 @@ async def _transactions(
         stable = await _bounded(broker.offsets(partitions, LATEST, committed_only=True))
         begun = {one: at for one, at in stable.items() if at < ends.get(one, at)}
         return await _bounded(open_transactions(broker, begun))
-    except (KafkaError, TimeoutError, OSError) as error:
+    except BROKER_FAILURES as error:
         refused["transactions"] = str(error) or type(error).__name__
         return {}
 
@@ -118,7 +119,7 @@ async def _settings(broker: Broker, refused: dict[str, str]) -> dict[str, str]:
     request = DescribeConfigsRequest([(_BROKER_RESOURCE, str(node), _SETTINGS)])
     try:
         answer = await _bounded(broker.send(request, node))
-    except (KafkaError, TimeoutError, OSError) as error:
+    except BROKER_FAILURES as error:
         refused["settings"] = str(error) or type(error).__name__
         return {}
     ((error_code, message, _kind, _name, entries),) = answer.resources
@@ -130,7 +131,7 @@ async def _settings(broker: Broker, refused: dict[str, str]) -> dict[str, str]:
 async def _clock(broker: Broker, refused: dict[str, str]) -> timedelta | None:
     try:
         return await _bounded(broker_clock_offset(broker.client))
-    except (KafkaError, NotImplementedError, TimeoutError, OSError) as error:
+    except BROKER_FAILURES as error:
         refused["clock"] = str(error) or type(error).__name__
         return None
 
@@ -138,7 +139,7 @@ async def _clock(broker: Broker, refused: dict[str, str]) -> timedelta | None:
 async def _rights(broker: Broker, group: str) -> frozenset[int]:
     try:
         return await _bounded(group_operations(broker, group))
-    except (KafkaError, NotImplementedError, TimeoutError, OSError):
+    except (*BROKER_FAILURES, NotImplementedError):
         return frozenset()  # what may not be described is told of the group itself
 
 
@@ -148,7 +149,7 @@ async def _group(
     try:
         members = await _bounded(broker.members(name))
         committed = {} if members.kind == SHARE else await _bounded(broker.committed(name))
-    except (KafkaError, TimeoutError, OSError) as error:
+    except BROKER_FAILURES as error:
         refused[name] = str(error) or "the group's coordinator does not answer in time"
         return None
     return members, frozenset(topic for topic, _ in committed)

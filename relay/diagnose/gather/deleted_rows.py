@@ -18,8 +18,9 @@ from relay.diagnose.evidence.order import Delivery, Moment
 from relay.diagnose.evidence.rows import EventRow, Rows
 from relay.diagnose.evidence.system_state import LogSeen, Missing, TopicSeen
 from relay.diagnose.gather.readback import Wanted, read_back
-from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
+from relay.diagnose.gather.reading import broker_missing
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
+from relay.kafka.failures import READING_FAILURES
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import RangeReader, seen
 from relay.orders.keys import canonical_order_id
@@ -60,7 +61,7 @@ async def find_deleted(
                 rows = await _read_vanished(broker, flow, rows)
             if unknown:
                 rows = await _search(broker, flow, unknown, rows, search_seconds)
-    except BROKER_FAILURES as error:
+    except READING_FAILURES as error:
         missing = broker_missing(f"the records of {', '.join(sorted(flow.topics))}", error)
         return replace(rows, unsearched=missing if unknown else None)
     return rows

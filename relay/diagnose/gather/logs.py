@@ -20,11 +20,12 @@ from relay.diagnose.gather.assemble import LogFacts
 from relay.diagnose.gather.database import trace_id
 from relay.diagnose.gather.positions import Series
 from relay.diagnose.gather.readback import ReadBacks, Wanted, first_record, read_back
-from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
+from relay.diagnose.gather.reading import broker_missing
 from relay.diagnose.gather.recognise import WantedReturns
 from relay.diagnose.gather.scan import Recorded, ScanResult, scan_returns, search_elsewhere
 from relay.diagnose.gather.topics import TopicFacts, broker_away, read_again, read_topics
 from relay.kafka.broker import Broker, connected
+from relay.kafka.failures import READING_FAILURES
 from relay.kafka.partition import Partition
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
@@ -83,7 +84,7 @@ async def read_broker(
             reader = _Reader(broker, flow, ids, around, rows, log_ends, options, topics, LogFacts())
             await reader.read(positions)
             return reader.topics, reader.log
-    except BROKER_FAILURES as error:
+    except READING_FAILURES as error:
         missing = broker_missing(f"returns on {flow.returns_topic}", error)
         return broker_away(flow, error), LogFacts(scan=missing)
 
@@ -125,7 +126,7 @@ class _Reader:
                 deadline=_now() + self.options.readback_seconds,
             )
             await self._read_beginnings(self.log.readbacks)
-        except BROKER_FAILURES:
+        except READING_FAILURES:
             return  # what was not read is Missing by its absence
 
     async def _read_beginnings(self, readbacks: ReadBacks) -> None:
@@ -171,7 +172,7 @@ class _Reader:
                 deadline=_now() + self.options.scan_seconds,
                 recheck_seconds=self.options.recheck_seconds,
             )
-        except BROKER_FAILURES as error:
+        except READING_FAILURES as error:
             self.log.scan = broker_missing(f"returns on {self.flow.returns_topic}", error)
 
     def _wanted(self, pairs: Sequence[tuple[str, EventRow, Delivery]]) -> WantedReturns:
@@ -203,7 +204,7 @@ class _Reader:
                 records_at_most=self.options.elsewhere_records,
                 deadline=_now() + self.options.elsewhere_seconds,
             )
-        except BROKER_FAILURES:
+        except READING_FAILURES:
             return  # topics that are none of ours; most brokers will not show them to us
 
     def _passed(self, sent: Delivery) -> bool:

@@ -7,10 +7,10 @@ of its own, and a lost connection leaves all that follow `Missing`, with what th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import asyncpg
-from aiokafka.errors import KafkaError, UnsupportedCodecError
+from aiokafka.errors import UnsupportedCodecError
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.duty import cause_of_code
@@ -20,8 +20,6 @@ from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.failure_code import failure_code
 
 T = TypeVar("T")
-
-BROKER_FAILURES: Final = (KafkaError, OSError, TimeoutError, AssertionError)
 
 
 async def part(

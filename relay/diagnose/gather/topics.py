@@ -20,9 +20,10 @@ from relay.diagnose.evidence.system_state import (
     TopicSeen,
     TransactionSeen,
 )
-from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
+from relay.diagnose.gather.reading import broker_missing
 from relay.diagnose.gather.transactions import open_transactions
 from relay.kafka.broker import EARLIEST, LATEST, Broker
+from relay.kafka.failures import READING_FAILURES
 from relay.kafka.groups import DEAD, SHARE
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import fetch
@@ -56,13 +57,13 @@ async def read_topics(
     try:
         async with asyncio.timeout(_PART_SECONDS):
             topics = await _topics(broker, flow.topics | {flow.returns_topic}, shrinks)
-    except BROKER_FAILURES as error:
+    except READING_FAILURES as error:
         topics = broker_missing("the topics", error)
     try:
         async with asyncio.timeout(_PART_SECONDS):
             groups = {name: await read_group(broker, name) for name in flow.processor_groups}
             groups = await _held_up(broker, groups, topics)
-    except BROKER_FAILURES as error:
+    except READING_FAILURES as error:
         return TopicFacts(topics, broker_missing("the processor's group", error))
     if any(group.exists for group in groups.values()):
         return TopicFacts(topics, groups)
@@ -185,7 +186,7 @@ async def _other_groups(broker: Broker, flow: Flow) -> tuple[str, ...] | Missing
         async with asyncio.timeout(_PART_SECONDS):
             listed = (await broker.listed_groups())[:_OTHER_GROUPS_AT_MOST]
             found = [await _reader(broker, name, kind, flow.topics) for name, _, kind in listed]
-    except BROKER_FAILURES as error:
+    except READING_FAILURES as error:
         return broker_missing("the consumer groups", error)
     return tuple(name for name in found if name is not None)
 
@@ -212,7 +213,7 @@ async def read_again(
     for name, group in groups.items():
         try:
             now = await broker.committed(name)
-        except BROKER_FAILURES:
+        except READING_FAILURES:
             return groups
         earlier = {one: group.committed[one] for one in wanted if one in group.committed}
         later[name] = replace(group, committed=now, earlier=earlier)

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from aiokafka.errors import KafkaError
-
 from relay.diagnose.evidence.system_state import TransactionSeen
 from relay.kafka.broker import Broker
+from relay.kafka.failures import READING_FAILURES
 from relay.kafka.partition import Partition
 from relay.kafka.requests import (
     describe_producers_request,
@@ -25,7 +24,6 @@ from relay.kafka.requests import (
 )
 from relay.runtime.times import of_milliseconds
 
-_NOT_ANSWERED: Final = (KafkaError, OSError, TimeoutError, AssertionError)
 _OF_NO_TRANSACTION: Final = -1
 
 
@@ -65,7 +63,7 @@ async def _begun(
     found = {one: TransactionSeen(stable_ends[one]) for one in partitions}
     try:
         answer = await broker.send(describe_producers_request(list(numbers.items())), leader)
-    except _NOT_ANSWERED:
+    except READING_FAILURES:
         return found
     for topic, described, _tags in answer.topics:
         for number, error, _message, producers, _more in described:
@@ -97,7 +95,7 @@ async def _named(broker: Broker, producer_ids: Iterable[int]) -> dict[int, Trans
             if not names:
                 continue
             described = await broker.send(describe_transactions_request(names), node.nodeId)
-        except _NOT_ANSWERED:
+        except READING_FAILURES:
             continue
         for (
             error,

@@ -16,12 +16,12 @@ from typing import Final
 from uuid import UUID, uuid4
 
 import asyncpg
-from aiokafka.errors import KafkaError
 
 from relay.diagnose.probe.publishing import Placed, Record, place, published, read_back
 from relay.diagnose.probe.returning import Stopped, WayBack, way_back
 from relay.diagnose.verdicts import Hop
 from relay.kafka.broker import Broker, connected
+from relay.kafka.failures import BROKER_FAILURES
 from relay.kafka.topic_creation import make_topics
 from relay.runtime.canary import new_canary_id
 from relay.runtime.database import DRIVER_FAILURES, connect
@@ -137,7 +137,7 @@ async def probe_or_outage(
         )
     except DRIVER_FAILURES as error:
         return Probe(uuid4(), Hop.PLACE, f"the database cannot be reached: {error}")
-    except (KafkaError, OSError, TimeoutError) as error:
+    except BROKER_FAILURES as error:
         said = str(error) or type(error).__name__
         return Probe(uuid4(), Hop.PUBLISH, f"the broker cannot be reached: {said}")
 

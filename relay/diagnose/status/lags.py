@@ -13,11 +13,12 @@ from datetime import datetime
 from typing import Final
 
 from relay.diagnose.evidence.system_state import Missing
-from relay.diagnose.gather.reading import BROKER_FAILURES, broker_missing
+from relay.diagnose.gather.reading import broker_missing
 from relay.diagnose.gather.transactions import open_transactions
 from relay.diagnose.status.traces import Answered, Position, read_record_traces
 from relay.diagnose.tell.transactions import transaction_text
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
+from relay.kafka.failures import READING_FAILURES
 from relay.kafka.groups import GroupMembers
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import RangeReader, fetch, seen
@@ -91,7 +92,7 @@ async def read_lags(
         ):
             lags = await _read(broker, flow, next_offsets, canaries)
             return replace(lags, record_traces=await read_record_traces(broker, answered))
-    except BROKER_FAILURES as error:
+    except READING_FAILURES as error:
         missing = broker_missing("the broker", error)
         return Lags(missing, missing)
 

@@ -12,8 +12,8 @@ import asyncio
 from typing import Any
 
 import structlog
-from aiokafka.errors import KafkaError
 
+from relay.kafka.failures import BROKER_FAILURES
 from relay.runtime.tasks import awaited
 
 log = structlog.get_logger(__name__)
@@ -46,5 +46,5 @@ async def _cut(consumer: Any) -> None:
         async with asyncio.timeout(_FORCED_SECONDS):
             await asyncio.gather(*live, return_exceptions=True)
             await consumer._client.close()  # noqa: SLF001
-    except (KafkaError, OSError, TimeoutError) as error:
+    except BROKER_FAILURES as error:
         log.warning("a Kafka connection could not be closed", error=str(error) or "no answer")

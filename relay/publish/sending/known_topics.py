@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 from aiokafka.errors import KafkaError
 
+from relay.kafka.failures import BROKER_FAILURES
 from relay.publish.errors import TopicWaitError
 from relay.publish.sending.in_flight_pages import InFlightPages
 from relay.publish.sending.sizing import Sizing
@@ -91,7 +92,7 @@ class KnownTopics:
         self._limit_asked_at[topic] = time.monotonic()
         try:
             limit = await self.topics.largest_batch_bytes(topic)
-        except (KafkaError, OSError, TimeoutError) as error:
+        except BROKER_FAILURES as error:
             _LOG.info("topic_limit_unknown", topic=topic, error=repr(error))
         else:
             self.sizing.set_limit(topic, limit)

@@ -36,6 +36,7 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
+from relay.kafka.failures import BROKER_FAILURES
 from relay.publish.errors import (
     ProducerBrokenError,
     RecordRefusedError,
@@ -205,7 +206,7 @@ class Publisher:
         request = wire.ProduceRequest(wire.produce_body(topics, timeout_ms))
         try:
             answers: wire.Answers = await self.client.send(leader, request)
-        except (KafkaError, OSError, TimeoutError) as error:
+        except BROKER_FAILURES as error:
             for one in group:
                 self._retry(one, error)
             return
@@ -310,7 +311,7 @@ class Publisher:
         try:
             async with asyncio.timeout(deadline_seconds):
                 await self.client.close()
-        except (TimeoutError, KafkaError, OSError) as error:
+        except BROKER_FAILURES as error:
             _LOG.debug("client_not_closed", error=repr(error))
 
 
