@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from relay.cli.timeline_text import timeline_lines
-from relay.diagnose.tell.explain import headline
+from relay.diagnose.report.explain import headline
 from relay.diagnose.verdicts import HOPS, Hop
 from relay.sample.demo_mishaps import WHAT
 from relay.sample.demo_result import DemoResult

@@ -23,8 +23,8 @@ from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.logs import LogReading
 from relay.diagnose.gather.lookup import order_of_submission, orders_of_events
 from relay.diagnose.gather.orders import GatherOptions
+from relay.diagnose.report.diagnosis import Diagnosis
 from relay.diagnose.session import Session, UnreachableError, session
-from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.diagnose.verdicts import found_something
 from relay.runtime.settings import Settings
 

@@ -12,9 +12,9 @@ from datetime import datetime
 
 import click
 
-from relay.diagnose.tell.diagnosis import Diagnosis, HopLine, Mark
-from relay.diagnose.tell.explain import headline
-from relay.diagnose.tell.hops import span
+from relay.diagnose.report.diagnosis import Diagnosis, HopLine, Mark
+from relay.diagnose.report.explain import headline
+from relay.diagnose.report.hops import span
 from relay.diagnose.verdicts import Fate, found_something
 
 SCREEN_LINES = 20

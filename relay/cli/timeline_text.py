@@ -8,10 +8,10 @@ from typing import Final
 
 import click
 
-from relay.diagnose.tell.diagnosis import Mark, viewer_link
-from relay.diagnose.tell.explain import headline
-from relay.diagnose.tell.hops import span
-from relay.diagnose.tell.timeline import Timeline, TimelineHop
+from relay.diagnose.report.diagnosis import Mark, viewer_link
+from relay.diagnose.report.explain import headline
+from relay.diagnose.report.hops import span
+from relay.diagnose.report.timeline import Timeline, TimelineHop
 from relay.runtime.command_line import command
 from relay.runtime.printable import printable
 

@@ -10,8 +10,8 @@ import click
 from relay.cli.errors import Found
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.cli.timeline_text import timeline_lines
+from relay.diagnose.report.timeline import Timeline, timeline
 from relay.diagnose.session import session
-from relay.diagnose.tell.timeline import Timeline, timeline
 from relay.diagnose.verdicts import Verdict, found_something
 from relay.runtime.command_line import command as command_to_copy
 from relay.runtime.settings import Settings

@@ -17,8 +17,8 @@ from relay.cli.errors import Found, NotLookedError
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.parameters import INCIDENT, SINCE
 from relay.diagnose.gather.orders import GatherOptions
+from relay.diagnose.report.hops import span
 from relay.diagnose.session import session
-from relay.diagnose.tell.hops import span
 from relay.diagnose.unreturned import (
     NOT_LOOKED_AT,
     QUICK,

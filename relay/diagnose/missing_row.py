@@ -10,7 +10,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.tell.explain import InsertTemplate
+from relay.diagnose.report.explain import InsertTemplate
 from relay.orders.catalog import FlowTableError, orders_table
 from relay.orders.payload import order_payload
 from relay.runtime.flow import Flow

@@ -1,4 +1,4 @@
-"""All hops: diagnoses orders: opens the connections, gathers, decides, tells; the package's entry.
+"""All hops: diagnoses orders: connects, gathers, decides, explains; the entry of the package.
 
 Invariant: a database or a broker that cannot be reached is evidence that is missing, not an error;
 only what is asked for wrongly is one.
@@ -20,8 +20,8 @@ from relay.diagnose.gather.orders import Gatherer, GatherOptions
 from relay.diagnose.gather.other_ids import OtherIds, find_other_ids
 from relay.diagnose.gather.reading import database_missing
 from relay.diagnose.missing_row import insert_template
-from relay.diagnose.tell.diagnosis import Diagnosis
-from relay.diagnose.tell.explain import asked_as, diagnose, with_insert
+from relay.diagnose.report.diagnosis import Diagnosis
+from relay.diagnose.report.explain import asked_as, diagnose, with_insert
 from relay.diagnose.verdicts import Verdict
 from relay.diagnose.watch.overdue import Open, find_open
 from relay.orders.catalog import as_far_as_known

@@ -17,8 +17,8 @@ import asyncpg
 from relay.diagnose.causes import Cause
 from relay.diagnose.fate import fate_of
 from relay.diagnose.gather.logs import LogReading
+from relay.diagnose.report.diagnosis import Diagnosis, viewer_link
 from relay.diagnose.session import Session
-from relay.diagnose.tell.diagnosis import Diagnosis, viewer_link
 from relay.diagnose.verdicts import Fate, found_something, page
 from relay.diagnose.watch.cases import NO_HOP
 from relay.diagnose.watch.overdue_spans import context_of, report_of

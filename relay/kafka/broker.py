@@ -159,7 +159,7 @@ class Broker:
         Raises:
             GroupAuthorizationFailedError: it may not be asked.
         """
-        answer = await self._ask_coordinator(group, OffsetFetchRequest(group, None))
+        answer = await self.ask_coordinator(group, OffsetFetchRequest(group, None))
         return {
             (topic, number): offset
             for topic, partitions in answer.topics
@@ -173,7 +173,7 @@ class Broker:
         Raises:
             GroupAuthorizationFailedError: it may not be asked.
         """
-        answer = await self._ask_coordinator(group, DescribeGroupsRequest([group]))
+        answer = await self.ask_coordinator(group, DescribeGroupsRequest([group]))
         described = of_classic(answer.groups[0])
         if described.state != DEAD:
             return described
@@ -183,7 +183,7 @@ class Broker:
         """Ask as KIP-848 has it; None: there is no such group, or the broker has no such groups."""
         try:
             request = describe_consumer_group_request(group)
-            answer = await self._ask_coordinator(group, request, bearable=_NO_SUCH_GROUP)
+            answer = await self.ask_coordinator(group, request, bearable=_NO_SUCH_GROUP)
         except CANNOT_BE_ASKED:
             return None
         (described,) = answer.groups
@@ -215,7 +215,7 @@ class Broker:
             ]
         return sorted(set(found))
 
-    async def _ask_coordinator(
+    async def ask_coordinator(
         self, group: str, request: Any, bearable: frozenset[int] = frozenset()
     ) -> Any:
         """Ask a group's coordinator, again while it moves, until the caller's time is over.

@@ -12,7 +12,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.tell.diagnosis import Diagnosis
+from relay.diagnose.report.diagnosis import Diagnosis
 from relay.diagnose.watch.cases import open_cases
 from relay.orders.catalog import as_far_as_known, orders_table
 from relay.orders.keys import canonical_order_id

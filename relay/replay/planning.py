@@ -15,9 +15,9 @@ from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.logs import LogReading
 from relay.diagnose.gather.orders import GatherOptions
+from relay.diagnose.report.diagnosis import Diagnosis
 from relay.diagnose.session import Session, UnreachableError, session
 from relay.diagnose.status.reading import read_status
-from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.replay.candidates import (
     count_returned,
     dropped_ranges,

@@ -17,8 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from relay.diagnose.report.diagnosis import Diagnosis
 from relay.diagnose.session import session
-from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.orders.catalog import as_far_as_known
 from relay.publish.options import publish_options
 from relay.publish.service import RelayService

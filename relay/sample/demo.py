@@ -20,8 +20,8 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from relay.diagnose.report.timeline import Timeline, timeline
 from relay.diagnose.session import session
-from relay.diagnose.tell.timeline import Timeline, timeline
 from relay.embedded.folders import run_folder
 from relay.kafka.broker import connected
 from relay.runtime.database import connect

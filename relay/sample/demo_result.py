@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from relay.diagnose.tell.timeline import Timeline
+from relay.diagnose.report.timeline import Timeline
 from relay.diagnose.verdicts import Hop
 from relay.sample.demo_counts import Counts
 from relay.sample.load_report import Times

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
-from relay.diagnose.tell.diagnosis import Diagnosis
+from relay.diagnose.report.diagnosis import Diagnosis
 from relay.diagnose.verdicts import found_something
 from tests.corpus.fault import Fault, Label
 

@@ -15,8 +15,8 @@ from aiokafka.partitioner import murmur2
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from relay.diagnose.report.diagnosis import Diagnosis
 from relay.diagnose.session import session
-from relay.diagnose.tell.diagnosis import Diagnosis
 from relay.outbox import Item, NewOrder, place_order
 from relay.runtime.settings import load_settings
 from tests.group_offsets import committed_offsets

@@ -44,7 +44,7 @@ from relay.diagnose.evidence.system_state import (
     SystemState,
     TopicSeen,
 )
-from relay.diagnose.tell.hops import place
+from relay.diagnose.report.hops import place
 from relay.diagnose.verdicts import Hop, Verdict
 
 NOW = datetime(2026, 3, 2, 1, 30, tzinfo=UTC)

@@ -7,8 +7,8 @@ import pytest
 from relay.diagnose.causes import MEANINGS, Cause
 from relay.diagnose.fate import NEVER_BY_ITSELF, fate_of
 from relay.diagnose.incidents.listing import _breakdown
-from relay.diagnose.tell.diagnosis import Diagnosis
-from relay.diagnose.tell.explain import headline
+from relay.diagnose.report.diagnosis import Diagnosis
+from relay.diagnose.report.explain import headline
 from relay.diagnose.unreturned import Unreturned
 from relay.diagnose.verdicts import Fate, Hop, Verdict
 

@@ -6,8 +6,8 @@ import click
 
 from relay.cli.timeline_text import timeline_lines
 from relay.diagnose.causes import Cause
-from relay.diagnose.tell.diagnosis import Diagnosis, HopLine, Mark
-from relay.diagnose.tell.timeline import timeline
+from relay.diagnose.report.diagnosis import Diagnosis, HopLine, Mark
+from relay.diagnose.report.timeline import timeline
 from relay.diagnose.verdicts import HOPS, Hop, Verdict
 
 PLACED = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)

@@ -15,12 +15,12 @@ from typing import Final, TypeVar
 from aiokafka.errors import for_code
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
-from relay.diagnose.check.group_rights import group_operations
 from relay.diagnose.evidence.system_state import TransactionSeen
 from relay.diagnose.gather.transactions import open_transactions
 from relay.kafka.broker import LATEST, Broker, connected
 from relay.kafka.cluster_clock import broker_clock_offset
 from relay.kafka.failures import BROKER_FAILURES
+from relay.kafka.group_rights import group_operations
 from relay.kafka.groups import SHARE, GroupMembers
 from relay.kafka.partition import Partition
 from relay.kafka.topic_descriptions import TopicDescription, describe_topics

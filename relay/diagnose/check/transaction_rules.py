@@ -13,7 +13,7 @@ from typing import Final
 from relay.diagnose.check.kafka_facts import KafkaFacts
 from relay.diagnose.check.result import Result, failed, ok, unknown, warning
 from relay.diagnose.evidence.system_state import TransactionSeen
-from relay.diagnose.tell.transactions import transaction_text
+from relay.diagnose.report.transactions import transaction_text
 from relay.kafka.partition import Partition
 
 _SHORT_SECONDS: Final = 10.0

@@ -27,7 +27,7 @@ from relay.diagnose.reconcile.returns import (
     reconcile_applied,
     reconcile_statuses,
 )
-from relay.diagnose.tell.transactions import transaction_text
+from relay.diagnose.report.transactions import transaction_text
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import RangeReader

@@ -15,8 +15,8 @@ from typing import Final
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.reading import broker_missing
 from relay.diagnose.gather.transactions import open_transactions
+from relay.diagnose.report.transactions import transaction_text
 from relay.diagnose.status.traces import Answered, Position, read_record_traces
-from relay.diagnose.tell.transactions import transaction_text
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
 from relay.kafka.failures import READING_FAILURES
 from relay.kafka.groups import GroupMembers

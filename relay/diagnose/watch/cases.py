@@ -15,7 +15,7 @@ from typing import Final
 import asyncpg
 
 from relay.diagnose.causes import PROVISIONAL, Cause
-from relay.diagnose.tell.diagnosis import Diagnosis
+from relay.diagnose.report.diagnosis import Diagnosis
 from relay.diagnose.verdicts import Verdict
 
 NO_HOP: Final = "-"

@@ -23,8 +23,8 @@ from relay.diagnose.gather.orders import Gatherer, GatherOptions
 from relay.diagnose.incidents.listing import list_incidents
 from relay.diagnose.incidents.rows import IncidentChange, assign, write_story
 from relay.diagnose.incidents.story import still_open_from, tell
-from relay.diagnose.tell.diagnosis import Diagnosis
-from relay.diagnose.tell.explain import diagnose
+from relay.diagnose.report.diagnosis import Diagnosis
+from relay.diagnose.report.explain import diagnose
 from relay.diagnose.verdicts import Verdict
 from relay.diagnose.watch import cases
 from relay.diagnose.watch.cases import OpenCase

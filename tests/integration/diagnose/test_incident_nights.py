@@ -5,7 +5,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from relay.diagnose.tell import explain
+from relay.diagnose.report import explain
 from relay.diagnose.watch import round as watch_round
 from relay.diagnose.watch.round import WatchOptions
 from relay.diagnose.watch.watchdog import watch_once

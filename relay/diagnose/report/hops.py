@@ -28,7 +28,7 @@ from relay.diagnose.evidence.order import (
     Scan,
 )
 from relay.diagnose.evidence.system_state import GroupSeen, Missing, ProcessSeen
-from relay.diagnose.tell.transactions import transaction_text
+from relay.diagnose.report.transactions import transaction_text
 from relay.kafka.partition import Partition
 
 Told = tuple[bool | None, datetime | None, str]

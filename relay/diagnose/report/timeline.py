@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from relay.diagnose.tell.diagnosis import Diagnosis, HopLine, Mark, viewer_link
+from relay.diagnose.report.diagnosis import Diagnosis, HopLine, Mark, viewer_link
 from relay.diagnose.verdicts import Hop, Verdict
 
 

@@ -8,16 +8,12 @@ rights; so the pair is put together here.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import ClassVar
 
-from aiokafka.errors import for_code
 from aiokafka.protocol.admin import DescribeGroupsRequest_v3, DescribeGroupsResponse_v3
 from aiokafka.protocol.api import Request
-from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from relay.kafka.broker import Broker
-
-_GROUP_COORDINATOR: Final = 0
 
 
 class _GroupV3(DescribeGroupsRequest_v3):  # type: ignore[misc]
@@ -41,13 +37,8 @@ async def group_operations(broker: Broker, group: str) -> frozenset[int]:
     Raises:
         KafkaError: it may not even be described, or nobody answers.
     """
-    found = await broker.send(FindCoordinatorRequest(group, _GROUP_COORDINATOR))
-    if found.error_code:
-        raise for_code(found.error_code)(group)
-    answer = await broker.send(_DescribeGroup(group), found.coordinator_id)
+    answer = await broker.ask_coordinator(group, _DescribeGroup(group))
     (described,) = answer.groups
-    error_code, *_, operations = described
-    if error_code:
-        raise for_code(error_code)(group)
+    operations = described[-1]
     # A broker that does not know it says the least number there is.
     return frozenset(bit for bit in range(32) if operations > 0 and operations >> bit & 1)

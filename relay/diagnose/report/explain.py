@@ -15,8 +15,8 @@ from relay.diagnose.decide.decision import decide, due_at, placed_at
 from relay.diagnose.decide.delay import Delay, longest_delay
 from relay.diagnose.decide.finding import Finding
 from relay.diagnose.evidence.order import EventSeen, Evidence
-from relay.diagnose.tell import hops
-from relay.diagnose.tell.diagnosis import Diagnosis, HopLine, Mark
+from relay.diagnose.report import hops
+from relay.diagnose.report.diagnosis import Diagnosis, HopLine, Mark
 from relay.diagnose.verdicts import HOPS, Hop, Verdict
 from relay.runtime.command_line import command
 from relay.telemetry.continuity import stored_trace
