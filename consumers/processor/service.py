@@ -28,7 +28,7 @@ from relay.consumers.processor.journal import FaultJournal
 from relay.consumers.processor.options import CrashAt, ProcessorOptions
 from relay.consumers.processor.progress import ProgressWatch, StuckConsumerError
 from relay.consumers.processor.report import ProcessorReport
-from relay.consumers.processor.returns import Maker, Return
+from relay.consumers.processor.return_maker import Maker, Return
 from relay.consumers.processor.sender import ReturnSender
 from relay.consumers.processor.tracing import ProcessorTracing
 from relay.consumers.processor.work import Page, Worker

@@ -14,7 +14,7 @@ from relay.consumers.processor.decision import Event, EventRecord, decide, read_
 from relay.consumers.processor.faults import Fault, FaultPlan
 from relay.consumers.processor.journal import FaultLine
 from relay.consumers.processor.options import ProcessorOptions
-from relay.consumers.processor.returns import Maker, Return, answers_with, returns_with
+from relay.consumers.processor.return_maker import Maker, Return, answers_with, returns_with
 
 
 class Record(EventRecord, Protocol):

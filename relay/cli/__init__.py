@@ -29,20 +29,26 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "audit": ("relay.cli.audit", "Who did what to the system, and why."),
     },
     "Repair": {
-        "replay": ("relay.cli.replay", "Missed events again: plan, then --execute."),
-        "quarantine": ("relay.cli.quarantine", "List, show, release, discard, export."),
+        "replay": ("relay.cli.replay", "Send missed events again: plan, then --execute."),
+        "quarantine": (
+            "relay.cli.quarantine",
+            "List, show, release, discard or export what is held.",
+        ),
         "close": ("relay.cli.close", "Close overdue orders or an incident by hand."),
-        "rebaseline": ("relay.cli.rebaseline", "A new checkpoint after a restore, audited."),
+        "rebaseline": ("relay.cli.rebaseline", "Set a new checkpoint after a restore."),
     },
     "Verify": {
-        "check": ("relay.cli.check", "Configuration, permissions, schema, topics, ACLs."),
-        "probe": ("relay.cli.probe", "A canary through the hops, timed."),
-        "reconcile": ("relay.cli.reconcile", "Database against Kafka against status."),
+        "check": ("relay.cli.check", "Check configuration, permissions, schema, topics, ACLs."),
+        "probe": ("relay.cli.probe", "Send a canary event through the hops and time it."),
+        "reconcile": ("relay.cli.reconcile", "Compare the outbox, Kafka and the orders' statuses."),
     },
     "Services": {
         "run": ("relay.cli.run", "The relay: publishes the outbox (hop 2)."),
         "confirm": ("relay.cli.confirm", "The confirmation consumer: applies returns (hop 5)."),
-        "watchdog": ("relay.cli.watchdog", "The overdue watchdog alone."),
+        "watchdog": (
+            "relay.cli.watchdog",
+            "The watchdog of overdue orders, as a process of its own.",
+        ),
         "web": ("relay.cli.web", "The operator's page."),
     },
     "Setup": {

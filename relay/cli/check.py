@@ -9,7 +9,7 @@ import click
 from relay.cli.errors import Found
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.diagnose.check.result import State, as_rows
-from relay.diagnose.check.run import CheckReport, run_check
+from relay.diagnose.check.run_check import CheckReport, run_check
 
 _MARKS = {State.OK: "ok", State.UNKNOWN: "??", State.WARNING: "!!", State.FAILED: "NO"}
 _WORST_FIRST = (State.FAILED, State.UNKNOWN, State.WARNING, State.OK)

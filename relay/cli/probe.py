@@ -15,7 +15,7 @@ import click
 
 from relay.cli.errors import Found
 from relay.cli.output import harmless, settings_of, wants_json
-from relay.diagnose.probe.run import Probe, create_probe_topic, probe_or_outage, run_probe
+from relay.diagnose.probe.run_probe import Probe, create_probe_topic, probe_or_outage, run_probe
 from relay.runtime.process import program_version
 from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stop_on_signals, stopped_within

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from relay.cli.errors import Found
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.diagnose.reconcile.findings import MEANINGS, NEXT, Difference
-from relay.diagnose.reconcile.run import Range, Reconciliation, reconcile
+from relay.diagnose.reconcile.reconciliation import Range, Reconciliation, reconcile
 
 _SHOWN = 10
 

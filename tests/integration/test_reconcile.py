@@ -9,7 +9,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from relay.diagnose.reconcile.findings import Difference
-from relay.diagnose.reconcile.run import Range, reconcile
+from relay.diagnose.reconcile.reconciliation import Range, reconcile
 from relay.runtime.flow import EventRoute, Flow
 from relay.runtime.kafka_connection import KafkaConnection
 

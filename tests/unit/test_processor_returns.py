@@ -13,7 +13,7 @@ from relay.consumers.processor.delay import HeldBack
 from relay.consumers.processor.faults import Befallen, Fault, FaultPlan, FaultRule
 from relay.consumers.processor.journal import FaultJournal, FaultLine
 from relay.consumers.processor.options import FaultOptions, ProcessorOptions
-from relay.consumers.processor.returns import Maker, Return, corrupted, new_id
+from relay.consumers.processor.return_maker import Maker, Return, corrupted, new_id
 from relay.consumers.processor.work import Page, Worker
 
 NOW = "2026-01-31T12:34:57.001002+00:00"

@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from relay.consumers.processor.decision import Event
 from relay.consumers.processor.faults import Fault, FaultPlan, FaultRule
 from relay.consumers.processor.options import FaultOptions, ProcessorOptions
-from relay.consumers.processor.returns import Maker
+from relay.consumers.processor.return_maker import Maker
 from relay.consumers.processor.sender import Sent
 from relay.consumers.processor.tracing import ProcessorTracing
 from relay.consumers.processor.work import Page, Worker

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from relay.diagnose.check.result import State
-from relay.diagnose.check.run import CheckReport, run_check
+from relay.diagnose.check.run_check import CheckReport, run_check
 from relay.runtime.flow import EventRoute, Flow
 from relay.runtime.kafka_connection import KafkaConnection
 

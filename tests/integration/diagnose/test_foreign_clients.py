@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from relay.diagnose.reconcile.run import Range, reconcile
+from relay.diagnose.reconcile.reconciliation import Range, reconcile
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings import load_settings
 

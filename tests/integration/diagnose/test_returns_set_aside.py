@@ -13,7 +13,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from relay.diagnose.reconcile.run import Range, reconcile
+from relay.diagnose.reconcile.reconciliation import Range, reconcile
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings import load_settings
 from tests.integration.confirm.test_confirm_hostile import bomb, produce
