@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.cli.output import console, harmless, print_json, settings_of, wants_json
-from relay.diagnose.status.counts import ProcessSeen
+from relay.diagnose.status.evidence import ProcessSeen
 from relay.diagnose.status.hops import HopStatus, Status, is_alive
 from relay.diagnose.status.reading import read_status
 from relay.diagnose.status.traces import Traces

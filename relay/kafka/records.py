@@ -20,9 +20,10 @@ from typing import Any, Final
 
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
+from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch, _LegacyRecordBatchPy
 
+from relay.kafka.header_names import decoded
 from relay.kafka.inflate import (
     MAX_BATCH_BYTES,
     InflateError,
@@ -250,7 +251,7 @@ class _Batch:
 
     def _records(self) -> Iterator[Any]:
         if len(self._whole) <= _LARGE_BYTES:
-            return _decoded(self._batch, self._whole)
+            return decoded(self._batch, self._whole)
         return self._by_pieces()
 
     def _by_pieces(self) -> Iterator[Any]:
@@ -258,7 +259,7 @@ class _Batch:
             if isinstance(piece, StandIn):
                 yield piece
             else:
-                yield from _decoded(DefaultRecordBatch(piece), piece)
+                yield from decoded(DefaultRecordBatch(piece), piece)
 
     def _rest(self, last: int, error: Exception) -> Iterator[StandIn]:
         """Stand in for the records behind the last one that could be read."""
@@ -366,42 +367,3 @@ class _UnreadableBatch:
     def __iter__(self) -> Iterator[StandIn]:
         value = PartialBytes.of(self.raw, self.fault, self.why, self.base_offset)
         yield StandIn(self.next_offset - 1, 0, value)
-
-
-def _about_text(error: BaseException) -> bool:
-    return isinstance(error, UnicodeDecodeError) or isinstance(error.__cause__, UnicodeDecodeError)
-
-
-def _decoded(batch: Any, whole: memoryview) -> Iterator[Any]:
-    """Take a batch's records apart; once more, leniently, if a header's name is no text."""
-    last = -1
-    try:
-        for record in batch:
-            last = record.offset
-            yield record
-    except (UnicodeDecodeError, CorruptRecordException) as error:
-        if not _about_text(error):
-            raise
-        yield from (one for one in _leniently(whole) if one.offset > last)
-
-
-def _leniently(whole: memoryview) -> Iterator[Any]:
-    """Read a batch that is not compressed by aiokafka's parser in Python, with a lenient buffer."""
-    batch = _DefaultRecordBatchPy(whole)
-    lenient: Iterator[Any] = iter(batch)
-    batch._buffer = _Lenient(batch._buffer)  # noqa: SLF001 - the seam that there is
-    return lenient
-
-
-class _Lenient(bytearray):
-    """A buffer whose slices decode whatever they hold."""
-
-    def __getitem__(self, key: Any) -> Any:
-        found = super().__getitem__(key)
-        return _Name(found) if isinstance(key, slice) else found
-
-
-class _Name(bytes):
-    def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
-        """Decode; bytes that are no text are written out."""
-        return super().decode(encoding, errors)

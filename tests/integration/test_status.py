@@ -8,7 +8,8 @@ from typing import Any
 import asyncpg
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from relay.diagnose.status.counts import COUNTED, Waiting, read_counts
+from relay.diagnose.status.counts import COUNTED, read_counts
+from relay.diagnose.status.evidence import Waiting
 from relay.runtime.database import connect
 from relay.runtime.flow import Flow, Observe
 from relay.runtime.process import ProcessRecord

@@ -11,7 +11,7 @@ from relay.diagnose.causes import Cause
 from relay.diagnose.check.result import State
 from relay.diagnose.check.set_aside import judge_set_aside
 from relay.diagnose.evidence.system_state import Missing
-from relay.diagnose.status.counts import Counts, ProcessSeen, SetAsideCount, Waiting
+from relay.diagnose.status.evidence import Counts, ProcessSeen, SetAsideCount, Waiting
 from relay.diagnose.status.hops import Status, decide
 from relay.diagnose.status.lags import Lag, Lags
 from relay.diagnose.watch.looked import FIRST_ROUND_SECONDS, Looked

@@ -12,12 +12,8 @@ from typing import Final
 import asyncpg
 
 from relay.diagnose.check.result import Result, failed, ok, unknown, warning
-from relay.diagnose.status.counts import (
-    ProcessSeen,
-    SetAsideCount,
-    read_processes,
-    read_set_aside,
-)
+from relay.diagnose.status.counts import read_processes, read_set_aside
+from relay.diagnose.status.evidence import ProcessSeen, SetAsideCount
 from relay.diagnose.status.hops import (
     QUARANTINE_FULL,
     blocked_partitions,

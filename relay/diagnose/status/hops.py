@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal, TypeVar
 
 from relay.diagnose.evidence.system_state import Missing
-from relay.diagnose.status.counts import Counts, ProcessSeen
+from relay.diagnose.status.evidence import Counts, ProcessSeen
 from relay.diagnose.status.lags import Lag, Lags
 from relay.diagnose.status.traces import Traces, compare
 from relay.diagnose.watch.looked import Looked

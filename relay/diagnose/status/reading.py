@@ -14,7 +14,8 @@ import asyncpg
 
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.reading import database_missing
-from relay.diagnose.status.counts import Counts, read_counts
+from relay.diagnose.status.counts import read_counts
+from relay.diagnose.status.evidence import Counts
 from relay.diagnose.status.hops import Status, decide
 from relay.diagnose.status.lags import read_lags
 from relay.runtime.database import DATABASE_FAILURES, connect
