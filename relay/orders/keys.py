@@ -83,6 +83,11 @@ def canonical_event_id(text: str) -> str:
     return _uuid(text) or text
 
 
+def is_uuid(text: str) -> bool:
+    """Tell whether a text is a UUID as the database writes it."""
+    return _UUID.fullmatch(text) is not None
+
+
 def _uuid(text: str) -> str | None:
     if _UUID.fullmatch(text):
         return text

@@ -122,7 +122,7 @@ def _unclaimed(moment: Moment) -> Missing:
     return Missing(
         "whose event it was",
         Cause.EVENT_UNCLAIMED,
-        f"rows of that moment belong to no order: {others}",
+        f"rows or records of that moment belong to no order: {others}",
         how or "compare those rows with the order in the order service's own log",
     )
 

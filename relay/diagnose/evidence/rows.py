@@ -81,7 +81,7 @@ class Rows:
     returns: Mapping[str, list[ReturnRow]] | Missing
     returns_by_trace: Mapping[str, list[ReturnRow]] = field(default_factory=dict)
     cases: Mapping[str, CaseRow] = field(default_factory=dict)
-    moments: Mapping[str, Moment] | Missing = field(default_factory=dict)
+    moments: Mapping[str, Moment | Missing] | Missing = field(default_factory=dict)
     vacant: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     vanished: Mapping[int, list[Delivery]] = field(default_factory=dict)
     unsearched: Missing | None = None

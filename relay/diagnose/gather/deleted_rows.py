@@ -1,8 +1,9 @@
-"""Hops 1 and 2: finds on Kafka the events whose rows are gone from the database.
+"""Hops 1 and 2: finds on Kafka the events that the database has no rows of.
 
-Invariant: a record proves that its row was there: an order whose event is found here is judged by
-what became of the record, and its writer is not accused. A search that did not reach the log's end
-says so, and then nobody may say "never committed".
+Invariant: a record proves that the event was sent, by whatever way: an order whose event is found
+here is judged by what became of the record, and its writer is not accused. A search that did not
+reach the log's end says so, and then nobody may say "never committed", nor that a row was deleted
+before it was sent.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from relay.diagnose.causes import Cause
@@ -22,10 +23,11 @@ from relay.diagnose.gather.reading import broker_missing
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
 from relay.kafka.failures import READING_FAILURES
 from relay.kafka.partition import Partition
-from relay.kafka.ranges import RangeReader, seen
-from relay.orders.keys import canonical_order_id
+from relay.kafka.ranges import RangeReader, RecordSeen, seen
+from relay.orders.keys import canonical_event_id, canonical_order_id, is_uuid
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
+from relay.runtime.times import to_milliseconds
 
 CLIENT_ID: Final = "relay-diagnose"
 # More of them are asked about by incident, and none of an incident's orders is without a row.
@@ -52,19 +54,49 @@ async def find_deleted(
     """
     if isinstance(rows.events, Missing) or isinstance(rows.orders, Missing):
         return rows
-    unknown = _without_any_row(ids, rows, flow)
-    if not rows.vanished and not unknown:
+    unknown, bare = _without_any_row(ids, rows, flow), _without_event(ids, rows)
+    if not rows.vanished and not unknown and not bare:
         return rows
     try:
         async with connected(kafka, CLIENT_ID) as broker:
             if rows.vanished:
                 rows = await _read_vanished(broker, flow, rows)
-            if unknown:
-                rows = await _search(broker, flow, unknown, rows, search_seconds)
+            if unknown or bare:
+                rows = await _search(broker, flow, unknown | bare, rows, search_seconds)
     except READING_FAILURES as error:
-        missing = broker_missing(f"the records of {', '.join(sorted(flow.topics))}", error)
-        return replace(rows, unsearched=missing if unknown else None)
+        return _unsearched(rows, broker_missing(_records_of(flow), error))
     return rows
+
+
+def _records_of(flow: Flow) -> str:
+    return f"the records of {', '.join(sorted(flow.topics))}"
+
+
+def _unsearched(rows: Rows, missing: Missing) -> Rows:
+    """Say that the log was not searched, of whatever would be decided by that."""
+    moments = rows.moments
+    if isinstance(moments, Missing):
+        return replace(rows, unsearched=missing)
+    decided = {
+        key: missing
+        for key, one in moments.items()
+        if isinstance(one, Moment) and one.vacant_count and one.deleted_count and not one.strays
+    }
+    return replace(rows, unsearched=missing, moments={**moments, **decided})
+
+
+def _without_event(ids: Sequence[str], rows: Rows) -> frozenset[str]:
+    """Return the orders that have a row and no event, and whose event stands nowhere else."""
+    moments = rows.moments
+    if isinstance(moments, Missing):
+        return frozenset()
+    return frozenset(
+        one
+        for one in ids
+        if isinstance(moment := moments.get(one), Moment)
+        and not moment.strays
+        and not _events(rows).get(one)
+    )
 
 
 def _without_any_row(ids: Sequence[str], rows: Rows, flow: Flow) -> frozenset[str]:
@@ -116,19 +148,22 @@ async def _read_vanished(broker: Broker, flow: Flow, rows: Rows) -> Rows:
         order = _order_of(key, flow)
         if order is None or known is None or known.event_id is None:
             unread.add(outbox_id)
-        elif order in moments and not _events(rows).get(order):
+        elif order in moments and is_uuid(known.event_id) and not _events(rows).get(order):
             event = _event(flow, outbox_id, known.event_id, sent[0].published_at)
             rows = _with_event(rows, order, event, sent)
     return replace(rows, moments=_with_unread(moments, rows.vacant, unread))
 
 
 def _with_unread(
-    moments: Mapping[str, Moment], vacant: Mapping[str, Sequence[int]], unread: Collection[int]
-) -> dict[str, Moment]:
+    moments: Mapping[str, Moment | Missing],
+    vacant: Mapping[str, Sequence[int]],
+    unread: Collection[int],
+) -> dict[str, Moment | Missing]:
     """Count, for each order, the rows around it that were sent and of which nothing can be read."""
     return {
         key: replace(one, sent_count=sum(number in unread for number in vacant.get(key, ())))
         for key, one in moments.items()
+        if isinstance(one, Moment)
     }
 
 
@@ -161,35 +196,67 @@ def _with_event(rows: Rows, order: str, event: EventRow, sent: Sequence[Delivery
 
 
 async def _search(
-    broker: Broker, flow: Flow, unknown: frozenset[str], rows: Rows, seconds: float
+    broker: Broker, flow: Flow, wanted: frozenset[str], rows: Rows, seconds: float
 ) -> Rows:
-    """Search the events' topics for ids of which no row knows: a restore may have lost them."""
+    """Search the events' topics for ids without an event's row: deleted, lost, or never written."""
     partitions = [one for topic in sorted(flow.topics) for one in broker.partitions(topic)]
-    starts = await broker.offsets(partitions, EARLIEST)
+    since = _search_from(wanted, rows)
+    starts = await broker.offsets(partitions, EARLIEST if since is None else to_milliseconds(since))
     ends = await broker.offsets(partitions, LATEST)
-    spans = {one: (starts.get(one, 0), ends[one]) for one in partitions if one in ends}
+    # Where no record is as young as that, there is none to read.
+    spans = {one: (starts.get(one, ends[one]), ends[one]) for one in partitions if one in ends}
     reader = RangeReader(broker, spans, committed=False)
     deadline = asyncio.get_running_loop().time() + seconds
     found: dict[str, tuple[Partition, Any]] = {}
     async for where, records in reader.rounds(deadline):
         for record in records:
             order = _order_of(record.key, flow)
-            if order in unknown:
+            if order not in wanted:
+                order = _event_named(record.headers)
+            if order in wanted:
                 found[order] = (where, record)
     for number, (order, (where, record)) in enumerate(found.items(), start=1):
-        read = seen(where, record)
-        event_id = read.header("ce_id")
-        if event_id is not None:
-            # No row has an id of its own any more: these are below every real one.
-            event = _event(flow, -number, event_id, read.recorded_at)
-            sent = Delivery(*where, read.offset, read.recorded_at)
-            rows = _with_event(rows, order, event, [sent])
+        # No row has an id of its own any more: these are below every real one.
+        rows = _with_record(rows, flow, order, seen(where, record), -number)
     if not reader.left and not reader.lost and len(spans) == len(partitions):
         return rows
     missing = Missing(
-        f"the records of {', '.join(sorted(flow.topics))}",
+        _records_of(flow),
         Cause.SCAN_INCOMPLETE,
-        f"no row of the database has this id; {reader.count} records were read, not to the end",
+        f"no row of the database has this event; {reader.count} records were read, not to the end",
         "relay diagnose ORDER --scan-seconds 600",
     )
-    return replace(rows, unsearched=missing)
+    return _unsearched(rows, missing)
+
+
+def _search_from(wanted: frozenset[str], rows: Rows) -> datetime | None:
+    """Return from when on records are searched; None: from the first, where an id has no time."""
+    orders = {} if isinstance(rows.orders, Missing) else rows.orders
+    times = [orders[one].submitted_at if one in orders else None for one in wanted]
+    known = [one for one in times if one is not None]
+    # Another program's clock: a day is more than clocks differ by, most of the time.
+    return min(known) - timedelta(days=1) if known and len(known) == len(times) else None
+
+
+def _event_named(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
+    value = next((value for name, value in headers if name == "ce_id"), None)
+    return None if value is None else canonical_event_id(value.decode("utf-8", "replace"))
+
+
+def _with_record(rows: Rows, flow: Flow, order: str, record: RecordSeen, number: int) -> Rows:
+    """Add the event that a record proves; one without an event's id may be this order's."""
+    kind = record.header("ce_type")
+    if kind is not None and kind not in flow.events:
+        return rows
+    event_id = canonical_event_id(record.header("ce_id") or "")
+    sent = Delivery(*record.partition, record.offset, record.recorded_at)
+    if is_uuid(event_id):
+        event = _event(flow, number, event_id, record.recorded_at)
+        return _with_event(rows, order, event, [sent])
+    moments = {} if isinstance(rows.moments, Missing) else rows.moments
+    moment = moments.get(order)
+    if not isinstance(moment, Moment):
+        return rows
+    named = f"{sent.topic}[{sent.partition}]@{sent.offset} on Kafka"
+    beside = replace(moment, unclaimed=(named, *moment.unclaimed))
+    return replace(rows, moments={**moments, order: beside})

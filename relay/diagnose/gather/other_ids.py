@@ -20,10 +20,9 @@ from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.database import read_orders
 from relay.diagnose.gather.reading import part
 from relay.orders.catalog import lookup_columns, orders_table
-from relay.orders.keys import can_be_asked_for, canonical_event_id, canonical_order_id
+from relay.orders.keys import can_be_asked_for, canonical_event_id, canonical_order_id, is_uuid
 from relay.runtime.flow import Flow
 
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TRACE: Final = re.compile(r"[0-9a-f]{32}")
 _ROW: Final = re.compile(r"[0-9]{1,18}")
 # Tables without an index for these are read whole, once, for the few ids that nothing else knows.
@@ -208,7 +207,7 @@ class _Look:
         if not ids:
             return
         spelt = {canonical_event_id(one): one for one in ids}
-        events = [one for one in spelt if _UUID.fullmatch(one)]
+        events = [one for one in spelt if is_uuid(one)]
         kinds = self._kinds
         await self._look("event id", _BY_EVENT, {one: spelt[one] for one in events}, kinds)
         columns = self._flow.orders_columns

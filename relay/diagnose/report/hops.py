@@ -60,7 +60,7 @@ def place(evidence: Evidence) -> Told:
         kept = ", kept from a dropped day" if event.kept else ""
         text = f"outbox {event.outbox_id}, {event.event_type}{kept}"
         if event.deleted:
-            text = "its record on Kafka; the outbox row is gone: deleted, or lost in a restore"
+            text = "its record on Kafka; no outbox row: deleted, lost in a restore, or not written"
         return not gone, event.created_at, text + ("; no order row" if gone else "")
     if isinstance(order, Missing):
         return None, None, _could_not("order row", order)

@@ -134,7 +134,8 @@ def _orders_query(table: OrdersTable, statuses: str) -> str:
            AND {at.since("$1::timestamptz")}
            AND {at.before(_DUE)}
            AND {_unclosed(key)}
-           AND NOT ({_event(key, f"s.created_at >= {_DUE} AND s.created_at < {_TOMORROW}")}
+           AND NOT ({at.since(f"{_DUE} - {_SKEW}")}
+                    AND {_event(key, f"s.created_at >= {_DUE} AND s.created_at < {_TOMORROW}")}
                     AND NOT {_event(key, f"s.created_at < {_DUE}")})
          ORDER BY o.{at.name}
          LIMIT $4

@@ -127,3 +127,41 @@ async def test_order_and_event_were_lost_in_a_restore(wiring) -> None:
         ("place", "no_such_order", "rows_lost"),
         ("place", "no_such_order", "never_committed"),
     ]
+
+
+async def test_an_event_that_its_writer_sent_past_the_outbox(wiring) -> None:
+    wiring.relay(**QUICK), wiring.consumer(**QUICK)
+    (other,) = await wiring.place()
+    named, unnamed, never = (str(uuid.uuid4()) for _ in range(3))
+    await wiring.insert_these([named, unnamed, never])
+    wiring.send(wiring.events, named, b"{}", ce_id=str(uuid.uuid4()), ce_type="order.placed")
+    wiring.send(wiring.events, unnamed, b"{}", ce_id="R-17")
+    # Another aggregate's record of the same key is not the order's.
+    wiring.send(wiring.events, never, b"{}", ce_id=str(uuid.uuid4()), ce_type="customer.renamed")
+    await wiring.until_published([other])
+    wiring.processor("--lose-order", named, "--lose-order", unnamed, "--lose-order", never)
+    await wiring.until_passed(wiring.group, wiring.events)
+    await wiring.until_overdue([named, unnamed, never])
+
+    async def overdue() -> bool:  # counted from its record, which is all that there is of it
+        return wiring.named([named])[0][1] != "in_flight"
+
+    await wiring.eventually(overdue, 20)
+    found = wiring.named([named, unnamed, never])
+    assert [one[:2] for one in found] == [
+        ("return", "no_return"),
+        ("place", "unknown"),
+        ("place", "no_outbox_row"),
+    ]
+    assert [one[2] for one in found[1:]] == ["event_unclaimed", "outbox_bypassed"]
+
+
+async def test_an_event_of_lost_rows_is_known_by_its_own_id(wiring) -> None:
+    wiring.relay(**QUICK)
+    (order,) = await wiring.place()
+    await wiring.until_published([order])
+    event = await wiring.pg.fetchval("SELECT event_id::text FROM relay.outbox")
+    with psycopg.connect(wiring.database, autocommit=True) as connection:
+        connection.execute("DELETE FROM orders WHERE order_id = %s", (order,))
+        connection.execute("DELETE FROM relay.outbox WHERE aggregate_id = %s", (order,))
+    assert wiring.named([event]) == [("place", "no_such_order", "rows_lost")]
