@@ -341,7 +341,7 @@ async def applier(connection: asyncpg.Connection, flow: Flow) -> Applier:
     Raises:
         FlowTableError: the flow names what the database does not have.
     """
-    statuses = Statuses(flow.status_ranks, flow.terminal_statuses)
+    statuses = Statuses(flow.all_ranks, flow.terminal_statuses)
     if isinstance(flow.apply, ApplyColumns):
         return ColumnsApplier(statuses, await orders_table(connection, flow))
     if isinstance(flow.apply, ApplyFunction):

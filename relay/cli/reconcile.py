@@ -14,9 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from relay.cli.errors import Found
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.diagnose.reconcile.findings import MEANINGS, NEXT, Difference
+from relay.diagnose.reconcile.open_cases import OpenCases
 from relay.diagnose.reconcile.reconciliation import Range, Reconciliation, reconcile
 
 _SHOWN = 10
+_OPEN_SHOWN = 3
 
 
 @click.command("reconcile", short_help="Database against Kafka against status, row by row.")
@@ -77,7 +79,8 @@ def _as_json(done: Reconciliation) -> dict[str, object]:
         "findings": [asdict(finding) for finding in done.tally.findings],
         "unread": [f"{topic}[{partition}]" for topic, partition in sorted(done.unread)],
         "not_looked_at": done.unlooked,
-        "open": done.open_cases,
+        "open": {what: cases.count for what, cases in done.open_cases.items()},
+        "open_orders": {what: list(cases.orders) for what, cases in done.open_cases.items()},
     }
 
 
@@ -94,7 +97,7 @@ def _lines(done: Reconciliation) -> list[str]:
     lines += [f"  {number:>9,}  {what}" for what, number in done.tally.counts.items()]
     for difference, number in done.tally.found.items():
         lines += _group(done, difference, number)
-    lines += [f"  {number:>9,}  {what} (open)" for what, number in done.open_cases.items()]
+    lines += [_open(what, cases) for what, cases in done.open_cases.items()]
     if done.open_cases:
         lines.append("  next: relay unreturned; relay quarantine list")
     lines += [f"not looked at: {what}" for what in done.unlooked]
@@ -104,15 +107,22 @@ def _lines(done: Reconciliation) -> list[str]:
     return lines
 
 
+def _open(what: str, cases: OpenCases) -> str:
+    shown = ", ".join(cases.orders[:_OPEN_SHOWN])
+    more = ", ..." if cases.count > _OPEN_SHOWN else ""
+    return f"  {cases.count:>9,}  {what} (open){f': {shown}{more}' if shown else ''}"
+
+
 def _proof(done: Reconciliation) -> str:
     """Say exactly what was proven: of what was read, and no more."""
     counts = done.tally.counts
     rows = counts.get("rows whose record is there", 0)
     returns = counts.get("returns decided on", 0)
-    statuses = counts.get("terminal statuses with their return", 0)
+    ended = counts.get("terminal statuses with their return", 0)
+    statuses = f"{ended:,} terminal statuses have their return"
     return (
         f"PROVEN: {rows:,} rows have their record, {returns:,} returns were decided on, "
-        f"{statuses:,} terminal statuses have their return; nothing is open"
+        f"{statuses if ended else 'no status was compared'}; nothing is open"
     )
 
 

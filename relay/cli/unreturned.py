@@ -7,7 +7,7 @@ pipes. Exit code 3 when there are any.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,13 +60,16 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         found.orders = [one for one in found.orders if one.incident_id == given["incident"]]
     if wants_json(ctx):
         orders = [one.as_json(settings.trace.url) for one in found.orders]
-        print_json({"orders": orders, "by_hop": found.by_hop()})
+        words = None if found.unknown_statuses is None else dict(found.unknown_statuses)
+        print_json({"orders": orders, "by_hop": found.by_hop(), "unknown_statuses": words})
     elif given["ids"]:
         click.echo("".join(f"{printable(one.order_id)}\n" for one in found.orders), nl=False)
     elif found.orders or unjudged is None:
         click.echo("\n".join(shown(found, datetime.now(UTC))))
     if found.orders:
         raise Found(f"{len(found.orders)} orders are overdue")
+    if found.unknown_statuses:
+        raise Found("orders have a status that the flow does not know")
     if unjudged is not None:
         raise NotLookedError(unjudged)
 
@@ -84,8 +87,10 @@ Kind = tuple[int, str, str, str]
 
 def shown(found: UnreturnedList, now_at: datetime) -> list[str]:
     """Return the lines for people."""
+    words = _words(found.unknown_statuses)
     if not found.orders:
-        return [click.style("no order is overdue", fg="green", bold=True)]
+        colour = "yellow" if words else "green"
+        return [click.style("no order is overdue", fg=colour, bold=True), *words]
     oldest = span((now_at - min(one.placed_at for one in found.orders)).total_seconds())
     more = "more than " if found.cut else ""
     head = f"{more}{len(found.orders):,} orders are overdue, the oldest for {oldest}"
@@ -99,8 +104,19 @@ def shown(found: UnreturnedList, now_at: datetime) -> list[str]:
     if len(kinds) > _LINES:
         lines.append(f" ... and {len(kinds) - _LINES} more kinds (--json)")
     incidents = sorted({one.incident_id for one in found.orders if one.incident_id is not None})
+    lines += words
     lines.append(f" next  {_next(found.orders, incidents)}")
     return lines
+
+
+def _words(counts: Mapping[str, int] | None) -> list[str]:
+    """Tell of orders that nobody can call returned or not."""
+    if counts is None:
+        return [" statuses that the flow does not know were not looked for: see `relay check`"]
+    return [
+        f" {count:>7,}  have the status {printable(word)!r}, which the flow does not know"
+        for word, count in counts.items()
+    ]
 
 
 def _kind(one: Unreturned) -> Kind:

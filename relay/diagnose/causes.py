@@ -85,6 +85,7 @@ class Cause(StrEnum):
     OFFSET_GAP = "offset_gap"
     OFFSET_MOVED = "offset_moved"
     STATUS_OVERWRITTEN = "status_overwritten"
+    ORDER_STATUS_UNKNOWN = "order_status_unknown"
     RETURN_MISNAMED = "return_misnamed"
     # More than one hop.
     PERMISSION_DENIED = "permission_denied"
@@ -506,9 +507,12 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
     ),
     Cause.RETURN_CONFLICTS: _row(
         _V.RETURN_QUARANTINED,
-        "its return contradicts what is already known",
-        "decide which one holds, then release or discard it",
+        "its return contradicts the status that the order has for good",
+        "decide which one holds: where the order's does, discard the return; else set the status "
+        "of the order by hand, then release the return",
         _QUARANTINE,
+        "relay quarantine discard --order {order} --reason REASON",
+        _RELEASE,
     ),
     Cause.RETURN_DISCARDED: _row(
         _V.RETURN_QUARANTINED,
@@ -561,10 +565,21 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
     ),
     Cause.STATUS_OVERWRITTEN: _row(
         _V.RETURN_SKIPPED,
-        "the return was applied, and somebody set the order back afterwards",
+        "the return was applied, and somebody gave the order another status afterwards",
         "find who writes the status column beside the confirmation consumer, and set the status "
-        "that the return gave by hand: a replay cannot, its answer is a copy that the inbox knows",
+        "that the return gave by hand: a replay cannot, its answer is a copy that the inbox knows; "
+        "where the new status is right, close the order",
         _TRACE,
+        _CLOSE,
+    ),
+    Cause.ORDER_STATUS_UNKNOWN: _row(
+        (_V.RETURN_QUARANTINED, _V.UNKNOWN),
+        "the order has a status that the flow does not know: whether it still waits cannot be told",
+        "name the status in the flow's status_ranks, or in later_statuses if the order goes on "
+        "with it after its return; restart the services, then release what is held. Do not replay "
+        "before that: the order may be settled",
+        _CHECK,
+        _RELEASE,
     ),
 }
 

@@ -21,6 +21,7 @@ from relay.diagnose.report.diagnosis import Diagnosis, viewer_link
 from relay.diagnose.session import Session
 from relay.diagnose.verdicts import Fate, found_something, page
 from relay.diagnose.watch.cases import NO_HOP
+from relay.diagnose.watch.odd_statuses import count_unknown
 from relay.diagnose.watch.overdue_spans import context_of, report_of
 from relay.runtime.command_line import command
 
@@ -83,10 +84,17 @@ class Unreturned:
 
 @dataclass(slots=True)
 class UnreturnedList:
-    """All of them, oldest first; `cut` when there are more than were asked for."""
+    """All of them, oldest first.
+
+    Attributes:
+        cut: there are more than were asked for.
+        unknown_statuses: how many orders have each status that the flow does not know; None: it
+            was not looked at, no index serves.
+    """
 
     orders: list[Unreturned] = field(default_factory=list)
     cut: bool = False
+    unknown_statuses: Mapping[str, int] | None = None
 
     def by_hop(self) -> dict[str, int]:
         """Return how many wait at each hop; `unknown` for those whose hop cannot be told."""
@@ -123,7 +131,8 @@ async def list_unreturned(opened: Session, since: datetime | None, at_most: int)
         for one in found[:at_most]
         if one.order_id not in settled
     ]
-    return UnreturnedList(orders, cut=len(found) > at_most)
+    words = await count_unknown(opened.connection, opened.flow)
+    return UnreturnedList(orders, cut=len(found) > at_most, unknown_statuses=words)
 
 
 def _of_case(row: asyncpg.Record) -> Unreturned:

@@ -107,6 +107,7 @@ class Flow:
     Attributes:
         status_ranks: a status only moves to a higher rank.
         terminal_statuses: final ones: an order is returned when one of them was applied.
+        later_statuses: those that the order service alone gives, to an order that was returned.
         probe_topic: where canaries go that no processor is to see.
         status_aliases: the processor's own words for statuses of `status_ranks`.
         events_since: orders placed earlier have no event; None: since the first one written.
@@ -124,6 +125,7 @@ class Flow:
     initial_status: str = "submitted"
     status_ranks: Mapping[str, int] = field(default_factory=lambda: SAMPLE_RANKS)
     terminal_statuses: frozenset[str] = frozenset({"confirmed", "rejected"})
+    later_statuses: frozenset[str] = frozenset()
     status_aliases: Mapping[str, str] = field(default_factory=dict)
     apply: Apply = SAMPLE_APPLY
     orders: ApplyColumns | None = None
@@ -146,6 +148,17 @@ class Flow:
         if isinstance(self.apply, ApplyColumns):
             return replace(self, apply=names)
         return replace(self, orders=names)
+
+    @property
+    def ended_statuses(self) -> frozenset[str]:
+        """Every status of an order that waits for no return."""
+        return self.terminal_statuses | self.later_statuses
+
+    @property
+    def all_ranks(self) -> Mapping[str, int]:
+        """The rank of every status that an order may have."""
+        beyond = max(self.status_ranks.values()) + 1
+        return {**self.status_ranks, **dict.fromkeys(self.later_statuses, beyond)}
 
     @property
     def topics(self) -> frozenset[str]:

@@ -147,6 +147,8 @@ def _terminal_statuses(flow: Flow) -> Iterator[str]:
     for status, rank in ranks.items():
         if (rank == highest) != (status in flow.terminal_statuses):
             yield f"status {status!r}: terminal statuses have the highest rank, others a lower one"
+    for status in sorted(flow.later_statuses & flow.status_ranks.keys()):
+        yield f"status {status!r} is in status_ranks and in later_statuses: it is one of both"
     if flow.initial_status in flow.terminal_statuses:
         yield (
             f"initial_status {flow.initial_status!r} is terminal (no status_ranks is higher):"

@@ -152,6 +152,10 @@ class FlowSettings(Section):
         default_factory=lambda: dict(Flow().status_ranks),
         description="a status only moves to a higher rank; those of the highest are terminal",
     )
+    later_statuses: tuple[str, ...] = Field(
+        default=(),
+        description="statuses that the order service gives once the return is there, as shipped",
+    )
     status_aliases: Mapping[str, str] = Field(
         default_factory=dict, description="the processor's own words for those statuses"
     )
@@ -194,6 +198,7 @@ class FlowSettings(Section):
             confirm_group=self.confirm_group,
             initial_status=self.initial_status,
             status_ranks=dict(self.status_ranks),
+            later_statuses=frozenset(self.later_statuses),
             status_aliases=dict(self.status_aliases),
             terminal_statuses=frozenset(s for s, r in self.status_ranks.items() if r == highest),
             apply=self._apply(),

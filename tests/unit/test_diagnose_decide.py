@@ -341,6 +341,12 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     (Verdict.RETURN_QUARANTINED, Cause.CODEC_MISSING): refused(reason="unreadable"),
     (Verdict.RETURN_QUARANTINED, Cause.APPLY_FAILED): refused(reason="apply_failed"),
     (Verdict.RETURN_QUARANTINED, Cause.STATUS_NOT_KEPT): refused(reason="status_not_kept"),
+    (Verdict.RETURN_QUARANTINED, Cause.ORDER_STATUS_UNKNOWN): replace(
+        refused(reason="conflict"), order=OrderSeen("on hold", False, PLACED, known=False)
+    ),
+    (Verdict.UNKNOWN, Cause.ORDER_STATUS_UNKNOWN): replace(
+        LOST, order=OrderSeen("on hold", False, PLACED, known=False)
+    ),
     (Verdict.RETURN_QUARANTINED, Cause.ORDER_HIDDEN): refused(
         reason="unknown_order", names_order="0b9d"
     ),

@@ -44,6 +44,7 @@ from relay.diagnose.check.result import (
 from relay.diagnose.check.session_facts import gather_sessions
 from relay.diagnose.check.session_rules import judge_server, judge_sessions
 from relay.diagnose.check.set_aside import check_set_aside
+from relay.diagnose.check.status_words import check_status_words
 from relay.kafka.refusal import KafkaRefusedError
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.flow import Flow
@@ -167,6 +168,7 @@ async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
     else:
         results.extend(judge_orders(orders, flow))
         results += await check_placing(connection, flow)
+        results += await check_status_words(connection, flow)
     return results
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from relay.diagnose import causes
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.confirm import decide_unconfirmed
+from relay.diagnose.decide.contradiction import contradiction, with_status_unknown
 from relay.diagnose.decide.finding import Finding, unknown
 from relay.diagnose.decide.place import decide_place
 from relay.diagnose.decide.process import Passed, decide_unprocessed, passage
@@ -49,7 +50,8 @@ _MAY_HAVE_COME = frozenset(
 
 def decide(evidence: Evidence) -> Finding:
     """Name the first hop that is missing and why, for one order."""
-    finding = _answered(evidence) or _unwatched(evidence) or _unanswered(evidence)
+    found = _answered(evidence) or _unwatched(evidence) or _unanswered(evidence)
+    finding = with_status_unknown(evidence, found)
     due = due_at(evidence)
     if due is None or evidence.around.now_at >= due:
         return finding
@@ -113,11 +115,12 @@ def returned_at(evidence: Evidence) -> datetime | None:
 
 
 def _answered(evidence: Evidence) -> Finding | None:
-    if _is_returned(evidence):
+    doubt = contradiction(evidence)
+    if doubt is None and _is_returned(evidence):
         return Finding(Verdict.RETURNED, _returned_cause(evidence))
     if evidence.closed is not None:
         return Finding(Verdict.CLOSED, Cause.CLOSED_BY_HAND)
-    return None
+    return doubt
 
 
 def _is_returned(evidence: Evidence) -> bool:

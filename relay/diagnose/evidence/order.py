@@ -16,12 +16,20 @@ from relay.diagnose.evidence.system_state import Missing, SystemState
 
 @dataclass(frozen=True, slots=True)
 class OrderSeen:
-    """The order's row, in the order service's table."""
+    """The order's row, in the order service's table.
+
+    Attributes:
+        terminal: it waits for no return any more.
+        known: its status is one of the flow's.
+        later: it has gone on from what its return gave it.
+    """
 
     status: str
     terminal: bool
     submitted_at: datetime | None
     returned_at: datetime | None = None
+    known: bool = True
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,7 @@ class ReturnSeen:
         terminal: None when the status cannot be read or is not known to the flow.
         handled_at: when the consumer applied, refused or set it aside.
         outcome: the inbox's word for what was done.
+        became: the status that it gave the order; None: it changed nothing, or is not applied.
         names_order: the order that it says it is for.
         behind_transaction: it stands in or behind a transaction that is still open: nothing is
             applied before that one ends.
@@ -129,6 +138,7 @@ class ReturnSeen:
     resolved_by: str | None = None
     resolved_why: str | None = None
     behind_transaction: bool = False
+    became: str | None = None
 
     @property
     def ends(self) -> bool:

@@ -120,9 +120,11 @@ async def read_orders(
     return {
         row["key"]: OrderSeen(
             row["status"],
-            row["status"] in flow.terminal_statuses,
+            row["status"] in flow.ended_statuses,
             row["submitted_at"],
             row["returned_at"],
+            row["status"] in flow.status_ranks or row["status"] in flow.later_statuses,
+            row["status"] in flow.later_statuses,
         )
         for row in rows
     }
@@ -288,7 +290,7 @@ async def _held(
 
 _INBOX: Final = """
 SELECT aggregate_id, causation_id, topic, partition, record_offset, status, recorded_at,
-       received_at, outcome, reason
+       received_at, outcome, reason, CASE WHEN outcome = 'applied' THEN new_status END AS became
   FROM relay.inbox WHERE aggregate_id = ANY ($1::text[])
  ORDER BY received_at, record_offset
 """
@@ -343,6 +345,7 @@ def _inbox_row(row: asyncpg.Record, flow: Flow) -> ReturnRow:
             outcome=row["outcome"],
             names_order=row["aggregate_id"],
             reason=row["reason"],
+            became=row["became"],
         ),
         row["causation_id"],
     )

@@ -20,6 +20,8 @@ class Difference(StrEnum):
     STATUS_WITHOUT_RETURN = "status_without_return"
     STATUS_OVERWRITTEN = "status_overwritten"
     ORDER_WITHOUT_EVENT = "order_without_event"
+    STATUS_UNKNOWN = "status_unknown"
+    ORDER_GONE = "order_gone"
 
 
 MEANINGS: Mapping[Difference, str] = {
@@ -29,7 +31,9 @@ MEANINGS: Mapping[Difference, str] = {
     Difference.RETURN_WITHOUT_STATUS: "returns that the consumer is past and never decided on",
     Difference.STATUS_WITHOUT_RETURN: "terminal statuses that no return set",
     Difference.ORDER_WITHOUT_EVENT: "orders that wait and have no event",
-    Difference.STATUS_OVERWRITTEN: "orders whose final return was applied and is not their status",
+    Difference.STATUS_OVERWRITTEN: "orders whose return was applied and is not their status",
+    Difference.STATUS_UNKNOWN: "orders with a status that the flow does not know",
+    Difference.ORDER_GONE: "orders that a return was applied to, and that have no row any more",
 }
 
 NEXT: Mapping[Difference, str] = {
@@ -40,6 +44,8 @@ NEXT: Mapping[Difference, str] = {
     Difference.STATUS_WITHOUT_RETURN: "ask who else writes the status column",
     Difference.ORDER_WITHOUT_EVENT: "relay diagnose ORDER, then what it says",
     Difference.STATUS_OVERWRITTEN: "relay diagnose ORDER; ask who else writes the status column",
+    Difference.STATUS_UNKNOWN: "name it in the flow's status_ranks, then relay diagnose ORDER",
+    Difference.ORDER_GONE: "relay diagnose ORDER; ask who deletes orders",
 }
 
 

@@ -16,15 +16,15 @@ import asyncpg
 
 from relay.diagnose.gather.looks import Bounds
 from relay.diagnose.gather.transactions import open_transactions
+from relay.diagnose.reconcile.applied import reconcile_applied
 from relay.diagnose.reconcile.events import EventsWalk
 from relay.diagnose.reconcile.findings import Tally
-from relay.diagnose.reconcile.open_cases import open_cases
+from relay.diagnose.reconcile.open_cases import OpenCases, open_cases
 from relay.diagnose.reconcile.orders import reconcile_orders
 from relay.diagnose.reconcile.outbox_rows import load_rows
 from relay.diagnose.reconcile.returns import (
     ReturnsWalk,
     next_offsets,
-    reconcile_applied,
     reconcile_statuses,
 )
 from relay.diagnose.report.transactions import transaction_text
@@ -78,13 +78,13 @@ class Reconciliation:
     Attributes:
         unread: partitions that were not read to their end.
         unlooked: what else could not be looked at, in words.
-        open_cases: what is known to be open: kind -> how many.
+        open_cases: what is known to be open, by kind.
     """
 
     tally: Tally = field(default_factory=Tally)
     unread: set[Partition] = field(default_factory=set)
     unlooked: list[str] = field(default_factory=list)
-    open_cases: dict[str, int] = field(default_factory=dict)
+    open_cases: dict[str, OpenCases] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -129,7 +129,7 @@ async def reconcile(
             await _events(connection, reading, flow, within)
             if not within.by_id:
                 await _returns(connection, reading, flow, within)
-        done.open_cases, unread = await open_cases(connection)
+        done.open_cases, unread = await open_cases(connection, flow)
         done.unlooked += unread
     finally:
         await connection.close()

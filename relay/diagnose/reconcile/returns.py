@@ -1,4 +1,4 @@
-"""Hops 4 and 5: every return against what was decided on it, every status against its return.
+"""Hops 4 and 5: every return against what was decided on it, every final status against its return.
 
 Invariant: a return is decided when the inbox knows its identity and content (by hop 5's own rule),
 or quarantine or the pending table hold its position. What the consumer has not come to yet waits.
@@ -6,7 +6,7 @@ or quarantine or the pending table hold its position. What the consumer has not 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -112,52 +112,19 @@ async def reconcile_statuses(
     connection: asyncpg.Connection, flow: Flow, since: Any, until: Any, tally: Tally
 ) -> None:
     """List orders whose terminal status no return set, where the flow names their table."""
-    rows = _terminal_orders(connection, flow, _statuses_query, since, until)
-    async for where, (order_id, status, has_return) in rows:
-        if has_return:
-            tally.count("terminal statuses with their return")
-        else:
-            tally.add(Finding(Difference.STATUS_WITHOUT_RETURN, order_id, where, status))
-
-
-async def reconcile_applied(
-    connection: asyncpg.Connection, flow: Flow, since: Any, until: Any, tally: Tally
-) -> None:
-    """List orders whose terminal return was applied and that have another status now."""
-    rows = _terminal_orders(connection, flow, _applied_query, since, until)
-    async for where, (order_id, applied, status) in rows:
-        detail = f"{applied} was applied, the order is {status}"
-        tally.add(Finding(Difference.STATUS_OVERWRITTEN, order_id, where, detail))
-
-
-async def _terminal_orders(
-    connection: asyncpg.Connection,
-    flow: Flow,
-    query: Callable[[OrdersTable], str],
-    since: Any,
-    until: Any,
-) -> AsyncIterator[tuple[str, asyncpg.Record]]:
-    """Yield the orders' table with each row of a query on it; nothing where there is none."""
     if not isinstance(flow.apply, ApplyColumns):
         return
-    sql = query(await orders_table(connection, flow))
+    query = _statuses_query(await orders_table(connection, flow))
+    terminal = sorted(flow.terminal_statuses)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        cursor = await connection.cursor(sql, sorted(flow.terminal_statuses), since, until)
+        cursor = await connection.cursor(query, terminal, since, until)
         while rows := await cursor.fetch(_PAGE_ORDERS):
-            for row in rows:
-                yield flow.apply.table, row
-
-
-def _applied_query(table: OrdersTable) -> str:
-    at = table.submitted
-    return f"""
-        SELECT {table.id_of()}, i.new_status, {table.status_of()}
-          FROM relay.inbox i JOIN {table.table} o ON {table.id_of()} = i.aggregate_id
-         WHERE i.outcome = 'applied' AND i.new_status = ANY ($1::text[])
-           AND {table.status_of()} <> i.new_status
-           AND ($2::timestamptz IS NULL OR {at.since("$2::timestamptz")})
-           AND ($3::timestamptz IS NULL OR {at.before("$3::timestamptz")})
-    """  # noqa: S608 - identifiers from the catalog
+            for order_id, status, has_return in rows:
+                if has_return:
+                    tally.count("terminal statuses with their return")
+                else:
+                    where = flow.apply.table
+                    tally.add(Finding(Difference.STATUS_WITHOUT_RETURN, order_id, where, status))
 
 
 def _statuses_query(table: OrdersTable) -> str:

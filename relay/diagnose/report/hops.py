@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from relay.diagnose.decide.confirm import CONSUMER
+from relay.diagnose.decide.contradiction import held_conflict, overwritten
 from relay.diagnose.decide.decision import applied_return, returned_at
 from relay.diagnose.decide.duty import alive
 from relay.diagnose.decide.process import Passed, passage
@@ -285,6 +286,9 @@ def confirm(evidence: Evidence) -> Told:
     consumer = _running(evidence, evidence.around.consumers, CONSUMER)
     noted = applied is not None and not evidence.around.status_decides
     if isinstance(order, OrderSeen) and not noted:
+        other = _contradicted(evidence, order)
+        if other is not None:
+            return False, at if applied else None, other
         if order.terminal:
             return True, at, f"{order.status}{'' if applied else ', by no recorded return'}"
         return False, at if applied else None, f"{_unapplied(evidence, order)}; consumer {consumer}"
@@ -293,6 +297,15 @@ def confirm(evidence: Evidence) -> Told:
     if isinstance(order, Missing):
         return None, None, _could_not("order row", order)
     return False, None, f"consumer {consumer}"
+
+
+def _contradicted(evidence: Evidence, order: OrderSeen) -> str | None:
+    set_back, held = overwritten(evidence), held_conflict(evidence)
+    if set_back is not None:
+        return f"{set_back.became} was applied, and the order is {order.status} now"
+    if held is not None:
+        return _cut(f"order is {order.status}; refused ({held.state}): {held.detail or 'conflict'}")
+    return None
 
 
 def _unapplied(evidence: Evidence, order: OrderSeen) -> str:

@@ -175,7 +175,7 @@ SELECT event_id, aggregate_id FROM relay.overdue
 """
 _PAGE: Final = """
 SELECT event_id, aggregate_id, placed_at FROM relay.overdue
- WHERE closed_at IS NULL AND (placed_at, event_id) > ($1, $2)
+ WHERE closed_at IS NULL AND (placed_at, event_id) > ($1, $2) AND cause <> ALL ($4::text[])
  ORDER BY placed_at, event_id LIMIT $3
 """
 _LONG_AGO: Final = datetime.fromisoformat("0001-01-02T00:00:00+00:00")
@@ -197,12 +197,20 @@ async def stale_cases(
     return [_open_case(row) for row in rows]
 
 
-async def every_open_case(connection: asyncpg.Connection, page: int) -> list[OpenCase]:
-    """Return all open cases, read `page` at a time."""
+# These an order may have whose status is final.
+_BESIDE_A_FINAL_STATUS: Final = (
+    Cause.RETURN_CONFLICTS.value,
+    Cause.RELEASE_PENDING.value,
+    Cause.STATUS_OVERWRITTEN.value,
+)
+
+
+async def every_waiting_case(connection: asyncpg.Connection, page: int) -> list[OpenCase]:
+    """Return all open cases that a final status ends, read `page` at a time."""
     found: list[OpenCase] = []
     after: tuple[datetime, str] = (_LONG_AGO, "")
     while True:
-        rows = await connection.fetch(_PAGE, *after, page)
+        rows = await connection.fetch(_PAGE, *after, page, _BESIDE_A_FINAL_STATUS)
         found += [_open_case(row) for row in rows]
         if len(rows) < page:
             return found

@@ -17,6 +17,7 @@ import asyncpg
 
 from relay.diagnose.gather.assemble import default_deadline_seconds
 from relay.diagnose.gather.cut_over import watched_from
+from relay.diagnose.watch.odd_statuses import find_contradicted, find_unknown
 from relay.orders.catalog import orders_table
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
@@ -100,6 +101,9 @@ async def _open_orders(
     rows = []
     for query in (_orders_query, _elsewhere_query) if decides else (_bare_query,):
         rows += await connection.fetch(query(table, statuses), *asked)
+    if decides:
+        rows += await find_contradicted(connection, flow, table, *asked[:4])
+        rows += await find_unknown(connection, flow, table, *asked[:4])
     return [Open(row["key"], row["placed_at"]) for row in rows]
 
 

@@ -159,7 +159,7 @@ class Round:
         """Close the cases of orders that were returned since, without diagnosing them."""
         if not isinstance(self.flow.apply, ApplyColumns):
             return  # those are diagnosed again
-        still = await cases.every_open_case(self.connection, self.options.page_orders)
+        still = await cases.every_waiting_case(self.connection, self.options.page_orders)
         for start in range(0, len(still), self.options.page_orders):
             page = still[start : start + self.options.page_orders]
             orders = await read_orders(self.connection, self.flow, [one.order_id for one in page])

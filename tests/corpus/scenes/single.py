@@ -404,8 +404,9 @@ OTHERS = (
         processor=LOSE,
     ),
     Fault(
-        "status without a rank", "people", ("confirm", "return_quarantined", "return_conflicts"),
-        unranked, refused, processor=LOSE,
+        "status without a rank", "people",
+        ("confirm", "return_quarantined", "order_status_unknown"), unranked, refused,
+        processor=LOSE,
     ),
     Fault(
         "a trigger in the way", "configuration", ("confirm", "return_quarantined", "apply_failed"),

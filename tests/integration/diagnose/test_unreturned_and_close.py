@@ -18,7 +18,7 @@ def unreturned(wiring, *arguments: str) -> dict:
 async def test_nothing_is_overdue(wiring) -> None:
     done = wiring.command("unreturned")
     assert (done.returncode, done.stdout) == (0, "no order is overdue\n")
-    assert unreturned(wiring) == {"orders": [], "by_hop": {}}
+    assert unreturned(wiring) == {"orders": [], "by_hop": {}, "unknown_statuses": {}}
 
 
 async def test_overdue_orders_by_hop_before_any_watchdog_came(wiring) -> None:

@@ -1,0 +1,175 @@
+"""All hops: orders that are not returned, and whose status keeps them from being found as open.
+
+Invariant: an order whose final status a held return contradicts, and one whose status the flow does
+not know, are found like any other that is overdue. The second needs an index on large tables: where
+none serves, they are not looked for, and the caller is told so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+
+from relay.diagnose.gather.cut_over import watched_from
+from relay.orders.catalog import orders_table
+from relay.orders.table import OrdersTable
+from relay.runtime.flow import ApplyColumns, Flow
+
+# By the planner's reckoning, some 100,000 orders read through: 50 ms. With an index, as many as
+# there are to be found.
+MOST_COST: Final = 10_000.0
+
+Rows = list[asyncpg.Record]
+
+
+async def find_contradicted(
+    connection: asyncpg.Connection, flow: Flow, table: OrdersTable, *given: Any
+) -> Rows:
+    """Return key and time of orders with a final status that a held return contradicts.
+
+    Args:
+        connection: any role that may see the orders.
+        flow: says which statuses are final.
+        table: where orders are.
+        given: from when on, deadline in seconds, only those without an open case, how many.
+    """
+    terminal = sorted(flow.terminal_statuses)
+    rows: Rows = await connection.fetch(
+        _contradicted_query(table), *given, terminal, flow.confirm_group
+    )
+    return rows
+
+
+async def find_unknown(
+    connection: asyncpg.Connection, flow: Flow, table: OrdersTable, *given: Any
+) -> Rows:
+    """Return the same of orders with a status that the flow does not know; none if it is dear.
+
+    Those that a return ended are left out: somebody went on with them.
+    """
+    query = _unknown_query(table, await _literals(connection, flow))
+    given = (*given, sorted(flow.terminal_statuses))
+    if await _cost(connection, query, *given) > MOST_COST:
+        return []
+    rows: Rows = await connection.fetch(query, *given)
+    return rows
+
+
+async def count_unknown(
+    connection: asyncpg.Connection, flow: Flow, *, most_cost: float = MOST_COST
+) -> Mapping[str, int] | None:
+    """Return how many orders have each status that the flow does not know, since it is watched.
+
+    Args:
+        connection: any role that may see the orders.
+        flow: says which statuses there are.
+        most_cost: in the planner's units.
+
+    Returns:
+        None: it is dearer to look.
+
+    Raises:
+        FlowTableError: the flow's settings name what the database does not have.
+    """
+    if not isinstance(flow.apply, ApplyColumns):
+        return {}
+    start = await watched_from(connection, flow)
+    if start is None:
+        return {}
+    table = await orders_table(connection, flow)
+    query = _count_query(table, await _literals(connection, flow))
+    if await _cost(connection, query, start) > most_cost:
+        return None
+    return dict(await connection.fetch(query, start))
+
+
+async def list_unknown(
+    connection: asyncpg.Connection, flow: Flow, since: datetime | None, until: datetime | None
+) -> Rows:
+    """Return id and status of every order with a status that the flow does not know.
+
+    Raises:
+        FlowTableError: the flow's settings name what the database does not have.
+    """
+    start = since or await watched_from(connection, flow)
+    if start is None:
+        return []
+    table = await orders_table(connection, flow)
+    query = _list_query(table, await _literals(connection, flow))
+    rows: Rows = await connection.fetch(query, start, until)
+    return rows
+
+
+# Literals, which PostgreSQL quotes: only so can the planner see that a partial index fits.
+_QUOTED: Final = "SELECT string_agg(quote_literal(one), ', ') FROM unnest($1::text[]) AS one"
+
+
+async def _literals(connection: asyncpg.Connection, flow: Flow) -> str:
+    quoted: str = await connection.fetchval(
+        _QUOTED, sorted({*flow.status_ranks, *flow.later_statuses})
+    )
+    return quoted
+
+
+async def _cost(connection: asyncpg.Connection, query: str, *values: Any) -> float:
+    plan = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {query}", *values))
+    top = plan[0]["Plan"]
+    # A LIMIT looks cheap where nothing is found, and everything is read for it.
+    if top["Node Type"] == "Limit":
+        top = top["Plans"][0]
+    return float(top["Total Cost"])
+
+
+def _overdue(table: OrdersTable) -> str:
+    return f"""{table.submitted.since("$1::timestamptz")}
+           AND {table.submitted.before("clock_timestamp() - make_interval(secs => $2)")}
+           AND NOT EXISTS (SELECT FROM relay.overdue v
+                            WHERE v.aggregate_id = {table.id_of()}
+                              AND (v.closed_as = 'closed' OR $3 AND v.closed_at IS NULL))
+           AND NOT EXISTS (SELECT FROM relay.inbox i
+                            WHERE i.aggregate_id = {table.id_of()}
+                              AND i.outcome = 'applied' AND i.new_status = ANY ($5::text[]))"""  # noqa: S608 - identifiers from the catalog
+
+
+def _contradicted_query(table: OrdersTable) -> str:
+    return f"""
+        SELECT {table.id_of()} AS key, {table.submitted.value()} AS placed_at
+          FROM (SELECT DISTINCT aggregate_id FROM relay.quarantine_summary
+                 WHERE kind = 'return' AND reason = 'conflict' AND consumer_group = $6
+                   AND state IN ('held', 'release_requested') OFFSET 0) AS q
+          JOIN {table.table} o ON o.{table.key} = {table.as_key("q.aggregate_id")}
+         WHERE {table.status_of()} = ANY ($5::text[]) AND {_overdue(table)}
+         ORDER BY o.{table.submitted.name} LIMIT $4
+    """  # noqa: S608 - identifiers from the catalog
+
+
+def _unknown_query(table: OrdersTable, known: str) -> str:
+    return f"""
+        SELECT {table.id_of()} AS key, {table.submitted.value()} AS placed_at
+          FROM {table.table} o
+         WHERE o.{table.status} NOT IN ({known}) AND {_overdue(table)}
+         ORDER BY o.{table.submitted.name} LIMIT $4
+    """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
+
+
+def _count_query(table: OrdersTable, known: str) -> str:
+    return f"""
+        SELECT {table.status_of()}, count(*)
+          FROM {table.table} o
+         WHERE o.{table.status} NOT IN ({known}) AND {table.submitted.since("$1::timestamptz")}
+         GROUP BY 1 ORDER BY 2 DESC, 1
+    """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
+
+
+def _list_query(table: OrdersTable, known: str) -> str:
+    at = table.submitted
+    return f"""
+        SELECT {table.id_of()}, coalesce({table.status_of()}, 'NULL')
+          FROM {table.table} o
+         WHERE (o.{table.status} IN ({known})) IS NOT TRUE AND {at.since("$1::timestamptz")}
+           AND ($2::timestamptz IS NULL OR {at.before("$2::timestamptz")})
+    """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
