@@ -1,0 +1,28 @@
+"""ARCHITECTURE.md leads to files that are there."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "ARCHITECTURE.md").read_text()
+NAMED = set(re.findall(r"`([\w./]+(?:\.py|\.md|/))`", PAGE))
+FILES = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("[a-z]*/**/*.*")}
+
+
+def stands(named: str) -> bool:
+    """Whether a file or folder is there, under its whole path or the end of one."""
+    if named.endswith("/"):
+        return (ROOT / named).is_dir() or any(f"/{named}" in file for file in FILES)
+    return any(file == named or file.endswith(f"/{named}") for file in FILES)
+
+
+def test_what_the_page_names_is_there() -> None:
+    assert len(NAMED) > 80
+    assert sorted(named for named in NAMED if not stands(named)) == []
+
+
+def test_every_folder_of_the_relay_is_on_the_page() -> None:
+    folders = {
+        path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("relay/*/__init__.py")
+    } - {"relay/consumers"}
+    assert [one for one in sorted(folders) if f"`{one}/`" not in PAGE] == []
