@@ -10,7 +10,9 @@ from random import Random
 
 from tests.nights.cast import Cast
 from tests.nights.causes.cause import Cause
+from tests.nights.causes.crash import Crash
 from tests.nights.causes.outage import Outage
+from tests.nights.causes.redeploy import PartitionsAdded, Redeploy
 from tests.nights.causes.refusals import Refusal
 from tests.nights.causes.single import Bug, ByHand, Writer
 from tests.nights.causes.transactions import OpenTransaction
@@ -23,6 +25,9 @@ KINDS: dict[Callable[[Random, Cast], Cause], int] = {
     ByHand.draw: 3,
     OpenTransaction.draw: 2,
     Refusal.draw: 2,
+    Crash.draw: 2,
+    Redeploy.draw: 1,
+    PartitionsAdded.draw: 1,
 }
 
 
@@ -47,6 +52,8 @@ def draw(seed: int) -> Night:
     while len(causes) < wanted:
         (kind,) = luck.choices(list(KINDS), list(KINDS.values()))
         one = kind(luck, cast)
+        if isinstance(one, Crash) and cast.processor == "kip848":
+            continue  # as in Outage
         if not one.stands_at or one.stands_at not in {other.stands_at for other in causes}:
             causes.append(one)
     # What stands comes last, the later hop first: each lets the orders of the next come to it.

@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 POLL_SECONDS = 0.05
 BATCH = 50
+TWICE = ("twice", "contradicts")
 
 
 class Journal:
@@ -74,41 +75,50 @@ def begin(consumer: Consumer, plan: dict, journal: Journal) -> None:
     journal.write("assigned", n=len(known))
 
 
-def answer_of(record, plan: dict) -> dict | None:
-    """Return what is sent for an event: keyword arguments of `produce`; None: nothing."""
-    order = record.key().decode()
-    body = json.loads(record.value())
-    headers = dict(record.headers() or [])
-    if headers.get("ce_type") != b"order.placed":
-        return None
-    fault = plan["faults"].get(body.get("customer_id"), "none")
-    if fault == "lose":
-        return None
-    status = {"only_begun": "processing", "odd_status": "shipped"}.get(fault, "confirmed")
-    named = str(uuid.uuid4()) if fault == "names_nobody" else order
-    value: dict = {"status": status}
-    own = [("ce_causationid", headers.get("ce_id", b"")),
-           ("traceparent", headers.get("traceparent", b""))]  # fmt: skip
-    sent: dict = {"topic": plan["elsewhere"] if fault == "elsewhere" else plan["returns"]}
-    style = plan["style"]
-    if fault == "names_nobody":
-        style = "headers"
+def status_of(fault: str, *, again: bool) -> str:
+    if fault == "contradicts" and again:
+        return "rejected"
+    return {"only_begun": "processing", "odd_status": "shipped"}.get(fault, "confirmed")
+
+
+def names(style: str, order: str, customer: str, headers: dict) -> dict:
+    """Return how a return says whose it is: key and headers."""
     if style == "headers":
-        cloud = [("ce_id", str(uuid.uuid4()).encode()), ("ce_source", b"/fulfilment"),
-                 ("ce_type", b"order.returned"), ("ce_specversion", b"1.0")]  # fmt: skip
-        sent |= {"key": named, "headers": [*cloud, ("ce_subject", named.encode()), *own]}
-    elif style == "key":
-        sent["key"] = named
-    elif style == "capitals":
-        sent["key"] = named.upper()
-    elif style == "subject":
-        sent["headers"] = [("ce_subject", named.encode())]
+        said = [("ce_id", str(uuid.uuid4()).encode()), ("ce_source", b"/fulfilment"),
+                ("ce_type", b"order.returned"), ("ce_specversion", b"1.0"),
+                ("ce_subject", order.encode()),
+                ("ce_causationid", headers.get("ce_id", b"")),
+                ("traceparent", headers.get("traceparent", b""))]  # fmt: skip
+        return {"key": order, "headers": said}
+    if style == "subject":
+        return {"headers": [("ce_subject", order.encode())]}
+    keys = {"key": order, "capitals": order.upper(), "customer": customer}
+    return {"key": keys[style]} if style in keys else {}
+
+
+def answer_of(record, plan: dict, *, again: bool = False) -> dict | None:
+    """Return what is sent for an event: keyword arguments of `produce`; None: nothing.
+
+    `again`: what is sent for it the second time.
+    """
+    order, body = record.key().decode(), json.loads(record.value())
+    headers = dict(record.headers() or [])
+    customer = body.get("customer_id")
+    fault = plan["faults"].get(customer, "none")
+    if headers.get("ce_type") != b"order.placed" or fault == "lose":
+        return None
+    named, style = order, plan["style"]
+    if fault == "names_nobody":
+        named, style = str(uuid.uuid4()), "headers"
+    value = {"status": status_of(fault, again=again)}
     if style in ("headers", "body", "customer"):
         value["order_id"] = named
-    if style == "customer":
-        sent["key"] = body.get("customer_id")
     text = json.dumps(value)
-    sent["value"] = text[:-5] if fault == "torn" else text
+    sent = names(style, named, customer, headers)
+    sent["topic"] = plan["elsewhere"] if fault == "elsewhere" else plan["returns"]
+    sent["value"] = {"torn": text[:-5], "tombstone": None}.get(fault, text)
+    if fault == "odd_time":
+        sent["timestamp"] = int((time.time() - 7200) * 1000)
     return sent
 
 
@@ -127,15 +137,18 @@ def answer(records: list, plan: dict, producer: Producer, journal: Journal) -> N
                               partition=message.partition(), offset=message.offset())  # fmt: skip
 
         producer.produce(**sent, on_delivery=acked)
+        if plan["faults"].get(json.loads(record.value()).get("customer_id")) in TWICE:
+            producer.produce(**answer_of(record, plan, again=True), on_delivery=acked)
     producer.flush(30)
 
 
-def die(plan: dict, where: str, records: list) -> None:
-    """End as a power cut does, at a point that was drawn, once its customer's order came."""
+def die(plan: dict, where: str, records: list, log: Journal) -> None:
+    """End as a power cut does, or freeze, at a point that was drawn, at one customer's order."""
     if plan["dies"] != where:
         return
     if any(json.loads(one.value()).get("customer_id") == plan["dies_for"] for one in records):
-        os.kill(os.getpid(), signal.SIGKILL)
+        log.write("ends", at=where)
+        os.kill(os.getpid(), signal.SIGSTOP if plan["dies_how"] == "frozen" else signal.SIGKILL)
 
 
 def work(records: list, plan: dict, consumer: Consumer, producer: Producer, log: Journal) -> None:
@@ -145,20 +158,20 @@ def work(records: list, plan: dict, consumer: Consumer, producer: Producer, log:
                   offset=record.offset())  # fmt: skip
         offsets[record.topic(), record.partition()] = record.offset() + 1
     wanted = [TopicPartition(topic, number, at) for (topic, number), at in offsets.items()]
-    die(plan, "took", records)
+    die(plan, "took", records, log)
     if plan["kind"] == "transactional":
         producer.begin_transaction()
         answer(records, plan, producer, log)
-        die(plan, "answered", records)
+        die(plan, "answered", records, log)
         producer.send_offsets_to_transaction(wanted, consumer.consumer_group_metadata(), 30)
         producer.commit_transaction(30)
     elif plan["commits"] == "before":
         consumer.commit(offsets=wanted, asynchronous=False)
-        die(plan, "committed", records)
+        die(plan, "committed", records, log)
         answer(records, plan, producer, log)
     else:
         answer(records, plan, producer, log)
-        die(plan, "answered", records)
+        die(plan, "answered", records, log)
         consumer.commit(offsets=wanted, asynchronous=False)
     log.write("done", orders=[one.key().decode() for one in records])
 

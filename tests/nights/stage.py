@@ -12,10 +12,10 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from confluent_kafka.admin import AdminClient
+import psutil
 
 from relay.diagnose.evidence.history import STEPS_OF_A_READER
-from tests.corpus.world import QUICK, World
+from tests.corpus.world import World
 from tests.nights.cast import Cast
 from tests.nights.truth import HEALTHY, Journal, Truth
 from tests.patience import patience
@@ -23,7 +23,6 @@ from tests.patience import patience
 PROGRAM = Path(__file__).with_name("processor.py")
 WAIT_SECONDS = 40
 METADATA_MS = 500
-"""How often the processor looks for new partitions."""
 
 _ORDER = """INSERT INTO orders (order_id, customer_id, items, total, currency, submitted_at)
 VALUES ($1, $2, '[{"sku": "tea", "quantity": 1, "price": "9.95"}]', 9.95, 'EUR',
@@ -46,7 +45,8 @@ class Stage:
 
     Attributes:
         faults: what the processor does to the orders of a customer.
-        dies: where the next processor that is started dies, and at whose order.
+        dies: where the next processor that is started ends, at whose order, and how.
+        metadata_ms: how often the processor looks for new partitions.
         stands: something is wrong until the end: no order comes back any more.
     """
 
@@ -54,10 +54,11 @@ class Stage:
         self.world, self.cast, self.journal, self.folder = world, cast, journal, folder
         self.luck = Random(f"orders {journal.seed}")
         self.faults: dict[str, str] = {}
-        self.dies = ("", "")
+        self.dies = ("", "", "")
         self.processor: subprocess.Popen[bytes] | None = None
         self.elsewhere = ""
         self.stands = False
+        self.metadata_ms = METADATA_MS
         self._customers = 0
         self._processors = 0
         self._last_at: Any = None
@@ -111,11 +112,12 @@ class Stage:
             "returns": world.returns,
             "elsewhere": self.elsewhere,
             "reset": "earliest",
-            "metadata_ms": METADATA_MS,
+            "metadata_ms": self.metadata_ms,
             "transactional_id": f"processor-{world.topics.suffix}",
             "faults": self.faults,
             "dies": self.dies[0],
             "dies_for": self.dies[1],
+            "dies_how": self.dies[2],
             "journal": str(self._journal_path(self._processors)),
         } | other
         self.processor = subprocess.Popen(
@@ -141,6 +143,11 @@ class Stage:
     async def processor_joined(self) -> None:
         """Wait until the newest processor has partitions."""
         await self.world.eventually(self.has_partitions, WAIT_SECONDS)
+
+    def processor_is_stopped(self) -> bool:
+        """Tell whether the processor stands still, as SIGSTOP leaves it."""
+        assert self.processor is not None
+        return psutil.Process(self.processor.pid).status() == psutil.STATUS_STOPPED
 
     # --- what processes go through
 
@@ -326,11 +333,3 @@ class Stage:
         # It may be that none runs any more: then the commands look for themselves.
         with suppress(AssertionError):
             await self.world.eventually(looked, 4)
-
-    @property
-    def admin(self) -> AdminClient:
-        """An admin client of somebody's."""
-        return AdminClient({"bootstrap.servers": self.world.bootstrap, "log_level": 0})
-
-
-__all__ = ["QUICK", "Stage"]

@@ -17,6 +17,10 @@ BUGS: dict[str, Truth] = {
     "elsewhere": lost("answers elsewhere", "return", "no_return", "answered_elsewhere"),
     "torn": lost("torn return", "confirm", "return_quarantined", "return_malformed"),
     "odd_status": lost("odd status", "confirm", "return_quarantined", "return_unknown_status"),
+    "tombstone": lost("tombstone", "confirm", "return_quarantined", "return_malformed"),
+    "twice": returned("answered twice"),
+    "contradicts": returned("answered twice, the second is refused"),
+    "odd_time": returned("return with an early time"),
     "names_nobody": lost("names nobody", "confirm", "return_quarantined", "return_unknown_order"),
 }
 # A return that is torn or names nobody is this order's where something else of it can be read.
@@ -34,7 +38,8 @@ class Bug(Cause):
     @classmethod
     def draw(cls, luck: Random, cast: Cast) -> "Bug":
         """Draw one that the cast can have."""
-        faults = [one for one in BUGS if one != "torn" or cast.style in _NAMED_BY_KEY]
+        named = cast.style in _NAMED_BY_KEY
+        faults = [one for one in BUGS if named or one not in ("torn", "tombstone")]
         return cls(luck.choice(faults), luck.choice((1, 3, 6, 12)))
 
     def prepare(self, stage: Stage) -> None:
@@ -134,6 +139,7 @@ _BY_HAND: dict[str, Truth] = {
     "order deleted": lost("order deleted", "place", "no_such_order", "order_deleted", "rows_lost"),
     "event deleted": returned("event deleted"),
     "both deleted": lost("both deleted", "place", "no_such_order", "rows_lost"),
+    "ledger deleted": returned("proof of publication deleted"),
 }
 _STATEMENTS: dict[str, tuple[str, ...]] = {
     "status reset": ("UPDATE orders SET status = 'submitted' WHERE order_id = ANY ($1::uuid[])",),
@@ -143,6 +149,10 @@ _STATEMENTS: dict[str, tuple[str, ...]] = {
     "both deleted": (
         "DELETE FROM orders WHERE order_id = ANY ($1::uuid[])",
         "DELETE FROM relay.outbox WHERE aggregate_id = ANY ($1::text[])",
+    ),
+    "ledger deleted": (
+        """DELETE FROM relay.delivery_ledger AS l USING relay.outbox AS o
+            WHERE o.id = ANY (l.outbox_ids) AND o.aggregate_id = ANY ($1::text[])""",
     ),
 }
 
@@ -182,7 +192,7 @@ class ByHand(Cause):
             stage.journal.note("by hand", statement=statement, orders=orders)
 
     def _truth(self) -> Truth:
-        if self.what == "event deleted" and not self.answered:
+        if self.what in ("event deleted", "ledger deleted") and not self.answered:
             return BUGS["lose"]
         truth = _BY_HAND[self.what]
         if self.answered:
