@@ -254,6 +254,12 @@ async def test_a_locked_order_waits_alone_and_its_returns_stay_in_order(lab):
 
 async def test_a_later_return_waits_behind_an_earlier_one_though_its_order_is_free(lab):
     (order,) = await lab.place()
+    # Not set from outside once it waits: a retry under way would set it again.
+    await lab.pg.execute("""
+        CREATE FUNCTION much_later() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN new.retry_at = now() + interval ''1 hour''; RETURN new; END';
+        CREATE TRIGGER much_later BEFORE INSERT OR UPDATE ON relay.pending_return
+            FOR EACH ROW EXECUTE FUNCTION much_later()""")
     blocker = await asyncpg.connect(lab.dsn)
     try:
         async with blocker.transaction():
@@ -262,13 +268,13 @@ async def test_a_later_return_waits_behind_an_earlier_one_though_its_order_is_fr
             lab.send(order, "processing")
             lab.sent()
             await lab.until_sql("SELECT count(*) = 1 FROM relay.pending_return")
-            await lab.pg.execute("UPDATE relay.pending_return SET retry_at = now() + '1 hour'")
     finally:
         await blocker.close()
     lab.send(order, "confirmed")
     lab.sent()
     await lab.until_sql("SELECT count(*) = 2 FROM relay.pending_return")
     assert await lab.statuses([order]) == ["submitted"]
+    await lab.pg.execute("DROP TRIGGER much_later ON relay.pending_return")
     await lab.pg.execute("UPDATE relay.pending_return SET retry_at = now()")
     await lab.until_confirmed(order)
     steps = await lab.column("SELECT new_status FROM order_status_history ORDER BY history_id")

@@ -176,11 +176,11 @@ async def test_after_dump_and_restore_nothing_is_skipped_and_ghosts_are_named(
     assert ghosts.returncode == 3
     assert json.loads(ghosts.stdout)["found"] == {"record_without_row": 2}
     # The days of the restored rows can be dropped again: all of them count as handed over.
-    names = await new.pg.fetch("SELECT relid::text FROM pg_partition_tree('relay.outbox')"
-                               " WHERE isleaf")  # fmt: skip
+    names = await new.pg.fetch("SELECT c.relname FROM pg_partition_tree('relay.outbox') p"
+                               " JOIN pg_class c ON c.oid = p.relid WHERE p.isleaf")  # fmt: skip
     for name in names:
         await new.pg.execute("SET search_path = relay")
-        bare = name["relid"].removeprefix("relay.")
+        bare = name["relname"]
         assert await new.pg.fetchval("SELECT relay.is_handed_over($1)", bare)
 
 
