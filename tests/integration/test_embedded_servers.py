@@ -251,7 +251,7 @@ def test_nothing_survives_a_parent_that_is_killed(guards_too: bool) -> None:
     for process in left:
         process.kill()
     assert left == []
-    # Without guards the next run removes the folder: see tests/unit/test_embedded_folders.py.
+    # Without guards the next run removes the folder: see test_embedded_folders.py.
     assert Path(folder).exists() == guards_too
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -41,7 +41,7 @@ _SENDER = "tests/unit/publish/test_publish_sender.py"
 _RETURNS = "tests/integration/confirm/test_confirm_returns.py"
 _PARTITIONS = "tests/integration/confirm/test_confirm_partitions.py"
 _TROUBLE = "tests/integration/confirm/test_confirm_trouble.py"
-_CONFIRM_SESSION = "tests/unit/test_confirm_session.py"
+_CONFIRM_SESSION = "tests/unit/kafka/test_confirm_session.py"
 
 PLANTED = (
     Planted(
@@ -211,7 +211,7 @@ PLANTED = (
                 "if not stands():",
             ),
         ),
-        ("tests/unit/test_lane_queues.py",),
+        ("tests/unit/kafka/test_lane_queues.py",),
     ),
     Planted(
         "auto-commit: the processor's offset is committed before its returns are sent",

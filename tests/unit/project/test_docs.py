@@ -9,7 +9,7 @@ import pytest
 
 from relay.cli import GROUPS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TRACKED = subprocess.run(
     ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
     cwd=ROOT, check=True, capture_output=True, text=True,

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OPENERS = {"connect", "create_pool", "Connection", "Pool", "AsyncConnection", "ConnectionPool"}
 DRIVERS = {"asyncpg", "psycopg", "psycopg_pool", "psycopg2"}
 PLACE = ROOT / "relay/runtime/database.py"

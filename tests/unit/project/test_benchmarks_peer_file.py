@@ -10,7 +10,7 @@ from benchmarks.peers import outbox_relay
 
 def test_it_holds_the_schema_as_it_is_written() -> None:
     system = tomllib.loads(outbox_relay.text())
-    files = sorted((Path(__file__).parents[2] / "schemas/sql").glob("*.sql"))
+    files = sorted((Path(__file__).parents[3] / "schemas/sql").glob("*.sql"))
     assert files
     for path in files:
         assert path.read_text(encoding="utf-8").rstrip() in system["schema"]

@@ -17,7 +17,7 @@ from relay.diagnose.verdicts import Hop
 from relay.replay.plan import HELP
 from relay.runtime.command_line import command
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ORDER = "018f8e7a-0000-7000-8000-000000000001"
 EARLY = sorted(
     {one for verdict, row in VERDICTS.items() if row.hop in (Hop.PLACE, Hop.PUBLISH)

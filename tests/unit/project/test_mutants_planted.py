@@ -6,7 +6,7 @@ import pytest
 
 from tests.mutants.planted import PLANTED, Planted
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.name)

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from relay.runtime import tasks
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SOURCES = sorted(path for name in ("relay", "consumers") for path in (ROOT / name).rglob("*.py"))
 MECHANISM = ROOT / "relay/runtime/tasks.py"
 MAKERS = {"create_task", "ensure_future"}

@@ -7,7 +7,7 @@ from zipfile import ZipFile
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WITHOUT_EXTRAS = """
 import importlib.abc, sys
 

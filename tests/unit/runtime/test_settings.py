@@ -215,7 +215,7 @@ def test_no_error_shows_a_secret(environment: dict[str, str]) -> None:
 
 
 def test_every_setting_is_documented_as_it_is() -> None:
-    written = Path(__file__).parents[2].joinpath("docs/settings.md").read_text("utf-8")
+    written = Path(__file__).parents[3].joinpath("docs/settings.md").read_text("utf-8")
     assert written == page(), "run: python -m relay.runtime.settings_page > docs/settings.md"
 
 

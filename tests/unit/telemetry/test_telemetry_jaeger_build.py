@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "build_jaeger.sh"
+SCRIPT = Path(__file__).parents[3] / "tools" / "build_jaeger.sh"
 
 # Writes what `go build -o FILE` would, says that it was called, and waits while `hold` exists.
 COMPILER = """#!/bin/sh

@@ -8,7 +8,7 @@ from relay.diagnose import causes
 from relay.diagnose.causes import Cause, causes_of
 from relay.diagnose.verdicts import MEANINGS, Verdict, page
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SECTIONS = ("## Symptom", "## Causes", "## How to confirm", "## Fix")
 
 
