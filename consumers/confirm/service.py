@@ -44,6 +44,7 @@ from relay.runtime.backoff import Backoff
 from relay.runtime.database import DATABASE_FAILURES, DatabaseRefusedError, connect
 from relay.runtime.failure_code import failure_code
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
+from relay.runtime.flow_record import as_recorded
 from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.memory import collect_rarely, keep_freed_memory
@@ -103,6 +104,7 @@ class ConfirmService:
 
     def __post_init__(self) -> None:
         flow, client_id = self.flow, self.options.session.client_id
+        self.process.flow = as_recorded(flow)
         self.outages = OutageLog(self.process)
         self.room = QuarantineRoom(self.options.quarantine_rows, self.options.quarantine_bytes)
         spans = ReturnSpans.of(

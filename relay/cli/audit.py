@@ -8,7 +8,7 @@ from datetime import datetime
 
 import click
 
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import own_settings, print_json, wants_json
 from relay.cli.parameters import SINCE
 from relay.repair.audited import Audited, read_audit
 from relay.runtime.operator_connection import operator_connection
@@ -34,7 +34,7 @@ def command(
     ctx: click.Context, since: datetime | None, action: str | None, subject: str | None, limit: int
 ) -> None:
     """Show who closed, released, discarded, replayed or rebaselined what, when, and why."""
-    rows = asyncio.run(_read(settings_of(ctx), since, action, subject, limit))
+    rows = asyncio.run(_read(own_settings(ctx), since, action, subject, limit))
     if wants_json(ctx):
         print_json({"audit": [asdict(row) for row in rows]})
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from relay.cli.output import settings_of
+from relay.cli.output import own_settings
 from relay.embedded import persistent
 from relay.embedded.folders import lasting_folder
 from relay.kafka.topic_creation import make_topics
@@ -61,7 +61,7 @@ def up(
     addresses = persistent.up(
         folder, postgres_port=postgres_port, kafka_port=kafka_port, report=_tell
     )
-    flow = settings_of(ctx).flow
+    flow = own_settings(ctx).flow
     topics = [*sorted(flow.topics), flow.returns_topic]
     kafka = KafkaConnection(addresses.kafka_bootstrap_servers)
     asyncio.run(make_topics(kafka, topics, partitions=_PARTITIONS))

@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from relay.cli.errors import Found
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import own_settings, print_json, wants_json
 from relay.runtime.database import connect
 from relay.runtime.migrations import (
     APPLICATION_NAME,
@@ -53,7 +53,7 @@ def command(
     """
     if sum((print_sql, verify, print_snapshot)) > 1:
         raise click.UsageError("--sql and --verify exclude each other")
-    dsn = settings_of(ctx).database.dsn
+    dsn = own_settings(ctx).database.dsn
     if print_sql:
         click.echo(asyncio.run(_script(dsn, relay_only=relay_only)), nl=False)
     elif print_snapshot:

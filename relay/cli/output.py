@@ -25,13 +25,38 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Under this name the root's `obj` and a JSON document say how the running processes' settings
+# differ from the command's (relay.cli.by_processes).
+SETTINGS_DIFFER: Final = "settings_differ"
+
 
 def wants_json(ctx: click.Context) -> bool:
     """Tell whether data is to be JSON."""
     return bool(ctx.find_root().obj["json"])
 
 
-def settings_of(ctx: click.Context) -> Settings:
+def settings_of(ctx: click.Context, *, piped: bool = False) -> Settings:
+    """Read the settings as `own_settings` does, and go by the processes that run with others.
+
+    Args:
+        ctx: the command's.
+        piped: stdout is for another program: what differs is said on stderr.
+
+    Raises:
+        SettingsError: names what is wrong.
+    """
+    from relay.cli.by_processes import by_processes  # noqa: PLC0415 - asyncpg takes its time
+
+    settings, differing = by_processes(own_settings(ctx))
+    if differing:
+        ctx.find_root().obj[SETTINGS_DIFFER] = [one.as_data() for one in differing]
+        if not wants_json(ctx):
+            said = "; ".join(str(printable(one.text)) for one in differing)
+            click.echo(click.style(f"settings differ: {said}", fg="yellow"), err=piped)
+    return settings
+
+
+def own_settings(ctx: click.Context) -> Settings:
     """Read the settings that the command line and the environment name; log to stderr from now on.
 
     Raises:
@@ -45,7 +70,14 @@ def settings_of(ctx: click.Context) -> Settings:
 
 
 def print_json(data: Any) -> None:
-    """Print one JSON document; what a terminal might obey is written as its escape."""
+    """Print one JSON document; what a terminal might obey is written as its escape.
+
+    Where the running processes have other settings than the command, an object says so first.
+    """
+    ctx = click.get_current_context(silent=True)
+    differing = None if ctx is None else (ctx.find_root().obj or {}).get(SETTINGS_DIFFER)
+    if differing and isinstance(data, dict):
+        data = {SETTINGS_DIFFER: differing, **data}
     text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
     click.echo(_UNUSUAL.sub(_escaped, text))
 

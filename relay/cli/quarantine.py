@@ -155,7 +155,7 @@ async def _show(
 @click.pass_context
 def export_command(ctx: click.Context, /, **given: Any) -> None:
     """Write rows as JSON lines, with key, value and headers in base64."""
-    settings = settings_of(ctx)
+    settings = settings_of(ctx, piped=True)
     states = given["states"] or OPEN
     selection = selection_of(settings.flow, given, STATES if "all" in states else states)
     who = given["by"] or this_person()

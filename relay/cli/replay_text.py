@@ -42,10 +42,9 @@ def plan_lines(job: Job) -> Iterator[str]:
         command = f"   {printable(skipped['next'])}" if skipped["next"] else ""
         yield f" {skipped['count']:>9,}  {skipped['reason']}{command}"
     if plan.get("seen_twice"):
-        yield (
-            f"a consumer that does not deduplicate sees {plan['seen_twice']:,} events twice,"
-            f" {plan['seen_behind_newer']:,} of them after a newer one of their order"
-        )
+        yield f"the processor has seen {plan['seen_twice']:,} of these events before"
+    if plan.get("seen_behind_newer"):
+        yield f"{plan['seen_behind_newer']:,} of them go out after a newer one of their order"
     for gone in plan.get("dropped", []):
         yield (
             f"gone: {gone['rows']:,} events of {gone['partition_name']}"

@@ -52,7 +52,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
     Diagnoses are shown as the watchdog recorded them. Exit code 3: orders are overdue.
     """
-    settings = settings_of(ctx)
+    settings = settings_of(ctx, piped=given["ids"])
     found, unjudged = asyncio.run(_read(settings, given["since"], given["limit"]))
     if given["hop"] is not None:
         found.orders = [one for one in found.orders if one.hop == given["hop"]]

@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from relay.cli.output import settings_of
+from relay.cli.output import own_settings
 from relay.cli.service import ServiceContext, serve
 from relay.diagnose.watch.round import WatchOptions
 from relay.diagnose.watch.watchdog import Watchdog
+from relay.runtime.flow_record import as_recorded
 from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord
@@ -29,7 +30,7 @@ def command(ctx: click.Context) -> None:
     `relay run` and `relay confirm` do this already (watch.inside): alone it is for hosts where
     neither runs. Of all watchdogs one is active. SIGTERM ends with 0.
     """
-    settings = settings_of(ctx)
+    settings = own_settings(ctx)
     serve(
         "watchdog", settings, METRICS_PORT, lambda context: WatchdogService(make_watchdog(context))
     )
@@ -61,6 +62,9 @@ class WatchdogService:
 
     watchdog: Watchdog
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("watchdog"))
+
+    def __post_init__(self) -> None:
+        self.process.flow = as_recorded(self.watchdog.flow)
 
     @property
     def state(self) -> str:

@@ -60,6 +60,7 @@ class Cause(StrEnum):
     PROCESSOR_REBALANCING = "processor_rebalancing"
     TOPIC_NOT_CONSUMED = "topic_not_consumed"
     PARTITION_UNASSIGNED = "partition_unassigned"
+    GROUP_REPLACED = "group_replaced"
     GROUP_UNKNOWN = "group_unknown"
     # Hop 4.
     OFFSETS_SKIPPED = "offsets_skipped"
@@ -405,6 +406,14 @@ _PROCESS: dict[Cause, CauseMeaning] = {
         "no member of the processor's group has this record's partition",
         "restart the processor, so that it sees every partition",
         _CHECK,
+    ),
+    Cause.GROUP_REPLACED: _row(
+        _V.NOT_PROCESSED,
+        "another group answers newer orders: it began after this record, and the flow's own group "
+        "stopped before it, so that nobody read it",
+        "replay; do not start the old group again, it would process what the new one has done a "
+        "second time; set processor_groups in the flow's settings to the new group",
+        _REPLAY,
     ),
     Cause.GROUP_UNKNOWN: _row(
         _V.UNKNOWN,

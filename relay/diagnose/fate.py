@@ -9,9 +9,11 @@ from typing import Final
 from relay.diagnose.causes import Cause
 from relay.diagnose.verdicts import MEANINGS, Fate, Verdict
 
-# A verdict that usually flows on by itself, with a cause for which it never will: the relay is past
-# these rows, and no restart brings it back to them.
-NEVER_BY_ITSELF: Final = frozenset({Cause.CHECKPOINT_SKIPPED, Cause.SENT_TO_OTHER_TOPIC})
+# A verdict that usually flows on by itself, with a cause for which it never will: whoever should
+# take it is past it, and no restart brings it back to it.
+NEVER_BY_ITSELF: Final = frozenset(
+    {Cause.CHECKPOINT_SKIPPED, Cause.SENT_TO_OTHER_TOPIC, Cause.GROUP_REPLACED}
+)
 
 
 def fate_of(verdict: str, cause: str | None) -> Fate:

@@ -41,6 +41,7 @@ from relay.runtime.database import (
 )
 from relay.runtime.failure_code import failure_code
 from relay.runtime.flow import Flow
+from relay.runtime.flow_record import as_recorded
 from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.memory import collect_rarely, keep_freed_memory
@@ -100,6 +101,7 @@ class RelayService:
     _broker_took_us: bool = False
 
     def __post_init__(self) -> None:
+        self.process.flow = as_recorded(self.flow)
         self.outages = OutageLog(self.process)
         self._meter = Meter(self.metrics)
         sizing = Sizing(

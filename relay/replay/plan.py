@@ -71,8 +71,8 @@ LOST: Final = frozenset({Verdict.NO_RETURN, Verdict.RECORD_MISSING, Verdict.RETU
 _USELESS_RETURN: Final = frozenset(
     {Cause.RETURN_MALFORMED, Cause.RETURN_UNKNOWN_ORDER, Cause.RETURN_MISNAMED}
 )
-# Published for the relay, and never on its topic: it is not sent again by itself.
-_ASTRAY: Final = frozenset({Cause.SENT_TO_OTHER_TOPIC})
+# Published, and read by nobody: on another topic, or between two groups.
+_ASTRAY: Final = frozenset({Cause.SENT_TO_OTHER_TOPIC, Cause.GROUP_REPLACED})
 # Their return is there, and the consumer only went past it.
 _PASSED_RETURN: Final = frozenset({Cause.OFFSET_GAP, Cause.OFFSET_MOVED})
 # Never by a replay: the relay publishes them first, or there is nothing to publish.
@@ -100,6 +100,12 @@ class Judged:
     outbox_id: int | None = None
     dropped: bool = False
     deleted: bool = False
+
+    @property
+    def processed(self) -> bool:
+        """Whether the processor has seen its event, as far as the diagnosis proves that."""
+        came_past = self.verdict == "returned" or self.hop in ("return", "confirm")
+        return came_past and self.cause != "offsets_skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +169,8 @@ class Plan:
         outbox_ids: the events, ascending; left out of the data (they have a table).
         missing: orders whose event was never written and is, before the replay begins.
         returns: orders whose return is on Kafka, and is given to the consumer once more.
-        twice: events that a consumer without deduplication sees once more ...
-        behind: ... and of these, events that it sees after a newer one of the same order.
+        twice: events that the processor has seen before, and sees once more.
+        behind: events that go out after a newer one of the same order.
         gone: ranges whose rows were dropped.
         mended: what is known of the cause now.
     """
@@ -266,7 +272,7 @@ def decide(
         plan.outbox_ids.append(row.outbox_id)
         plan.kinds[Kind(one.hop, one.verdict, one.cause)] += 1
         plan.topics[row.topic or "-"] += 1
-        plan.twice += 1
+        plan.twice += one.processed
         plan.behind += row.newer
     plan.outbox_ids.sort()
     plan.count = len(plan.outbox_ids)

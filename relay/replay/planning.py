@@ -105,6 +105,8 @@ async def _plan(settings: Settings, connection: Any, wanted: Wanted) -> Plan:
     ids = [one.outbox_id for one in judged if one.outbox_id is not None]
     rows = await event_rows(connection, flow, ids, selection, wanted.topic)
     plan = decide(judged, rows, selection, again=wanted.again, write_missing=wanted.write_missing)
+    if wanted.topic is not None:
+        plan.twice = 0  # whoever reads there has not seen them
     if not selection.names_orders:
         returned = await count_returned(connection, flow, selection.since, selection.until)
         plan.skipped += skipped_at_once({Skip.RETURNED: returned or 0})
@@ -187,7 +189,7 @@ async def _plan_everything(settings: Settings, connection: Any, wanted: Wanted) 
     async with connection.transaction():
         await create_job(connection, replay_id, selection_data(selection), wanted.topic)
         plan.count = await store_everything(connection, str(replay_id), selection, orders, kinds)
-        plan.twice = plan.count
+        plan.twice = plan.count if wanted.topic is None else 0
         plan.topics = Counter({wanted.topic or flow.events_topic: plan.count})
         plan.mended = await _mended(settings)
         await store_items(connection, replay_id, selection_data(selection), plan, wanted.who)

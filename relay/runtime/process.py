@@ -17,6 +17,9 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from relay.runtime.database import connect
+from relay.runtime.liveness import SILENT_SECONDS
+
 _BEAT = """
 INSERT INTO relay.process_record AS p
     (process_id, kind, instance, version, started_at, heartbeat_at, detail, failure_code)
@@ -33,6 +36,28 @@ UPDATE relay.process_record
        stop_code = $3
  WHERE process_id = $1
 """
+
+
+_RUNNING = """
+SELECT kind, instance, (detail -> 'flow')::text AS flow FROM relay.process_record
+ WHERE stopped_at IS NULL AND heartbeat_at > clock_timestamp() - make_interval(secs => $1)
+   AND jsonb_typeof(detail -> 'flow') = 'object'
+ ORDER BY kind, started_at DESC LIMIT 200
+"""
+
+
+async def read_running(dsn: str | None) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return kind, instance and recorded flow of the processes that live.
+
+    Raises:
+        DATABASE_FAILURES: the database cannot be asked.
+    """
+    connection = await connect(dsn, "relay-settings", require_primary=False)
+    try:
+        rows = await connection.fetch(_RUNNING, SILENT_SECONDS)
+    finally:
+        connection.terminate()
+    return [(row["kind"], row["instance"], json.loads(row["flow"])) for row in rows]
 
 
 def instance_name() -> str:
@@ -52,6 +77,7 @@ class ProcessRecord:
     Attributes:
         kind: `relay`, `confirm`, `watchdog`, ...
         detail: what `relay status` shows of it (epoch, state, rates); replaced by each heartbeat.
+        flow: what it runs with (`flow_record`): commands compare their own settings with it.
     """
 
     kind: str
@@ -59,6 +85,7 @@ class ProcessRecord:
     version: str = field(default_factory=program_version)
     process_id: UUID = field(default_factory=uuid4)
     detail: Mapping[str, Any] = field(default_factory=dict)
+    flow: Mapping[str, Any] | None = None
     clock: Callable[[], float] = time.monotonic
     _started: float = field(init=False)
 
@@ -86,9 +113,12 @@ class ProcessRecord:
             self.instance,
             self.version,
             age_seconds,
-            json.dumps(self.detail, default=str),
+            json.dumps(self._recorded(), default=str),
             failure_code,
         )
+
+    def _recorded(self) -> Mapping[str, Any]:
+        return self.detail if self.flow is None else {**self.detail, "flow": self.flow}
 
     async def stop(
         self, connection: asyncpg.Connection, reason: str, code: str | None = None

@@ -7,9 +7,9 @@ nearest name that exists), before anything is connected to. No error shows a sec
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     trace: TraceSettings = TraceSettings()
     watch: WatchSettings = WatchSettings()
     probe: ProbeSettings = ProbeSettings()
+    _flow_to_go_by: Flow | None = PrivateAttr(None)
 
     @classmethod
     def settings_customise_sources(
@@ -85,8 +86,16 @@ class Settings(BaseSettings):
     @property
     def flow(self) -> Flow:
         """The one flow."""
+        if self._flow_to_go_by is not None:
+            return self._flow_to_go_by
         ((name, settings),) = self.flows.items()
         return settings.flow(name)
+
+    def going_by(self, flow: Flow) -> Self:
+        """Return the same settings with another flow: the one that the processes run with."""
+        changed = self.model_copy()
+        changed._flow_to_go_by = flow  # noqa: SLF001 - its own
+        return changed
 
 
 def load_settings(

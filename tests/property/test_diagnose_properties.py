@@ -26,6 +26,7 @@ from relay.diagnose.evidence.order import (
     Waiting,
 )
 from relay.diagnose.evidence.system_state import (
+    AnsweredPast,
     CheckpointSeen,
     ConsumerOffset,
     ConsumerSeen,
@@ -136,6 +137,10 @@ surroundings = st.builds(
     consumer=or_missing(consumers),
     ledger_from_at=maybe(or_missing(times)),
     other_groups=st.sampled_from([(), ("billing",)]),
+    other_readers=or_missing(some(groups)),
+    answered_past=st.dictionaries(
+        st.tuples(st.just(EVENTS), partitions), st.builds(AnsweredPast, offsets, offsets, times)
+    ),
     disabled_triggers=st.sampled_from([(), ("t",)]),
 )
 returns = some(

@@ -68,6 +68,15 @@ def placed_at(evidence: Evidence) -> datetime | None:
     return None
 
 
+def waited_from(evidence: Evidence) -> datetime | None:
+    """Return since when its customer waits: an event that was missing was written later."""
+    placed, order, lost = placed_at(evidence), evidence.order, evidence.lost_kind
+    written = lost is not None and lost[0] == Hop.PLACE and isinstance(order, OrderSeen)
+    if written and isinstance(order, OrderSeen) and order.submitted_at and placed:
+        return min(placed, order.submitted_at)
+    return placed
+
+
 def deadline_at(evidence: Evidence) -> datetime | None:
     """Return when its return was due, counted from the placing."""
     start = placed_at(evidence)
@@ -137,8 +146,10 @@ def _returned_cause(evidence: Evidence) -> Cause:
     known = not isinstance(evidence.returns, Missing)
     if known and applied_return(evidence) is None:
         return Cause.SET_BY_HAND
-    due, at = deadline_at(evidence), returned_at(evidence)
-    return Cause.LATE if due is not None and at is not None and at > due else Cause.IN_TIME
+    since, at = waited_from(evidence), returned_at(evidence)
+    if since is None or at is None:
+        return Cause.IN_TIME
+    return Cause.LATE if at > later(since, _deadline_seconds(evidence)) else Cause.IN_TIME
 
 
 def _unwatched(evidence: Evidence) -> Finding | None:

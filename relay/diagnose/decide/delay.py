@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from relay.diagnose.causes import MEANINGS, PROVISIONAL, Cause
-from relay.diagnose.decide.decision import applied_return, placed_at, returned_at
+from relay.diagnose.decide.decision import applied_return, returned_at, waited_from
 from relay.diagnose.decide.duty import cause_of_outage
 from relay.diagnose.evidence.order import Evidence
 from relay.diagnose.evidence.system_state import Missing, OutageSeen, ProcessSeen
-from relay.diagnose.verdicts import Hop
+from relay.diagnose.verdicts import HOPS, Hop
 from relay.runtime.liveness import GONE_SECONDS
 
 # Of a delay, how much a recorded trouble must cover to explain it.
@@ -30,17 +30,51 @@ class Delay:
 
 def longest_delay(evidence: Evidence) -> Delay | None:
     """Return where a returned order waited longest; None when its times are not recorded."""
-    placed, ended = placed_at(evidence), returned_at(evidence)
+    placed, ended = waited_from(evidence), returned_at(evidence)
     if placed is None or ended is None:
         return None
     stretches = _stretches(evidence, placed, ended)
     hop, start, end = max(stretches, key=lambda one: one[2] - one[1])
     seconds = (end - start).total_seconds()
+    lost = lost_before_replay(evidence)
+    if lost is not None and (start, end) == (lost.from_at, lost.to_at):
+        return Delay(hop, seconds, lost.cause)
     seen = _seen(evidence, hop)
     if seen is not None and seen not in PROVISIONAL:
         # What the watchdog saw while it waited is better than what can be inferred now.
         return Delay(hop, seconds, seen)
     return Delay(hop, seconds, _cause(evidence, hop, start, end) or seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """The time that an order lay where it had been lost, until it was sent again."""
+
+    hop: Hop
+    cause: Cause | None
+    from_at: datetime
+    to_at: datetime
+
+
+def lost_before_replay(evidence: Evidence) -> _Lost | None:
+    """Return where an order lay before it was sent again; None: it was not, or nobody saw where."""
+    kind = evidence.lost_kind
+    deliveries = () if isinstance(evidence.deliveries, Missing) else evidence.deliveries
+    ended = returned_at(evidence)
+    again = [
+        one.published_at
+        for one in deliveries
+        if one.replay_id is not None and (ended is None or one.published_at <= ended)
+    ]
+    written = kind is not None and kind[0] == Hop.PLACE
+    if kind is None or kind[0] not in HOPS or not (again or (written and deliveries)):
+        return None
+    start = waited_from(evidence) if written else deliveries[0].published_at
+    if start is None:
+        return None
+    until = deliveries[0].published_at if written else max(again)
+    cause = Cause(kind[1]) if kind[1] in MEANINGS else None
+    return _Lost(Hop(kind[0]), cause, start, max(start, until))
 
 
 def _seen(evidence: Evidence, hop: Hop) -> Cause | None:
@@ -58,11 +92,14 @@ def _stretches(
     applied = applied_return(evidence)
     sent = applied.recorded_at if applied and applied.recorded_at else ended
     sent = min(max(sent, published), ended)
-    return [
-        (Hop.PUBLISH, placed, published),
-        (Hop.PROCESS, published, sent),
-        (Hop.CONFIRM, sent, ended),
-    ]
+    lost = lost_before_replay(evidence)
+    if lost is None:
+        read_from = published
+        before = [(Hop.PUBLISH, placed, published)]
+    else:
+        read_from = min(lost.to_at, sent)
+        before = [(Hop.PUBLISH, placed, lost.from_at), (lost.hop, lost.from_at, lost.to_at)]
+    return [*before, (Hop.PROCESS, read_from, sent), (Hop.CONFIRM, sent, ended)]
 
 
 def _cause(evidence: Evidence, hop: Hop, start: datetime, end: datetime) -> Cause | None:

@@ -4,13 +4,14 @@ Invariant: a group that committed past the record, or any return, clears this ho
 nobody could ask about is never blamed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
+from relay.diagnose.decide.succession import Succession, answerer_unseen, succession
 from relay.diagnose.evidence.order import Crossing, Delivery, Evidence, Found, ReadBack
 from relay.diagnose.evidence.system_state import GroupSeen, Missing
 from relay.diagnose.verdicts import Hop, Verdict
@@ -153,11 +154,22 @@ def _committed_passage(evidence: Evidence, delivery: Delivery, offset: int) -> P
     for group in named:
         if group.committed.get(where, -1) > offset and not _left_over(evidence, group, where):
             return _passed_unrecorded(evidence, group.name, offset)
+    heir = succession(evidence, delivery)
+    if heir is not None:
+        return _succeeded_passage(evidence, heir, offset)
     if any(group.exists for group in named) or evidence.waiting:
         return Passage(Passed.NO)
     if evidence.around.other_groups:
         return Passage(Passed.UNKNOWN, missing=_group_unknown(evidence))
     return Passage(Passed.NO)
+
+
+def _succeeded_passage(evidence: Evidence, heir: Succession, offset: int) -> Passage:
+    if not heir.groups:
+        return Passage(Passed.UNKNOWN, missing=answerer_unseen(evidence))
+    if heir.skipped or heir.behind(offset):
+        return Passage(Passed.NO)
+    return Passage(Passed.YES, ", ".join(one.name for one in heir.groups))
 
 
 def _left_over(evidence: Evidence, group: GroupSeen, where: Partition) -> bool:
@@ -203,17 +215,30 @@ def decide_unprocessed(evidence: Evidence, delivery: Delivery) -> Finding:
         if groups.cause is Cause.BROKER_UNREACHABLE:
             return Finding(Verdict.NOT_PROCESSED, groups.cause)
         return unknown(groups, Hop.PROCESS)
+    heir = succession(evidence, delivery)
+    cause = _cause_of_flow(evidence, delivery, groups) if heir is None else _of_heir(heir, delivery)
+    return Finding(Verdict.NOT_PROCESSED, cause)
+
+
+def _cause_of_flow(
+    evidence: Evidence, delivery: Delivery, groups: Mapping[str, GroupSeen]
+) -> Cause:
     named = [groups[name] for name in evidence.around.processor_groups if name in groups]
     staffed = [group for group in named if group.members is None or group.members > 0]
     alone = [group for group in named if group.name in evidence.around.lone_readers]
-    if not staffed and not alone:
-        return Finding(Verdict.NOT_PROCESSED, Cause.PROCESSOR_DOWN)
     if not staffed:
-        return Finding(Verdict.NOT_PROCESSED, _lone_cause(evidence, delivery, alone))
+        return _lone_cause(evidence, delivery, alone) if alone else Cause.PROCESSOR_DOWN
     cause = _staffed_cause(evidence, delivery, staffed)
-    if cause is Cause.PROCESSOR_STUCK and _nowhere_to_answer(evidence):
-        return Finding(Verdict.NOT_PROCESSED, Cause.TOPIC_MISSING)
-    return Finding(Verdict.NOT_PROCESSED, cause)
+    stuck = cause is Cause.PROCESSOR_STUCK
+    return Cause.TOPIC_MISSING if stuck and _nowhere_to_answer(evidence) else cause
+
+
+def _of_heir(heir: Succession, delivery: Delivery) -> Cause:
+    if heir.skipped:
+        return Cause.GROUP_REPLACED
+    behind = heir.behind(delivery.offset or 0)
+    down = bool(behind) and all(one.members == 0 for one in behind)
+    return Cause.PROCESSOR_DOWN if down else Cause.PROCESSOR_LAGGING
 
 
 def _nowhere_to_answer(evidence: Evidence) -> bool:

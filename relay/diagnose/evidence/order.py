@@ -292,6 +292,7 @@ class Evidence:
         crossing: by processor group that was recorded past the newest delivery.
         waiting: by processor group that was last recorded at or before it.
         case_kind: hop and cause that the watchdog recorded while the order was overdue.
+        lost_kind: the same before it was sent again.
         default_deadline_seconds: for an order without an event.
     """
 
@@ -320,4 +321,5 @@ class Evidence:
     dropped_partition: str | None = None
     incident_id: int | None = None
     case_kind: tuple[str, str] | None = None
+    lost_kind: tuple[str, str] | None = None
     default_deadline_seconds: float = 900.0

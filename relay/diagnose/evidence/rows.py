@@ -54,11 +54,17 @@ class ReturnRow:
 
 @dataclass(frozen=True, slots=True)
 class CaseRow:
-    """What relay.overdue knows of an order; `kind` is hop and cause."""
+    """What relay.overdue knows of an order.
+
+    Attributes:
+        kind: hop and cause as last recorded.
+        lost_kind: the same before the order was sent again.
+    """
 
     incident_id: int | None
     closed: ClosedByHand | None
     kind: tuple[str, str] | None = None
+    lost_kind: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,6 +190,21 @@ class GroupSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class AnsweredPast:
+    """Records of a partition that were answered though none of the flow's groups came to them.
+
+    Attributes:
+        stopped: where the furthest of those groups stands; they have no members.
+        first: offset of the first such record.
+        first_published_at: when it was published.
+    """
+
+    stopped: int
+    first: int
+    first_published_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerOffset:
     """The confirmation consumer's own position on one partition of the returns topic."""
 
@@ -262,6 +277,9 @@ class SystemState:
         keeps_orders: the flow says where the orders' rows are.
         status_decides: returns are applied to them; else what the consumer noted is the proof.
         other_groups: further groups with offsets on the events topics.
+        other_readers: the same, as far as the broker says where they stand; asked for where none of
+            the flow's groups has members.
+        answered_past: where somebody else answers, by partition.
         lone_readers: groups without members that move on: they assign partitions themselves.
         newcomers: kinds of which a process has just connected and not recorded itself yet.
         disabled_triggers: disabled triggers of the orders table that write to the outbox.
@@ -285,6 +303,10 @@ class SystemState:
     consumer: ConsumerSeen | Missing
     ledger_from_at: datetime | Missing | None = None
     other_groups: tuple[str, ...] = ()
+    other_readers: tuple[GroupSeen, ...] | Missing = ()
+    answered_past: Mapping[Partition, AnsweredPast] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
     lone_readers: frozenset[str] = frozenset()
     disabled_triggers: tuple[str, ...] = ()
     newcomers: frozenset[str] = frozenset()

@@ -109,6 +109,7 @@ class Joiner:
             closed=case.closed if case else None,
             incident_id=case.incident_id if case else None,
             case_kind=case.kind if case else None,
+            lost_kind=case.lost_kind if case else None,
             other_types=() if isinstance(events, Missing) else _other_types(events, chosen),
             moment=self._moment(order_id),
             searched=self.rows.unsearched,

@@ -410,7 +410,9 @@ async def _refused_by_trace(
 
 
 _CASES: Final = """
-SELECT aggregate_id, incident_id, closed_as, closed_by, closed_why, closed_at, hop, cause
+SELECT aggregate_id, incident_id, closed_as, closed_by, closed_why, closed_at, hop, cause,
+       coalesce(evidence #>> '{lost,hop}', hop) AS lost_hop,
+       coalesce(evidence #>> '{lost,cause}', cause) AS lost_cause
   FROM relay.overdue WHERE aggregate_id = ANY ($1::text[])
  ORDER BY opened_at
 """
@@ -422,7 +424,10 @@ async def _cases(connection: asyncpg.Connection, ids: Sequence[str]) -> dict[str
         by_hand = row["closed_as"] == "closed"
         closed = ClosedByHand(row["closed_by"] or "?", row["closed_why"] or "", row["closed_at"])
         found[row["aggregate_id"]] = CaseRow(
-            row["incident_id"], closed if by_hand else None, (row["hop"], row["cause"])
+            row["incident_id"],
+            closed if by_hand else None,
+            (row["hop"], row["cause"]),
+            (row["lost_hop"], row["lost_cause"]),
         )
     return found
 

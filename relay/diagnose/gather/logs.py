@@ -212,7 +212,9 @@ class _Reader:
         if isinstance(groups, Missing) or sent.offset is None:
             return False
         where = (sent.topic, sent.partition)
-        return any(group.committed.get(where, -1) > sent.offset for group in groups.values())
+        readers = self.topics.other_readers
+        all_groups = [*groups.values(), *(() if isinstance(readers, Missing) else readers)]
+        return any(group.committed.get(where, -1) > sent.offset for group in all_groups)
 
     async def _watch(
         self,

@@ -23,6 +23,7 @@ from relay.diagnose.gather.deleted_rows import find_deleted
 from relay.diagnose.gather.logs import LogReading, read_broker
 from relay.diagnose.gather.positions import Series, read_positions
 from relay.diagnose.gather.reading import database_missing, part
+from relay.diagnose.gather.succession import read_answered_past
 from relay.diagnose.gather.topics import TopicFacts
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.flow import ApplyColumns, Flow
@@ -88,6 +89,9 @@ class Gatherer:
         log.positions = positions
         rows, log.answered = await self._once_more(open_ids, rows, log)
         around = self._surroundings(around_rows, topics, positions)
+        if open_ids and not isinstance(self.connection, Missing):
+            answered = await read_answered_past(self.connection, self.flow, around, positions)
+            around = replace(around, answered_past=answered)
         joiner = Joiner(self.flow, around, rows, log)
         found = []
         for number, one in enumerate(ids):
@@ -182,6 +186,7 @@ class Gatherer:
             consumer=rows.consumer,
             ledger_from_at=rows.ledger_from_at,
             other_groups=topics.other_groups,
+            other_readers=topics.other_readers,
             lone_readers=rows.lone_readers,
             disabled_triggers=rows.disabled_triggers,
             newcomers=rows.newcomers,

@@ -40,6 +40,7 @@ class TopicFacts:
     topics: Mapping[str, TopicSeen] | Missing
     groups: Mapping[str, GroupSeen] | Missing
     other_groups: tuple[str, ...] = ()
+    other_readers: tuple[GroupSeen, ...] | Missing = ()
 
 
 async def read_topics(
@@ -65,12 +66,13 @@ async def read_topics(
             groups = await _held_up(broker, groups, topics)
     except READING_FAILURES as error:
         return TopicFacts(topics, broker_missing("the processor's group", error))
-    if any(group.exists for group in groups.values()):
+    if any(group.members != 0 for group in groups.values()):
         return TopicFacts(topics, groups)
     others = await _other_groups(broker, flow)
     if isinstance(others, Missing):
-        return TopicFacts(topics, others)
-    return TopicFacts(topics, groups, others)
+        known = any(group.exists for group in groups.values())
+        return TopicFacts(topics, groups if known else others, other_readers=others)
+    return TopicFacts(topics, groups, tuple(map(_named, others)), others)
 
 
 async def _held_up(
@@ -180,29 +182,38 @@ async def read_group(broker: Broker, name: str) -> GroupSeen:
     )
 
 
-async def _other_groups(broker: Broker, flow: Flow) -> tuple[str, ...] | Missing:
+async def _other_groups(broker: Broker, flow: Flow) -> tuple[GroupSeen, ...] | Missing:
     """Return which other groups read the events topics: the setting may name the wrong one."""
     try:
         async with asyncio.timeout(_PART_SECONDS):
-            listed = (await broker.listed_groups())[:_OTHER_GROUPS_AT_MOST]
-            found = [await _reader(broker, name, kind, flow.topics) for name, _, kind in listed]
+            listed = [
+                name
+                for name, *_ in await broker.listed_groups()
+                if name not in flow.processor_groups
+            ]
+            found = [
+                await _reader(broker, name, flow.topics) for name in listed[:_OTHER_GROUPS_AT_MOST]
+            ]
     except READING_FAILURES as error:
         return broker_missing("the consumer groups", error)
-    return tuple(name for name in found if name is not None)
+    return tuple(one for one in found if one is not None)
 
 
-async def _reader(broker: Broker, group: str, kind: str, topics: Collection[str]) -> str | None:
-    """Return a group's name if it reads one of the topics, or nobody can say that it does not."""
+async def _reader(broker: Broker, name: str, topics: Collection[str]) -> GroupSeen | None:
+    """Return a group if it reads one of the topics, or nobody can say that it does not."""
     try:
-        members = await broker.members(group)
-        committed = {} if kind == SHARE else await broker.committed(group)
+        group = await read_group(broker, name)
     except KafkaError:
         return None  # a group that we may not see
-    if any(topic in topics for topic, _ in committed):
-        return group
-    if members.members is None:
-        return f"{group} perhaps ({kind} group, whose topics the broker does not say)"
-    return group if (members.subscribed or frozenset()) & set(topics) else None
+    reads = any(topic in topics for topic, _ in group.committed)
+    asks = bool((group.subscribed or frozenset()) & set(topics))
+    return group if reads or asks or group.members is None else None
+
+
+def _named(group: GroupSeen) -> str:
+    if group.members is None and not group.committed:
+        return f"{group.name} perhaps ({group.kind} group, whose topics the broker does not say)"
+    return group.name
 
 
 async def read_again(

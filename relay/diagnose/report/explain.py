@@ -119,8 +119,13 @@ _DESCRIBED = {
 
 def _lines(evidence: Evidence, finding: Finding) -> tuple[HopLine, ...]:
     lines = []
+    event = evidence.event
+    created_at = event.created_at if isinstance(event, EventSeen) else None
     for hop in HOPS:
         proven, at, text = _DESCRIBED[hop](evidence)
+        if at is not None and created_at is not None:
+            # Another clock's, or that of the first record of a merged row of the ledger.
+            at = max(at, created_at)
         lines.append(HopLine(hop, _mark(finding, hop, proven=proven), at, text))
     return tuple(_after_the_gap(lines, finding))
 

@@ -15,6 +15,7 @@ from relay.diagnose.decide.decision import applied_return, returned_at
 from relay.diagnose.decide.duty import alive
 from relay.diagnose.decide.process import Passed, passage
 from relay.diagnose.decide.publish import RELAY
+from relay.diagnose.decide.succession import succession
 from relay.diagnose.evidence.order import (
     Crossing,
     Delivery,
@@ -210,7 +211,10 @@ def _committed(evidence: Evidence, delivery: Delivery) -> str:
             for name, one in evidence.waiting.items()
         )
     named = [groups[name] for name in evidence.around.processor_groups if name in groups]
+    heir = succession(evidence, delivery)
+    named += [] if heir is None or heir.skipped else list(heir.groups)
     parts = [_group(group, delivery) for group in named]
+    parts += [heir.text] if heir is not None and heir.skipped else []
     where = (delivery.topic, delivery.partition)
     if any(where in group.before_transaction for group in named):
         parts.insert(0, _transaction(evidence, where) or "behind an open transaction")

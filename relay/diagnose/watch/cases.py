@@ -121,10 +121,15 @@ def evidence_json(diagnosis: Diagnosis) -> str:
     return json.dumps(told).replace("\\u0000", "")
 
 
+# What was said of it before it was sent again is kept: it is where the order was lost.
 _UPDATE: Final = """
 UPDATE relay.overdue AS v
-   SET hop = c.hop, verdict = c.verdict, cause = c.cause, evidence = c.evidence::jsonb,
-       diagnosed_at = clock_timestamp()
+   SET hop = c.hop, verdict = c.verdict, cause = c.cause, diagnosed_at = clock_timestamp(),
+       evidence = c.evidence::jsonb || CASE
+           WHEN v.evidence ? 'lost' THEN jsonb_build_object('lost', v.evidence -> 'lost')
+           WHEN c.verdict = 'in_flight'
+           THEN jsonb_build_object('lost', jsonb_build_object('hop', v.hop, 'cause', v.cause))
+           ELSE '{}' END
   FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
        AS c (event_id, hop, verdict, cause, evidence)
  WHERE v.event_id = c.event_id AND v.closed_at IS NULL

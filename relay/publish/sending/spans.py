@@ -76,7 +76,10 @@ class SendSpans:
                 ended_ns=time.time_ns(),
                 partition=batch.partition,
                 offsets=offsets,
-                waited_seconds=[(started_us - at) / 1e6 for at in created_at],
+                # What is sent again did not wait in the outbox: that its row is old says nothing.
+                waited_seconds=[(started_us - at) / 1e6 for at in created_at]
+                if sent.replay_id is None
+                else None,
                 fields=None if sent.replay_id is None else [_of_replay(sent.replay_id)] * count,
             )
         )

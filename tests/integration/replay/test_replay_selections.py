@@ -44,7 +44,9 @@ async def test_selections_combine_and_a_plan_says_what_is_left_alone(loop, tmp_p
     everything = loop.replay("--since", "1h")
     assert {one["reason"]: one["count"] for one in everything["skipped"]} == {"already_returned": 4}
     assert everything["mended"]["process"]["healthy"] is False
-    assert (everything["seen_twice"], everything["seen_behind_newer"]) == (3, 0)
+    kinds = everything["by_kind"]
+    came_past = sum(one["count"] for one in kinds if one["cause"] != "offsets_skipped")
+    assert (everything["seen_twice"], everything["seen_behind_newer"]) == (came_past, 0)
     wrong = loop.command("replay", "--event", "x", "--json")
     assert (wrong.returncode, "selection" in wrong.stderr) == (1, True)
     assert loop.command("replay", "--execute").returncode == 2

@@ -30,6 +30,7 @@ from relay.diagnose.evidence.order import (
     Waiting,
 )
 from relay.diagnose.evidence.system_state import (
+    AnsweredPast,
     CheckpointSeen,
     ConsumerOffset,
     ConsumerSeen,
@@ -362,6 +363,12 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
         LOST, returns=(replace(TERMINAL, names_order="another"),)
     ),
     (Verdict.RETURN_SKIPPED, Cause.STATUS_OVERWRITTEN): replace(LOST, returns=(APPLIED,)),
+    (Verdict.NOT_PROCESSED, Cause.GROUP_REPLACED): around(
+        UNPASSED,
+        groups={GROUP: replace(BEHIND, members=0, state="Empty")},
+        other_readers=(replace(PASSED, name="processor-v2"),),
+        answered_past={WHERE: AnsweredPast(118_000, 119_000, ago(minutes=50))},
+    ),
     (Verdict.UNKNOWN, Cause.GROUP_UNKNOWN): around(
         LOST, groups={GROUP: GroupSeen(GROUP, False)}, other_groups=("billing",)
     ),
@@ -747,3 +754,41 @@ def test_a_refused_return_does_not_prove_that_its_order_ever_was() -> None:
     stranger = replace(APPLIED, place=Place.QUARANTINE, reason="unknown_order", outcome=None)
     found = decide(replace(UNSENT, order=None, event=None, returns=(stranger,)))
     assert (found.verdict, found.cause) == (Verdict.NO_SUCH_ORDER, Cause.NEVER_COMMITTED)
+
+
+REPLACED = TABLE[Verdict.NOT_PROCESSED, Cause.GROUP_REPLACED]
+
+
+def test_what_the_new_group_began_with_or_has_to_come_to_was_not_left_out() -> None:
+    at = {WHERE: AnsweredPast(118_000, OFFSET, ago(minutes=50))}
+    assert named(around(REPLACED, answered_past=at))[:2] == (Hop.RETURN, Verdict.NO_RETURN)
+    slow = replace(PASSED, name="processor-v2", committed={WHERE: OFFSET})
+    began = {WHERE: AnsweredPast(118_000, OFFSET - 1, ago(minutes=50))}
+    case = around(REPLACED, answered_past=began, other_readers=(slow,))
+    assert named(case)[2] is Cause.PROCESSOR_LAGGING
+    dead = around(case, other_readers=(replace(slow, members=0),))
+    assert named(dead)[2] is Cause.PROCESSOR_DOWN
+
+
+def test_a_reader_that_answers_nothing_is_no_processor() -> None:
+    assert named(around(REPLACED, answered_past={}))[2] is Cause.PROCESSOR_DOWN
+
+
+def test_answers_of_somebody_who_may_not_be_seen_accuse_nobody() -> None:
+    for unseen in ((), missing(Cause.PERMISSION_DENIED)):
+        case = around(REPLACED, other_readers=unseen)
+        assert named(case)[1:] == (Verdict.UNKNOWN, Cause.GROUP_UNKNOWN)
+
+
+def test_on_a_partition_without_answers_what_is_as_old_as_what_was_left_out_elsewhere() -> None:
+    other = (EVENTS, 1)
+    reader = replace(PASSED, name="processor-v2", committed={other: 50})
+    left_out = {other: AnsweredPast(10, 20, PUBLISHED + timedelta(minutes=1))}
+    case = around(REPLACED, answered_past=left_out, other_readers=(reader,))
+    assert named(case)[2] is Cause.GROUP_REPLACED
+    at_once = {other: AnsweredPast(20, 20, PUBLISHED + timedelta(minutes=1))}
+    assert named(around(case, answered_past=at_once))[2] is Cause.PROCESSOR_LAGGING
+    standing = replace(reader, committed={other: 50, WHERE: OFFSET})
+    assert named(around(case, other_readers=(standing,)))[2] is Cause.PROCESSOR_LAGGING
+    newer = {other: AnsweredPast(10, 20, PUBLISHED - timedelta(minutes=1))}
+    assert named(around(case, answered_past=newer))[2] is Cause.PROCESSOR_LAGGING

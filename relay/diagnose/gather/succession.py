@@ -1,0 +1,180 @@
+"""Hop 3: reads who answers past where the flow's processor groups stopped.
+
+Invariant: reads only, and only where none of those groups has members. A record counts as answered
+by a return that was sent after it was published (a return to an earlier event of the same order
+answers nothing), and that came after those groups had members for the last time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+import asyncpg
+
+from relay.diagnose.evidence.system_state import AnsweredPast, Missing, SystemState
+from relay.diagnose.gather.positions import Series
+from relay.diagnose.gather.reading import part
+from relay.kafka.partition import Partition
+from relay.runtime.flow import Flow
+
+# Who answers has answered one of the last records that it came to.
+_PROBED_RECORDS: Final = 100
+# So many records after a group's offset are looked at, a page at a time, for the first answer.
+_PAGE_RECORDS: Final = 2_000
+_PAGES_AT_MOST: Final = 50
+
+
+async def read_answered_past(
+    connection: asyncpg.Connection, flow: Flow, around: SystemState, positions: Series
+) -> dict[Partition, AnsweredPast]:
+    """Return where somebody else answers, by partition; empty while one of the groups is alive."""
+    stopped = _stopped(flow, around, positions)
+    if not stopped:
+        return {}
+    last_seen = await part(connection, "positions", lambda: _last_members(connection, flow))
+    if isinstance(last_seen, Missing):
+        return {}
+    answers = await part(
+        connection, "answers", lambda: _answers(connection, stopped, _reached(around), last_seen)
+    )
+    return {} if isinstance(answers, Missing) else answers
+
+
+def _reached(around: SystemState) -> dict[Partition, set[int]]:
+    """Return how far others came by partition; whoever may not be seen, to the log's end."""
+    reached: defaultdict[Partition, set[int]] = defaultdict(set)
+    topics = {} if isinstance(around.topics, Missing) else around.topics
+    for name, topic in topics.items():
+        for number, log in topic.logs.items():
+            reached[name, number].add(log.log_end)
+    readers = () if isinstance(around.other_readers, Missing) else around.other_readers
+    for reader in readers:
+        for where, offset in reader.committed.items():
+            reached[where].add(offset)
+    return reached
+
+
+async def _answers(
+    connection: asyncpg.Connection,
+    stopped: Mapping[Partition, int],
+    reached: Mapping[Partition, set[int]],
+    last_seen: datetime | None,
+) -> dict[Partition, AnsweredPast]:
+    found = {}
+    for where, offset in stopped.items():
+        for until in sorted(reached.get(where, ())):
+            probed_from = max(offset, until - _PROBED_RECORDS)
+            if until <= offset:
+                continue
+            one = await _first(
+                connection,
+                where,
+                probed_from,
+                last_seen,
+                page_records=_PROBED_RECORDS,
+                pages_at_most=1,
+            )
+            if one is None:
+                continue
+            if probed_from > offset:
+                one = await _first(connection, where, offset, last_seen) or one
+            found[where] = AnsweredPast(offset, *one)
+            break
+    return found
+
+
+def _stopped(flow: Flow, around: SystemState, positions: Series) -> Mapping[Partition, int]:
+    """Return where the furthest of the flow's groups stands; nothing when one is alive."""
+    groups = around.groups
+    if isinstance(groups, Missing) or around.lone_readers & set(groups):
+        return {}
+    if not groups or any(group.members != 0 for group in groups.values()):
+        return {}
+    stands: dict[Partition, int] = {}
+    for (name, where), samples in positions.items():
+        # Of a group that was deleted, too.
+        recorded = [one.committed for one in samples if one.committed is not None]
+        if name in flow.processor_groups and recorded:
+            stands[where] = max(stands.get(where, 0), recorded[-1])
+    for group in groups.values():
+        for where, offset in group.committed.items():
+            stands[where] = max(stands.get(where, 0), offset)
+    topics = {} if isinstance(around.topics, Missing) else around.topics
+    known = bool(stands)
+    for name in flow.topics:
+        for number in topics[name].logs if known and name in topics else ():
+            stands.setdefault((name, number), 0)
+    return {where: offset for where, offset in stands.items() if where[0] in flow.topics}
+
+
+_LAST_MEMBERS: Final = """
+SELECT max(p.taken_at)
+  FROM unnest($1::text[]) AS t (topic) CROSS JOIN unnest($2::text[]) AS g (name)
+ CROSS JOIN LATERAL (
+       SELECT taken_at FROM relay.position
+        WHERE topic = t.topic AND consumer_group = g.name AND partition = 0 AND members > 0
+        ORDER BY taken_at DESC LIMIT 1) AS p
+"""
+
+
+async def _last_members(connection: asyncpg.Connection, flow: Flow) -> datetime | None:
+    found: datetime | None = await connection.fetchval(
+        _LAST_MEMBERS, sorted(flow.topics), list(flow.processor_groups)
+    )
+    return found
+
+
+# The ledger's row that an offset lies in is the last that begins at or before it. A replay's record
+# is left out: its order may have been answered before.
+_PUBLISHED: Final = """
+SELECT l.base_offset + i.place - 1 AS record_offset, i.outbox_id, l.published_at
+  FROM (SELECT base_offset, outbox_ids, published_at, replay_id FROM relay.delivery_ledger
+         WHERE topic = $1 AND partition = $2
+           AND base_offset >= coalesce(
+               (SELECT base_offset FROM relay.delivery_ledger
+                 WHERE topic = $1 AND partition = $2 AND base_offset <= $3
+                 ORDER BY base_offset DESC LIMIT 1), 0)
+         ORDER BY base_offset LIMIT $4) AS l
+ CROSS JOIN LATERAL unnest(l.outbox_ids) WITH ORDINALITY AS i (outbox_id, place)
+ WHERE l.base_offset + i.place - 1 >= $3 AND l.replay_id IS NULL
+ ORDER BY 1 LIMIT $4
+"""
+_ANSWERED: Final = """
+SELECT w.record_offset, w.published_at
+  FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[])
+       AS w (record_offset, outbox_id, published_at)
+  JOIN relay.outbox_summary AS o ON o.id = w.outbox_id
+ WHERE o.id = ANY ($2)
+   AND EXISTS (SELECT FROM relay.inbox AS i
+                WHERE i.aggregate_id = o.aggregate_id
+                  AND coalesce(i.causation_id = o.event_id::text, true)
+                  AND i.recorded_at >= w.published_at - interval '5 s'
+                  AND i.received_at >= w.published_at
+                  AND ($4::timestamptz IS NULL OR i.received_at > $4))
+ ORDER BY 1 LIMIT 1
+"""
+
+
+async def _first(
+    connection: asyncpg.Connection,
+    where: Partition,
+    offset: int,
+    last_seen: datetime | None,
+    *,
+    page_records: int = _PAGE_RECORDS,
+    pages_at_most: int = _PAGES_AT_MOST,
+) -> tuple[int, datetime] | None:
+    """Return offset and publication of the first record from an offset on that was answered."""
+    for _page in range(pages_at_most):
+        rows = await connection.fetch(_PUBLISHED, *where, offset, page_records)
+        if not rows:
+            return None
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        found = await connection.fetchrow(_ANSWERED, *columns, last_seen)
+        if found is not None:
+            return found[0], found[1]
+        offset = rows[-1][0] + 1
+    return None

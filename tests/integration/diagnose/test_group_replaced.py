@@ -1,0 +1,85 @@
+"""The processor's group was renamed: what lies between the two groups is lost, and only that."""
+
+import asyncio
+import json
+from uuid import uuid4
+
+import pytest
+from aiokafka.partitioner import murmur2
+
+from tests.foreign_processor import foreign_processor
+
+pytestmark = pytest.mark.timeout(300)
+
+QUICK = {"RELAY_WATCH_ROUND_SECONDS": "0.5", "RELAY_WATCH_POSITION_SECONDS": "1"}
+
+
+def of_two_partitions() -> list[str]:
+    """Make order ids that Kafka's partitioner sends to partitions 0 and 1 of 3."""
+    found: dict[int, str] = {}
+    while len(found) < 2:
+        one = str(uuid4())
+        partition = (murmur2(one.encode()) & 0x7FFFFFFF) % 3
+        if partition < 2:
+            found[partition] = one
+    return list(found.values())
+
+
+async def test_orders_between_two_groups_are_lost_and_the_old_one_is_not_to_be_started(
+    wiring,
+) -> None:
+    wiring.relay(**QUICK), wiring.consumer()
+    with foreign_processor(wiring, wiring.group):
+        before = await wiring.place_everywhere()
+        await wiring.until_returned(before, 60)
+        await wiring.until_position(wiring.group, 1)
+    await wiring.until_group_is_empty(wiring.group)
+    lost = await wiring.place_everywhere() + await wiring.place(6)
+    await wiring.until_published(lost, 60)
+    # Somebody who reads everything and answers nothing is no processor.
+    with foreign_processor(wiring, f"audit-{wiring.topics.suffix}", answers=lambda _key: False):
+        await wiring.until_passed(f"audit-{wiring.topics.suffix}", wiring.events)
+        await wiring.until_overdue(lost)
+        named = set(wiring.named(lost))
+        assert named == {("process", "not_processed", "processor_down")}
+        green = f"{wiring.group}-green"
+        with foreign_processor(wiring, green, from_the_end=True):
+            # To one partition nothing newer comes.
+            newer = of_two_partitions()
+            await wiring.place_these(newer)
+            await wiring.until_returned(newer, 60)
+            await wiring.eventually(
+                lambda: asyncio.to_thread(lambda: len(wiring.committed(green, wiring.events)) >= 2),
+                40,
+            )
+            found = await asyncio.to_thread(wiring.diagnose, lost)
+            said = {(one["hop"], one["verdict"], one["cause"]) for one in found}
+            assert said == {("process", "not_processed", "group_replaced")}
+            assert green in json.dumps(found)
+            assert all(one["next"][0].startswith("relay replay ") for one in found)
+            done = await asyncio.to_thread(
+                wiring.command, "replay", "--execute", "--reason", "renamed", "--yes", "--json"
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            await wiring.until_returned(lost, 60)
+
+
+async def test_what_the_new_group_left_unanswered_is_lost_at_the_return(wiring) -> None:
+    wiring.relay(**QUICK), wiring.consumer()
+    with foreign_processor(wiring, wiring.group):
+        await wiring.until_returned(await wiring.place_everywhere(), 60)
+        await wiring.until_position(wiring.group, 1)
+    await wiring.until_group_is_empty(wiring.group)
+    first = await wiring.place(2)
+    mute: set[str] = set()
+    green = f"{wiring.group}-green"
+    with foreign_processor(wiring, green, answers=lambda key: key not in mute):
+        await wiring.until_returned(first, 60)
+        unanswered = [str(uuid4()) for _ in range(2)]
+        mute.update(unanswered)
+        await wiring.place_these(unanswered)
+        await wiring.until_returned(await wiring.place_everywhere(), 60)
+        await wiring.until_passed(green, wiring.events)
+        await wiring.until_overdue(unanswered)
+        named = await asyncio.to_thread(wiring.named, unanswered)
+    assert {(hop, verdict) for hop, verdict, _cause in named} == {("return", "no_return")}
