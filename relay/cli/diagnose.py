@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from relay.cli.diagnosis_text import following, gravest, many_orders, one_order, triage
+from relay.cli.diagnosis_text import causes, many_orders, one_order
 from relay.cli.errors import Found, NotLookedError
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.cli.parameters import SINCE
@@ -157,11 +157,11 @@ def _print(
         return
     found = harmless(list(found))
     if everything:
-        lines = triage(found, now_at) if found else ["no order is overdue: nothing is lost"]
+        lines = causes(found, now_at) if found else ["no order is overdue: nothing is lost"]
     elif len(found) == 1:
         lines = one_order(found[0], now_at)
         link = settings.trace.link(found[0].trace_id)
         lines += [f" trace {link}"] if link else []
     else:
-        lines = many_orders(found, now_at) + following(gravest(found))
+        lines = many_orders(found, now_at)
     click.echo("\n".join(lines))

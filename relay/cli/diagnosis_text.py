@@ -1,7 +1,7 @@
 """Find: how a diagnosis is printed: the answer first, then the evidence, then the next command.
 
-Invariant: at most a screen, whatever was found; no escape sequence without a terminal or with
-NO_COLOR.
+Invariant: about a screen, whatever was found, and a line for every order that was asked for; no
+escape sequence without a terminal or with NO_COLOR.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from relay.diagnose.report.explain import headline
 from relay.diagnose.report.hops import span
 from relay.diagnose.verdicts import Fate, found_something
 
-SCREEN_LINES = 20
+# Causes that are told with what to do, and those that are counted.
+BLOCKS = 5
+KINDS = 12
+# Orders that are asked for each get an answer; beyond that, JSON has them.
+ASKED_LINES = 500
+# Of a cause, so many commands: one for each of its incidents or single orders.
+_NEXT_SHOWN = 3
 
 _COLOURS = {Mark.OK: "green", Mark.NO: "red", Mark.UNSURE: "yellow", Mark.NOT_REACHED: None}
 _FATES = {Fate.LOST: "red", Fate.DELAYED: "yellow", Fate.UNKNOWN: "yellow", Fate.FINE: "green"}
@@ -57,15 +63,15 @@ def _hop_line(line: HopLine) -> str:
 
 
 def many_orders(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:
-    """Return the lines for many orders: what they come to, then the orders."""
-    lines = summary(found, now_at)
-    room = max(5, SCREEN_LINES - len(lines))
-    interesting = [one for one in found if found_something(one.verdict)] or list(found)
-    shown = interesting[:room]
+    """Return the lines for orders that were asked for: the causes, then every order's answer."""
+    lines = causes(found, now_at)
+    bad = [one for one in found if found_something(one.verdict)]
+    fine = [one for one in found if not found_something(one.verdict)]
+    shown = [*bad, *fine][:ASKED_LINES]
     lines.append("")
     lines += [f" {one.order_id}  {headline(one, now_at)}{_asked(one)}" for one in shown]
-    if len(interesting) > len(shown):
-        lines.append(f" ... and {len(interesting) - len(shown):,} more (--json prints them all)")
+    if len(found) > len(shown):
+        lines.append(f" ... and {len(found) - len(shown):,} more (--json prints them all)")
     return lines
 
 
@@ -73,8 +79,8 @@ def _asked(one: Diagnosis) -> str:
     return "" if one.found_as is None else f"   ({one.asked} is {one.found_as})"
 
 
-def summary(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:
-    """Return what many orders come to: by hop, verdict and cause, the gravest first."""
+def causes(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:
+    """Return what many orders come to: one block for each cause, the largest first."""
     bad = [one for one in found if found_something(one.verdict)]
     lost = sum(one.fate is Fate.LOST for one in bad)
     delayed = sum(one.fate is Fate.DELAYED for one in bad)
@@ -83,9 +89,13 @@ def summary(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:
     fate = Fate.LOST if lost else Fate.DELAYED if delayed else Fate.UNKNOWN if bad else Fate.FINE
     told = ", ".join(parts) if bad else "nothing is wrong"
     lines = [click.style(f"{len(found):,} orders: {told}", fg=_FATES[fate], bold=True)]
-    groups = Counter(_kind(one) for one in bad)
-    for kind, count in groups.most_common(SCREEN_LINES // 2):
-        lines.append(_group_line(kind, count, bad, now_at))
+    groups = Counter(_kind(one) for one in bad).most_common()
+    for kind, count in groups[:BLOCKS]:
+        lines += _block(kind, count, bad, now_at)
+    lines += [_group_line(kind, count, bad, now_at) for kind, count in groups[BLOCKS:KINDS]]
+    if len(groups) > KINDS:
+        left = sum(count for _kind, count in groups[KINDS:])
+        lines.append(f" {left:>7,}  of {len(groups) - KINDS} more kinds (--json)")
     return lines
 
 
@@ -106,30 +116,19 @@ def _group_line(kind: Kind, count: int, bad: Sequence[Diagnosis], now_at: dateti
     return f" {count:>7,}  {hop:<10} {verdict} / {cause}  {age}".rstrip()
 
 
-def gravest(found: Sequence[Diagnosis]) -> Diagnosis | None:
-    """Return one of the largest kind of what is lost, or else of what is wrong."""
-    bad = [one for one in found if found_something(one.verdict)]
-    if not bad:
-        return None
-    lost = [one for one in bad if one.fate is Fate.LOST] or bad
-    kind, _count = Counter(_kind(one) for one in lost).most_common(1)[0]
-    return next(one for one in lost if _kind(one) == kind)
+def _block(kind: Kind, count: int, bad: Sequence[Diagnosis], now_at: datetime) -> list[str]:
+    """Return the lines of one cause; of several incidents of it, the first order's is next."""
+    own = [one for one in bad if _kind(one) == kind]
+    first = own[0]
+    lines = [_group_line(kind, count, bad, now_at), f"          why   {first.meaning}"]
+    lines += [f"          fix   {first.fix}"] if first.fix else []
+    lines.append(f"          order {first.order_id}")
+    nexts = dict.fromkeys(command for one in own for command in _first_next(one))
+    return [*lines, *(f"          next  {command}" for command in list(nexts)[:_NEXT_SHOWN])]
 
 
-def triage(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:
-    """Return the lines for all that is overdue: what it comes to, and about the gravest kind."""
-    lines, one = summary(found, now_at), gravest(found)
-    if one is None:
-        return lines
-    lines.append(f" why   {one.meaning}")
-    lines += [f" fix   {one.fix}"] if one.fix else []
-    return [*lines, f" order {one.order_id}  {headline(one, now_at)}", *following(one)]
-
-
-def following(one: Diagnosis | None) -> list[str]:
-    """Return the one command to run next."""
-    if one is None or not one.next:
-        return []
+def _first_next(one: Diagnosis) -> list[str]:
+    """Return the command to run next, alone."""
     # What `relay incidents` shows stands here, but for the story.
-    commands = [command for command in one.next if command != "relay incidents"] or one.next
-    return [f" next  {commands[0]}"]
+    commands = [command for command in one.next if command != "relay incidents"] or list(one.next)
+    return commands[:1]

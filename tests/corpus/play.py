@@ -6,6 +6,10 @@ from relay.diagnose.verdicts import Hop
 from tests.corpus.fault import LATE, Act, Fault, Scene
 from tests.corpus.tally import Tally
 from tests.corpus.world import World, new_ids
+from tests.one_story import contradictions
+from tests.one_story import told as commands_told
+
+_STORY_SECONDS = 25.0
 
 Made = Sequence[tuple[Fault, list[str]]]
 
@@ -41,6 +45,21 @@ async def _stand(world: World, act: Act, made: Made, tally: Tally) -> None:
         await fault.settle(world, orders)
     for fault, orders in made:
         tally.judge(fault, await world.told(orders, **fault.asked_with))
+    await _one_story(world, [one for fault, orders in made if not fault.asked_with
+                             for one in orders])  # fmt: skip
+
+
+async def _one_story(world: World, orders: Sequence[str]) -> None:
+    """All commands say the same of each order, once the watchdog has seen what they see."""
+    if not orders:
+        return
+
+    async def alike() -> bool:
+        found = contradictions(await commands_told(world, orders), orders)
+        assert not found, "\n".join(found)
+        return True
+
+    await world.eventually(alike, _STORY_SECONDS)
 
 
 async def _come_back(world: World, made: Made, tally: Tally) -> None:

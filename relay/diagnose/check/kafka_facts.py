@@ -16,6 +16,7 @@ from aiokafka.errors import for_code
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from relay.diagnose.evidence.system_state import TransactionSeen
+from relay.diagnose.gather.topics import other_members
 from relay.diagnose.gather.transactions import open_transactions
 from relay.kafka.broker import LATEST, Broker, connected
 from relay.kafka.cluster_clock import broker_clock_offset
@@ -48,6 +49,7 @@ class KafkaFacts:
         configs: topic -> its settings; a topic that may not be asked is not in it.
         groups: those that may be seen; state `Dead` where there is none.
         offsets: group -> topics for which it committed offsets.
+        other_readers: groups with members that read the events, where the processor's have none.
         broker_settings: of one broker; empty when they may not be asked.
         confirm_operations: what may be done with our own group; empty: the broker does not say.
         clock_offset: the cluster's clock minus this machine's; None: it cannot be asked.
@@ -61,6 +63,7 @@ class KafkaFacts:
     configs: Mapping[str, Mapping[str, str]]
     groups: Mapping[str, GroupMembers]
     offsets: Mapping[str, frozenset[str]]
+    other_readers: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     broker_settings: Mapping[str, str] = field(default_factory=dict)
     confirm_operations: frozenset[int] = frozenset()
@@ -82,6 +85,8 @@ async def gather_kafka(kafka: KafkaConnection, flow: Flow) -> KafkaFacts:
         there = [name for name, topic in described.items() if not topic.error_code]
         names = [*flow.processor_groups, flow.confirm_group]
         seen = {name: await _group(broker, name, refused) for name in names}
+        processors = [told for name in flow.processor_groups if (told := seen[name])]
+        alone = all(told[0].members == 0 for told in processors)
         settings = await _settings(broker, refused)
         clock = await _clock(broker, refused)
         rights = await _rights(broker, flow.confirm_group)
@@ -92,6 +97,7 @@ async def gather_kafka(kafka: KafkaConnection, flow: Flow) -> KafkaFacts:
             configs=await broker.topic_settings(there),
             groups={name: told[0] for name, told in seen.items() if told},
             offsets={name: told[1] for name, told in seen.items() if told},
+            other_readers=await other_members(broker, flow) if alone else (),
             refused=refused,
             broker_settings=settings,
             confirm_operations=rights,

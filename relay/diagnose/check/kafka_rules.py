@@ -244,11 +244,22 @@ def _group(group: str, facts: KafkaFacts, flow: Flow) -> Result:
         return ok(name, f"has members [{found.members}, {found.state}]")
     if group == flow.confirm_group:
         return warning(name, "no members: returns wait", "relay confirm")
+    return _nobody_processes(name, group, facts, flow)
+
+
+def _nobody_processes(name: str, group: str, facts: KafkaFacts, flow: Flow) -> Result:
     unread = sorted(flow.topics - facts.offsets[group])
     if unread:
         return failed(
             name,
             f"no members, and it never read {', '.join(unread)}",
             "start the order processor, or correct flow.orders.processor_groups",
+        )
+    if facts.other_readers:
+        return failed(
+            name,
+            f"no members; other groups read the events: {', '.join(facts.other_readers[:3])}",
+            "where one of them answers (`relay diagnose`: group_replaced), set "
+            "flow.orders.processor_groups to it; else start the order processor",
         )
     return failed(name, "no members: nobody processes events", "start the order processor")

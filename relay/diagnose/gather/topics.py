@@ -68,7 +68,7 @@ async def read_topics(
         return TopicFacts(topics, broker_missing("the processor's group", error))
     if any(group.members != 0 for group in groups.values()):
         return TopicFacts(topics, groups)
-    others = await _other_groups(broker, flow)
+    others = await other_readers(broker, flow)
     if isinstance(others, Missing):
         known = any(group.exists for group in groups.values())
         return TopicFacts(topics, groups if known else others, other_readers=others)
@@ -182,7 +182,7 @@ async def read_group(broker: Broker, name: str) -> GroupSeen:
     )
 
 
-async def _other_groups(broker: Broker, flow: Flow) -> tuple[GroupSeen, ...] | Missing:
+async def other_readers(broker: Broker, flow: Flow) -> tuple[GroupSeen, ...] | Missing:
     """Return which other groups read the events topics: the setting may name the wrong one."""
     try:
         async with asyncio.timeout(_PART_SECONDS):
@@ -208,6 +208,13 @@ async def _reader(broker: Broker, name: str, topics: Collection[str]) -> GroupSe
     reads = any(topic in topics for topic, _ in group.committed)
     asks = bool((group.subscribed or frozenset()) & set(topics))
     return group if reads or asks or group.members is None else None
+
+
+async def other_members(broker: Broker, flow: Flow) -> tuple[str, ...]:
+    """Return which other groups with members read the events topics, as far as that can be seen."""
+    readers = await other_readers(broker, flow)
+    found = () if isinstance(readers, Missing) else readers
+    return tuple(one.name for one in found if one.members)
 
 
 def _named(group: GroupSeen) -> str:

@@ -2,8 +2,9 @@
 
 Invariant: cases of one incident share hop, verdict and cause, and lie close in time. A cause that
 strikes a whole hop is an incident from its first order on; one that strikes single orders (a lost
-return here and there) is one only when it comes in a burst, far above what is ordinary: else there
-is silence. An incident keeps its id when its cases turn into something else.
+return here and there) is one only when it comes in a burst, far above what is ordinary, or when
+those few are nearly all the orders that there are: else there is silence. An incident keeps its id
+when its cases turn into something else.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from relay.diagnose.causes import Cause
+from relay.diagnose.fate import fate_of
+from relay.diagnose.verdicts import Fate
 
 # Cases further apart than this are not one event.
 GAP: Final = timedelta(minutes=10)
@@ -23,6 +26,9 @@ BURST_CASES: Final = 10
 BURST_TIMES_ORDINARY: Final = 5.0
 # Of the orders placed meanwhile, how many must be struck.
 BURST_SHARE: Final = 0.2
+# In a small shop fewer are one, too, when they are nearly all that was placed since the first.
+FEW_CASES: Final = 3
+FEW_SHARE: Final = 0.8
 # How far back "ordinary" is measured.
 ORDINARY_SPAN: Final = timedelta(hours=6)
 
@@ -131,6 +137,26 @@ def cluster(
         for group in _close_in_time(some):
             found += _assigned(kind, group, own, ordinary.get(kind, 0.0))
     return found
+
+
+def few_alike(cases: Iterable[Case], clustered: Iterable[Cluster]) -> list[Cluster]:
+    """Return lost orders that would be an incident if hardly any other orders were placed."""
+    taken = {case.key for one in clustered for case in one.cases}
+    by_kind: defaultdict[Kind, list[Case]] = defaultdict(list)
+    for case in cases:
+        if case.key not in taken and fate_of(case.kind[1], case.kind[2]) is Fate.LOST:
+            by_kind[case.kind].append(case)
+    return [
+        Cluster(None, kind, tuple(group))
+        for kind, some in by_kind.items()
+        for group in _close_in_time(sorted(some, key=lambda one: one.placed_at))
+        if len(group) >= FEW_CASES
+    ]
+
+
+def are_all_there_is(cases: int, placed: int) -> bool:
+    """Tell whether alike cases are nearly all of the orders that were placed meanwhile."""
+    return cases >= placed * FEW_SHARE
 
 
 def _close_in_time(cases: Sequence[Case]) -> list[list[Case]]:

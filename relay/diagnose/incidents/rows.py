@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -25,8 +25,10 @@ from relay.diagnose.incidents.clusters import (
     Cluster,
     Kind,
     Span,
+    are_all_there_is,
     cluster,
     dominant,
+    few_alike,
     grown_tenfold,
     ordinary_rate,
 )
@@ -100,7 +102,9 @@ async def assign(connection: asyncpg.Connection, now_at: datetime) -> list[Incid
         for row in await connection.fetch(_JOINABLE, now_at - _STILL_JOINED)
     ]
     ordinary = await _ordinary(connection, {case.kind for case in cases}, now_at)
-    opened = [await _put(connection, one) for one in cluster(cases, spans, ordinary)]
+    found = cluster(cases, spans, ordinary)
+    found += await _few(connection, few_alike(cases, found))
+    opened = [await _put(connection, one) for one in found]
     changes = await _refresh(connection)
     joined = [IncidentChange("closed", *one) for one in await join_twins(connection)]
     if joined:
@@ -116,6 +120,33 @@ async def _ordinary(
         if kind[2] in SINGLE_ORDERS:
             rows = await connection.fetch(_USUAL, now_at - ORDINARY_SPAN - GAP, kind[0], kind[2])
             found[kind] = ordinary_rate([row["placed_at"] for row in rows], now_at)
+    return found
+
+
+# The newest rows only: who has more of them since the first lost order is no small shop.
+_PLACED: Final = """
+SELECT count(DISTINCT o.aggregate_id) FILTER (
+           WHERE o.created_at BETWEEN $1 AND $2
+             AND ($3::bigint[] = '{}' OR o.aggregate_type IN (
+                 SELECT aggregate_type FROM relay.outbox_summary WHERE id = ANY ($3)))),
+       count(*) < $4 OR min(o.created_at) < $1
+  FROM (SELECT aggregate_id, aggregate_type, created_at FROM relay.outbox_summary
+         ORDER BY id DESC LIMIT $4) AS o
+"""
+_NEWEST_ROWS: Final = 1000
+_FEW_AT_ONCE: Final = 20
+
+
+async def _few(connection: asyncpg.Connection, candidates: Sequence[Cluster]) -> list[Cluster]:
+    """Return those of few orders that are nearly all that were placed from the first of them on."""
+    found = []
+    for one in candidates[:_FEW_AT_ONCE]:
+        ids = [case.outbox_id for case in one.cases if case.outbox_id is not None]
+        placed, all_of_them = await connection.fetchrow(
+            _PLACED, one.from_at, one.to_at + GAP, ids[:1], _NEWEST_ROWS
+        )
+        if all_of_them and are_all_there_is(len(one.cases), placed):
+            found.append(one)
     return found
 
 

@@ -186,6 +186,7 @@ def _publish(counts: Counts) -> HopStatus:
 
 def _process(lags: Lags, flow: Flow, now: datetime) -> HopStatus:
     said = [_group(name, lags) for name in flow.processor_groups]
+    said += [(f"{name} reads the events, too", True) for name in lags.other_readers[:3]]
     found = HopStatus(
         "process",
         None,

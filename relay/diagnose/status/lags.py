@@ -14,6 +14,7 @@ from typing import Final
 
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.reading import broker_missing
+from relay.diagnose.gather.topics import other_members
 from relay.diagnose.gather.transactions import open_transactions
 from relay.diagnose.report.transactions import transaction_text
 from relay.diagnose.status.traces import Answered, Position, read_record_traces
@@ -58,12 +59,14 @@ class Lags:
 
     Attributes:
         groups: who is in the processor's groups, and in ours.
+        other_readers: groups with members that read the events, where the processor's have none.
         record_traces: trace ids of the answered orders' records, by where they stand.
     """
 
     process: Lag | Missing
     confirm: Lag | Missing
     groups: Mapping[str, GroupMembers] = field(default_factory=dict)
+    other_readers: tuple[str, ...] = ()
     record_traces: Mapping[Position, str] = field(default_factory=dict)
 
 
@@ -106,12 +109,14 @@ async def _read(
     groups = {
         name: await broker.members(name) for name in (*flow.processor_groups, flow.confirm_group)
     }
+    alone = all(groups[name].members == 0 for name in flow.processor_groups)
+    others = await other_members(broker, flow) if alone else ()
     process = await _processed(broker, flow, canaries)
     passed = next_offsets
     if passed is None:
         passed = await broker.committed(flow.confirm_group)
     confirm = await _lag(broker, [flow.returns_topic], passed, canaries)
-    return Lags(process, confirm, groups)
+    return Lags(process, confirm, groups, others)
 
 
 async def _processed(broker: Broker, flow: Flow, canaries: Collection[Position]) -> Lag:

@@ -117,8 +117,8 @@ async def test_the_processor_came_back_past_its_records(wiring) -> None:
     listed = wiring.command("unreturned", "--incident", found["incident"], "--ids")
     assert sorted(listed.stdout.split()) == sorted(orders)
     triage = wiring.command("diagnose").stdout.splitlines()
-    assert triage[-1] == f" next  {found['next']}"
-    assert any(line.startswith(" fix   replay them") for line in triage)
+    assert triage[-1].strip() == f"next  {found['next']}"
+    assert any(line.strip().startswith("fix   replay them") for line in triage)
 
 
 async def test_spread_losses_are_silence(wiring) -> None:

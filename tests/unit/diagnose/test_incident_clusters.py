@@ -11,8 +11,10 @@ from relay.diagnose.incidents.clusters import (
     GAP,
     Case,
     Span,
+    are_all_there_is,
     cluster,
     dominant,
+    few_alike,
     grown_tenfold,
     ordinary_rate,
 )
@@ -119,3 +121,20 @@ def test_every_case_of_a_struck_hop_is_in_exactly_one_cluster(minutes: list[floa
     assert sorted(case.key for one in found for case in one.cases) == sorted(c.key for c in some)
     edges = sorted((one.from_at, one.to_at) for one in found)
     assert all(later[0] - earlier[1] > GAP for earlier, later in pairwise(edges))
+
+
+def test_a_few_alike_losses_may_be_an_incident_and_what_moves_by_itself_is_none() -> None:
+    lost = cases(SINGLE, 0, 1, 2)
+    (found,) = few_alike(lost, [])
+    assert (found.incident_id, found.kind, len(found.cases)) == (None, SINGLE, 3)
+    assert few_alike(lost[:2], []) == []
+    assert few_alike(lost, [found]) == []
+    assert few_alike(cases(("process", "not_processed", "processor_lagging"), 0, 1, 2), []) == []
+    assert few_alike(cases(("-", "returned", "late"), 0, 1, 2), []) == []
+
+
+def test_they_are_one_where_hardly_any_other_order_was_placed() -> None:
+    assert are_all_there_is(4, 4)
+    assert are_all_there_is(4, 5)
+    assert not are_all_there_is(4, 6)
+    assert are_all_there_is(3, 0), "orders without events"
