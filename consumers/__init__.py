@@ -1,4 +1,4 @@
-"""Hops 3 to 5: the confirmation consumer, and the sample order processor.
+"""Hop 5: the confirmation consumer.
 
 Imported as `relay.consumers`, through a link in `relay/` (docs/adr/0014).
 """

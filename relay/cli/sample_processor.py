@@ -19,16 +19,16 @@ import click
 import structlog
 import uvloop
 
-from relay.consumers.processor.faults import MEANING, Fault, FaultRule
-from relay.consumers.processor.metrics import ProcessorCollector
-from relay.consumers.processor.options import Corruption, CrashAt, FaultOptions, ProcessorOptions
-from relay.consumers.processor.report import ProcessorReport
-from relay.consumers.processor.service import run_processor
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.process import instance_name, program_version
 from relay.runtime.settings import Settings, load_settings
 from relay.runtime.shutdown import stop_on_signals
 from relay.sample.installation import require_sample
+from relay.sample.processor.faults import MEANING, Fault, FaultRule
+from relay.sample.processor.metrics import ProcessorCollector
+from relay.sample.processor.options import Corruption, CrashAt, FaultOptions, ProcessorOptions
+from relay.sample.processor.report import ProcessorReport
+from relay.sample.processor.service import run_processor
 from relay.telemetry import logs
 from relay.telemetry.endpoint import Health, serving
 from relay.telemetry.metrics import Metrics

@@ -16,13 +16,13 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from relay.consumers.processor.faults import Fault, FaultRule
-from relay.consumers.processor.options import FaultOptions, ProcessorOptions
-from relay.consumers.processor.report import ProcessorReport
-from relay.consumers.processor.service import run_processor
 from relay.embedded import EmbeddedKafka
 from relay.runtime.flow import EventRoute, Flow
 from relay.runtime.kafka_connection import KafkaConnection
+from relay.sample.processor.faults import Fault, FaultRule
+from relay.sample.processor.options import FaultOptions, ProcessorOptions
+from relay.sample.processor.report import ProcessorReport
+from relay.sample.processor.service import run_processor
 from relay.telemetry.tracing import configure
 from tests.group_offsets import committed_offsets
 

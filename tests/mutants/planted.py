@@ -217,7 +217,7 @@ PLANTED = (
         "auto-commit: the processor's offset is committed before its returns are sent",
         (
             Change(
-                "consumers/processor/service.py",
+                "relay/sample/processor/service.py",
                 "        returns = [one for page in pages for one in page.returns]\n",
                 "        await self._commit(consumer, pages)\n"
                 '        self._crash("sent", pages)\n'

@@ -27,7 +27,6 @@ from hypothesis import strategies as st
 
 from relay.cli.errors import as_data, as_text
 from relay.cli.output import harmless
-from relay.consumers.processor.decision import decide, read_event
 from relay.kafka.ranges import seen
 from relay.outbox import EventRefusedError
 from relay.outbox.payload import Limits, check, encode
@@ -38,6 +37,7 @@ from relay.runtime.printable import printable
 from relay.runtime.settings import load_settings
 from relay.runtime.settings_sources import SettingsError
 from relay.runtime.tls import TlsProblem, said_by_tls, tls_problem
+from relay.sample.processor.decision import decide, read_event
 from relay.sample.serve_body import order_of
 from relay.telemetry import logs, transport
 from relay.telemetry.export_settings import ExportSettingsError, from_environment

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from relay.consumers.processor.faults import Befallen, Fault, FaultPlan, FaultRule, drawn
+from relay.sample.processor.faults import Befallen, Fault, FaultPlan, FaultRule, drawn
 
 
 def faults(plan: FaultPlan, order_id: str, event_id: str) -> list[Fault]:

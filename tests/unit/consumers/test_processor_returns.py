@@ -8,13 +8,13 @@ from uuid import RFC_4122, UUID
 import orjson
 import pytest
 
-from relay.consumers.processor.decision import Answer, Event, decide, read_event
-from relay.consumers.processor.delay import HeldBack
-from relay.consumers.processor.faults import Befallen, Fault, FaultPlan, FaultRule
-from relay.consumers.processor.journal import FaultJournal, FaultLine
-from relay.consumers.processor.options import FaultOptions, ProcessorOptions
-from relay.consumers.processor.return_maker import Maker, Return, corrupted, new_id
-from relay.consumers.processor.work import Page, Worker
+from relay.sample.processor.decision import Answer, Event, decide, read_event
+from relay.sample.processor.delay import HeldBack
+from relay.sample.processor.faults import Befallen, Fault, FaultPlan, FaultRule
+from relay.sample.processor.journal import FaultJournal, FaultLine
+from relay.sample.processor.options import FaultOptions, ProcessorOptions
+from relay.sample.processor.return_maker import Maker, Return, corrupted, new_id
+from relay.sample.processor.work import Page, Worker
 
 NOW = "2026-01-31T12:34:57.001002+00:00"
 

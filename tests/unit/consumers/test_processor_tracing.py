@@ -8,14 +8,14 @@ from uuid import uuid4
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from relay.consumers.processor.decision import Event
-from relay.consumers.processor.faults import Fault, FaultPlan, FaultRule
-from relay.consumers.processor.options import FaultOptions, ProcessorOptions
-from relay.consumers.processor.return_maker import Maker
-from relay.consumers.processor.sender import Sent
-from relay.consumers.processor.tracing import ProcessorTracing
-from relay.consumers.processor.work import Page, Worker
 from relay.runtime.flow import Flow
+from relay.sample.processor.decision import Event
+from relay.sample.processor.faults import Fault, FaultPlan, FaultRule
+from relay.sample.processor.options import FaultOptions, ProcessorOptions
+from relay.sample.processor.return_maker import Maker
+from relay.sample.processor.sender import Sent
+from relay.sample.processor.tracing import ProcessorTracing
+from relay.sample.processor.work import Page, Worker
 from relay.telemetry.identities import Identities
 from relay.telemetry.otlp import Origin
 from relay.telemetry.sampling import Sampler

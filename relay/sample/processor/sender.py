@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
 
-from relay.consumers.processor.return_maker import Return
+from relay.sample.processor.return_maker import Return
 
 _BATCH_BYTES: Final = 512 * 1024
 _STOP_SECONDS: Final = 5.0

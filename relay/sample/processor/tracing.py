@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from relay.consumers.processor.decision import Event
-from relay.consumers.processor.sender import Sent
-from relay.consumers.processor.work import Page
 from relay.runtime.flow import Flow
+from relay.sample.processor.decision import Event
+from relay.sample.processor.sender import Sent
+from relay.sample.processor.work import Page
 from relay.telemetry import names, traceparent
 from relay.telemetry.identities import identity, new_span_id
 from relay.telemetry.names import SpanKind

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from relay.consumers.processor.report import ProcessorReport
+from relay.sample.processor.report import ProcessorReport
 
 
 class ProcessorCollector(Collector):

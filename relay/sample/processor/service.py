@@ -22,21 +22,21 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from relay.consumers.processor.delay import HeldBack
-from relay.consumers.processor.faults import FaultPlan
-from relay.consumers.processor.journal import FaultJournal
-from relay.consumers.processor.options import CrashAt, ProcessorOptions
-from relay.consumers.processor.progress import ProgressWatch, StuckConsumerError
-from relay.consumers.processor.report import ProcessorReport
-from relay.consumers.processor.return_maker import Maker, Return
-from relay.consumers.processor.sender import ReturnSender
-from relay.consumers.processor.tracing import ProcessorTracing
-from relay.consumers.processor.work import Page, Worker
 from relay.kafka.records import read_hostile_records
 from relay.kafka.refusal import refusal
 from relay.runtime.flow import CANARY_EVENT, Flow
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.shutdown import stopped_within
+from relay.sample.processor.delay import HeldBack
+from relay.sample.processor.faults import FaultPlan
+from relay.sample.processor.journal import FaultJournal
+from relay.sample.processor.options import CrashAt, ProcessorOptions
+from relay.sample.processor.progress import ProgressWatch, StuckConsumerError
+from relay.sample.processor.report import ProcessorReport
+from relay.sample.processor.return_maker import Maker, Return
+from relay.sample.processor.sender import ReturnSender
+from relay.sample.processor.tracing import ProcessorTracing
+from relay.sample.processor.work import Page, Worker
 from relay.telemetry.tracing import Tracing
 
 log = structlog.get_logger(__name__)

@@ -11,8 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from relay.consumers.processor.faults import Fault, FaultRule
 from relay.runtime.backoff import Backoff
+from relay.sample.processor.faults import Fault, FaultRule
 
 CrashAt = Literal["received", "sent", "committed"]
 Corruption = Literal["truncated", "not_json", "no_status", "unknown_status", "any"]

@@ -16,9 +16,9 @@ from typing import Final
 
 import orjson
 
-from relay.consumers.processor.decision import Answer, Event, opposite
-from relay.consumers.processor.faults import Fault
-from relay.consumers.processor.options import Corruption
+from relay.sample.processor.decision import Answer, Event, opposite
+from relay.sample.processor.faults import Fault
+from relay.sample.processor.options import Corruption
 
 Headers = list[tuple[str, bytes]]
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Self, get_args
 
 import orjson
 
-from relay.consumers.processor.faults import Befallen, By, Fault
+from relay.sample.processor.faults import Befallen, By, Fault
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from relay.consumers.processor.return_maker import Return
+from relay.sample.processor.return_maker import Return
 
 
 @dataclass(slots=True)

@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from relay.consumers.processor.decision import Event, EventRecord, decide, read_event
-from relay.consumers.processor.faults import Fault, FaultPlan
-from relay.consumers.processor.journal import FaultLine
-from relay.consumers.processor.options import ProcessorOptions
-from relay.consumers.processor.return_maker import Maker, Return, answers_with, returns_with
+from relay.sample.processor.decision import Event, EventRecord, decide, read_event
+from relay.sample.processor.faults import Fault, FaultPlan
+from relay.sample.processor.journal import FaultLine
+from relay.sample.processor.options import ProcessorOptions
+from relay.sample.processor.return_maker import Maker, Return, answers_with, returns_with
 
 
 class Record(EventRecord, Protocol):

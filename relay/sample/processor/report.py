@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from relay.consumers.processor.faults import Fault
+from relay.sample.processor.faults import Fault
 
 
 @dataclass(slots=True)
