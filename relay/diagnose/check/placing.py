@@ -104,7 +104,7 @@ async def _clock(connection: asyncpg.Connection, flow: Flow) -> Result:
         name,
         f"{flow.orders_columns.submitted_at_column} is {wrong}",
         "set the order service's clock (NTP), or time_zone for a column without a zone; overdue"
-        " orders are found by the database's clock all the same, one without an event later",
+        " orders with an event are found by the database's clock all the same",
     )
 
 

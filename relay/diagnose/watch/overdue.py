@@ -99,7 +99,8 @@ async def _open_orders(
         await connection.fetchval(_NOW),
     )
     rows = []
-    for query in (_orders_query, _elsewhere_query) if decides else (_bare_query,):
+    own = (_orders_query, _elsewhere_query, _future_query) if decides else (_bare_query,)
+    for query in own:
         rows += await connection.fetch(query(table, statuses), *asked)
     if decides:
         rows += await find_contradicted(connection, flow, table, *asked[:4])
@@ -174,6 +175,22 @@ def _elsewhere_query(table: OrdersTable, statuses: str) -> str:
                 ORDER BY s.id LIMIT 1) AS e
          WHERE e.created_at < {_DUE} AND {_unclosed("o.key")}
          ORDER BY e.created_at
+         LIMIT $4
+    """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
+
+
+# No clock that is right writes a time that is still to come; without an event nothing tells when
+# the order was placed: it bypassed the outbox the moment it was committed.
+def _future_query(table: OrdersTable, statuses: str) -> str:
+    at = table.submitted
+    return f"""
+        SELECT o.key, $7::timestamptz AS placed_at
+          FROM (SELECT {table.id_of()} AS key FROM {table.table} o
+                 WHERE o.{table.status} IN ({statuses})
+                   AND {at.since("$7::timestamptz + interval '1 minute'")}
+                   AND $1::timestamptz <= $7 AND $2::float8 > 0
+                 ORDER BY o.{at.name} DESC LIMIT {_ELSEWHERE_AT_MOST}) AS o
+         WHERE NOT {_event("o.key", "true")} AND {_unclosed("o.key")}
          LIMIT $4
     """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
 

@@ -1,6 +1,7 @@
 """Order services whose clocks are wrong: the database's decides what is overdue."""
 
 import json
+import uuid
 
 import pytest
 
@@ -58,6 +59,20 @@ async def test_an_order_is_overdue_by_the_databases_clock(wiring, ahead) -> None
     found = {one["name"]: one for one in data(wiring, "check")["checks"]}["place.clock"]
     word = "behind" if ahead.startswith("-") else "ahead"
     assert (found["state"], word in found["found"]) == ("warning", True)
+
+
+async def test_an_order_without_an_event_is_found_though_its_time_is_still_to_come(wiring) -> None:
+    await wiring.place()
+    order = str(uuid.uuid4())
+    await wiring.insert_these([order])
+    await wiring.pg.execute(
+        "UPDATE orders SET submitted_at = now() + interval '5 hours'"
+        " WHERE order_id = $1::text::uuid",
+        order,
+    )
+    listed = {one["order_id"]: one for one in data(wiring, "unreturned")["orders"]}
+    assert listed[order]["cause"] == "outbox_bypassed"
+    assert data(wiring, "reconcile")["found"] == {"order_without_event": 1}
 
 
 async def test_clocks_that_agree_are_said_to(wiring) -> None:
