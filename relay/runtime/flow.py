@@ -193,3 +193,8 @@ class Flow:
         """Return when the return of such an event is overdue; None: it expects none."""
         route = self.events.get(event_type)
         return None if route is None else route.deadline_seconds
+
+
+def default_deadline_seconds(flow: Flow) -> float:
+    """Return the deadline of an order whose event is missing: the shortest of the flow's."""
+    return min(flow.deadlines.values(), default=900.0)

@@ -28,14 +28,15 @@ from relay.diagnose.evidence.order import (
     Waiting,
 )
 from relay.diagnose.evidence.rows import EventRow, ReturnRow, Rows
-from relay.diagnose.evidence.system_state import Missing, SystemState, TopicSeen
+from relay.diagnose.evidence.system_state import Missing, SystemState
 from relay.diagnose.gather.answers import in_question, share_out
 from relay.diagnose.gather.database import trace_id
+from relay.diagnose.gather.lost_unread import unread_lost
 from relay.diagnose.gather.positions import Series
 from relay.diagnose.gather.readback import ReadBacks
 from relay.diagnose.gather.scan import ScanResult
 from relay.diagnose.gather.set_aside import Unseen
-from relay.runtime.flow import Flow
+from relay.runtime.flow import Flow, default_deadline_seconds
 
 _RANGES_NAMED = 5
 _NOT_LOOKED_AT = Missing(
@@ -360,49 +361,6 @@ def _may_be_of(order_id: str, refused: ReturnSeen) -> bool:
     """
     strangers = refused.reason == Reason.UNKNOWN_ORDER
     return strangers or refused.names_order in (None, order_id)
-
-
-def unread_lost(
-    around: SystemState, topic: TopicSeen, home: int, published_at: datetime, *, lost: bool
-) -> Cause | None:
-    """Say why records are gone from a partition of the returns topic before they were applied.
-
-    Args:
-        around: the consumer's position and gaps.
-        topic: the returns topic.
-        home: the partition.
-        published_at: what was lost before then does not matter.
-        lost: the log lies beyond the consumer's position now.
-    """
-    if isinstance(around.consumer, Missing):
-        return None
-    gaps = [
-        gap
-        for gap in around.consumer.gaps
-        if gap.partition == home and gap.noticed_at >= published_at
-    ]
-    position = around.consumer.offsets.get(home)
-    handled = [gap.from_offset for gap in gaps]
-    handled += [position.next_offset] if lost and position is not None else []
-    for shrink in topic.shrinks:
-        if shrink.partition == home and shrink.after_at >= published_at:
-            if any(shrink.before_end > offset for offset in handled):
-                return Cause.TOPIC_RECREATED
-            return None
-    if any(gap.reason == "out_of_range" for gap in gaps) or lost:
-        return _deleted(around, topic, published_at)
-    return None
-
-
-def _deleted(around: SystemState, topic: TopicSeen, published_at: datetime) -> Cause:
-    age = (around.now_at - published_at).total_seconds()
-    kept = topic.retention_seconds
-    return Cause.RECORDS_DELETED if kept is None or age < kept else Cause.RECORD_EXPIRED
-
-
-def default_deadline_seconds(flow: Flow) -> float:
-    """Return the deadline of an order whose event is missing: the shortest of the flow's."""
-    return min(flow.deadlines.values(), default=900.0)
 
 
 def _once_each(rows: Sequence[ReturnRow]) -> list[ReturnRow]:

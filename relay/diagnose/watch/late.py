@@ -14,10 +14,9 @@ from typing import Final
 
 import asyncpg
 
-from relay.diagnose.gather.assemble import default_deadline_seconds
 from relay.orders.catalog import orders_table
 from relay.orders.table import OrdersTable
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow import ApplyColumns, Flow, default_deadline_seconds
 
 _DUTY: Final = "watchdog_late"
 # A batch of returns is applied within a second or so; its rows carry the time of their insert.

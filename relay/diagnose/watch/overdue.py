@@ -15,12 +15,11 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.diagnose.gather.assemble import default_deadline_seconds
 from relay.diagnose.gather.cut_over import watched_from
 from relay.diagnose.watch.odd_statuses import find_contradicted, find_unknown
 from relay.orders.catalog import orders_table
 from relay.orders.table import OrdersTable
-from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.flow import ApplyColumns, Flow, default_deadline_seconds
 
 
 @dataclass(frozen=True, slots=True)
