@@ -81,7 +81,8 @@ def _of_unreturned(diagnosed: dict[str, Any], said: dict[str, Any]) -> Iterable[
 
 def _may_differ(own: dict[str, Any], other: dict[str, Any]) -> bool:
     """Tell whether time alone explains it: a process that has just ended, a look that was short."""
-    return own["cause"] in PROVISIONAL or other["cause"] in PROVISIONAL
+    ended = own["cause"] in PROVISIONAL or other["cause"] in PROVISIONAL
+    return ended or "unknown" in (own["verdict"], other["verdict"])
 
 
 def _of_incidents(answers: Answers) -> Iterable[str]:

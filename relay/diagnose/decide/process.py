@@ -134,7 +134,12 @@ def _passage_unasked(evidence: Evidence, missing: Missing) -> Passage:
     # at or before the record: nobody can have committed past it since.
     outages = evidence.around.outages
     if missing.cause is Cause.BROKER_UNREACHABLE and not isinstance(outages, Missing):
-        away = [one for one in outages if one.resource == "broker" and one.to_at is None]
+        # Who never reached it cannot say that it is away for the processor, too.
+        away = [
+            one
+            for one in outages
+            if one.resource == "broker" and one.to_at is None and not one.since_start
+        ]
         if away and evidence.waiting and _recorded_until(evidence, away[0].from_at):
             return Passage(Passed.NO)
     return Passage(Passed.UNKNOWN, missing=missing)

@@ -62,6 +62,7 @@ class OutageSeen:
 
     Attributes:
         failure_code: of the failure; None: recorded by an older version.
+        since_start: the process had it from its start on: its own address or login may be wrong.
     """
 
     kind: str
@@ -70,6 +71,7 @@ class OutageSeen:
     to_at: datetime | None
     error: str = ""
     failure_code: str | None = None
+    since_start: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,8 @@ SELECT o.kind, o.resource, o.from_at,
        coalesce(o.to_at, CASE WHEN p.stopped_at IS NOT NULL
                                 OR p.heartbeat_at < clock_timestamp() - make_interval(secs => $2)
                               THEN p.heartbeat_at END) AS to_at,
-       o.error, o.failure_code
+       o.error, o.failure_code,
+       coalesce(o.from_at <= p.started_at + interval '10 s', false) AS since_start
   FROM relay.outage_record AS o LEFT JOIN relay.process_record AS p USING (process_id)
  WHERE o.from_at >= $1 OR o.to_at IS NULL OR o.to_at >= $1
  ORDER BY o.from_at DESC LIMIT 1000

@@ -583,6 +583,10 @@ def test_a_broker_that_only_we_cannot_reach_proves_nothing() -> None:
     assert decide(unreachable()).verdict is Verdict.UNKNOWN
     stale = OutageSeen("relay", "broker", ago(minutes=2), None)
     assert decide(unreachable(outages=(stale,))).verdict is Verdict.UNKNOWN
+    # A wrong address of ours says nothing of the processor.
+    ours = replace(OUT, since_start=True)
+    assert decide(unreachable(outages=(OUT,))).verdict is Verdict.NOT_PROCESSED
+    assert decide(unreachable(outages=(ours,))).verdict is Verdict.UNKNOWN
 
 
 def test_the_oldest_ledger_row_decides_between_skipped_and_forgotten() -> None:
