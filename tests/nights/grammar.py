@@ -11,7 +11,7 @@ from random import Random
 from tests.nights.cast import Cast
 from tests.nights.causes.cause import Cause
 from tests.nights.causes.crash import Crash
-from tests.nights.causes.outage import Outage
+from tests.nights.causes.outage import HOPS, Outage
 from tests.nights.causes.redeploy import PartitionsAdded, Redeploy
 from tests.nights.causes.refusals import Refusal
 from tests.nights.causes.single import Bug, ByHand, Writer
@@ -43,6 +43,12 @@ class Night:
         return f"night {self.seed}: {'; then '.join(map(str, self.causes))} [{self.cast}]"
 
 
+def _strikes_twice(causes: Sequence[Cause]) -> bool:
+    """Tell whether a processor that is frozen in its transaction would be struck once more."""
+    frozen = any(isinstance(one, Crash) and one.frozen for one in causes)
+    return frozen and any(one.stands_at == HOPS["processor"] for one in causes)
+
+
 def draw(seed: int) -> Night:
     """Draw a night."""
     luck = Random(f"night {seed}")
@@ -54,6 +60,8 @@ def draw(seed: int) -> Night:
         one = kind(luck, cast)
         if isinstance(one, Crash) and cast.processor == "kip848":
             continue  # as in Outage
+        if _strikes_twice([one, *causes]):
+            continue
         if not one.stands_at or one.stands_at not in {other.stands_at for other in causes}:
             causes.append(one)
     # What stands comes last, the later hop first: each lets the orders of the next come to it.

@@ -110,7 +110,7 @@ def _unwritten_cause(evidence: Evidence, moment: Moment) -> Cause:
         return Cause.WRONG_AGGREGATE_ID
     if moment.sent_count:
         return Cause.EVENT_DELETED
-    if evidence.around.disabled_triggers:
+    if evidence.around.disabled_triggers and not moment.before_trigger:
         return Cause.TRIGGER_DISABLED
     deleted = moment.vacant_count and moment.deleted_count
     return Cause.EVENT_DELETED if deleted else Cause.OUTBOX_BYPASSED

@@ -277,10 +277,12 @@ def _lone_cause(evidence: Evidence, delivery: Delivery, alone: Iterable[GroupSee
     where = (delivery.topic, delivery.partition)
     group = max(alone, key=lambda one: one.committed.get(where, -1))
     young = evidence.around.now_at - delivery.published_at < timedelta(seconds=FETCH_SECONDS)
-    if young or group.committed.get(where, -1) > group.earlier.get(where, _FAR):
+    if group.committed.get(where, -1) > group.earlier.get(where, _FAR):
         return Cause.PROCESSOR_LAGGING
     if where in group.before_transaction and where in group.committed:
         return Cause.TRANSACTION_OPEN
+    if young:
+        return Cause.PROCESSOR_LAGGING
     return Cause.PROCESSOR_STUCK if where in group.committed else Cause.PARTITION_UNASSIGNED
 
 

@@ -249,6 +249,7 @@ class Moment:
         sent_count: how many of the vacant ids the ledger knows: rows that were there, were
             published, and of which no record could be read back.
         before_events: its row was last written before the first event was.
+        before_trigger: before the triggers that are disabled now were, too.
     """
 
     strays: tuple[str, ...] = ()
@@ -258,6 +259,7 @@ class Moment:
     deleted_count: int = 0
     sent_count: int = 0
     before_events: bool = False
+    before_trigger: bool = False
 
 
 @dataclass(frozen=True, slots=True)

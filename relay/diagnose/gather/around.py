@@ -29,6 +29,7 @@ from relay.diagnose.evidence.system_state import (
 )
 from relay.diagnose.gather.cut_over import events_since
 from relay.diagnose.gather.reading import part
+from relay.diagnose.gather.unwritten import DISABLED_TRIGGERS
 from relay.runtime.flow import Flow
 from relay.runtime.liveness import SILENT_SECONDS
 from relay.runtime.times import later
@@ -283,12 +284,7 @@ async def read_ledger_from_at(connection: asyncpg.Connection) -> datetime | None
     return oldest
 
 
-_TRIGGERS: Final = """
-SELECT t.tgname
-  FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
- WHERE t.tgrelid = to_regclass($1) AND t.tgenabled = 'D' AND NOT t.tgisinternal
-   AND p.prosrc ILIKE '%outbox%'
-"""
+_TRIGGERS: Final = f"SELECT t.tgname {DISABLED_TRIGGERS}"
 
 
 async def _triggers(connection: asyncpg.Connection, flow: Flow) -> tuple[str, ...]:

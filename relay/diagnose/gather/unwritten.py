@@ -127,6 +127,12 @@ SELECT coalesce(sum(pg_stat_get_tuples_deleted(i.inhrelid)), 0)::bigint
 """
 # As in cut_over.py: a sample's orders have events from the first one on.
 _FIRST_DECIDES: Final = "SELECT kind <> 'sample' FROM relay.installation"
+# Of the orders table $1, those that write to the outbox.
+DISABLED_TRIGGERS: Final = """
+  FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+ WHERE t.tgrelid = to_regclass($1) AND t.tgenabled = 'D' AND NOT t.tgisinternal
+   AND p.prosrc ILIKE '%outbox%'
+"""
 _MAY_READ_PAYLOADS: Final = "SELECT has_column_privilege('relay.outbox', 'payload', 'SELECT')"
 # Looked into by the server: payloads do not travel.
 _NAMED: Final = """
@@ -167,6 +173,7 @@ async def read_moments(
     end: int | None = await connection.fetchval(asked)
     vacant = {key: await _vacant(connection, near.get(key, ()), end) for key in keys}
     deleted: int = await connection.fetchval(_DELETED)
+    before_trigger = await _before_trigger(connection, table, keys)
     moments = {
         key: Moment(
             strays=_ids(row for row in near.get(key, ()) if row.own or (key, row.id) in named),
@@ -176,11 +183,24 @@ async def read_moments(
             payloads_unread=unread,
             vacant_count=len(vacant[key]),
             deleted_count=deleted,
+            before_trigger=key in before_trigger,
             before_events=first_decides and key in older,
         )
         for key in keys
     }
     return Around(moments, vacant)
+
+
+async def _before_trigger(
+    connection: asyncpg.Connection, table: OrdersTable, keys: Sequence[str]
+) -> frozenset[str]:
+    """Return the orders that were written before a trigger was disabled: it was not the reason."""
+    query = f"""
+        SELECT {table.id_of()} FROM {table.table} o
+         WHERE o.{table.key} = ANY ({table.as_keys("$2")})
+           AND age(o.xmin) > ALL (SELECT age(t.xmin) {DISABLED_TRIGGERS})
+    """  # noqa: S608 - identifiers from the catalog
+    return frozenset(row[0] for row in await connection.fetch(query, table.table, keys))
 
 
 def _ids(rows: Iterable[_Row]) -> tuple[str, ...]:

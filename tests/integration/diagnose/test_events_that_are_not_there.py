@@ -115,6 +115,30 @@ async def test_a_row_that_was_deleted_before_it_was_published(wiring, which) -> 
     assert wiring.named([lost]) == [("place", "no_outbox_row", "event_deleted")]
 
 
+async def test_a_trigger_is_not_blamed_for_orders_from_before_it_was_disabled(wiring) -> None:
+    await wiring.pg.execute(
+        """CREATE FUNCTION public.to_outbox() RETURNS trigger LANGUAGE plpgsql AS $$
+           BEGIN
+               INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload)
+               VALUES ('order', NEW.order_id::text, 'order.placed', '{}');
+               RETURN NEW;
+           END $$;
+           CREATE TRIGGER to_outbox AFTER INSERT ON public.orders
+               FOR EACH ROW EXECUTE FUNCTION public.to_outbox()"""
+    )
+    replica, fine, off = (str(uuid.uuid4()) for _ in range(3))
+    await wiring.pg.execute("SET session_replication_role = replica")
+    await wiring.insert_these([replica])
+    await wiring.pg.execute("RESET session_replication_role")
+    await wiring.insert_these([fine])
+    await wiring.pg.execute("ALTER TABLE public.orders DISABLE TRIGGER to_outbox")
+    await wiring.insert_these([off])
+    assert wiring.named([replica, off]) == [
+        ("place", "no_outbox_row", "outbox_bypassed"),
+        ("place", "no_outbox_row", "trigger_disabled"),
+    ]
+
+
 async def test_order_and_event_were_lost_in_a_restore(wiring) -> None:
     wiring.relay(**QUICK)
     (order,) = await wiring.place()

@@ -22,7 +22,7 @@ _LOST = lost(
 )  # fmt: skip
 _IN_TRANSACTION = lost(
     "processor froze in its transaction", "confirm", "not_confirmed", "transaction_open",
-    check="kafka.transactions",
+    check="kafka.transactions:",
 )  # fmt: skip
 
 

@@ -14,11 +14,11 @@ from tests.nights.truth import Truth, lost, returned
 _HELD_UP = {
     "events": lost(
         "transaction open on the events", "process", "not_processed", "transaction_open",
-        check="kafka.transactions",
+        check="kafka.transactions:",
     ),
     "returns": lost(
         "transaction open on the returns", "confirm", "not_confirmed", "transaction_open",
-        check="kafka.transactions",
+        check="kafka.transactions:",
     ),
 }  # fmt: skip
 

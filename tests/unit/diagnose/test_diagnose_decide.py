@@ -559,6 +559,10 @@ def test_a_reader_without_members_is_not_down() -> None:
     empty = replace(BEHIND, members=0, state="Empty", earlier={})
     reads = around(UNPASSED, groups={GROUP: empty}, lone_readers=frozenset({GROUP}))
     assert named(reads)[2] is Cause.PROCESSOR_STUCK
+    held_up = replace(empty, before_transaction=frozenset(empty.committed))
+    young = replace(UNPASSED, deliveries=(replace(UNPASSED.deliveries[0], published_at=NOW),))
+    case = around(young, groups={GROUP: held_up}, lone_readers=frozenset({GROUP}))
+    assert named(case)[2] is Cause.TRANSACTION_OPEN
     elsewhere = replace(empty, committed={(EVENTS, 1): 40})
     case = around(UNPASSED, groups={GROUP: elsewhere}, lone_readers=frozenset({GROUP}))
     assert named(case)[2] is Cause.PARTITION_UNASSIGNED
@@ -568,6 +572,15 @@ def test_a_reader_without_members_is_not_down() -> None:
 def test_nobody_reads_the_topic_at_all() -> None:
     case = around(LOST, groups={GROUP: GroupSeen(GROUP, False)})
     assert named(case) == (Hop.PROCESS, Verdict.NOT_PROCESSED, Cause.PROCESSOR_DOWN)
+
+
+def test_a_trigger_that_was_disabled_after_the_order_was_written_is_not_the_reason() -> None:
+    off = around(replace(UNSENT, event=None), disabled_triggers=("orders_to_outbox",))
+    assert decide(off).cause is Cause.TRIGGER_DISABLED
+    before = replace(off, moment=Moment(before_trigger=True))
+    assert decide(before).cause is Cause.OUTBOX_BYPASSED
+    deleted = Moment(before_trigger=True, vacant_count=1, deleted_count=1)
+    assert decide(replace(off, moment=deleted)).cause is Cause.EVENT_DELETED
 
 
 def test_an_order_that_vanished_with_a_dropped_day_is_not_accused() -> None:
