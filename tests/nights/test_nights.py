@@ -15,7 +15,7 @@ from tests.nights.stage import Stage
 from tests.nights.truth import Journal
 
 # Those of `make test`: whoever changes the grammar draws other nights from them.
-SEEDS = "4,6,9,11,13,15,19"
+SEEDS = "7,50,51,52,208,320"
 
 pytestmark = pytest.mark.timeout(300)
 
