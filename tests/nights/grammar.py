@@ -12,7 +12,7 @@ from tests.nights.cast import Cast
 from tests.nights.causes.cause import Cause
 from tests.nights.causes.crash import Crash
 from tests.nights.causes.outage import HOPS, Outage
-from tests.nights.causes.redeploy import PartitionsAdded, Redeploy
+from tests.nights.causes.redeploy import PartitionsAdded, Redeploy, Renamed
 from tests.nights.causes.refusals import Refusal
 from tests.nights.causes.single import Bug, ByHand, Writer
 from tests.nights.causes.transactions import OpenTransaction
@@ -28,6 +28,7 @@ KINDS: dict[Callable[[Random, Cast], Cause], int] = {
     Crash.draw: 2,
     Redeploy.draw: 1,
     PartitionsAdded.draw: 1,
+    Renamed.draw: 1,
 }
 
 

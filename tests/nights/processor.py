@@ -32,7 +32,7 @@ def consumer_of(plan: dict) -> Consumer:
     config = {
         "bootstrap.servers": plan["bootstrap"],
         "group.id": plan["group"],
-        "auto.offset.reset": plan["reset"],
+        "auto.offset.reset": "earliest",
         "enable.auto.commit": False,
         "topic.metadata.refresh.interval.ms": plan["metadata_ms"],
         "log_level": 0,
@@ -61,7 +61,18 @@ def producer_of(plan: dict) -> Producer:
     return producer
 
 
+def skip_to_end(consumer: Consumer, topic: str) -> None:
+    """What `auto.offset.reset=latest` comes to for a group without offsets."""
+    numbers = consumer.list_topics(topic, 20).topics[topic].partitions
+    asked = [TopicPartition(topic, number) for number in numbers]
+    for one in asked:
+        _, one.offset = consumer.get_watermark_offsets(one, 20)
+    consumer.commit(offsets=asked, asynchronous=False)
+
+
 def begin(consumer: Consumer, plan: dict, journal: Journal) -> None:
+    if plan["begins"] == "latest":
+        skip_to_end(consumer, plan["events"])
     if plan["kind"] != "assign":
         consumer.subscribe(
             [plan["events"]], on_assign=lambda _c, parts: journal.write("assigned", n=len(parts))

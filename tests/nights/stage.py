@@ -111,7 +111,7 @@ class Stage:
             "events": world.events,
             "returns": world.returns,
             "elsewhere": self.elsewhere,
-            "reset": "earliest",
+            "begins": "earliest",
             "metadata_ms": self.metadata_ms,
             "transactional_id": f"processor-{world.topics.suffix}",
             "faults": self.faults,

@@ -13,6 +13,7 @@ from tests.nights.stage import WAIT_SECONDS, Stage
 from tests.nights.truth import Truth, lost, returned
 
 _NEVER_MS = 300_000
+_LEFT_OUT = lost("group renamed", "process", "not_processed", "group_replaced")
 
 
 @dataclass
@@ -128,3 +129,40 @@ class PartitionsAdded(Cause):
 
     def __str__(self) -> str:
         return f"{self.count} orders on {self.added} partitions that were added"
+
+
+@dataclass
+class Renamed(Cause):
+    """The processor comes back under another group's name; nobody tells the flow's settings.
+
+    Attributes:
+        reset: where the new group begins: `earliest` or `latest`.
+    """
+
+    reset: str
+    count: int
+    stands_at = 3
+
+    @classmethod
+    def draw(cls, luck: Random, cast: Cast) -> "Renamed":
+        """Draw one."""
+        del cast
+        return cls(luck.choice(("earliest", "latest")), luck.choice((3, 6, 12)))
+
+    async def make(self, stage: Stage) -> None:
+        """Stop the old one, place orders, start the new one: it answers what comes then."""
+        await stage.healthy(2 * stage.cast.events_partitions)
+        await stage.strike("processor", "stopped")
+        orders = stage.ids(self.count)
+        await stage.place(orders, truth=self._truth())
+        await stage.published(orders)
+        await stage.left_alone()
+        stage.start_processor(group=f"{stage.world.group}-green", begins=self.reset)
+        await stage.processor_joined()
+        await stage.healthy(4 * stage.cast.events_partitions)
+
+    def _truth(self) -> Truth:
+        return returned("group renamed") if self.reset == "earliest" else _LEFT_OUT
+
+    def __str__(self) -> str:
+        return f"{self.count} orders: processor under another group's name, from the {self.reset}"
