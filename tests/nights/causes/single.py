@@ -135,7 +135,7 @@ class Writer(Cause):
 
 _BY_HAND: dict[str, Truth] = {
     "status reset": lost("status reset", "confirm", "return_skipped", "status_overwritten"),
-    "status set": returned("status set by hand"),
+    "status set": lost("status overwritten", "confirm", "return_skipped", "status_overwritten"),
     "order deleted": lost("order deleted", "place", "no_such_order", "order_deleted", "rows_lost"),
     "event deleted": returned("event deleted"),
     "both deleted": lost("both deleted", "place", "no_such_order", "rows_lost"),
@@ -194,10 +194,12 @@ class ByHand(Cause):
     def _truth(self) -> Truth:
         if self.what in ("event deleted", "ledger deleted") and not self.answered:
             return BUGS["lose"]
+        if self.what == "status set" and not self.answered:
+            return returned("status set by hand, lost before")
         truth = _BY_HAND[self.what]
         if self.answered:
             # Whoever deletes orders that came back loses none of their returns.
-            return replace(truth, unproven=self.what == "status reset")
+            return replace(truth, unproven=self.what.startswith("status"))
         return replace(truth, cause=f"{truth.cause}, lost before")
 
     def __str__(self) -> str:
