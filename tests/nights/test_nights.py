@@ -15,7 +15,7 @@ from tests.nights.stage import Stage
 from tests.nights.truth import Journal
 
 # Those of `make test`: whoever changes the grammar draws other nights from them.
-SEEDS = "7,50,51,52,208,320"
+SEEDS = "56,58,63,316,327"
 
 pytestmark = pytest.mark.timeout(300)
 
