@@ -170,9 +170,10 @@ def _elsewhere_query(table: OrdersTable, statuses: str) -> str:
          CROSS JOIN LATERAL (
                SELECT s.created_at FROM relay.outbox_summary AS s
                 WHERE s.aggregate_id = o.key AND s.created_at >= o.from_at
+                  AND s.created_at < {_DUE}
                   AND (s.aggregate_type = $5 OR s.event_type = ANY ($6::text[]))
                 ORDER BY s.id LIMIT 1) AS e
-         WHERE e.created_at < {_DUE} AND {_unclosed("o.key")}
+         WHERE {_unclosed("o.key")}
          ORDER BY e.created_at
          LIMIT $4
     """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
