@@ -6,7 +6,7 @@ written is written on the caller's connection, in the caller's transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,6 +47,11 @@ class Applier(Protocol):
         self, connection: asyncpg.Connection, returns: Sequence[Identified]
     ) -> Decided:
         """Decide a batch, in the order it came; what that rests on stays so until the commit."""
+
+    async def open_among(
+        self, connection: asyncpg.Connection, order_ids: Collection[str]
+    ) -> set[str]:
+        """Return those that are orders and wait for a return; none where that is not known."""
 
     async def write(self, connection: asyncpg.Connection, group: str, decided: Decided) -> None:
         """Write what was decided: the inbox, and the orders if they are ours to write.

@@ -7,7 +7,7 @@ merely looks like a canary's costs a look.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +46,12 @@ class BesideCanaries:
             if one.order_id in canaries
         ]
         return decided
+
+    async def open_among(
+        self, connection: asyncpg.Connection, order_ids: Collection[str]
+    ) -> set[str]:
+        """Return those that are open orders."""
+        return await self.orders.open_among(connection, order_ids)
 
     async def write(self, connection: asyncpg.Connection, group: str, decided: Decided) -> None:
         """Write what was decided.

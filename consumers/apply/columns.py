@@ -7,7 +7,7 @@ locked, and those of all other orders go on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -90,6 +90,15 @@ class ColumnsApplier:
                 decided.locked += [returned for _, returned in found]
             elif order_id in missing:
                 decided.refused += unknown_order(found, self.orders.table)
+
+    async def open_among(
+        self, connection: asyncpg.Connection, order_ids: Collection[str]
+    ) -> set[str]:
+        """Return those that are orders and wait for a return."""
+        rows = await connection.fetch(self._statements.shown, packed(order_ids))
+        ranks = self.statuses.ranks
+        highest = max(ranks[one] for one in self.statuses.terminal)
+        return {row["order_id"] for row in rows if ranks.get(row["status"], highest) < highest}
 
     async def write(self, connection: asyncpg.Connection, group: str, decided: Decided) -> None:
         """Write inbox, history and statuses.

@@ -15,7 +15,7 @@ by the same rule as everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -96,6 +96,12 @@ class FunctionApplier:
             else:
                 fold(self.statuses, row[0], [one], decided.steps, decided.refused)
         return decided
+
+    async def open_among(
+        self, _connection: asyncpg.Connection, _order_ids: Collection[str]
+    ) -> set[str]:
+        """Return none: it does not look at orders."""
+        return set()
 
     async def write(self, connection: asyncpg.Connection, group: str, decided: Decided) -> None:
         """Write the inbox: the function has written the rest."""

@@ -7,7 +7,7 @@ open. Orders are not looked up, so none is unknown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -50,6 +50,12 @@ class Observer:
             current = reached.get(order_id, self.initial_status)
             fold(self.statuses, current, found, decided.steps, decided.refused)
         return decided
+
+    async def open_among(
+        self, _connection: asyncpg.Connection, _order_ids: Collection[str]
+    ) -> set[str]:
+        """Return none: it does not look at orders."""
+        return set()
 
     async def write(self, connection: asyncpg.Connection, group: str, decided: Decided) -> None:
         """Write the inbox: nothing else is ours to write."""

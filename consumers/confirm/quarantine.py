@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 import asyncpg
 
 from relay.consumers.confirm.quarantine_room import QuarantineRoom
+from relay.consumers.returns.packing import packed
 from relay.consumers.returns.refusals import Refusal
 from relay.consumers.returns.stored_record import StoredRecord, stored_headers
 from relay.consumers.returns.trimming import is_whole
@@ -24,16 +25,17 @@ _WRITE = """
 INSERT INTO relay.quarantine
     (kind, reason, detail, aggregate_id, event_id, partition, record_offset, record_key,
      record_value, record_headers, traceparent, consumer_group, topic, kept, from_offset,
-     whole_bytes, whole_sha256, seen_count)
+     whole_bytes, whole_sha256, seen_count, names)
 SELECT 'return', r.reason, r.detail, r.aggregate_id, r.event_id, r.partition, r.record_offset,
        r.record_key, r.record_value, r.record_headers::jsonb, r.traceparent, $11, $12, r.kept,
-       r.from_offset, r.whole_bytes, r.whole_sha256, r.seen_count
+       r.from_offset, r.whole_bytes, r.whole_sha256, r.seen_count,
+       string_to_array(r.names, E'\\x1f')
   FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bigint[],
               $7::bytea[], $8::bytea[], $9::text[], $10::text[], $13::text[], $14::bigint[],
-              $15::int[], $16::text[], $17::int[])
+              $15::int[], $16::text[], $17::int[], $18::text[])
        AS r (reason, detail, aggregate_id, event_id, partition, record_offset, record_key,
              record_value, record_headers, traceparent, kept, from_offset, whole_bytes,
-             whole_sha256, seen_count)
+             whole_sha256, seen_count, names)
 ON CONFLICT (consumer_group, topic, partition, record_offset, md5(coalesce(record_value, '')))
       WHERE kind = 'return'
 DO UPDATE SET seen_count = relay.quarantine.seen_count + 1, last_seen_at = clock_timestamp(),
@@ -100,6 +102,7 @@ async def write_quarantine(
         [value.size if isinstance(value, PartialBytes) else None for value in values],
         [value.sha256 if isinstance(value, PartialBytes) else None for value in values],
         [one.count for one in refused],
+        [packed(one.names) or None for one in refused],
     )
 
 

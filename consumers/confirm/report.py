@@ -60,6 +60,7 @@ class Report:
         counts.update(refusal.reason.value for refusal in done.refused)
         counts["copy"] += len(done.copies)
         counts["waiting"] += len(done.waiting)
+        counts["names_differ"] += len(done.misnamed)
         counts += Counter()  # drops the zeros
         self.counts.update(counts)
         if self.metrics is not None:

@@ -277,7 +277,9 @@ class ConfirmService:
         reader = ReturnReader(flow)
         how = BesideCanaries(await applier(connections[0], self.flow))
         trim = trimming(flow.max_return_bytes)
-        confirmation = Confirmation(reader, how, offsets, trim, self.room)
+        confirmation = Confirmation(
+            reader, how, offsets, trim, self.room, names_differ=flow.names_differ
+        )
         batch_records, waiting = self.options.session.batch_records, Waiting()
         return Lanes(
             [

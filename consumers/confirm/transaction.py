@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.consumers.apply.applying import Applier, Decided
+from relay.consumers.apply.applying import Applier, Decided, Identified
 from relay.consumers.apply.columns import StatusNotKeptError
 from relay.consumers.apply.inbox import look_up
+from relay.consumers.confirm.names import held_for_names, naming_others
 from relay.consumers.confirm.offset_store import OffsetStore
 from relay.consumers.confirm.pending import (
     Pending,
@@ -34,6 +35,7 @@ from relay.consumers.returns.reader import Return, ReturnReader
 from relay.consumers.returns.refusals import Reason, Refusal
 from relay.kafka.consumer.handler import Part
 from relay.kafka.consumer.partitions import Partition, Record
+from relay.runtime.flow import NamesDiffer
 
 _CAUTIOUS_BATCHES: Final = 50
 # A statement's answer waits at most so long for the next one to leave: 1-2 ms.
@@ -48,6 +50,7 @@ class Done:
         steps: decided, whether the status changed or not.
         copies: handled before, and dropped.
         waiting: of locked orders; decided later.
+        misnamed: applied, though their key or ce_subject names another open order.
         submitted: when each order was submitted, Unix time, where that is known.
     """
 
@@ -55,6 +58,7 @@ class Done:
     refused: list[Refusal] = field(default_factory=list)
     copies: list[Return] = field(default_factory=list)
     waiting: list[Return] = field(default_factory=list)
+    misnamed: list[Return] = field(default_factory=list)
     submitted: dict[str, float | None] = field(default_factory=dict)
 
     def add(self, decided: Decided) -> None:
@@ -107,6 +111,7 @@ class Confirmation:
     Attributes:
         trim: makes a record small that was just read.
         room: how much the quarantine takes.
+        names_differ: what becomes of a return that names several open orders.
     """
 
     reader: ReturnReader
@@ -114,6 +119,7 @@ class Confirmation:
     offsets: OffsetStore
     trim: Callable[[Any], Any]
     room: QuarantineRoom = field(default_factory=QuarantineRoom)
+    names_differ: NamesDiffer = "hold"
     caution: Caution = field(default_factory=Caution)
 
     async def read(self, parts: Sequence[Part]) -> Batch:
@@ -280,6 +286,7 @@ class Confirmation:
                 found = tell_apart(ready, {}, topic_id)
             done.copies = found.copies
             fresh = [one for one in found.fresh if one[1].order_id not in unkept]
+            fresh = await self._named_alike(connection, fresh, done, careful=careful)
             done.refused += [
                 refusal(one, name, Reason.STATUS_NOT_KEPT, unkept[one.order_id])
                 for name, one in found.fresh
@@ -295,6 +302,23 @@ class Confirmation:
             connection, self.offsets.group, self.offsets.topic, done.refused, self.room
         )
         return done
+
+    async def _named_alike(
+        self, connection: asyncpg.Connection, fresh: list[Identified], done: Done, *, careful: bool
+    ) -> list[Identified]:
+        """Set aside returns that name several open orders, or count them where they are applied."""
+        if self.names_differ == "ignore":
+            return fresh
+        group = self.offsets.group
+        others = await naming_others(connection, self.applier, group, fresh)
+        if self.names_differ == "apply":
+            done.misnamed += [one for _, one in others]
+            return fresh
+        if others and not careful:
+            raise _DoubtError
+        done.refused += [held_for_names(name, one) for name, one in others]
+        held = {id(one) for _, one in others}
+        return [one for one in fresh if id(one[1]) not in held]
 
     async def _in_turn(
         self, connection: asyncpg.Connection, batch: Batch, done: Done

@@ -24,6 +24,8 @@ class Reason(StrEnum):
     """The order has another terminal status, or one that the flow has no rank for."""
     APPLY_FAILED = "apply_failed"
     """The database refuses this return alone: a constraint, a trigger, the flow's function."""
+    NAMES_DIFFER = "names_differ"
+    """Its key or its ce_subject names another order than it does, and that one is open."""
     STATUS_NOT_KEPT = "status_not_kept"
     """Its status was written, and a trigger or rule of the orders' table put another in place."""
     UNREADABLE = "unreadable"
@@ -40,6 +42,7 @@ class Refusal:
         detail: what exactly is wrong, for a person; it holds nothing of the record's value, which
             whoever reads logs and summaries may not see.
         count: for how many returns it stands.
+        names: all orders that it names, where they are several.
     """
 
     record: Record
@@ -49,3 +52,4 @@ class Refusal:
     return_id: str | None = None
     traceparent: str | None = None
     count: int = 1
+    names: tuple[str, ...] = ()

@@ -82,6 +82,7 @@ class Cause(StrEnum):
     RETURN_DISCARDED = "return_discarded"
     APPLY_FAILED = "apply_failed"
     STATUS_NOT_KEPT = "status_not_kept"
+    RETURN_NAMES_DIFFER = "return_names_differ"
     ORDER_HIDDEN = "order_hidden"
     OFFSET_GAP = "offset_gap"
     OFFSET_MOVED = "offset_moved"
@@ -546,6 +547,18 @@ _CONFIRM: dict[Cause, CauseMeaning] = {
         _QUARANTINE,
         _RELEASE,
     ),
+    Cause.RETURN_NAMES_DIFFER: _row(
+        _V.RETURN_QUARANTINED,
+        "a return names two open orders, one by its order_id and another by its key or ce_subject: "
+        "it was applied to neither",
+        "ask the processor which order it decided on: where its order_id is right, release the "
+        "return; else fix the processor (a batch that swaps neighbours?), discard the return, and "
+        "replay the orders",
+        _QUARANTINE,
+        _RELEASE,
+        "relay quarantine discard --order {order} --reason REASON",
+        f"{_REPLAY} --verdict return_quarantined",
+    ),
     Cause.ORDER_HIDDEN: _row(
         _V.RETURN_QUARANTINED,
         "the consumer was told that no such order exists, yet it does",
@@ -739,6 +752,7 @@ _HELD_FOR: Mapping[Cause, str] = MappingProxyType(
         Cause.RETURN_CONFLICTS: "conflict",
         Cause.APPLY_FAILED: "apply_failed",
         Cause.STATUS_NOT_KEPT: "status_not_kept",
+        Cause.RETURN_NAMES_DIFFER: "names_differ",
         Cause.CODEC_MISSING: "unreadable",
         Cause.ORDER_HIDDEN: "unknown_order",
     }

@@ -60,6 +60,7 @@ SELECT quarantine_id
   FROM relay.quarantine_summary AS q
  WHERE ($1::bigint[] IS NULL OR quarantine_id = ANY ($1))
    AND ($2::text[] IS NULL
+        OR names && $2
         OR aggregate_id = ANY ($2)
            AND (kind = 'return' OR aggregate_type IS NULL OR $8::text IS NULL OR aggregate_type = $8
                 OR NOT EXISTS (SELECT FROM relay.outbox_summary AS o

@@ -82,6 +82,7 @@ class Observe:
     """Orders are never written: old and new status live in the inbox row."""
 
 
+NamesDiffer = Literal["hold", "apply", "ignore"]
 Apply = ApplyColumns | ApplyFunction | Observe
 
 SAMPLE_RANKS: Mapping[str, int] = MappingProxyType(
@@ -112,6 +113,7 @@ class Flow:
         status_aliases: the processor's own words for statuses of `status_ranks`.
         events_since: orders placed earlier have no event; None: since the first one written.
         orders: where the orders' rows are looked at, where returns are not applied to them.
+        names_differ: what becomes of a return whose key or ce_subject is another open order's id.
         max_return_bytes: a return whose value is larger is refused unread.
     """
 
@@ -126,6 +128,7 @@ class Flow:
     status_ranks: Mapping[str, int] = field(default_factory=lambda: SAMPLE_RANKS)
     terminal_statuses: frozenset[str] = frozenset({"confirmed", "rejected"})
     later_statuses: frozenset[str] = frozenset()
+    names_differ: NamesDiffer = "hold"
     status_aliases: Mapping[str, str] = field(default_factory=dict)
     apply: Apply = SAMPLE_APPLY
     orders: ApplyColumns | None = None

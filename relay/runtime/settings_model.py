@@ -24,6 +24,7 @@ from relay.runtime.flow import (
     EventRoute,
     Flow,
     KeyType,
+    NamesDiffer,
     Observe,
 )
 from relay.runtime.kafka_connection import KafkaConnection
@@ -156,6 +157,11 @@ class FlowSettings(Section):
         default=(),
         description="statuses that the order service gives once the return is there, as shipped",
     )
+    names_differ: NamesDiffer = Field(
+        default="hold",
+        description="a return whose key or ce_subject is another open order's id: hold it, apply "
+        "it to its order_id and count it, or ignore such keys, which are no orders' ids",
+    )
     status_aliases: Mapping[str, str] = Field(
         default_factory=dict, description="the processor's own words for those statuses"
     )
@@ -199,6 +205,7 @@ class FlowSettings(Section):
             initial_status=self.initial_status,
             status_ranks=dict(self.status_ranks),
             later_statuses=frozenset(self.later_statuses),
+            names_differ=self.names_differ,
             status_aliases=dict(self.status_aliases),
             terminal_statuses=frozenset(s for s, r in self.status_ranks.items() if r == highest),
             apply=self._apply(),

@@ -27,6 +27,7 @@ SELECT reason, count(*), (array_agg(aggregate_id ORDER BY quarantine_id))[1:3],
 _JUDGED: Final = MappingProxyType(
     {
         Reason.STATUS_NOT_KEPT: (failed, "fix the trigger or rule that it names"),
+        Reason.NAMES_DIFFER: (failed, "ask the processor which order each is for"),
         Reason.CONFLICT: (warning, "decide which status holds"),
     }
 )

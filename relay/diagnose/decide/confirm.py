@@ -24,6 +24,7 @@ _REFUSED = {
     "conflict": Cause.RETURN_CONFLICTS,
     "apply_failed": Cause.APPLY_FAILED,
     "status_not_kept": Cause.STATUS_NOT_KEPT,
+    "names_differ": Cause.RETURN_NAMES_DIFFER,
     "unreadable": Cause.CODEC_MISSING,
 }
 

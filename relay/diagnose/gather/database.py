@@ -296,9 +296,9 @@ SELECT aggregate_id, causation_id, topic, partition, record_offset, status, reco
 """
 _REFUSED: Final = """
 SELECT aggregate_id, topic, partition, record_offset, reason, detail, state, first_seen_at,
-       resolved_by, resolved_why, traceparent
+       resolved_by, resolved_why, traceparent, coalesce(names, ARRAY[aggregate_id]) AS names
   FROM relay.quarantine_summary
- WHERE kind = 'return' AND aggregate_id = ANY ($1::text[])
+ WHERE kind = 'return' AND (aggregate_id = ANY ($1::text[]) OR names && $1::text[])
  ORDER BY quarantine_id
 """
 _MAY_READ_PENDING: Final = "SELECT has_table_privilege('relay.pending_return', 'SELECT')"
@@ -315,8 +315,10 @@ async def _returns(
     found: defaultdict[str, list[ReturnRow]] = defaultdict(list)
     for row in await connection.fetch(_INBOX, ids):
         found[row["aggregate_id"]].append(_inbox_row(row, flow))
+    wanted = frozenset(ids)
     for row in await connection.fetch(_REFUSED, ids):
-        found[row["aggregate_id"]].append(_refused_row(row))
+        for name in wanted.intersection(row["names"]):
+            found[name].append(_refused_row(row))
     if await connection.fetchval(_MAY_READ_PENDING):
         for row in await connection.fetch(_PENDING, ids):
             found[row["aggregate_id"]].append(_pending_row(row))

@@ -15,6 +15,7 @@ import asyncpg
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
 from relay.diagnose.watch.odd_statuses import list_unknown
 from relay.orders.catalog import orders_table
+from relay.orders.keys import canonical_order_id
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
 
@@ -29,6 +30,7 @@ async def reconcile_applied(
     tally: Tally,
 ) -> None:
     """List orders that do not have what a return gave them, and those whose status says nothing."""
+    await _answers_of_others(connection, flow, since, until, tally)
     if not isinstance(flow.apply, ApplyColumns):
         return
     where = flow.apply.table
@@ -45,6 +47,33 @@ async def reconcile_applied(
         tally.add(Finding(Difference.ORDER_GONE, order_id, where, f"{applied} was applied"))
     for order_id, status in await list_unknown(connection, flow, since, until):
         tally.add(Finding(Difference.STATUS_UNKNOWN, order_id, where, status))
+
+
+_OTHER_EVENT: Final = """
+SELECT i.aggregate_id, e.aggregate_id, i.causation_id,
+       i.topic || '[' || i.partition || ']@' || i.record_offset
+  FROM relay.inbox i JOIN relay.outbox_summary e ON e.event_id::text = i.causation_id
+ WHERE i.outcome IN ('applied', 'observed') AND e.aggregate_id <> i.aggregate_id
+   AND (e.aggregate_type = $1 OR e.event_type = ANY ($2::text[]))
+   AND ($3::timestamptz IS NULL OR i.received_at >= $3)
+   AND ($4::timestamptz IS NULL OR i.received_at < $4)
+"""
+
+
+async def _answers_of_others(
+    connection: asyncpg.Connection,
+    flow: Flow,
+    since: datetime | None,
+    until: datetime | None,
+    tally: Tally,
+) -> None:
+    """List returns that were applied to an order, and say that they answer another one's event."""
+    canonical = canonical_order_id(flow)
+    values = flow.aggregate_type, list(flow.events), since, until
+    async for order_id, other, event_id, where in _each(connection, _OTHER_EVENT, *values):
+        if canonical(other) != order_id:
+            detail = f"it answers event {event_id} of order {other}"
+            tally.add(Finding(Difference.NAMES_DIFFER, order_id, where, detail))
 
 
 async def _each(connection: asyncpg.Connection, query: str, *values: Any) -> Any:

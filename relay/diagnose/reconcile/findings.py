@@ -22,6 +22,7 @@ class Difference(StrEnum):
     ORDER_WITHOUT_EVENT = "order_without_event"
     STATUS_UNKNOWN = "status_unknown"
     ORDER_GONE = "order_gone"
+    NAMES_DIFFER = "names_differ"
 
 
 MEANINGS: Mapping[Difference, str] = {
@@ -34,6 +35,7 @@ MEANINGS: Mapping[Difference, str] = {
     Difference.STATUS_OVERWRITTEN: "orders whose return was applied and is not their status",
     Difference.STATUS_UNKNOWN: "orders with a status that the flow does not know",
     Difference.ORDER_GONE: "orders that a return was applied to, and that have no row any more",
+    Difference.NAMES_DIFFER: "returns that were applied to one order and name another one, too",
 }
 
 NEXT: Mapping[Difference, str] = {
@@ -46,6 +48,7 @@ NEXT: Mapping[Difference, str] = {
     Difference.STATUS_OVERWRITTEN: "relay diagnose ORDER; ask who else writes the status column",
     Difference.STATUS_UNKNOWN: "name it in the flow's status_ranks, then relay diagnose ORDER",
     Difference.ORDER_GONE: "relay diagnose ORDER; ask who deletes orders",
+    Difference.NAMES_DIFFER: "ask the processor which order it decided on (names_differ)",
 }
 
 

@@ -16,6 +16,7 @@ from relay.consumers.apply.inbox import look_up
 from relay.consumers.returns.reader import Return, ReturnReader
 from relay.consumers.returns.refusals import Refusal
 from relay.consumers.returns.stored_record import stored_record
+from relay.diagnose.gather.database import read_orders
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
 from relay.kafka.consumer.partitions import Record
 from relay.kafka.partition import Partition
@@ -85,7 +86,22 @@ class ReturnsWalk:
         doubtful += [(one.record, one.order_id) for one in refusals]
         held = await self._held(place, [record.offset for record, _ in doubtful])
         undecided = [one for one in doubtful if one[0].offset not in held]
+        await self._list_names(place, [one for one in returns if one.others])
         return undecided, len(read) - len(undecided)
+
+    async def _list_names(self, place: Partition, returns: Sequence[Return]) -> None:
+        """List those that name another order, too, and of which no person has decided."""
+        if not returns or self.flow.names_differ == "ignore":
+            return
+        held = await self._held(place, [one.record.offset for one in returns])
+        named = sorted({other for one in returns for other in one.others})
+        orders = await read_orders(self.connection, self.flow, named)
+        for one in returns:
+            others = ", ".join(other for other in one.others if other in orders)
+            if others and one.record.offset not in held:
+                where = f"{place[0]}[{place[1]}]@{one.record.offset}"
+                detail = f"its key or ce_subject names order {others}"
+                self.tally.add(Finding(Difference.NAMES_DIFFER, one.order_id, where, detail))
 
     async def _held(self, place: Partition, offsets: Sequence[int]) -> set[int]:
         if not offsets:

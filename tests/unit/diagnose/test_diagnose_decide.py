@@ -348,6 +348,7 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     (Verdict.UNKNOWN, Cause.ORDER_STATUS_UNKNOWN): replace(
         LOST, order=OrderSeen("on hold", False, PLACED, known=False)
     ),
+    (Verdict.RETURN_QUARANTINED, Cause.RETURN_NAMES_DIFFER): refused(reason="names_differ"),
     (Verdict.RETURN_QUARANTINED, Cause.ORDER_HIDDEN): refused(
         reason="unknown_order", names_order="0b9d"
     ),
