@@ -33,6 +33,7 @@ from relay.runtime.active_services import active_services
 from relay.runtime.audit import this_person
 from relay.runtime.flow import Flow
 from relay.runtime.operator_connection import operator_connection
+from relay.runtime.settings import Settings
 
 _POLL_SECONDS = 0.2
 
@@ -55,11 +56,11 @@ def release_command(ctx: click.Context, /, **given: Any) -> None:
     consumer decides a return anew, as if it came now. A return that was discarded is taken back
     when its ID is given. Exit code 3: some are held again.
     """
-    asyncio.run(_release(ctx, given))
+    asyncio.run(_release(ctx, settings_of(ctx), given))
 
 
-async def _release(ctx: click.Context, given: dict[str, Any]) -> None:
-    settings, decision = settings_of(ctx), _decision(Decision.release, given)
+async def _release(ctx: click.Context, settings: Settings, given: dict[str, Any]) -> None:
+    decision = _decision(Decision.release, given)
     async with operator_connection(settings.database.dsn, "quarantine") as connection:
         done = await _resolve(ctx, connection, given, decision, settings.flow)
         outcome, notes = await _wait(connection, done, settings.flow, given["wait_seconds"])
@@ -109,11 +110,11 @@ async def _wait(
 @click.pass_context
 def discard_command(ctx: click.Context, /, **given: Any) -> None:
     """Decide that rows are never sent or applied. They stay, and can be listed and exported."""
-    asyncio.run(_discard(ctx, given))
+    asyncio.run(_discard(ctx, settings_of(ctx), given))
 
 
-async def _discard(ctx: click.Context, given: dict[str, Any]) -> None:
-    settings, decision = settings_of(ctx), _decision(Decision.discard, given)
+async def _discard(ctx: click.Context, settings: Settings, given: dict[str, Any]) -> None:
+    decision = _decision(Decision.discard, given)
     async with operator_connection(settings.database.dsn, "quarantine") as connection:
         done = await _resolve(ctx, connection, given, decision, settings.flow)
         events, orders = await waiting_behind(connection, done.ids)
