@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from relay.diagnose.check import run as check_run
+from relay.diagnose.check import run_check as check_run
 from relay.kafka.refusal import KafkaRefusedError, refusal
 from relay.outbox import Item, NewOrder, place_order
 from relay.runtime.database import DatabaseRefusedError, DatabaseUnreachableError, connect
