@@ -203,14 +203,14 @@ class Joiner:
             base,
             deliveries=own,
             strayed=newest.topic not in self.flow.topics,
-            readback=self._readback(newest),
+            readback=self._readback(newest, chosen.event_id),
             scan=self._scan(base.order_id, own, chosen),
             crossing=self._crossings(newest),
             waiting=self._waiting(newest),
             neighbours=self._neighbours(base.order_id, newest),
         )
 
-    def _readback(self, newest: Delivery) -> ReadBack | Missing | None:
+    def _readback(self, newest: Delivery, event_id: str) -> ReadBack | Missing | None:
         if newest.offset is None:
             return None
         topics = self.around.topics
@@ -218,7 +218,8 @@ class Joiner:
             return topics
         where = (newest.topic, newest.partition)
         unread = Missing("the record", Cause.TIMED_OUT, "not read back in time", "again")
-        return self.log.readbacks.found.get((where, newest.offset), unread)
+        read = self.log.readbacks.at(where, newest.offset, event_id)
+        return unread if read is None else read
 
     def _crossings(self, newest: Delivery) -> dict[str, Crossing]:
         if newest.offset is None:

@@ -10,7 +10,7 @@ import asyncio
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from relay.diagnose.evidence.order import Found, ReadBack
@@ -44,6 +44,16 @@ class ReadBacks:
     found: dict[tuple[Partition, int], ReadBack] = field(default_factory=dict)
     keys: dict[Partition, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
     reach: int = 0
+
+    def at(self, partition: Partition, offset: int, event_id: str) -> ReadBack | None:
+        """Return what stands there for an event that should; None: it was not read.
+
+        Of a topic that was made again, two events have the same place, and one of them is there.
+        """
+        read = self.found.get((partition, offset))
+        if read is None or read.found not in (Found.SAME, Found.OTHER):
+            return read
+        return replace(read, found=Found.SAME if read.event_id == event_id else Found.OTHER)
 
     def around(self, partition: Partition, offset: int) -> list[tuple[int, bytes]]:
         """Return offset and key of the records around one that was wanted."""
