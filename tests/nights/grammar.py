@@ -65,6 +65,8 @@ def draw(seed: int) -> Night:
             continue
         if not one.stands_at or one.stands_at not in {other.stands_at for other in causes}:
             causes.append(one)
+    # A new group may take everything once more: what was lost before is answered then.
+    causes = [one for one in causes if isinstance(one, Renamed)][:1] or causes
     # What stands comes last, the later hop first: each lets the orders of the next come to it.
     causes.sort(key=lambda one: -one.stands_at if one.stands_at else -9)
     return Night(seed, cast, causes)

@@ -86,13 +86,17 @@ class PartitionsAdded(Cause):
 
     added: int
     count: int
-    stands_at = 3
+    assigned: bool
 
     @classmethod
     def draw(cls, luck: Random, cast: Cast) -> "PartitionsAdded":
         """Draw one."""
-        del cast
-        return cls(luck.choice((1, 2)), luck.choice((3, 6)))
+        return cls(luck.choice((1, 2)), luck.choice((3, 6)), cast.processor == "kip848")
+
+    @property
+    def stands_at(self) -> int:  # type: ignore[override]
+        """Until the processor is restarted nobody reads the new partitions."""
+        return 0 if self.assigned else 3
 
     def prepare(self, stage: Stage) -> None:
         """It asks for the topics' partitions so seldom that it does not in this night."""
