@@ -15,4 +15,4 @@ CREATE OR REPLACE VIEW relay.quarantine_summary AS
            names
       FROM relay.quarantine;
 
-GRANT INSERT (names) ON relay.quarantine TO relay_confirmer;
+GRANT INSERT (names) ON relay.quarantine TO relay_publisher, relay_confirmer;
