@@ -400,8 +400,8 @@ OTHERS = (
         reset_by_hand,
     ),
     Fault(
-        "finished by hand", "people", (None, "returned", "set_by_hand"), finished_by_hand, refused,
-        processor=LOSE,
+        "finished by hand", "people", ("confirm", "return_quarantined", "return_conflicts"),
+        finished_by_hand, refused, processor=LOSE,
     ),
     Fault(
         "status without a rank", "people",
