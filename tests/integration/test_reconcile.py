@@ -181,6 +181,41 @@ async def test_what_is_open_is_listed_and_an_overwritten_status_is_found(
     assert done.tally.found == {Difference.STATUS_OVERWRITTEN: 1}
 
 
+async def test_rows_that_somebody_deleted_are_no_rows_outside_of_the_range(returned, compare, pg):
+    """The first and the last of all, too: what is left of the ids says nothing of its ends."""
+    gone = {returned[0], returned[20], returned[-1]}
+    await pg.execute("DELETE FROM relay.outbox WHERE aggregate_id = ANY ($1)", list(gone))
+    done = await compare()
+    assert not done.proven
+    assert {(one.difference, one.subject) for one in done.tally.findings} == {
+        (Difference.RECORD_WITHOUT_ROW, order) for order in gone
+    }
+    assert all("was deleted" in one.detail for one in done.tally.findings)
+    # A day that maintenance dropped took its rows along as it should.
+    await pg.execute(
+        """INSERT INTO relay.dropped_partition (partition_name, from_at, to_at, row_count)
+           VALUES ('outbox_today', now() - interval '1 day', now() + interval '1 day', 3)"""
+    )
+    done = await compare()
+    assert done.proven
+    assert done.tally.counts["records of rows whose day was dropped"] == len(gone)
+
+
+async def test_a_return_that_waits_for_an_order_without_a_row_is_found(
+    returned, compare, pg, flow, produce
+):
+    order = returned[3]
+    await pg.execute("DELETE FROM relay.inbox WHERE aggregate_id = $1", order)
+    await pg.execute("DELETE FROM orders WHERE order_id = $1::uuid", order)
+    produce(flow.returns_topic, order, '{"status": "confirmed"}')
+    done = await compare()
+    assert not done.proven
+    assert done.tally.counts["returns waiting for the consumer"] == 1
+    assert (Difference.ORDER_GONE, order) in {
+        (one.difference, one.subject) for one in done.tally.findings
+    }
+
+
 async def test_records_past_retention_are_not_called_proven_or_lost(
     returned, compare, pg, flow, topics
 ):

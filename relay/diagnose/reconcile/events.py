@@ -1,14 +1,15 @@
 """Hop 2: every row that was handed over against the record that the ledger says it became.
 
 Invariant: ledger and log are walked side by side in offset order, so that memory holds one fetch of
-records and one page of ledger rows. A record that the ledger does not know is looked up by its
-event id: a duplicate of a known row, or a ghost.
+records and one page of ledger rows. A record that the ledger does not know, or whose row is not in
+the range, is looked up by its event id: a duplicate of a known row, a row elsewhere, or a ghost.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -34,6 +35,11 @@ _LOOKED_UP_TOGETHER: Final = 5000
 # The largest batch of the ledger, in records: a page of the relay, or what maintenance has joined.
 _BATCH_RECORDS: Final = 10_000
 _AGAIN: Final = "records sent more than once"
+_OUTSIDE: Final = "records of rows outside the range"
+_DROPPED: Final = "records of rows whose day was dropped"
+
+# The days whose rows went as they should.
+_DAYS: Final = "SELECT from_at, to_at FROM relay.dropped_partition"
 
 _EXTENT: Final = """
 SELECT min(base_offset), max(base_offset + record_count)
@@ -75,8 +81,9 @@ class EventsWalk:
                 spans[place] = (start, end)
             elif low is not None:
                 spans[place] = (max(start, low), min(high, end))
+        days = [tuple(day) for day in await self.connection.fetch(_DAYS)] if whole_log else None
         self._walks = {
-            place: _Walk(self.connection, place, first, self.rows, self.tally)
+            place: _Walk(self.connection, place, first, self.rows, self.tally, dropped_days=days)
             for place, (first, _) in spans.items()
         }
         return spans
@@ -119,6 +126,20 @@ async def _batches(
         last = page[-1][0]
 
 
+@dataclass(frozen=True, slots=True)
+class _Stray:
+    """A record to be looked up.
+
+    Attributes:
+        outbox_id: the row that the ledger says it is of, when that row is not in the range.
+    """
+
+    event_id: bytes
+    offset: int
+    key: bytes | None
+    outbox_id: int | None = None
+
+
 class _Walk:
     """One partition's log beside its ledger."""
 
@@ -129,14 +150,18 @@ class _Walk:
         first: int,
         rows: OutboxRows,
         tally: Tally,
+        *,
+        dropped_days: Sequence[tuple[datetime, datetime]] | None,
     ) -> None:
+        """`dropped_days`: None, where rows that are not in the range may be anywhere."""
         self._connection = connection
         self._place = place
         self._next = first
         self._rows = rows
         self._tally = tally
+        self._dropped_days = dropped_days
         self._expected: dict[int, int] = {}
-        self._strays: list[tuple[bytes, int, Any]] = []
+        self._strays: list[_Stray] = []
 
     async def along(self, records: Sequence[Any]) -> None:
         end = records[-1].offset + 1
@@ -163,33 +188,58 @@ class _Walk:
         if event_id is None:
             self._tally.add(self._ghost(record.key, record.offset, "it has no ce_id"))
         elif outbox_id is None:
-            self._strays.append((event_id, record.offset, record.key))
+            self._strays.append(_Stray(event_id, record.offset, record.key))
         elif self._rows.state(outbox_id) == ABSENT:
-            self._tally.count("records of rows outside the range")
+            if self._dropped_days is None:
+                self._tally.count(_OUTSIDE)
+            elif self._was_dropped(record):
+                self._tally.count(_DROPPED)
+            else:
+                self._strays.append(_Stray(event_id, record.offset, record.key, outbox_id))
         elif self._rows.event_id(outbox_id) != event_id:
-            self._strays.append((event_id, record.offset, record.key))
+            self._strays.append(_Stray(event_id, record.offset, record.key))
         else:
             self._tally.count(_AGAIN, int(self._rows.state(outbox_id) == PROVEN))
             self._rows.mark(outbox_id, PROVEN)
 
     async def look_up(self) -> None:
         """Ask the outbox about the records that the ledger does not know."""
-        known = await known_events(self._connection, [event_id for event_id, *_ in self._strays])
-        for event_id, offset, key in self._strays:
-            outbox_id = known.get(event_id)
+        known = await known_events(self._connection, [one.event_id for one in self._strays])
+        for stray in self._strays:
+            outbox_id = known.get(stray.event_id)
             if outbox_id is None:
-                detail = f"ce_id {UUID(bytes=event_id)}"
-                self._tally.add(self._ghost(key, offset, detail))
+                detail = f"ce_id {UUID(bytes=stray.event_id)}"
+                if stray.outbox_id is not None:
+                    detail += f"; its row, outbox {stray.outbox_id}, was deleted"
+                self._tally.add(self._ghost(stray.key, stray.offset, detail))
+            elif stray.outbox_id is not None:
+                self._tally.count(_OUTSIDE)  # kept from a dropped day, or younger than the range
             elif self._rows.state(outbox_id) in (HANDED_OVER, WAITING, EXPIRED):
                 self._rows.mark(outbox_id, PROVEN)
             else:
                 self._tally.count(_AGAIN)
         self._strays.clear()
 
+    def _was_dropped(self, record: Any) -> bool:
+        at = _time(record)
+        return at is not None and any(low <= at < high for low, high in self._dropped_days or ())
+
     def _ghost(self, key: bytes | None, offset: int, detail: str) -> Finding:
         order = key.decode("utf-8", "replace") if key else None
         where = f"{self._place[0]}[{self._place[1]}]@{offset}"
         return Finding(Difference.RECORD_WITHOUT_ROW, order, where, detail)
+
+
+def _time(record: Any) -> datetime | None:
+    """Return when its row was created."""
+    for name, value in record.headers:
+        if name == "ce_time" and value is not None:
+            try:
+                at = datetime.fromisoformat(value.decode())
+            except (ValueError, UnicodeDecodeError):
+                return None
+            return at if at.tzinfo else None
+    return None
 
 
 def _event_id(record: Any) -> bytes | None:

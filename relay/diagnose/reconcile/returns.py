@@ -67,7 +67,9 @@ class ReturnsWalk:
         """Count or list each record."""
         next_offset = self.next_offsets.get(place, 0)
         passed = [record for record in records if record.offset < next_offset]
-        self.tally.count("returns waiting for the consumer", len(records) - len(passed))
+        waiting = [record for record in records if record.offset >= next_offset]
+        self.tally.count("returns waiting for the consumer", len(waiting))
+        await self._list_gone(place, waiting)
         undecided, decided = await self._sort(place, passed)
         self.tally.count("returns decided on", decided)
         if undecided:
@@ -88,6 +90,22 @@ class ReturnsWalk:
         undecided = [one for one in doubtful if one[0].offset not in held]
         await self._list_names(place, [one for one in returns if one.others])
         return undecided, len(read) - len(undecided)
+
+    async def _list_gone(self, place: Partition, records: Sequence[Any]) -> None:
+        """List those that wait for the consumer, and whose order has no row to take them."""
+        if not records or self.flow.orders_columns is None:
+            return
+        reader = ReturnReader(self.flow)
+        read = [reader.read(stored_record(place, record)) for record in records]
+        returns = [one for one in read if isinstance(one, Return)]
+        orders = await read_orders(
+            self.connection, self.flow, sorted({one.order_id for one in returns})
+        )
+        for one in returns:
+            if one.order_id not in orders:
+                where = f"{place[0]}[{place[1]}]@{one.record.offset}"
+                detail = f"{one.status} waits for the consumer"
+                self.tally.add(Finding(Difference.ORDER_GONE, one.order_id, where, detail))
 
     async def _list_names(self, place: Partition, returns: Sequence[Return]) -> None:
         """List those that name another order, too, and of which no person has decided."""
