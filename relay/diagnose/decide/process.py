@@ -230,7 +230,14 @@ def _cause_of_flow(
 ) -> Cause:
     named = [groups[name] for name in evidence.around.processor_groups if name in groups]
     staffed = [group for group in named if group.members is None or group.members > 0]
-    alone = [group for group in named if group.name in evidence.around.lone_readers]
+    # Who stands before an open transaction does not move, though it may well be there.
+    where = (delivery.topic, delivery.partition)
+    alone = [
+        group
+        for group in named
+        if group.name in evidence.around.lone_readers
+        or (group.never_joined and where in group.before_transaction)
+    ]
     if not staffed:
         return _lone_cause(evidence, delivery, alone) if alone else Cause.PROCESSOR_DOWN
     cause = _staffed_cause(evidence, delivery, staffed)

@@ -564,6 +564,10 @@ def test_a_reader_without_members_is_not_down() -> None:
     young = replace(UNPASSED, deliveries=(replace(UNPASSED.deliveries[0], published_at=NOW),))
     case = around(young, groups={GROUP: held_up}, lone_readers=frozenset({GROUP}))
     assert named(case)[2] is Cause.TRANSACTION_OPEN
+    # Held up for longer than its last steps are remembered: the broker knows what kind it is.
+    case = around(UNPASSED, groups={GROUP: replace(held_up, never_joined=True)})
+    assert named(case)[2] is Cause.TRANSACTION_OPEN
+    assert named(around(UNPASSED, groups={GROUP: held_up}))[2] is Cause.PROCESSOR_DOWN
     elsewhere = replace(empty, committed={(EVENTS, 1): 40})
     case = around(UNPASSED, groups={GROUP: elsewhere}, lone_readers=frozenset({GROUP}))
     assert named(case)[2] is Cause.PARTITION_UNASSIGNED
