@@ -23,7 +23,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.verdict not in CAUSES[self.cause].verdicts:
-            raise ValueError(f"{self.cause} does not explain {self.verdict}: see relay/diagnose/causes")
+            raise ValueError(f"{self.cause} does not explain {self.verdict}: see causes/")
 
     @property
     def hop(self) -> Hop | None:

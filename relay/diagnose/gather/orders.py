@@ -18,11 +18,12 @@ from relay.diagnose.evidence.rows import EventRow, Rows
 from relay.diagnose.evidence.system_state import GroupSeen, Missing, SystemState
 from relay.diagnose.gather.around import AroundRows, read_around, read_ledger_from_at
 from relay.diagnose.gather.assemble import Joiner, LogFacts
-from relay.diagnose.gather.database import read_answered, read_refused_at, read_rows, reread
+from relay.diagnose.gather.database import read_rows, reread
 from relay.diagnose.gather.deleted_rows import find_deleted
 from relay.diagnose.gather.logs import LogReading, read_broker
 from relay.diagnose.gather.positions import Series, read_positions
 from relay.diagnose.gather.reading import database_missing, part
+from relay.diagnose.gather.recorded_returns import read_answered, read_refused_at
 from relay.diagnose.gather.succession import read_answered_past
 from relay.diagnose.gather.topics import TopicFacts
 from relay.runtime.database import DATABASE_FAILURES

@@ -18,7 +18,7 @@ from relay.consumers.returns.reader import Return, ReturnReader, event_named
 from relay.consumers.returns.refusals import Refusal
 from relay.diagnose.evidence.order import Place, ReturnSeen
 from relay.diagnose.evidence.rows import ReturnRow
-from relay.diagnose.gather.database import is_terminal
+from relay.diagnose.gather.recorded_returns import is_terminal
 from relay.kafka.partition import Partition
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.times import of_milliseconds
