@@ -49,7 +49,6 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "relay.cli.watchdog",
             "The watchdog of overdue orders, as a process of its own.",
         ),
-        "web": ("relay.cli.web", "The operator's page."),
     },
     "Setup": {
         "migrate": ("relay.cli.migrate", "Apply, print or check the schema."),
