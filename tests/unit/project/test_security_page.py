@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLAIM = re.compile(r"^\| (?P<sentence>[^|]+\.) \| `(?P<file>[^`:]+)::(?P<test>test_\w+)` \|$")
 
 
