@@ -17,6 +17,9 @@ from relay.runtime.liveness import GONE_SECONDS
 
 # Of a delay, how much a recorded trouble must cover to explain it.
 _COVERED_SHARE = 0.5
+# A record may be answered, and that applied, so long before the ledger has it: its time is that of
+# the page's last acknowledgement.
+LEDGER_BEHIND_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,8 @@ def lost_before_replay(evidence: Evidence) -> _Lost | None:
     again = [
         one.published_at
         for one in deliveries
-        if one.replay_id is not None and (ended is None or one.published_at <= ended)
+        if one.replay_id is not None
+        and (ended is None or one.published_at <= ended + timedelta(seconds=LEDGER_BEHIND_SECONDS))
     ]
     written = kind is not None and kind[0] == Hop.PLACE
     if kind is None or kind[0] not in HOPS or not (again or (written and deliveries)):
@@ -73,6 +77,7 @@ def lost_before_replay(evidence: Evidence) -> _Lost | None:
     if start is None:
         return None
     until = deliveries[0].published_at if written else max(again)
+    until = until if ended is None else min(until, ended)
     cause = Cause(kind[1]) if kind[1] in MEANINGS else None
     return _Lost(Hop(kind[0]), cause, start, max(start, until))
 

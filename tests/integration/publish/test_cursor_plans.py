@@ -15,6 +15,7 @@ import pytest
 
 from relay.publish.reading import outbox_sql
 from relay.publish.reading.outbox_sql import READER_SETTINGS
+from relay.runtime.session_settings import PINNED
 
 DAYS = 30
 ROWS_A_DAY = 2_000
@@ -89,7 +90,7 @@ async def outbox(retained: str) -> AsyncIterator[asyncpg.Connection]:
 async def reader(
     retained: str, request: pytest.FixtureRequest
 ) -> AsyncIterator[asyncpg.Connection]:
-    settings = {**READER_SETTINGS, "plan_cache_mode": request.param}
+    settings = {**PINNED, **READER_SETTINGS, "plan_cache_mode": request.param}
     connection = await asyncpg.connect(retained, server_settings=settings)
     yield connection
     await connection.close()

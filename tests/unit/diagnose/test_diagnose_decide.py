@@ -10,6 +10,7 @@ import pytest
 from relay.diagnose.causes import MEANINGS as CAUSES
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.decision import decide
+from relay.diagnose.decide.delay import longest_delay
 from relay.diagnose.decide.duty import cause_of_code
 from relay.diagnose.decide.finding import Finding
 from relay.diagnose.evidence.order import (
@@ -814,3 +815,22 @@ def test_on_a_partition_without_answers_what_is_as_old_as_what_was_left_out_else
     assert named(around(case, other_readers=(standing,)))[2] is Cause.PROCESSOR_LAGGING
     newer = {other: AnsweredPast(10, 20, PUBLISHED - timedelta(minutes=1))}
     assert named(around(case, answered_past=newer))[2] is Cause.PROCESSOR_LAGGING
+
+
+@pytest.mark.parametrize("written_after_seconds", [-1, 0, 0.2, 9])
+def test_the_ledger_may_write_a_replay_after_its_return_was_applied(
+    written_after_seconds: float,
+) -> None:
+    returned_at = ago(minutes=1)
+    published_at = returned_at + timedelta(seconds=written_after_seconds)
+    found = longest_delay(
+        replace(
+            LOST,
+            order=OrderSeen("confirmed", True, PLACED, returned_at),
+            returns=(replace(APPLIED, recorded_at=returned_at, handled_at=returned_at),),
+            deliveries=(DELIVERY, replace(DELIVERY, replay_id="r-1", published_at=published_at)),
+            lost_kind=("return", "return_never_sent"),
+        )
+    )
+    assert found is not None
+    assert (found.hop, found.cause) == (Hop.RETURN, Cause.RETURN_NEVER_SENT)
