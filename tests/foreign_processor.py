@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -18,12 +19,14 @@ def foreign_processor(
     *,
     answers: Callable[[str], bool] = lambda _key: True,
     from_the_end: bool = False,
+    clock_seconds: float = 0.0,
     **config: Any,
 ):
     """Run one beside the test, from its assignment to the end of the block.
 
     It commits what it has come past every tenth of a second, and on leaving. `from_the_end` is what
-    `auto.offset.reset=latest` comes to for a new group, at the moment of its assignment.
+    `auto.offset.reset=latest` comes to for a new group, at the moment of its assignment. Its clock
+    is ahead by `clock_seconds`.
     """
     consumer = Consumer(
         {
@@ -54,7 +57,8 @@ def foreign_processor(
             key = record.key().decode()
             if answers(key):
                 body = json.dumps({"order_id": key, "status": "confirmed"})
-                producer.produce(wiring.returns, key=key, value=body)
+                at = int((time.time() + clock_seconds) * 1000)
+                producer.produce(wiring.returns, key=key, value=body, timestamp=at)
                 producer.flush(10)
         consumer.close()
 

@@ -7,6 +7,7 @@ the services end with it at start, and `relay check` says the same.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -138,7 +139,9 @@ async def orders_table(connection: asyncpg.Connection, flow: Flow) -> OrdersTabl
     table = await _table(connection, "table", names.table)
     key = _key(table, names)
     status = table.column("status_column", names.status_column)
-    await _check_status(connection, flow, table, status)
+    await _check_status(connection, table, status, "status_ranks", flow.status_ranks)
+    # Orders are compared with these, too: an enum refuses to be compared with what it cannot hold.
+    await _check_status(connection, table, status, "later_statuses", flow.later_statuses)
     reason = _text(table, "reason_column", names.reason_column)
     found = OrdersTable(
         table.name,
@@ -311,40 +314,46 @@ def _text(table: _Table, setting: str, name: str | None) -> _Column | None:
 
 
 async def _check_status(
-    connection: asyncpg.Connection, flow: Flow, table: _Table, status: _Column
+    connection: asyncpg.Connection,
+    table: _Table,
+    status: _Column,
+    setting: str,
+    words: Collection[str],
 ) -> None:
-    """See that the column can hold every status, whole.
+    """See that the column can hold every status that a setting names, whole.
 
     Raises:
         FlowTableError: one is not among the labels, too long, or refused by a domain.
     """
     if status.is_enum:
         labels = {row["enumlabel"] for row in await connection.fetch(_LABELS, status.type_oid)}
-        missing = sorted(set(flow.status_ranks) - labels)
+        missing = sorted(set(words) - labels)
     elif status.is_text:
         longest = status.length
-        missing = [
-            one for one in sorted(flow.status_ranks) if longest is not None and len(one) > longest
-        ]
+        missing = [one for one in sorted(words) if longest is not None and len(one) > longest]
     else:
         raise table.refused("status_column", status, "text or an enum is needed")
     if missing:
-        raise table.refused("status_ranks", status, f"it cannot hold {', '.join(missing)}")
+        raise table.refused(setting, status, f"it cannot hold {', '.join(missing)}")
     if status.is_domain:
-        await _check_domain(connection, flow, table, status)
+        await _check_domain(connection, table, status, setting, words)
 
 
 async def _check_domain(
-    connection: asyncpg.Connection, flow: Flow, table: _Table, status: _Column
+    connection: asyncpg.Connection,
+    table: _Table,
+    status: _Column,
+    setting: str,
+    words: Collection[str],
 ) -> None:
     # A domain's name takes no length. What it refuses, a savepoint survives.
-    for one in sorted(flow.status_ranks):
+    for one in sorted(words):
         try:
             async with connection.transaction():
                 await connection.fetchval(f"SELECT $1::text::{status.declared}", one)
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError) as error:
             wanted = f"it cannot hold {one}: {error}"
-            raise table.refused("status_ranks", status, wanted) from error
+            raise table.refused(setting, status, wanted) from error
 
 
 async def _with_history(
@@ -356,7 +365,7 @@ async def _with_history(
     needs = "history_table needs the column"
     old, new = (table.column(needs, name) for name in ("old_status", "new_status"))
     for one in (old, new):
-        await _check_status(connection, flow, table, one)
+        await _check_status(connection, table, one, "status_ranks", flow.status_ranks)
     reason, event_id = (table.column(needs, name) for name in ("reason", "event_id"))
     for one in (reason, event_id):
         if not one.is_text:

@@ -1,8 +1,8 @@
 """Hop 3: reads who answers past where the flow's processor groups stopped.
 
 Invariant: reads only, and only where none of those groups has members. A record counts as answered
-by a return that was sent after it was published (a return to an earlier event of the same order
-answers nothing), and that came after those groups had members for the last time.
+by a return that names its event; one that names none, where its order has no earlier event, or by
+the record's own time (the processor's clock). It came after those groups had members last.
 """
 
 from __future__ import annotations
@@ -150,8 +150,12 @@ SELECT w.record_offset, w.published_at
  WHERE o.id = ANY ($2)
    AND EXISTS (SELECT FROM relay.inbox AS i
                 WHERE i.aggregate_id = o.aggregate_id
-                  AND coalesce(i.causation_id = o.event_id::text, true)
-                  AND i.recorded_at >= w.published_at - interval '5 s'
+                  AND (i.causation_id = o.event_id::text
+                       OR i.causation_id IS NULL
+                       AND (i.recorded_at >= w.published_at - interval '5 s'
+                            OR NOT EXISTS (SELECT FROM relay.outbox_summary AS before
+                                            WHERE before.aggregate_id = o.aggregate_id
+                                              AND before.id < o.id)))
                   AND i.received_at >= w.published_at
                   AND ($4::timestamptz IS NULL OR i.received_at > $4))
  ORDER BY 1 LIMIT 1

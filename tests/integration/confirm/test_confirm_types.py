@@ -187,6 +187,7 @@ async def test_an_order_goes_all_the_way_whatever_its_columns_are(lab, name, sta
     assert canonical_order_id(flow)(got) == bypassed
 
 
+STARTED_AND_ENDED = {"submitted": 0, "confirmed": 2, "rejected": 2}
 REFUSED = {
     "key of money": ({"k": "money"}, {"key_type": "bigint"}, "key_type.*is of type money; uuid, b"),
     "key of another type": ({"k": "uuid"}, {}, "is of type uuid; correct it to 'uuid'"),
@@ -197,6 +198,11 @@ REFUSED = {
     "status of one letter": ({"s": '"char"'}, {}, "status"),
     "domain without a status": ({"s": "some_d"}, {}, "some_d; it cannot hold rejected"),
     "enum without a status": ({"s": "some_e"}, {}, "some_e; it cannot hold processing"),
+    "enum without a later status": (
+        {"s": "some_e"},
+        {"status_ranks": STARTED_AND_ENDED, "later_statuses": frozenset({"shipped"})},
+        "later_statuses.*some_e; it cannot hold shipped",
+    ),
     "status of a number": ({"s": "integer"}, {}, "status_column.*text or an enum is needed"),
     "time of a number": (
         {"t": "bigint"},
@@ -238,7 +244,9 @@ async def test_what_cannot_work_is_refused_with_the_reason(pg, name):
         "status_column": "s",
         "submitted_at_column": "t",
     }
-    flow = Flow(apply=ApplyColumns(**(names | settings)))
+    of_flow = {one: settings[one] for one in ("status_ranks", "later_statuses") if one in settings}
+    settings = {one: value for one, value in settings.items() if one not in of_flow}
+    flow = Flow(apply=ApplyColumns(**(names | settings)), **of_flow)
     async with pg.transaction():
         with pytest.raises(FlowTableError, match=says):
             await orders_table(pg, flow)

@@ -64,6 +64,23 @@ async def test_orders_between_two_groups_are_lost_and_the_old_one_is_not_to_be_s
             await wiring.until_returned(lost, 60)
 
 
+async def test_the_new_group_is_known_though_its_clock_is_hours_behind(wiring) -> None:
+    """A return that names no event answers its order's only one, whatever its record's time."""
+    wiring.relay(**QUICK), wiring.consumer()
+    with foreign_processor(wiring, wiring.group):
+        await wiring.until_returned(await wiring.place_everywhere(), 60)
+        await wiring.until_position(wiring.group, 1)
+    await wiring.until_group_is_empty(wiring.group)
+    lost = await wiring.place_everywhere()
+    await wiring.until_published(lost, 60)
+    green = f"{wiring.group}-green"
+    with foreign_processor(wiring, green, from_the_end=True, clock_seconds=-7200):
+        await wiring.until_returned(await wiring.place_everywhere(), 60)
+        await wiring.until_overdue(lost)
+        named = await asyncio.to_thread(wiring.named, lost)
+    assert set(named) == {("process", "not_processed", "group_replaced")}
+
+
 async def test_what_the_new_group_left_unanswered_is_lost_at_the_return(wiring) -> None:
     wiring.relay(**QUICK), wiring.consumer()
     with foreign_processor(wiring, wiring.group):
