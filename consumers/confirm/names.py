@@ -8,6 +8,7 @@ whole batches share one. What a person released is for the order that it names f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import asyncpg
@@ -57,12 +58,4 @@ def held_for_names(identity: str, returned: Return) -> Refusal:
     others = ", ".join(returned.others)
     detail = f"it is for {returned.order_id}, and its key or ce_subject names {others}: all open"
     held = refusal(returned, identity, Reason.NAMES_DIFFER, detail)
-    return Refusal(
-        held.record,
-        held.reason,
-        held.detail,
-        held.order_id,
-        held.return_id,
-        held.traceparent,
-        names=(returned.order_id, *returned.others),
-    )
+    return replace(held, names=(returned.order_id, *returned.others))

@@ -16,7 +16,7 @@ import click
 
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.quarantine_decisions import discard_command, release_command
-from relay.cli.quarantine_options import STATES, selection_of, selects
+from relay.cli.quarantine_options import in_states, selection_of, selects, states_of
 from relay.cli.quarantine_text import (
     content_lines,
     gone_lines,
@@ -27,7 +27,7 @@ from relay.cli.quarantine_text import (
 from relay.repair.exporting import as_line, export
 from relay.repair.gone import Gone, read_gone
 from relay.repair.held import Content, Group, Held, count_held, read_contents, read_held
-from relay.repair.selection import OPEN, Selection, select
+from relay.repair.selection import Selection, select
 from relay.runtime.audit import note_look, this_person
 from relay.runtime.operator_connection import NotPermittedError, operator_connection
 from relay.runtime.settings import Settings
@@ -48,13 +48,7 @@ command.add_command(discard_command)
 
 @command.command("list")
 @selects
-@click.option(
-    "--state",
-    "states",
-    multiple=True,
-    type=click.Choice([*STATES, "all"]),
-    help="Rows in this state (default: those that wait).",
-)
+@in_states
 @click.option(
     "--limit", type=click.IntRange(0), default=50, help="Number of rows shown; all are counted."
 )
@@ -62,8 +56,7 @@ command.add_command(discard_command)
 def list_command(ctx: click.Context, /, **given: Any) -> None:
     """List what waits (with --state also what is resolved): counted by reason, then row by row."""
     settings = settings_of(ctx)
-    states = given["states"] or OPEN
-    selection = selection_of(settings.flow, given, STATES if "all" in states else states)
+    selection = selection_of(settings.flow, given, states_of(given))
     groups, rows, gone = asyncio.run(_list(settings, selection, given["limit"]))
     if wants_json(ctx):
         print_json(
@@ -138,13 +131,7 @@ async def _show(
 
 @command.command("export")
 @selects
-@click.option(
-    "--state",
-    "states",
-    multiple=True,
-    type=click.Choice([*STATES, "all"]),
-    help="Rows in this state (default: those that wait).",
-)
+@in_states
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -156,8 +143,7 @@ async def _show(
 def export_command(ctx: click.Context, /, **given: Any) -> None:
     """Write rows as JSON lines, with key, value and headers in base64."""
     settings = settings_of(ctx, piped=True)
-    states = given["states"] or OPEN
-    selection = selection_of(settings.flow, given, STATES if "all" in states else states)
+    selection = selection_of(settings.flow, given, states_of(given))
     who = given["by"] or this_person()
     output: Path | None = given["output"]
     if output is None:

@@ -10,7 +10,7 @@ import click
 
 from relay.cli.parameters import SINCE
 from relay.diagnose.gather.lookup import canonical
-from relay.repair.selection import Selection, State
+from relay.repair.selection import OPEN, Selection, State
 from relay.runtime.flow import Flow
 
 ASK_FROM = 100
@@ -48,6 +48,23 @@ def selects(function: CommandT) -> CommandT:
     ):
         function = option(function)
     return function
+
+
+def in_states(function: CommandT) -> CommandT:
+    """Add the option that says in which states rows are meant; see `states_of`."""
+    return click.option(
+        "--state",
+        "states",
+        multiple=True,
+        type=click.Choice([*STATES, "all"]),
+        help="Rows in this state (default: those that wait).",
+    )(function)
+
+
+def states_of(given: dict[str, Any]) -> tuple[State, ...]:
+    """Return the states that are meant; by default those that wait."""
+    states: tuple[State, ...] = given["states"] or OPEN
+    return STATES if "all" in states else states
 
 
 def decides(function: CommandT) -> CommandT:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -54,13 +54,18 @@ class RecordSeen:
 
     def header(self, name: str) -> str | None:
         """Return a header's text; None when it is missing or no text."""
-        for key, value in self.headers:
-            if key == name and value is not None:
-                try:
-                    return value.decode()
-                except UnicodeDecodeError:
-                    return None
-        return None
+        return header_text(self.headers, name)
+
+
+def header_text(headers: Iterable[tuple[str, bytes | None]], name: str) -> str | None:
+    """Return the text of the first header of a name; None when it is missing or no text."""
+    for key, value in headers:
+        if key == name and value is not None:
+            try:
+                return value.decode()
+            except UnicodeDecodeError:
+                return None
+    return None
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ from relay.diagnose.evidence.system_state import (
     SetAside,
     Shrink,
 )
-from relay.diagnose.gather.cut_over import events_since
+from relay.diagnose.gather.cut_over import events_since, watched_since
 from relay.diagnose.gather.reading import part
 from relay.diagnose.gather.unwritten import DISABLED_TRIGGERS
 from relay.runtime.flow import Flow
@@ -72,7 +72,7 @@ async def read_around(
     start = since or now_at - timedelta(days=1)
     return AroundRows(
         now_at=now_at,
-        watched_since=_value(await part(con, "installation", lambda: _watched_since(con))),
+        watched_since=_value(await part(con, "installation", lambda: watched_since(con))),
         events_since=await part(con, "the first event", lambda: events_since(con, flow)),
         relays=await part(con, "relay processes", lambda: read_processes(con, "relay")),
         consumers=await part(con, "consumer processes", lambda: read_processes(con, "confirm")),
@@ -90,14 +90,6 @@ async def read_around(
 
 def _value(found: Any) -> Any:
     return None if isinstance(found, Missing) else found
-
-
-_WATCHED_SINCE: Final = "SELECT watched_since FROM relay.installation"
-
-
-async def _watched_since(connection: asyncpg.Connection) -> datetime | None:
-    since: datetime | None = await connection.fetchval(_WATCHED_SINCE)
-    return since
 
 
 # The names that the services give their connections.

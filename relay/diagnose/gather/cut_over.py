@@ -39,10 +39,16 @@ async def events_since(connection: asyncpg.Connection, flow: Flow) -> datetime |
     return found
 
 
+async def watched_since(connection: asyncpg.Connection) -> datetime | None:
+    """Return since when the installation watches; None: it is not migrated."""
+    since: datetime | None = await connection.fetchval(_WATCHED_SINCE)
+    return since
+
+
 async def watched_from(connection: asyncpg.Connection, flow: Flow) -> datetime | None:
     """Return from when on orders are judged unless one asks for older ones; None: from no time."""
     first = await events_since(connection, flow)
-    since: datetime | None = await connection.fetchval(_WATCHED_SINCE)
+    since = await watched_since(connection)
     return None if first is None or since is None else max(first, since)
 
 

@@ -23,7 +23,7 @@ from relay.diagnose.gather.reading import broker_missing
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
 from relay.kafka.failures import READING_FAILURES
 from relay.kafka.partition import Partition
-from relay.kafka.ranges import RangeReader, RecordSeen, seen
+from relay.kafka.ranges import RangeReader, RecordSeen, header_text, seen
 from relay.orders.keys import canonical_event_id, canonical_order_id, is_uuid
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
@@ -239,8 +239,8 @@ def _search_from(wanted: frozenset[str], rows: Rows) -> datetime | None:
 
 
 def _event_named(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
-    value = next((value for name, value in headers if name == "ce_id"), None)
-    return None if value is None else canonical_event_id(value.decode("utf-8", "replace"))
+    text = header_text(headers, "ce_id")
+    return None if text is None else canonical_event_id(text)
 
 
 def _with_record(rows: Rows, flow: Flow, order: str, record: RecordSeen, number: int) -> Rows:

@@ -6,20 +6,18 @@ it is lower, final and another, unknown to the flow, or gone, nothing is proven.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
+from relay.diagnose.reconcile.paging import each_row
 from relay.diagnose.watch.odd_statuses import list_unknown
 from relay.orders.catalog import orders_table
 from relay.orders.keys import canonical_order_id
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
-
-_PAGE_ORDERS: Final = 10_000
 
 
 async def reconcile_applied(
@@ -40,10 +38,10 @@ async def reconcile_applied(
         *([status for status, _ in ranked], [rank for _, rank in ranked]),
         *(sorted(flow.terminal_statuses), since, until),
     )
-    async for order_id, applied, status in _each(connection, _other_query(table), *values):
+    async for order_id, applied, status in each_row(connection, _other_query(table), *values):
         detail = f"{applied} was applied, the order is {status}"
         tally.add(Finding(Difference.STATUS_OVERWRITTEN, order_id, where, detail))
-    async for order_id, applied in _each(connection, _gone_query(table), since, until):
+    async for order_id, applied in each_row(connection, _gone_query(table), since, until):
         tally.add(Finding(Difference.ORDER_GONE, order_id, where, f"{applied} was applied"))
     for order_id, status in await list_unknown(connection, flow, since, until):
         tally.add(Finding(Difference.STATUS_UNKNOWN, order_id, where, status))
@@ -70,19 +68,10 @@ async def _answers_of_others(
     """List returns that were applied to an order, and say that they answer another one's event."""
     canonical = canonical_order_id(flow)
     values = flow.aggregate_type, list(flow.events), since, until
-    async for order_id, other, event_id, where in _each(connection, _OTHER_EVENT, *values):
+    async for order_id, other, event_id, where in each_row(connection, _OTHER_EVENT, *values):
         if canonical(other) != order_id:
             detail = f"it answers event {event_id} of order {other}"
             tally.add(Finding(Difference.NAMES_DIFFER, order_id, where, detail))
-
-
-async def _each(connection: asyncpg.Connection, query: str, *values: Any) -> Any:
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        cursor = await connection.cursor(query, *values)
-        rows: Sequence[asyncpg.Record]
-        while rows := await cursor.fetch(_PAGE_ORDERS):
-            for row in rows:
-                yield tuple(row)
 
 
 # Of several returns, the one that brought the order furthest. A final status that one of them gave

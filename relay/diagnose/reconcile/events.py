@@ -29,6 +29,7 @@ from relay.diagnose.reconcile.outbox_rows import (
     orders_of,
 )
 from relay.kafka.partition import Partition
+from relay.kafka.ranges import header_text
 
 _PAGE_BATCHES: Final = 2000
 _LOOKED_UP_TOGETHER: Final = 5000
@@ -232,24 +233,18 @@ class _Walk:
 
 def _time(record: Any) -> datetime | None:
     """Return when its row was created."""
-    for name, value in record.headers:
-        if name == "ce_time" and value is not None:
-            try:
-                at = datetime.fromisoformat(value.decode())
-            except (ValueError, UnicodeDecodeError):
-                return None
-            return at if at.tzinfo else None
-    return None
+    try:
+        at = datetime.fromisoformat(header_text(record.headers, "ce_time") or "")
+    except ValueError:
+        return None
+    return at if at.tzinfo else None
 
 
 def _event_id(record: Any) -> bytes | None:
-    for name, value in record.headers:
-        if name == "ce_id" and value is not None:
-            try:
-                return UUID(value.decode()).bytes
-            except (ValueError, UnicodeDecodeError):
-                return None
-    return None
+    try:
+        return UUID(header_text(record.headers, "ce_id") or "").bytes
+    except ValueError:
+        return None
 
 
 async def _settle(connection: asyncpg.Connection, rows: OutboxRows, tally: Tally) -> None:

@@ -7,17 +7,15 @@ events were written, are nobody's difference.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
 
 import asyncpg
 
 from relay.diagnose.gather.cut_over import orders_without_any_event, watched_from
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
+from relay.diagnose.reconcile.paging import each_row
 from relay.orders.catalog import orders_table
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import Flow
-
-_PAGE_ORDERS: Final = 10_000
 
 
 async def reconcile_orders(
@@ -43,16 +41,13 @@ async def reconcile_orders(
     waiting = sorted(set(flow.status_ranks) - flow.terminal_statuses)
     kinds = flow.aggregate_type, list(flow.events)
     start = start if since is None else max(start, since)
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        cursor = await connection.cursor(query, waiting, start, until, *kinds)
-        while rows := await cursor.fetch(_PAGE_ORDERS):
-            for order_id, status, has_event in rows:
-                if has_event:
-                    tally.count("orders that wait, with their event")
-                else:
-                    tally.add(
-                        Finding(Difference.ORDER_WITHOUT_EVENT, order_id, columns.table, status)
-                    )
+    async for order_id, status, has_event in each_row(
+        connection, query, waiting, start, until, *kinds
+    ):
+        if has_event:
+            tally.count("orders that wait, with their event")
+        else:
+            tally.add(Finding(Difference.ORDER_WITHOUT_EVENT, order_id, columns.table, status))
     return []
 
 

@@ -18,13 +18,12 @@ from relay.consumers.returns.refusals import Refusal
 from relay.consumers.returns.stored_record import stored_record
 from relay.diagnose.gather.database import read_orders
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
+from relay.diagnose.reconcile.paging import each_row
 from relay.kafka.consumer.partitions import Record
 from relay.kafka.partition import Partition
 from relay.orders.catalog import orders_table
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
-
-_PAGE_ORDERS: Final = 10_000
 
 _NEXT_OFFSETS: Final = """
 SELECT topic, partition, next_offset FROM relay.consumer_offset WHERE consumer_group = $1
@@ -75,12 +74,15 @@ class ReturnsWalk:
         if undecided:
             await self._list(place, undecided)
 
+    def _read(self, place: Partition, records: Sequence[Any]) -> list[Return | Refusal]:
+        reader = ReturnReader(self.flow)
+        return [reader.read(stored_record(place, record)) for record in records]
+
     async def _sort(
         self, place: Partition, records: Sequence[Any]
     ) -> tuple[list[tuple[Record, str | None]], int]:
         """Return those that no table knows, with their orders, and how many are known."""
-        reader = ReturnReader(self.flow)
-        read = [reader.read(stored_record(place, r)) for r in records]
+        read = self._read(place, records)
         returns = [one for one in read if isinstance(one, Return)]
         refusals = [one for one in read if isinstance(one, Refusal)]
         fresh = (await look_up(self.connection, returns, None)).fresh if returns else []
@@ -95,9 +97,7 @@ class ReturnsWalk:
         """List those that wait for the consumer, and whose order has no row to take them."""
         if not records or self.flow.orders_columns is None:
             return
-        reader = ReturnReader(self.flow)
-        read = [reader.read(stored_record(place, record)) for record in records]
-        returns = [one for one in read if isinstance(one, Return)]
+        returns = [one for one in self._read(place, records) if isinstance(one, Return)]
         orders = await read_orders(
             self.connection, self.flow, sorted({one.order_id for one in returns})
         )
@@ -150,15 +150,12 @@ async def reconcile_statuses(
         return
     query = _statuses_query(await orders_table(connection, flow))
     terminal = sorted(flow.terminal_statuses)
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        cursor = await connection.cursor(query, terminal, since, until)
-        while rows := await cursor.fetch(_PAGE_ORDERS):
-            for order_id, status, has_return in rows:
-                if has_return:
-                    tally.count("terminal statuses with their return")
-                else:
-                    where = flow.apply.table
-                    tally.add(Finding(Difference.STATUS_WITHOUT_RETURN, order_id, where, status))
+    async for order_id, status, has_return in each_row(connection, query, terminal, since, until):
+        if has_return:
+            tally.count("terminal statuses with their return")
+        else:
+            where = flow.apply.table
+            tally.add(Finding(Difference.STATUS_WITHOUT_RETURN, order_id, where, status))
 
 
 def _statuses_query(table: OrdersTable) -> str:

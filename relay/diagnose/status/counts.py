@@ -15,7 +15,7 @@ import asyncpg
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.system_state import Missing
-from relay.diagnose.gather.cut_over import watched_from
+from relay.diagnose.gather.cut_over import watched_from, watched_since
 from relay.diagnose.gather.reading import part
 from relay.diagnose.status.evidence import Counts, ProcessSeen, SetAsideCount, Waiting
 from relay.diagnose.status.traces import Position, read_answered_orders
@@ -55,7 +55,7 @@ async def _read(connection: asyncpg.Connection, flow: Flow) -> Counts:
     now = await connection.fetchval("SELECT clock_timestamp()")
     judged_from = await read("the first event", watched_from, flow)
     # Where no event was ever written, every order without one is counted.
-    since = judged_from or await connection.fetchval(_WATCHED_SINCE)
+    since = judged_from or await watched_since(connection)
     since = now if isinstance(since, Missing) else since
     return Counts(
         now=now,
@@ -81,9 +81,6 @@ async def _read(connection: asyncpg.Connection, flow: Flow) -> Counts:
 
 # Of the server, the database or this role: whoever is not let write cannot say that it lives.
 _READ_ONLY: Final = "SELECT current_setting('default_transaction_read_only')::bool"
-
-
-_WATCHED_SINCE: Final = "SELECT watched_since FROM relay.installation"
 
 
 async def _kind(connection: asyncpg.Connection) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from relay.diagnose.gather.cut_over import watched_from
+from relay.diagnose.watch.open_sql import literals, unclosed
 from relay.orders.catalog import orders_table
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow
@@ -51,7 +52,7 @@ async def find_unknown(
 
     Those that a return ended are left out: somebody went on with them.
     """
-    query = _unknown_query(table, await _literals(connection, flow))
+    query = _unknown_query(table, await _known(connection, flow))
     given = (*given, sorted(flow.terminal_statuses))
     if await _cost(connection, query, *given) > MOST_COST:
         return []
@@ -81,7 +82,7 @@ async def count_unknown(
     if start is None:
         return {}
     table = await orders_table(connection, flow)
-    query = _count_query(table, await _literals(connection, flow))
+    query = _count_query(table, await _known(connection, flow))
     if await _cost(connection, query, start) > most_cost:
         return None
     return dict(await connection.fetch(query, start))
@@ -99,20 +100,13 @@ async def list_unknown(
     if start is None:
         return []
     table = await orders_table(connection, flow)
-    query = _list_query(table, await _literals(connection, flow))
+    query = _list_query(table, await _known(connection, flow))
     rows: Rows = await connection.fetch(query, start, until)
     return rows
 
 
-# Literals, which PostgreSQL quotes: only so can the planner see that a partial index fits.
-_QUOTED: Final = "SELECT string_agg(quote_literal(one), ', ') FROM unnest($1::text[]) AS one"
-
-
-async def _literals(connection: asyncpg.Connection, flow: Flow) -> str:
-    quoted: str = await connection.fetchval(
-        _QUOTED, sorted({*flow.status_ranks, *flow.later_statuses})
-    )
-    return quoted
+async def _known(connection: asyncpg.Connection, flow: Flow) -> str:
+    return await literals(connection, {*flow.status_ranks, *flow.later_statuses})
 
 
 async def _cost(connection: asyncpg.Connection, query: str, *values: Any) -> float:
@@ -127,12 +121,10 @@ async def _cost(connection: asyncpg.Connection, query: str, *values: Any) -> flo
 def _overdue(table: OrdersTable) -> str:
     return f"""{table.submitted.since("$1::timestamptz")}
            AND {table.submitted.before("clock_timestamp() - make_interval(secs => $2)")}
-           AND NOT EXISTS (SELECT FROM relay.overdue v
-                            WHERE v.aggregate_id = {table.id_of()}
-                              AND (v.closed_as = 'closed' OR $3 AND v.closed_at IS NULL))
+           AND {unclosed(table.id_of())}
            AND NOT EXISTS (SELECT FROM relay.inbox i
                             WHERE i.aggregate_id = {table.id_of()}
-                              AND i.outcome = 'applied' AND i.new_status = ANY ($5::text[]))"""  # noqa: S608 - identifiers from the catalog
+                              AND i.outcome = 'applied' AND i.new_status = ANY ($5::text[]))"""
 
 
 def _contradicted_query(table: OrdersTable) -> str:

@@ -17,6 +17,7 @@ import asyncpg
 
 from relay.diagnose.gather.cut_over import watched_from
 from relay.diagnose.watch.odd_statuses import find_contradicted, find_unknown
+from relay.diagnose.watch.open_sql import literals, unclosed
 from relay.orders.catalog import orders_table
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import ApplyColumns, Flow, default_deadline_seconds
@@ -36,11 +37,6 @@ class Open:
 _ELSEWHERE_AT_MOST: Final = 5_000
 # Clocks differ by less, or by so much that the order's day says nothing at all.
 _SKEW: Final = "interval '2 days'"
-# The statuses stand in the text, as literals that PostgreSQL quotes: only so can the planner see
-# that a partial index on them fits.
-_LITERALS: Final = """
-SELECT string_agg(quote_literal(status), ', ' ORDER BY status) FROM unnest($1::text[]) AS status
-"""
 _NOW: Final = "SELECT clock_timestamp()"
 
 
@@ -85,8 +81,7 @@ async def _open_orders(
     at_most: int,
 ) -> list[Open]:
     table = await orders_table(connection, flow)
-    waiting = sorted(set(flow.status_ranks) - flow.terminal_statuses)
-    statuses = await connection.fetchval(_LITERALS, waiting)
+    statuses = await literals(connection, set(flow.status_ranks) - flow.terminal_statuses)
     decides = isinstance(flow.apply, ApplyColumns)
     asked: tuple[Any, ...] = (
         start,
@@ -114,12 +109,6 @@ _DUE: Final = "$7::timestamptz - make_interval(secs => $2)"
 _TOMORROW: Final = "$7::timestamptz + interval '1 day'"
 
 
-def _unclosed(key: str) -> str:
-    return f"""NOT EXISTS (SELECT FROM relay.overdue v
-                            WHERE v.aggregate_id = {key}
-                              AND (v.closed_as = 'closed' OR $3 AND v.closed_at IS NULL))"""
-
-
 def _event(key: str, condition: str) -> str:
     """Return whether an order has an event of the flow; a scalar, which no plan turns to a scan."""
     return f"""(SELECT true FROM relay.outbox_summary AS s
@@ -137,7 +126,7 @@ def _orders_query(table: OrdersTable, statuses: str) -> str:
          WHERE o.{table.status} IN ({statuses})
            AND {at.since("$1::timestamptz")}
            AND {at.before(_DUE)}
-           AND {_unclosed(key)}
+           AND {unclosed(key)}
            AND NOT ({at.since(f"{_DUE} - {_SKEW}")}
                     AND {_event(key, f"s.created_at >= {_DUE} AND s.created_at < {_TOMORROW}")}
                     AND NOT {_event(key, f"s.created_at < {_DUE}")})
@@ -173,7 +162,7 @@ def _elsewhere_query(table: OrdersTable, statuses: str) -> str:
                   AND s.created_at < {_DUE}
                   AND (s.aggregate_type = $5 OR s.event_type = ANY ($6::text[]))
                 ORDER BY s.id LIMIT 1) AS e
-         WHERE {_unclosed("o.key")}
+         WHERE {unclosed("o.key")}
          ORDER BY e.created_at
          LIMIT $4
     """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
@@ -190,7 +179,7 @@ def _future_query(table: OrdersTable, statuses: str) -> str:
                    AND {at.since("$7::timestamptz + interval '1 minute'")}
                    AND $1::timestamptz <= $7 AND $2::float8 > 0
                  ORDER BY o.{at.name} DESC LIMIT {_ELSEWHERE_AT_MOST}) AS o
-         WHERE NOT {_event("o.key", "true")} AND {_unclosed("o.key")}
+         WHERE NOT {_event("o.key", "true")} AND {unclosed("o.key")}
          LIMIT $4
     """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
 
@@ -205,7 +194,7 @@ def _bare_query(table: OrdersTable, statuses: str) -> str:
                  WHERE o.{table.status} IN ({statuses})
                    AND {at.since("$1::timestamptz")} AND {at.before(_DUE)}
                  ORDER BY o.{at.name} DESC LIMIT {_ELSEWHERE_AT_MOST}) AS o
-         WHERE NOT {_event("o.key", "true")} AND {_unclosed("o.key")}
+         WHERE NOT {_event("o.key", "true")} AND {unclosed("o.key")}
          ORDER BY o.placed_at
          LIMIT $4
     """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL

@@ -9,6 +9,7 @@ partitions for as long as the process lives.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -33,21 +34,6 @@ async def leave(consumer: Any, seconds: float) -> None:
     await _cut(consumer)
 
 
-async def _closed(client: Any) -> None:
-    """Close connections; the CancelledError of a connection's own task is not ours.
-
-    Raises:
-        KafkaError, OSError: one could not be closed.
-    """
-    closing = awaited(client.close(), "close")
-    try:
-        await asyncio.wait({closing})
-    finally:
-        closing.cancel()
-    if not closing.cancelled():
-        closing.result()
-
-
 async def _cut(consumer: Any) -> None:
     # No public way: stop() does nothing the second time.
     coordinator, fetcher = consumer._coordinator, consumer._fetcher  # noqa: SLF001
@@ -60,6 +46,10 @@ async def _cut(consumer: Any) -> None:
     try:
         async with asyncio.timeout(_FORCED_SECONDS):
             await asyncio.gather(*live, return_exceptions=True)
-            await _closed(consumer._client)  # noqa: SLF001
+            # The CancelledError of a connection's own task is not ours, and no failure.
+            closing = consumer._client.close()  # noqa: SLF001
+            ended: Sequence[Any] = await asyncio.gather(closing, return_exceptions=True)
+            if isinstance(ended[0], Exception):
+                raise ended[0]
     except BROKER_FAILURES as error:
         log.warning("a Kafka connection could not be closed", error=str(error) or "no answer")
