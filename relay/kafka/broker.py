@@ -153,13 +153,25 @@ class Broker:
             if not error
         }
 
-    async def committed(self, group: str) -> dict[Partition, int]:
+    async def committed(
+        self, group: str, partitions: Iterable[Partition] | None = None
+    ) -> dict[Partition, int]:
         """Return a group's committed offsets; none when there is no such group.
+
+        Args:
+            group: its name.
+            partitions: asked for; None: all that it has committed.
 
         Raises:
             GroupAuthorizationFailedError: it may not be asked.
         """
-        answer = await self.ask_coordinator(group, OffsetFetchRequest(group, None))
+        asked = None
+        if partitions is not None:
+            asked = [
+                (topic, [number for number, _ in numbers])
+                for topic, numbers in _by_topic(partitions, lambda _one: None)
+            ]
+        answer = await self.ask_coordinator(group, OffsetFetchRequest(group, asked))
         return {
             (topic, number): offset
             for topic, partitions in answer.topics
@@ -198,22 +210,37 @@ class Broker:
         return GroupMembers(state, None, kind=kind)
 
     async def listed_groups(self) -> list[tuple[str, str, str]]:
-        """Return name, state and kind of all groups that we may see and that may be consumers."""
-        found: list[tuple[str, str, str]] = []
+        """Return name, state and kind of all groups that we may see and that may be consumers.
+
+        Raises:
+            KafkaError: a coordinator cannot say now which groups it has.
+        """
+        found: set[tuple[str, str, str]] = set()
         for node in self.client.cluster.brokers():
+            of_node = await self._listed_by(node.nodeId)
+            # Who lists a group coordinates it.
+            self._coordinators.update((name, node.nodeId) for name, *_ in of_node)
+            found.update(of_node)
+        return sorted(found)
+
+    async def _listed_by(self, node: int) -> list[tuple[str, str, str]]:
+        while True:
             try:
-                typed = await self.send(list_typed_groups_request(), node.nodeId)
+                answer = await self.send(list_typed_groups_request(), node)
+                groups = [
+                    (name, state, kind.lower())
+                    for name, protocol, state, kind, _tags in answer.groups
+                    if kind.lower() != CLASSIC or _consumes(protocol)
+                ]
             except CANNOT_BE_ASKED:
                 # An older broker: its groups are of the classic protocol.
-                answer = await self.send(ListGroupsRequest(), node.nodeId)
-                found += [(name, "", CLASSIC) for name, kind in answer.groups if _consumes(kind)]
-                continue
-            found += [
-                (name, state, kind.lower())
-                for name, protocol, state, kind, _tags in typed.groups
-                if kind.lower() != CLASSIC or _consumes(protocol)
-            ]
-        return sorted(set(found))
+                answer = await self.send(ListGroupsRequest(), node)
+                groups = [(name, "", CLASSIC) for name, kind in answer.groups if _consumes(kind)]
+            if not answer.error_code:
+                return groups
+            if answer.error_code not in _COORDINATOR_MOVES:
+                raise for_code(answer.error_code)(f"the groups of broker {node}")
+            await asyncio.sleep(_RETRY_SECONDS)
 
     async def ask_coordinator(
         self, group: str, request: Any, bearable: frozenset[int] = frozenset()

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 
 from relay.diagnose.evidence.system_state import (
     GroupSeen,
@@ -24,12 +24,14 @@ from relay.diagnose.gather.reading import broker_missing
 from relay.diagnose.gather.transactions import open_transactions
 from relay.kafka.broker import EARLIEST, LATEST, Broker
 from relay.kafka.failures import READING_FAILURES
-from relay.kafka.groups import DEAD, SHARE
+from relay.kafka.groups import CLASSIC, CONSUMER, DEAD, SHARE, GroupMembers
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import fetch
 from relay.runtime.flow import Flow
 
-_OTHER_GROUPS_AT_MOST: Final = 100
+_GROUPS_AT_ONCE: Final = 50
+_EMPTY: Final = "Empty"
+_DESCRIBED: Final = (CLASSIC, CONSUMER)
 _PART_SECONDS: Final = 10.0
 
 
@@ -168,7 +170,10 @@ def _retention_seconds(milliseconds: str | None) -> float | None:
 async def read_group(broker: Broker, name: str) -> GroupSeen:
     """Read one group: who is in it, and what it has committed."""
     described = await broker.members(name)
-    committed = {} if described.kind == SHARE else await broker.committed(name)
+    return _seen(name, described, {} if described.kind == SHARE else await broker.committed(name))
+
+
+def _seen(name: str, described: GroupMembers, committed: Mapping[Partition, int]) -> GroupSeen:
     return GroupSeen(
         name=name,
         exists=described.state != DEAD,
@@ -183,31 +188,50 @@ async def read_group(broker: Broker, name: str) -> GroupSeen:
 
 
 async def other_readers(broker: Broker, flow: Flow) -> tuple[GroupSeen, ...] | Missing:
-    """Return which other groups read the events topics: the setting may name the wrong one."""
+    """Return which other groups read the events topics: the setting may name the wrong one.
+
+    Every group of the cluster is asked, several at a time; Missing when that takes too long.
+    """
+    events = [one for topic in flow.topics for one in broker.partitions(topic)]
+    at_once = asyncio.Semaphore(_GROUPS_AT_ONCE)
+
+    async def asked(name: str, state: str, kind: str) -> GroupSeen | None:
+        async with at_once:
+            return await _reader(broker, name, state, kind, events)
+
     try:
         async with asyncio.timeout(_PART_SECONDS):
-            listed = [
-                name
-                for name, *_ in await broker.listed_groups()
-                if name not in flow.processor_groups
-            ]
-            found = [
-                await _reader(broker, name, flow.topics) for name in listed[:_OTHER_GROUPS_AT_MOST]
-            ]
+            listed = await broker.listed_groups()
+            others = [one for one in listed if one[0] not in flow.processor_groups]
+            found = await asyncio.gather(*(asked(*one) for one in others), return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
     except READING_FAILURES as error:
         return broker_missing("the consumer groups", error)
-    return tuple(one for one in found if one is not None)
+    return tuple(one for one in found if isinstance(one, GroupSeen))
 
 
-async def _reader(broker: Broker, name: str, topics: Collection[str]) -> GroupSeen | None:
-    """Return a group if it reads one of the topics, or nobody can say that it does not."""
+async def _reader(
+    broker: Broker, name: str, state: str, kind: str, events: Collection[Partition]
+) -> GroupSeen | None:
+    """Return a group if it reads the events, or nobody can say that it does not."""
+    unseen = GroupSeen(name, exists=True, state=state, members=None, kind=kind)
+    if kind == SHARE:
+        return unseen
     try:
-        group = await read_group(broker, name)
-    except KafkaError:
-        return None  # a group that we may not see
-    reads = any(topic in topics for topic, _ in group.committed)
-    asks = bool((group.subscribed or frozenset()) & set(topics))
-    return group if reads or asks or group.members is None else None
+        committed = await broker.committed(name, events)
+        if not committed and state == _EMPTY:
+            return None
+        described = await broker.members(name) if kind in _DESCRIBED else None
+    except GroupAuthorizationFailedError:
+        return unseen
+    if described is None:
+        return replace(unseen, committed=committed)
+    group = _seen(name, described, committed)
+    topics = {topic for topic, _ in events}
+    asks = bool((group.subscribed or frozenset()) & topics)
+    return group if committed or asks or group.members is None else None
 
 
 async def other_members(broker: Broker, flow: Flow) -> tuple[str, ...]:
