@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.peers.outbox_relay > systems/outbox-relay.toml
 
 The harness makes a new database for every run from the `schema` in the file, so that one holds the
-whole schema of `relay migrate --relay-only`, with 31 daily partitions: 23 days back, today, and the
+whole schema of `relay migrate`, with 31 daily partitions: 23 days back, today, and the
 seven that the relay itself keeps ahead.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from relay.runtime.migrations import load, script
+from relay.runtime.migration_files import load, script
 
 _PARTITIONS = """
 -- 31 partitions: those of migrate (today and seven days ahead), and 23 days back.
@@ -38,7 +38,7 @@ schema = """
 
 def text() -> str:
     """Return the file."""
-    whole = script(load(sample=False), "production").removeprefix("\\set ON_ERROR_STOP on\n")
+    whole = script(load(sample=False), "production")
     schema = whole + _PARTITIONS
     return _TOML + schema.replace("\\", "\\\\").replace('"""', '\\"""') + '"""\n'
 

@@ -25,6 +25,7 @@ from relay.consumers.apply.applying import Decided, Identified, unknown_order
 from relay.consumers.apply.inbox import write_inbox
 from relay.consumers.returns.fold import Statuses, fold
 from relay.orders.catalog import FlowTableError
+from relay.orders.rights import APPLY_ARGUMENTS
 
 _CALLED: Final = """
 SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) AS name,
@@ -33,16 +34,14 @@ SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.pron
  WHERE p.oid = pg_catalog.to_regprocedure($1)
 """
 
-ARGUMENT_TYPES: Final = ("text", "text", "text", "text", "json")
-
 
 async def function_name(connection: asyncpg.Connection, function: str) -> str:
-    """Return the quoted name of the flow's function, which must take `ARGUMENT_TYPES`.
+    """Return the quoted name of the flow's function, which must take `APPLY_ARGUMENTS`.
 
     Raises:
         FlowTableError: there is no such function.
     """
-    signature = f"{function}({', '.join(ARGUMENT_TYPES)})"
+    signature = f"{function}({', '.join(APPLY_ARGUMENTS)})"
     try:
         found = await connection.fetchrow(_CALLED, signature)
     except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:

@@ -8,19 +8,15 @@ import click
 
 from relay.cli.errors import Found
 from relay.cli.output import own_settings, print_json, wants_json
+from relay.orders.rights import grant_statements
 from relay.runtime.database import connect
-from relay.runtime.migrations import (
-    APPLICATION_NAME,
-    Kind,
-    Migration,
-    load,
-    migrate,
-    pending,
-    read_applied,
-    script,
-)
+from relay.runtime.flow import Flow
+from relay.runtime.migration_files import Applied, Kind, Migration, load, pending, script
+from relay.runtime.migrations import APPLICATION_NAME, migrate, read_applied, read_kind
 from relay.runtime.schema_drift import schema_differences
 from relay.runtime.schema_snapshot import make_snapshot
+
+_FORMS = "--sql, --grants and --verify exclude each other"
 
 
 @click.command("migrate")
@@ -28,7 +24,18 @@ from relay.runtime.schema_snapshot import make_snapshot
     "--sql",
     "print_sql",
     is_flag=True,
-    help="Print the SQL script that would be applied, and apply nothing.",
+    help="Print the SQL script that would be applied, for any client, and apply nothing.",
+)
+@click.option(
+    "--within-transaction",
+    is_flag=True,
+    help="With --sql: without BEGIN and COMMIT, for tools that open a transaction themselves.",
+)
+@click.option(
+    "--grants",
+    "print_grants",
+    is_flag=True,
+    help="Print the rights that the relay's roles need on your own tables, and grant nothing.",
 )
 @click.option(
     "--verify",
@@ -36,32 +43,50 @@ from relay.runtime.schema_snapshot import make_snapshot
     help="Compare the database's schema with this version's; exit code 3: they differ.",
 )
 @click.option(
-    "--relay-only",
+    "--sample",
     is_flag=True,
-    help="For production: create the schema `relay` only, without the sample's tables.",
+    help="For trying it out: make the sample's own orders table, too, in an empty database.",
 )
+@click.option("--relay-only", is_flag=True, hidden=True)  # what it does by itself; still taken
 @click.option("--snapshot", "print_snapshot", is_flag=True, hidden=True)
 @click.pass_context
 def command(
-    ctx: click.Context, print_sql: bool, verify: bool, relay_only: bool, print_snapshot: bool
+    ctx: click.Context,
+    *,
+    print_sql: bool,
+    within_transaction: bool,
+    print_grants: bool,
+    verify: bool,
+    sample: bool,
+    relay_only: bool,
+    print_snapshot: bool,
 ) -> None:
     """Bring the database to this version's schema; safe to repeat, and from two places at once.
 
-    With --sql nothing is applied: the script is printed for those who apply schemas by their own
-    means (all of it when no database can be reached). With --verify columns, defaults, indexes,
-    constraints, functions and grants are compared, and each difference is named.
+    It makes the schema `relay` beside your tables and touches nothing else, in one transaction: a
+    failure leaves nothing. With --sql nothing is applied: the script is printed for those who apply
+    schemas by their own means (all of it when no database can be reached). With --verify columns,
+    defaults, indexes, constraints, functions and grants are compared, and each difference is named.
     """
-    if sum((print_sql, verify, print_snapshot)) > 1:
-        raise click.UsageError("--sql and --verify exclude each other")
-    dsn = own_settings(ctx).database.dsn
+    if sum((print_sql, verify, print_grants, print_snapshot)) > 1:
+        raise click.UsageError(_FORMS)
+    if within_transaction and not print_sql:
+        raise click.UsageError("--within-transaction belongs to --sql")
+    if sample and relay_only:
+        raise click.UsageError("--sample and --relay-only exclude each other")
+    settings = own_settings(ctx)
+    dsn = settings.database.dsn
     if print_sql:
-        click.echo(asyncio.run(_script(dsn, relay_only=relay_only)), nl=False)
+        kind: Kind = "sample" if sample else "production"
+        click.echo(asyncio.run(_script(dsn, kind, within_transaction)), nl=False)
+    elif print_grants:
+        click.echo(asyncio.run(_grants(dsn, settings.flow)), nl=False)
     elif print_snapshot:
         click.echo(asyncio.run(_snapshot(dsn)), nl=False)
     elif verify:
         _verify(ctx, dsn)
     else:
-        _migrate(ctx, dsn, sample=not relay_only)
+        _migrate(ctx, dsn, sample=sample)
 
 
 def _migrate(ctx: click.Context, dsn: str | None, *, sample: bool) -> None:
@@ -81,18 +106,30 @@ def _migrate(ctx: click.Context, dsn: str | None, *, sample: bool) -> None:
     click.echo(f"{state}{report.kind} installation, schema version {report.schema_version}")
 
 
-async def _script(dsn: str | None, *, relay_only: bool) -> str:
-    kind: Kind = "production" if relay_only else "sample"
-    migrations: tuple[Migration, ...] = load(sample=not relay_only)
+async def _script(dsn: str | None, kind: Kind, within_transaction: bool) -> str:
+    applied: Applied = {}
+    found: Kind | None = None
     try:
         connection = await connect(dsn, APPLICATION_NAME)
     except Exception as error:  # noqa: BLE001 - said, and the whole script is printed
         click.echo(f"no database ({error}): this is the whole script", err=True)
-        return script(migrations, kind)
+    else:
+        try:
+            applied, found = await read_applied(connection), await read_kind(connection)
+        finally:
+            await connection.close()
+    kind = found or kind  # it stays what it is
+    migrations: tuple[Migration, ...] = load(sample=kind == "sample")
+    return script(pending(migrations, applied), kind, within_transaction=within_transaction)
+
+
+async def _grants(dsn: str | None, flow: Flow) -> str:
+    connection = await connect(dsn, APPLICATION_NAME, require_primary=False)
     try:
-        return script(pending(migrations, await read_applied(connection)), kind)
+        statements = await grant_statements(connection, flow)
     finally:
         await connection.close()
+    return "".join(f"{one}\n" for one in statements)
 
 
 async def _snapshot(dsn: str | None) -> str:

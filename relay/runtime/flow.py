@@ -103,7 +103,7 @@ SAMPLE_APPLY = ApplyColumns(
 class Flow:
     """One kind of order: its events, its topics, its processor, its returns.
 
-    The defaults are the sample domain that `relay migrate` makes.
+    The defaults are the sample domain that `relay migrate --sample` makes.
 
     Attributes:
         status_ranks: a status only moves to a higher rank.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncpg
 
-from relay.runtime.migrations import MigrationError, load, pending, read_applied, read_kind
+from relay.runtime.migration_files import MigrationError, load, pending
+from relay.runtime.migrations import read_applied, read_kind
 from relay.runtime.schema_facts import differences, load_expected, read_facts
 
 

@@ -7,7 +7,7 @@ compares the two.
 
 import asyncpg
 
-from relay.runtime.migrations import Series, file_script, load
+from relay.runtime.migration_files import Series, file_script, load
 from relay.runtime.schema_facts import Expected, read_facts
 
 

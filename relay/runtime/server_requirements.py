@@ -7,9 +7,10 @@ server says both facts at login.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import asyncpg
+if TYPE_CHECKING:
+    import asyncpg
 
 OLDEST_MAJOR: Final = 14
 """The oldest major version that the tests run on."""

@@ -16,7 +16,7 @@ class NotSampleError(Exception):
 
 
 async def require_sample(connection: asyncpg.Connection) -> None:
-    """Refuse a database that `relay migrate` did not make a sample.
+    """Refuse a database that `relay migrate --sample` did not make.
 
     Raises:
         NotSampleError: it is a production installation, or was never migrated.
@@ -24,9 +24,11 @@ async def require_sample(connection: asyncpg.Connection) -> None:
     try:
         kind = await connection.fetchval(_KIND)
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
-        raise NotSampleError("this database has no relay schema: run `relay migrate`") from error
+        raise NotSampleError(
+            "this database has no relay schema: run `relay migrate --sample`"
+        ) from error
     if kind != "sample":
         raise NotSampleError(
             f"this is a {kind} installation, and `relay sample` would place and confirm orders of"
-            " its own in it: use a database of which `relay migrate` made a sample"
+            " its own in it: use a database of which `relay migrate --sample` made a sample"
         )

@@ -1,8 +1,8 @@
 """`relay migrate`: applied once, by whoever comes first; edited, foreign and other ones refused."""
 
 import asyncio
+import contextlib
 import json
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from relay.embedded import EmbeddedPostgres
 from relay.embedded.postgres import _programs
 from relay.runtime import migrations
 from relay.runtime.database import connect
-from relay.runtime.migrations import (
+from relay.runtime.migration_files import (
     EditedMigrationError,
     InstallationKindError,
     Migration,
@@ -24,11 +24,10 @@ from relay.runtime.migrations import (
     SampleConflictError,
     SchemaVersionError,
     load,
-    migrate,
     pending,
-    require_schema,
     script,
 )
+from relay.runtime.migrations import migrate, require_schema
 from relay.runtime.resources import sql_folder
 from relay.runtime.schema_drift import schema_differences
 from relay.runtime.schema_snapshot import make_snapshot
@@ -82,7 +81,7 @@ async def test_watched_since_and_kind_are_of_the_first_run(empty_database: str) 
         assert await connection.fetchrow("SELECT * FROM relay.installation") == before
         assert before["kind"] == "production"
         assert await connection.fetchval("SELECT to_regclass('public.orders')") is None
-        with pytest.raises(InstallationKindError, match="--relay-only"):
+        with pytest.raises(InstallationKindError, match="relay migrate`"):
             await migrate(empty_database, sample=True)
         assert await connection.fetchval("SELECT to_regclass('public.orders')") is None
         assert await connection.fetchrow("SELECT * FROM relay.installation") == before
@@ -99,7 +98,7 @@ async def test_somebody_elses_orders_are_not_touched(empty_database: str) -> Non
     connection = await connect(empty_database, "test")
     try:
         await connection.execute("CREATE TABLE public.orders (mine int)")
-        with pytest.raises(SampleConflictError, match="--relay-only"):
+        with pytest.raises(SampleConflictError, match="relay migrate`"):
             await migrate(empty_database, sample=True)
         assert await connection.fetchval("SELECT to_regclass('relay.outbox')") is None
         assert (await migrate(empty_database, sample=False)).kind == "production"
@@ -133,7 +132,7 @@ async def test_an_edited_file_is_named(database: str, monkeypatch: pytest.Monkey
         await migrate(database, sample=True)
 
 
-async def test_a_file_that_fails_leaves_nothing_of_itself(
+async def test_a_file_that_fails_leaves_nothing(
     empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = Migration("relay", 9999, "9999_bad.sql", "CREATE TABLE relay.half ();\nSELECT 1 / 0;\n")
@@ -143,12 +142,12 @@ async def test_a_file_that_fails_leaves_nothing_of_itself(
         await migrate(empty_database, sample=True)
     connection = await connect(empty_database, "test")
     try:
-        assert await connection.fetchval("SELECT to_regclass('relay.half')") is None
-        assert await connection.fetchval("SELECT count(*) FROM relay.migration") == len(good)
+        assert await connection.fetchval("SELECT to_regnamespace('relay')") is None
+        assert await connection.fetchval("SELECT to_regclass('public.orders')") is None
     finally:
         await connection.close()
     monkeypatch.undo()
-    assert (await migrate(empty_database, sample=True)).applied == ()
+    assert len((await migrate(empty_database, sample=True)).applied) == len(good)
 
 
 @pytest.mark.parametrize("names", [["1_x"], ["0001_x", "0001_y"], ["0001_X"]])
@@ -203,13 +202,12 @@ async def test_the_committed_snapshot_is_what_the_migrations_make(empty_database
 
 
 async def test_sql_prints_what_is_applied(empty_database: str, relay_command: RelayCommand) -> None:
-    printed = relay_command("migrate", "--sql", env={"DATABASE_URL": empty_database})
+    printed = relay_command("migrate", "--sql", "--sample", env={"DATABASE_URL": empty_database})
     assert printed.returncode == 0
     assert printed.stdout == script(load(sample=True), "sample")
-    # psql's own command is all that is not SQL.
     connection = await connect(empty_database, "test")
     try:
-        await connection.execute(re.sub(r"^\\set .*$", "", printed.stdout, flags=re.MULTILINE))
+        await connection.execute(printed.stdout)
     finally:
         await connection.close()
     assert (await migrate(empty_database, sample=True)).applied == ()
@@ -225,7 +223,7 @@ def test_sql_prints_only_what_is_missing(database: str, relay_command: RelayComm
 
 def test_sql_without_a_database_prints_all(relay_command: RelayCommand) -> None:
     nowhere = {"DATABASE_URL": "postgresql://127.0.0.1:1/x"}
-    printed = relay_command("migrate", "--sql", "--relay-only", env=nowhere)
+    printed = relay_command("migrate", "--sql", env=nowhere)
     assert printed.returncode == 0
     assert "no database" in printed.stderr
     assert printed.stdout == script(load(sample=False), "production")
@@ -303,9 +301,9 @@ def test_verify_of_a_production_installation(
 
 def test_migrate_says_what_it_did(empty_database: str, relay_command: RelayCommand) -> None:
     env = {"DATABASE_URL": empty_database}
-    first = relay_command("migrate", env=env)
+    first = relay_command("migrate", "--sample", env=env)
     assert first.stdout.splitlines()[: len(ALL)] == [f"applied {name}" for name in ALL]
-    second = json.loads(relay_command("migrate", "--json", env=env).stdout)
+    second = json.loads(relay_command("migrate", "--sample", "--json", env=env).stdout)
     assert second["applied"] == []
     assert second["kind"] == "sample"
 
@@ -363,3 +361,74 @@ async def test_a_migrator_who_is_no_member_of_the_owner(
     await migrate(private_postgres.dsn(), sample=True)
     with pytest.raises(MigrationError, match=r"not a member of relay_owner.*deploy/roles\.sql"):
         await migrate(owned_by(private_postgres, "outsider"), sample=True)
+
+
+def test_plain_migrate_makes_a_production_installation(
+    empty_database: str, relay_command: RelayCommand
+) -> None:
+    env = {"DATABASE_URL": empty_database}
+    assert json.loads(relay_command("migrate", "--json", env=env).stdout)["kind"] == "production"
+    with psycopg.connect(empty_database) as connection:
+        tables = connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone()
+    assert tables == (0,)
+
+
+def test_the_script_is_all_or_nothing_where_the_client_goes_on_after_an_error(
+    empty_database: str,
+) -> None:
+    """As psql does without ON_ERROR_STOP; and as a role that was SET, whose rights come back."""
+    whole = script(load(sample=False), "production")
+    broken = whole.replace("CREATE TABLE relay.inbox", "CREATE TABLE relay.nowhere.inbox", 1)
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        for statement in broken.split(";\n\n"):
+            with contextlib.suppress(psycopg.Error):
+                connection.execute(statement)
+        connection.execute("ROLLBACK")
+        found = connection.execute("SELECT to_regnamespace('relay')").fetchone()
+        assert found == (None,)
+
+
+def test_the_script_runs_within_a_tools_own_transaction(
+    empty_database: str, relay_command: RelayCommand
+) -> None:
+    env = {"DATABASE_URL": empty_database}
+    printed = relay_command("migrate", "--sql", "--within-transaction", env=env).stdout
+    with psycopg.connect(empty_database) as connection:
+        connection.execute(printed)
+        connection.execute("CREATE TABLE public.after_it (a int)")
+        owner = connection.execute(
+            "SELECT tableowner = current_user FROM pg_tables WHERE tablename = 'after_it'"
+        ).fetchone()
+        connection.rollback()
+        assert connection.execute("SELECT to_regnamespace('relay')").fetchone() == (None,)
+        connection.execute(printed)
+    assert owner == (True,)
+    assert relay_command("migrate", "--verify", env=env).returncode == 0
+
+
+def test_grants_are_those_of_the_settings_table(
+    empty_database: str, relay_command: RelayCommand, tmp_path: Path
+) -> None:
+    """Odd names are quoted by the server, and the printed rights can be granted."""
+    settings = tmp_path / "relay.toml"
+    settings.write_text(
+        '[flow.orders.columns]\ntable = \'shop."Order"\'\nkey_column = "Id"\nkey_type = "bigint"\n'
+        'status_column = "state"\nsubmitted_at_column = "at"\nlookup_columns = ["number"]\n'
+    )
+    env = {"DATABASE_URL": empty_database, "RELAY_CONFIG": str(settings)}
+    assert relay_command("migrate", env=env).returncode == 0
+    with psycopg.connect(empty_database) as connection:
+        connection.execute(
+            'CREATE SCHEMA shop; CREATE TABLE shop."Order"'
+            ' ("Id" bigint PRIMARY KEY, number text, state text, at timestamptz)'
+        )
+        connection.commit()
+        printed = relay_command("migrate", "--grants", env=env).stdout
+        assert 'GRANT UPDATE (state) ON shop."Order" TO relay_confirmer;' in printed
+        connection.execute(printed)
+        connection.execute("SET ROLE relay_confirmer")
+        connection.execute('UPDATE shop."Order" SET state = \'x\' WHERE "Id" = 1')
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute('UPDATE shop."Order" SET number = \'x\' WHERE "Id" = 1')

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from relay.consumers.apply.function import function_name
 from relay.orders.catalog import FlowTableError, orders_table
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
 
@@ -43,11 +44,6 @@ SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type
 _CHECKS: Final = """
 SELECT conname::text AS name, pg_get_constraintdef(oid) AS definition
   FROM pg_constraint WHERE conrelid = to_regclass($1) AND contype = 'c'
-"""
-
-_FUNCTION: Final = """
-SELECT count(*)::int FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
- WHERE n.nspname || '.' || p.proname = $1
 """
 
 # What each user that a service came as may do; superusers may do everything.
@@ -95,13 +91,14 @@ class OrdersFacts:
 
     Attributes:
         table: None where the flow names no table, or there is none.
+        function_refusal: why the flow's function cannot be called; None: it can, or there is none.
         refusal: why the services would not start with these columns.
     """
 
     table: Mapping[str, Any] | None
     columns: Mapping[str, str]
     checks: Mapping[str, str]
-    functions: int | None
+    function_refusal: str | None
     confirm_grants: tuple[Mapping[str, Any], ...]
     relay_grants: tuple[Mapping[str, Any], ...]
     writer_grants: Mapping[str, Any]
@@ -121,9 +118,9 @@ async def gather_orders(
     looked = None if named is None else named.table
     relay_grants = await connection.fetch(_RELAY_GRANTS, list(users.get("relay", ())), looked)
     writer = await connection.fetchrow(_WRITER_GRANTS)
-    functions = None
+    function_refusal = None
     if isinstance(apply, ApplyFunction):
-        functions = await connection.fetchval(_FUNCTION, apply.function)
+        function_refusal = await _function_refusal(connection, apply.function)
     table, columns, checks, grants = None, {}, {}, []
     if named is not None:
         table = await connection.fetchrow(
@@ -148,12 +145,20 @@ async def gather_orders(
         table=dict(table) if table else None,
         columns=columns,
         checks=checks,
-        functions=functions,
+        function_refusal=function_refusal,
         confirm_grants=tuple(map(dict, grants)),
         relay_grants=tuple(map(dict, relay_grants)),
         writer_grants=dict(writer or {}),
         refusal=await _refusal(connection, flow) if table else None,
     )
+
+
+async def _function_refusal(connection: asyncpg.Connection, function: str) -> str | None:
+    try:
+        await function_name(connection, function)
+    except FlowTableError as error:
+        return str(error)
+    return None
 
 
 async def _refusal(connection: asyncpg.Connection, flow: Flow) -> str | None:

@@ -95,12 +95,12 @@ def _row_versions(facts: OrdersFacts, table: str) -> Iterator[Result]:
 
 
 def _function(facts: OrdersFacts, function: str) -> Result:
-    if facts.functions:
-        return ok("confirm.function", f"{function} exists")
+    if facts.function_refusal is None:
+        return ok("confirm.function", f"{function} can be called")
     return failed(
         "confirm.function",
-        f"{function} does not exist",
-        "create it, or correct flow.orders.function",
+        facts.function_refusal,
+        "create it with these arguments (docs/adopting.md), or correct flow.orders.function",
     )
 
 

@@ -45,11 +45,13 @@ from relay.diagnose.check.session_facts import gather_sessions
 from relay.diagnose.check.session_rules import judge_server, judge_sessions
 from relay.diagnose.check.set_aside import check_set_aside
 from relay.diagnose.check.status_words import check_status_words
+from relay.diagnose.check.table_rights import check_table_rights
 from relay.kafka.refusal import KafkaRefusedError
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection, KafkaSettingsError
-from relay.runtime.migrations import MigrationError, require_schema
+from relay.runtime.migration_files import MigrationError
+from relay.runtime.migrations import require_schema
 from relay.runtime.schema_drift import schema_differences
 from relay.runtime.server_requirements import server_encoding
 
@@ -168,6 +170,7 @@ async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
     else:
         results.extend(judge_orders(orders, flow))
         results += await check_placing(connection, flow)
+        results += await check_table_rights(connection, flow)
         results += await check_status_words(connection, flow)
     return results
 

@@ -1,10 +1,13 @@
 """The users that the services are connected as: what each lacks is named, by what it asks of it."""
 
+from dataclasses import replace
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
 import pytest
+
+from relay.runtime.flow import ApplyColumns, ApplyFunction
 
 
 @pytest.fixture
@@ -75,3 +78,59 @@ async def test_row_level_security_that_hides_orders_from_the_consumer_is_named(c
     assert "row-level security" in checked.found(name)
     await pg.execute(f"ALTER ROLE {user} BYPASSRLS")
     assert (await check()).states[name] == "ok"
+
+
+async def test_the_check_of_an_operator_knows_all_that_a_superusers_does(
+    check, pg, login, database
+):
+    user = await login("somebody")
+    await pg.execute(f"GRANT relay_operator TO {user}")
+    where = urlsplit(database)
+    port = where.netloc.rsplit("@", 1)[-1]
+    mine = urlunsplit(where._replace(netloc=f"{user}:x@{port}"))
+    by_superuser, by_operator = await check(), await check(dsn=mine)
+    assert by_operator.report.not_stored is None
+    differing = {
+        name: by_operator.found(name)
+        for name, state in by_operator.states.items()
+        if by_superuser.states.get(name) is not state and not name.startswith("access.")
+    }
+    assert differing == {}
+
+
+async def test_what_a_role_lacks_on_the_orders_is_said_before_anything_runs(check, pg):
+    user = f"user_{uuid4().hex[:12]}"
+    await pg.execute(f"CREATE ROLE {user} LOGIN; GRANT relay_confirmer TO {user}")
+    try:
+        name = "orders.grants:relay_confirmer"
+        assert (await check()).states[name] == "ok"
+        await pg.execute("REVOKE UPDATE (status) ON public.orders FROM relay_confirmer")
+        await pg.execute("REVOKE INSERT ON public.order_status_history FROM relay_confirmer")
+        checked = await check()
+        assert checked.states[name] == "failed"
+        assert "UPDATE status of orders" in checked.found(name)
+        assert "may not INSERT" in checked.found(name)
+        await pg.execute(checked.fix(name))
+        assert (await check()).states[name] == "ok"
+        await pg.execute("REVOKE UPDATE (status) ON public.orders FROM relay_confirmer")
+        await pg.execute(f"GRANT UPDATE (status) ON public.orders TO {user}")
+        assert (await check()).states[name] == "ok"
+    finally:
+        await pg.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")
+
+
+async def test_a_function_of_another_signature_and_a_history_without_a_column_are_named(
+    check, pg, flow
+):
+    await pg.execute(
+        "CREATE FUNCTION public.apply_return(text, text, text, text, jsonb) RETURNS text"
+        " LANGUAGE sql AS 'SELECT NULL::text'"
+    )
+    by_function = replace(flow, apply=ApplyFunction("public.apply_return"), orders=ApplyColumns())
+    checked = await check(flow=by_function)
+    assert checked.states["confirm.function"] == "failed"
+    assert "(text, text, text, text, json)" in checked.found("confirm.function")
+    await pg.execute("ALTER TABLE public.order_status_history RENAME event_id TO event")
+    checked = await check()
+    assert checked.states["orders.types"] == "failed"
+    assert "event_id" in checked.found("orders.types")
