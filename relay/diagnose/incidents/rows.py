@@ -85,6 +85,12 @@ SELECT placed_at FROM relay.overdue
 """
 
 
+# As who closes one does: first the incident, then its cases.
+_LOCK_OPEN: Final = """
+SELECT FROM relay.incident WHERE closed_at IS NULL ORDER BY incident_id FOR UPDATE
+"""
+
+
 async def assign(connection: asyncpg.Connection, now_at: datetime) -> list[IncidentChange]:
     """Give cases to incidents, open new ones, and bring all open ones up to date."""
     rows = await connection.fetch(_UNASSIGNED, now_at - _UNASSIGNED_SPAN, _UNASSIGNED_AT_MOST)
@@ -104,11 +110,14 @@ async def assign(connection: asyncpg.Connection, now_at: datetime) -> list[Incid
     ordinary = await _ordinary(connection, {case.kind for case in cases}, now_at)
     found = cluster(cases, spans, ordinary)
     found += await _few(connection, few_alike(cases, found))
-    opened = [await _put(connection, one) for one in found]
-    changes = await _refresh(connection)
-    joined = [IncidentChange("closed", *one) for one in await join_twins(connection)]
-    if joined:
-        changes += await _refresh(connection)
+    # Nobody sees the orders of one event in two incidents while they are put together.
+    async with connection.transaction():
+        await connection.execute(_LOCK_OPEN)
+        opened = [await _put(connection, one) for one in found]
+        changes = await _refresh(connection)
+        joined = [IncidentChange("closed", *one) for one in await join_twins(connection)]
+        if joined:
+            changes += await _refresh(connection)
     return [one for one in opened if one is not None] + changes + joined
 
 
