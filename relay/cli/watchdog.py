@@ -53,7 +53,11 @@ def make_watchdog(context: ServiceContext) -> Watchdog:
 def watch_options(settings: Settings) -> WatchOptions:
     """Return the watchdog's options as the settings say."""
     watch = settings.watch
-    return WatchOptions(round_seconds=watch.round_seconds, position_seconds=watch.position_seconds)
+    return WatchOptions(
+        round_seconds=watch.round_seconds,
+        position_seconds=watch.position_seconds,
+        wait_span_seconds=settings.trace.wait_seconds,
+    )
 
 
 @dataclass(slots=True)

@@ -354,6 +354,12 @@ class TraceSettings(Section):
         default=None,
         description="of the trace viewer, e.g. http://localhost:16686; links are printed",
     )
+    wait_seconds: float = Field(
+        default=1.0,
+        ge=0,
+        le=86_400,
+        description="a row that waited longer in the outbox has a span `wait TOPIC` of its own",
+    )
 
     def link(self, trace_id: str | None) -> str | None:
         """Return where a trace can be looked at; None when that is not known."""

@@ -58,6 +58,8 @@ ORDER_INCIDENT: Final = "order.incident"
 ORDER_EVIDENCE: Final = "order.evidence"  # and a dot, and the hop it is about
 ORDER_MISSING: Final = "order.evidence.missing"
 ORDER_NEXT: Final = "order.next"
+ORDER_CLOSED_BY: Final = "order.closed_by"
+ORDER_CLOSED_WHY: Final = "order.closed_why"
 OUTBOX_WAITED_SECONDS: Final = "relay.outbox.waited_seconds"
 RELAY_EPOCH: Final = "relay.epoch"
 RELAY_REPLAY_ID: Final = "relay.replay_id"
@@ -76,7 +78,10 @@ class SpanKind(IntEnum):
     CONSUMER = 5
 
 
-RETURN_OVERDUE: Final = "return overdue"
+# Services of their own, whichever process writes them.
+WATCHDOG_SERVICE: Final = "relay-watchdog"
+RECONSTRUCTED_SERVICE: Final = "relay-reconstructed"
+
 REPLAY: Final = "replay"
 
 
@@ -98,6 +103,26 @@ def send_span(topic: str) -> str:
 def process_span(topic: str) -> str:
     """Name of the CONSUMER span of hops 3 and 5."""
     return f"process {topic}"
+
+
+def wait_span(topic: str) -> str:
+    """Name of the INTERNAL span of a row's wait in the outbox, from its commit to the hand-over."""
+    return f"wait {topic}"
+
+
+def return_missing_span(verdict: str, *, delayed: bool) -> str:
+    """Name of the watchdog's span of a return that is past its deadline, with the verdict.
+
+    Args:
+        verdict: from the closed list, so that the names are few.
+        delayed: it will come by itself once its hop moves again.
+    """
+    return f"return {'delayed' if delayed else 'missing'}: {verdict}"
+
+
+def return_settled_span(verdict: str, *, returned: bool) -> str:
+    """Name of the watchdog's span that ends a `return missing`: it came late, or was closed."""
+    return f"return {'came late' if returned else 'closed by hand'}: {verdict}"
 
 
 def _messaging(operation: str, topic: str) -> dict[str, str]:

@@ -61,7 +61,8 @@ class WatchOptions:
         again_after_seconds: an open case is diagnosed anew when its diagnosis is older.
         provisional_seconds: the same while a process may have died since its last heartbeat: so
             long after it, that is certain.
-        spans_per_incident: `return overdue` spans of one incident.
+        spans_per_incident: `return missing` spans of one incident.
+        wait_span_seconds: a wait in the outbox that lasted longer is a span, too.
     """
 
     round_seconds: float = 10.0
@@ -74,6 +75,7 @@ class WatchOptions:
     again_after_seconds: float = 30.0
     provisional_seconds: float = GONE_SECONDS
     spans_per_incident: int = 1000
+    wait_span_seconds: float = 1.0
     reading: LogReading = field(
         default_factory=lambda: LogReading(
             scan_seconds=3.0,
@@ -99,6 +101,7 @@ class RoundReport:
     closed: int = 0
     diagnosed_again: int = 0
     reported: int = 0
+    settled: int = 0
     held: int = 0
     changes: list[IncidentChange] = field(default_factory=list)
     counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -272,11 +275,19 @@ class Round:
         rows = await self.connection.fetch(
             _UNREPORTED, down, self.options.spans_per_incident, self.options.page_orders
         )
-        self.spans.export([report_of(row) for row in rows])
-        await self.connection.execute(_REPORTED, [row["event_id"] for row in rows])
+        self.spans.export([report_of(row) for row in rows], now_at)
+        await self.connection.execute(_REPORTED, [row["event_id"] for row in rows], now_at)
         report.reported = len(rows)
         report.held = await self.connection.fetchval(_HELD) if down else 0
         self._say_held(report.held)
+        await self._report_settled(self.spans, report)
+
+    async def _report_settled(self, spans: OverdueSpans, report: RoundReport) -> None:
+        """Say in the trace of an order that was reported that it came back, or was closed."""
+        rows = await self.connection.fetch(SETTLED, self.options.page_orders)
+        spans.export_settled([report_of(row) for row in rows])
+        await self.connection.execute(_SETTLED_TOLD, [row["event_id"] for row in rows])
+        report.settled = len(rows)
 
     def _say_held(self, held: int) -> None:
         if held and not self._told_held:
@@ -305,14 +316,28 @@ WITH told AS (
        AND NOT ($1 AND hop = 'confirm')
 )
 SELECT event_id, aggregate_id, event_type, traceparent, hop, verdict, cause, incident_id,
-       placed_at, deadline_at, evidence::text AS evidence
+       placed_at, deadline_at, evidence::text AS evidence, reported_at, reported_as
   FROM waiting LEFT JOIN told USING (incident_id)
  WHERE incident_id IS NULL OR place + coalesce(spans, 0) <= $2
  ORDER BY placed_at LIMIT $3
 """
 _REPORTED: Final = """
-UPDATE relay.overdue SET reported_at = clock_timestamp(), reported_as = verdict
+UPDATE relay.overdue SET reported_at = $2, reported_as = verdict
  WHERE event_id = ANY ($1::text[])
+"""
+# `settled`: the trace says how it ended; a case that is opened again is reported again. One that
+# was closed longer ago, by a version that did not say so, stays as it is.
+SETTLED: Final = """
+SELECT event_id, aggregate_id, event_type, traceparent, hop, verdict, cause, incident_id,
+       placed_at, deadline_at, evidence::text AS evidence, reported_at, reported_as, closed_at,
+       closed_as, closed_by, closed_why
+  FROM relay.overdue
+ WHERE closed_at > clock_timestamp() - interval '1 day' AND reported_as <> 'settled'
+ ORDER BY closed_at LIMIT $1
+"""
+_SETTLED_TOLD: Final = """
+UPDATE relay.overdue SET reported_as = 'settled'
+ WHERE event_id = ANY ($1::text[]) AND closed_at IS NOT NULL
 """
 _HELD: Final = """
 SELECT count(*) FROM relay.overdue

@@ -173,7 +173,7 @@ class Watchdog:
             await lease.renew()
 
     async def _do_rounds(self, lease: WatchLease, connection: asyncpg.Connection) -> None:
-        spans = OverdueSpans(self.tracing, self.flow)
+        spans = OverdueSpans(self.tracing, self.flow, self.options.wait_span_seconds)
         flow = await as_far_as_known(connection, self.flow)
         work = Round(connection, self.kafka, flow, self.options, spans)
         while True:
