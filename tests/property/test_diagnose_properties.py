@@ -98,7 +98,14 @@ shrinks = some(st.builds(Shrink, partitions, times, offsets, times, offsets))
 def topic(name: str) -> st.SearchStrategy:
     retention = maybe(st.floats(0, 10_000))
     return st.builds(
-        TopicSeen, st.just(name), st.booleans(), logs, retention, st.booleans(), shrinks
+        TopicSeen,
+        st.just(name),
+        st.booleans(),
+        logs,
+        retention,
+        st.booleans(),
+        shrinks,
+        settings=maybe(missing),
     )
 
 
@@ -122,7 +129,7 @@ consumers = st.builds(
 surroundings = st.builds(
     SystemState,
     now_at=st.just(NOW),
-    watched_since=maybe(times),
+    watched_since=maybe(or_missing(times)),
     returns_topic=st.just(RETURNS),
     processor_groups=st.just((GROUP,)),
     confirm_group=st.just("order-confirmation"),
@@ -138,10 +145,14 @@ surroundings = st.builds(
     ledger_from_at=maybe(or_missing(times)),
     other_groups=st.sampled_from([(), ("billing",)]),
     other_readers=or_missing(some(groups)),
-    answered_past=st.dictionaries(
-        st.tuples(st.just(EVENTS), partitions), st.builds(AnsweredPast, offsets, offsets, times)
+    answered_past=or_missing(
+        st.dictionaries(
+            st.tuples(st.just(EVENTS), partitions),
+            st.builds(AnsweredPast, offsets, offsets, times, maybe(offsets)),
+        )
     ),
-    disabled_triggers=st.sampled_from([(), ("t",)]),
+    disabled_triggers=or_missing(st.sampled_from([(), ("t",)])),
+    lone_readers=or_missing(st.sampled_from([frozenset(), frozenset({GROUP})])),
 )
 returns = some(
     st.builds(

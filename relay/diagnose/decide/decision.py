@@ -154,6 +154,8 @@ def _returned_cause(evidence: Evidence) -> Cause:
 
 def _unwatched(evidence: Evidence) -> Finding | None:
     since, start = evidence.around.watched_since, placed_at(evidence)
+    if isinstance(since, Missing):
+        return unknown(since)
     if since is None or start is None or start >= since:
         return None
     missing = Missing(

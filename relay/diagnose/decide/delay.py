@@ -11,7 +11,12 @@ from relay.diagnose.causes import MEANINGS, PROVISIONAL, Cause
 from relay.diagnose.decide.decision import applied_return, returned_at, waited_from
 from relay.diagnose.decide.duty import cause_of_outage
 from relay.diagnose.evidence.order import Evidence
-from relay.diagnose.evidence.system_state import Missing, OutageSeen, ProcessSeen
+from relay.diagnose.evidence.system_state import (
+    PROCESSES_AT_MOST,
+    Missing,
+    OutageSeen,
+    ProcessSeen,
+)
 from relay.diagnose.verdicts import HOPS, Hop
 from relay.runtime.liveness import GONE_SECONDS
 
@@ -136,6 +141,10 @@ def _outage(
 
 def _nobody(processes: Iterable[ProcessSeen], start: datetime, end: datetime) -> bool:
     """Tell whether for most of a stretch no process of a kind was alive."""
+    processes = tuple(processes)
+    oldest = min((one.heartbeat_at for one in processes), default=start)
+    if len(processes) >= PROCESSES_AT_MOST and oldest > start:
+        return False  # older records than these are not looked at
     grace = timedelta(seconds=GONE_SECONDS)
     spans = sorted(
         (max(one.started_at, start), min(one.stopped_at or one.heartbeat_at + grace, end))

@@ -85,6 +85,9 @@ def _order_without_event(evidence: Evidence, order: OrderSeen) -> Finding:
         unlooked = _before_events(evidence, order, moment)
         if unlooked is None and moment.unclaimed:
             unlooked = _unclaimed(moment)
+        triggers = evidence.around.disabled_triggers
+        if unlooked is None and isinstance(triggers, Missing):
+            unlooked = triggers
         if unlooked is not None:
             return unknown(unlooked, Hop.PLACE)
     return Finding(Verdict.NO_OUTBOX_ROW, _unwritten_cause(evidence, moment))
@@ -127,7 +130,9 @@ def _unclaimed(moment: Moment) -> Missing:
     )
 
 
-def _dropped(partition: str) -> Finding:
+def _dropped(partition: str | Missing) -> Finding:
+    if isinstance(partition, Missing):
+        return unknown(partition, Hop.PLACE)
     missing = Missing(
         "the outbox row",
         Cause.PAST_RETENTION,

@@ -11,7 +11,12 @@ from enum import Enum, auto
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.finding import Finding, unknown
-from relay.diagnose.decide.succession import Succession, answerer_unseen, succession
+from relay.diagnose.decide.succession import (
+    Succession,
+    answerer_unseen,
+    beginning_unseen,
+    succession,
+)
 from relay.diagnose.evidence.order import Crossing, Delivery, Evidence, Found, ReadBack
 from relay.diagnose.evidence.system_state import GroupSeen, Missing
 from relay.diagnose.verdicts import Hop, Verdict
@@ -159,6 +164,9 @@ def _committed_passage(evidence: Evidence, delivery: Delivery, offset: int) -> P
     for group in named:
         if group.committed.get(where, -1) > offset and not _left_over(evidence, group, where):
             return _passed_unrecorded(evidence, group.name, offset)
+    answered = evidence.around.answered_past
+    if isinstance(answered, Missing):
+        return Passage(Passed.UNKNOWN, missing=answered)
     heir = succession(evidence, delivery)
     if heir is not None:
         return _succeeded_passage(evidence, heir, offset)
@@ -172,6 +180,8 @@ def _committed_passage(evidence: Evidence, delivery: Delivery, offset: int) -> P
 def _succeeded_passage(evidence: Evidence, heir: Succession, offset: int) -> Passage:
     if not heir.groups:
         return Passage(Passed.UNKNOWN, missing=answerer_unseen(evidence))
+    if heir.skipped and heir.unlooked:
+        return Passage(Passed.UNKNOWN, missing=beginning_unseen(evidence, heir))
     if heir.skipped or heir.behind(offset):
         return Passage(Passed.NO)
     return Passage(Passed.YES, ", ".join(one.name for one in heir.groups))
@@ -220,8 +230,15 @@ def decide_unprocessed(evidence: Evidence, delivery: Delivery) -> Finding:
         if groups.cause is Cause.BROKER_UNREACHABLE:
             return Finding(Verdict.NOT_PROCESSED, groups.cause)
         return unknown(groups, Hop.PROCESS)
+    if isinstance(evidence.around.answered_past, Missing):
+        return unknown(evidence.around.answered_past, Hop.PROCESS)
     heir = succession(evidence, delivery)
-    cause = _cause_of_flow(evidence, delivery, groups) if heir is None else _of_heir(heir, delivery)
+    if heir is not None:
+        return Finding(Verdict.NOT_PROCESSED, _of_heir(heir, delivery))
+    cause = _cause_of_flow(evidence, delivery, groups)
+    lone = evidence.around.lone_readers
+    if cause is Cause.PROCESSOR_DOWN and isinstance(lone, Missing):
+        return unknown(lone, Hop.PROCESS)
     return Finding(Verdict.NOT_PROCESSED, cause)
 
 
@@ -232,11 +249,12 @@ def _cause_of_flow(
     staffed = [group for group in named if group.members is None or group.members > 0]
     # Who stands before an open transaction does not move, though it may well be there.
     where = (delivery.topic, delivery.partition)
+    lone = evidence.around.lone_readers
+    lone = frozenset() if isinstance(lone, Missing) else lone
     alone = [
         group
         for group in named
-        if group.name in evidence.around.lone_readers
-        or (group.never_joined and where in group.before_transaction)
+        if group.name in lone or (group.never_joined and where in group.before_transaction)
     ]
     if not staffed:
         return _lone_cause(evidence, delivery, alone) if alone else Cause.PROCESSOR_DOWN

@@ -188,7 +188,13 @@ _GONE = {Found.GONE_AFTER: Cause.LOG_TRUNCATED, Found.GONE_WITHIN: Cause.RECORDS
 
 def decide_record_gone(evidence: Evidence, delivery: Delivery, readback: ReadBack) -> Finding:
     """Say why the record is no longer where the broker acknowledged it."""
-    return Finding(Verdict.RECORD_MISSING, _gone_cause(evidence, delivery, readback))
+    cause = _gone_cause(evidence, delivery, readback)
+    topics = evidence.around.topics
+    topic = None if isinstance(topics, Missing) else topics.get(delivery.topic)
+    if cause is Cause.RECORDS_DELETED and topic is not None and topic.settings is not None:
+        # By whom nobody can say who does not know how long the topic keeps records.
+        return unknown(topic.settings, Hop.PUBLISH)
+    return Finding(Verdict.RECORD_MISSING, cause)
 
 
 def _gone_cause(evidence: Evidence, delivery: Delivery, readback: ReadBack) -> Cause:

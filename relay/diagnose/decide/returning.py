@@ -36,9 +36,17 @@ def decide_unanswered(evidence: Evidence, delivery: Delivery) -> Finding:
         return Finding(Verdict.NO_RETURN, Cause.TOPIC_MISSING)
     if scan.unread_lost is not None:
         return Finding(Verdict.NO_RETURN, scan.unread_lost)
-    if not scan.complete:
-        return unknown(incomplete(evidence, scan), Hop.RETURN)
+    unlooked = _way_unknown(evidence) if scan.complete else incomplete(evidence, scan)
+    if unlooked is not None:
+        return unknown(unlooked, Hop.RETURN)
     return Finding(Verdict.NO_RETURN, unanswered_cause(evidence, delivery, scan))
+
+
+def _way_unknown(evidence: Evidence) -> Missing | None:
+    """Say that nobody could look whether it was one of many, or they were all passed over."""
+    if isinstance(evidence.neighbours, Missing):
+        return evidence.neighbours
+    return evidence.positions
 
 
 def _answered_elsewhere(evidence: Evidence) -> bool:
@@ -72,7 +80,8 @@ def incomplete(evidence: Evidence, scan: Scan) -> Missing:
 def unanswered_cause(evidence: Evidence, delivery: Delivery, scan: Scan) -> Cause:
     """Choose among the ways in which a processor passes a record and does not answer."""
     own = delivery.offset if delivery.offset is not None else -1
-    around = evidence.neighbours or Neighbours((own,))
+    found = evidence.neighbours
+    around = found if isinstance(found, Neighbours) else Neighbours((own,))
     crossing = next(iter(evidence.crossing.values()), None)
     if crossing is None and _moved_a_moment_ago(evidence, delivery):
         return Cause.OFFSETS_SKIPPED

@@ -15,6 +15,7 @@ from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.order import Delivery, Evidence
 from relay.diagnose.evidence.system_state import AnsweredPast, GroupSeen, Missing
 from relay.kafka.partition import Partition
+from relay.runtime.command_line import command
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Succession:
         skipped: the record lies before what they began with.
         stopped: where the furthest of the flow's groups stands on the partition; None: not known.
         first: the first record of the partition that was answered since; None: none was.
+        unlooked: whether the record lies before the first that was answered nobody looked.
     """
 
     groups: tuple[GroupSeen, ...]
@@ -34,6 +36,7 @@ class Succession:
     skipped: bool
     stopped: int | None = None
     first: int | None = None
+    unlooked: bool = False
 
     def behind(self, offset: int) -> tuple[GroupSeen, ...]:
         """Return the groups that are not known to have come past an offset."""
@@ -61,7 +64,7 @@ def _members(group: GroupSeen) -> str:
 def succession(evidence: Evidence, delivery: Delivery) -> Succession | None:
     """Tell who answers newer orders than any that the flow's groups came to; None: nobody does."""
     answered = evidence.around.answered_past
-    if not answered:
+    if isinstance(answered, Missing) or not answered:
         return None
     where = (delivery.topic, delivery.partition)
     readers = evidence.around.other_readers
@@ -77,6 +80,7 @@ def succession(evidence: Evidence, delivery: Delivery) -> Succession | None:
         skipped=False,
         stopped=None if own is None else own.stopped,
         first=None if own is None else own.first,
+        unlooked=own is not None and own.unlooked(delivery.offset or 0),
     )
     # What was published before is answered elsewhere: who did so was there when this one came.
     began_at: datetime = min(one.first_published_at for one in answered.values())
@@ -92,6 +96,17 @@ def _left_out(answered: Iterable[AnsweredPast], heir: Succession, delivery: Deli
     """Tell by the other partitions: records were left out there, and nobody stands before this."""
     stands_before = any(heir.where in one.committed for one in heir.behind(delivery.offset or 0))
     return not stands_before and any(one.first > one.stopped for one in answered)
+
+
+def beginning_unseen(evidence: Evidence, heir: Succession) -> Missing:
+    """Say that nobody looked where somebody else began to answer."""
+    return Missing(
+        "where the group that answers newer orders began",
+        Cause.SCAN_INCOMPLETE,
+        f"records between {heir.stopped} and {heir.first} of {heir.where[0]}[{heir.where[1]}] were "
+        "not all looked at",
+        command("relay diagnose {order} --scan-seconds 600", order=evidence.order_id),
+    )
 
 
 def answerer_unseen(evidence: Evidence) -> Missing:

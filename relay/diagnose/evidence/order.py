@@ -293,6 +293,8 @@ class Evidence:
         returns: its returns, wherever they are; those of the log only as far as `scan` reached.
         crossing: by processor group that was recorded past the newest delivery.
         waiting: by processor group that was last recorded at or before it.
+        positions: why it is not known what was recorded of the groups; None: both are all.
+        neighbours: what became of the records around it; Missing: nobody could look.
         case_kind: hop and cause that the watchdog recorded while the order was overdue.
         lost_kind: the same before it was sent again.
         default_deadline_seconds: for an order without an event.
@@ -313,14 +315,15 @@ class Evidence:
     )
     crossing: Mapping[str, Crossing] = field(default_factory=lambda: MappingProxyType({}))
     waiting: Mapping[str, Waiting] = field(default_factory=lambda: MappingProxyType({}))
-    neighbours: Neighbours | None = None
+    positions: Missing | None = None
+    neighbours: Neighbours | Missing | None = None
     closed: ClosedByHand | None = None
     twin: str | None = None
     known_as: str | None = None
     other_types: tuple[str, ...] = ()
     moment: Moment | Missing = field(default_factory=Moment)
     searched: Missing | None = None
-    dropped_partition: str | None = None
+    dropped_partition: str | Missing | None = None
     incident_id: int | None = None
     case_kind: tuple[str, str] | None = None
     lost_kind: tuple[str, str] | None = None

@@ -85,10 +85,10 @@ class Rows:
     deliveries: Mapping[int, list[Delivery]] | Missing
     held: Mapping[str, list[HeldRow]] | Missing
     returns: Mapping[str, list[ReturnRow]] | Missing
-    returns_by_trace: Mapping[str, list[ReturnRow]] = field(default_factory=dict)
+    returns_by_trace: Mapping[str, list[ReturnRow]] | Missing = field(default_factory=dict)
     cases: Mapping[str, CaseRow] = field(default_factory=dict)
     moments: Mapping[str, Moment | Missing] | Missing = field(default_factory=dict)
     vacant: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    vanished: Mapping[int, list[Delivery]] = field(default_factory=dict)
+    vanished: Mapping[int, list[Delivery]] | Missing = field(default_factory=dict)
     unsearched: Missing | None = None
-    dropped: Mapping[str, str] = field(default_factory=dict)
+    dropped: Mapping[str, str] | Missing = field(default_factory=dict)

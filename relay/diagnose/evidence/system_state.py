@@ -12,6 +12,9 @@ from types import MappingProxyType
 from relay.diagnose.causes import Cause
 from relay.kafka.partition import Partition
 
+PROCESSES_AT_MOST = 50
+"""So many process records of a kind are evidence: those with the newest heartbeats."""
+
 ALWAYS = datetime.min.replace(tzinfo=UTC)
 """Before every time that is compared with it."""
 
@@ -149,7 +152,11 @@ class Shrink:
 
 @dataclass(frozen=True, slots=True)
 class TopicSeen:
-    """A topic as the broker has it now, and the times that its logs shrank."""
+    """A topic as the broker has it now, and the times that its logs shrank.
+
+    Attributes:
+        settings: why it is not known how it is set (`retention_seconds`, `compacted`); None: it is.
+    """
 
     name: str
     exists: bool
@@ -157,6 +164,7 @@ class TopicSeen:
     retention_seconds: float | None = None
     compacted: bool = False
     shrinks: tuple[Shrink, ...] = ()
+    settings: Missing | None = None
 
     def recreated_after(self, at: datetime) -> Shrink | None:
         """Return the first shrink that was seen after a time."""
@@ -199,11 +207,18 @@ class AnsweredPast:
         stopped: where the furthest of those groups stands; they have no members.
         first: offset of the first such record.
         first_published_at: when it was published.
+        looked_to: what lies before it was looked at and not answered; between it and `first`
+            nobody looked. None: everything before `first` was.
     """
 
     stopped: int
     first: int
     first_published_at: datetime
+    looked_to: int | None = None
+
+    def unlooked(self, offset: int) -> bool:
+        """Tell whether an offset lies where nobody looked for an answer."""
+        return self.looked_to is not None and self.looked_to <= offset < self.first
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +276,7 @@ class ConsumerSeen:
             markers, aborted records, or what compaction removed.
         set_aside: since the first of the orders was placed.
         set_aside_cut: there are more of them than are looked at.
+        gaps_cut: the same of gaps, since the first of the orders was placed.
     """
 
     offsets: Mapping[int, ConsumerOffset] = field(default_factory=lambda: MappingProxyType({}))
@@ -268,6 +284,7 @@ class ConsumerSeen:
     empty_offsets_at: tuple[datetime, ...] = ()
     set_aside: tuple[SetAside, ...] = ()
     set_aside_cut: bool = False
+    gaps_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +307,7 @@ class SystemState:
     """
 
     now_at: datetime
-    watched_since: datetime | None
+    watched_since: datetime | Missing | None
     returns_topic: str
     processor_groups: tuple[str, ...]
     confirm_group: str
@@ -306,11 +323,11 @@ class SystemState:
     ledger_from_at: datetime | Missing | None = None
     other_groups: tuple[str, ...] = ()
     other_readers: tuple[GroupSeen, ...] | Missing = ()
-    answered_past: Mapping[Partition, AnsweredPast] = field(
+    answered_past: Mapping[Partition, AnsweredPast] | Missing = field(
         default_factory=lambda: MappingProxyType({})
     )
-    lone_readers: frozenset[str] = frozenset()
-    disabled_triggers: tuple[str, ...] = ()
+    lone_readers: frozenset[str] | Missing = frozenset()
+    disabled_triggers: tuple[str, ...] | Missing = ()
     newcomers: frozenset[str] = frozenset()
     status_decides: bool = True
     events_since: datetime | Missing | None = ALWAYS

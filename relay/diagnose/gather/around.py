@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 
 from relay.diagnose.evidence.history import BEFORE_SECONDS, STEPS_OF_A_READER
 from relay.diagnose.evidence.system_state import (
+    PROCESSES_AT_MOST,
     CheckpointSeen,
     ConsumerOffset,
     ConsumerSeen,
@@ -34,15 +35,13 @@ from relay.runtime.flow import Flow
 from relay.runtime.liveness import SILENT_SECONDS
 from relay.runtime.times import later
 
-_PROCESSES_AT_MOST: Final = 50
-
 
 @dataclass(frozen=True, slots=True)
 class AroundRows:
     """What the database knows that is no order's own."""
 
     now_at: datetime
-    watched_since: datetime | None
+    watched_since: datetime | Missing | None
     events_since: datetime | Missing | None
     relays: tuple[ProcessSeen, ...] | Missing
     consumers: tuple[ProcessSeen, ...] | Missing
@@ -51,9 +50,9 @@ class AroundRows:
     lease: LeaseSeen | Missing | None
     consumer: ConsumerSeen | Missing
     ledger_from_at: datetime | Missing | None = None
-    disabled_triggers: tuple[str, ...] = ()
-    lone_readers: frozenset[str] = frozenset()
-    shrinks: Mapping[str, tuple[Shrink, ...]] = field(default_factory=dict)
+    disabled_triggers: tuple[str, ...] | Missing = ()
+    lone_readers: frozenset[str] | Missing = frozenset()
+    shrinks: Mapping[str, tuple[Shrink, ...]] | Missing = field(default_factory=dict)
     newcomers: frozenset[str] = frozenset()
 
 
@@ -70,9 +69,10 @@ async def read_around(
     con = connection
     now_at: datetime = await con.fetchval("SELECT clock_timestamp()")
     start = since or now_at - timedelta(days=1)
+    newcomers = await part(con, "connections", lambda: _newcomers(con))
     return AroundRows(
         now_at=now_at,
-        watched_since=_value(await part(con, "installation", lambda: watched_since(con))),
+        watched_since=await part(con, "since when is watched", lambda: watched_since(con)),
         events_since=await part(con, "the first event", lambda: events_since(con, flow)),
         relays=await part(con, "relay processes", lambda: read_processes(con, "relay")),
         consumers=await part(con, "consumer processes", lambda: read_processes(con, "confirm")),
@@ -80,16 +80,11 @@ async def read_around(
         checkpoint=await part(con, "the checkpoint", lambda: _checkpoint(con)),
         lease=await part(con, "the lease", lambda: _lease(con)),
         consumer=await part(con, "the consumer's offsets", lambda: _consumer(con, flow, start)),
-        disabled_triggers=_value(await part(con, "triggers", lambda: _triggers(con, flow))) or (),
-        shrinks=_value(await part(con, "positions", lambda: _shrinks(con, flow, start))) or {},
-        lone_readers=_value(await part(con, "positions", lambda: _lone_readers(con, flow, now_at)))
-        or frozenset(),
-        newcomers=_value(await part(con, "connections", lambda: _newcomers(con))) or frozenset(),
+        disabled_triggers=await part(con, "disabled triggers", lambda: _triggers(con, flow)),
+        shrinks=await part(con, "topics made again", lambda: _shrinks(con, flow, start)),
+        lone_readers=await part(con, "positions", lambda: _lone_readers(con, flow, now_at)),
+        newcomers=frozenset() if isinstance(newcomers, Missing) else newcomers,
     )
-
-
-def _value(found: Any) -> Any:
-    return None if isinstance(found, Missing) else found
 
 
 # The names that the services give their connections.
@@ -116,7 +111,7 @@ SELECT p.instance, p.started_at, p.heartbeat_at, p.stopped_at, p.stop_reason, p.
 async def read_processes(connection: asyncpg.Connection, kind: str) -> tuple[ProcessSeen, ...]:
     """Return the newest process records of a kind."""
     names = _CONNECTIONS.get(kind, [f"relay-{kind}-heartbeat"])
-    rows = await connection.fetch(_PROCESSES, kind, _PROCESSES_AT_MOST, names)
+    rows = await connection.fetch(_PROCESSES, kind, PROCESSES_AT_MOST, names)
     return tuple(_process(row) for row in rows)
 
 
@@ -171,7 +166,8 @@ SELECT o.kind, o.resource, o.from_at,
        coalesce(o.from_at <= p.started_at + interval '10 s', false) AS since_start
   FROM relay.outage_record AS o LEFT JOIN relay.process_record AS p USING (process_id)
  WHERE o.from_at >= $1 OR o.to_at IS NULL OR o.to_at >= $1
- ORDER BY o.from_at DESC LIMIT 1000
+ -- What is still open comes first, however many came and went since.
+ ORDER BY o.to_at IS NOT NULL, o.from_at DESC LIMIT 1000
 """
 
 
@@ -228,8 +224,8 @@ SELECT partition, next_offset, updated_at FROM relay.consumer_offset
 # Markers and aborted records are no loss; what compaction removed is one, and looks the same.
 _GAPS: Final = """
 SELECT partition, from_offset, to_offset, reason, noticed_at FROM relay.offset_gap
- WHERE consumer_group = $1 AND topic = $2 AND reason <> 'not_readable'
- ORDER BY noticed_at DESC LIMIT 1000
+ WHERE consumer_group = $1 AND topic = $2 AND reason <> 'not_readable' AND noticed_at >= $3
+ ORDER BY noticed_at DESC LIMIT $4
 """
 _EMPTY_OFFSETS: Final = """
 SELECT partition, max(noticed_at) FROM relay.offset_gap
@@ -246,12 +242,14 @@ SELECT partition, coalesce(from_offset, record_offset), record_offset + 1, reaso
  ORDER BY quarantine_id DESC LIMIT $4
 """
 _SET_ASIDE_AT_MOST: Final = 10_000
+_GAPS_AT_MOST: Final = 10_000
 
 
 async def _consumer(connection: asyncpg.Connection, flow: Flow, since: datetime) -> ConsumerSeen:
     asked = flow.confirm_group, flow.returns_topic
     offsets = await connection.fetch(_OFFSETS, *asked)
-    gaps = await connection.fetch(_GAPS, *asked)
+    # What was never seen before there was an order held no return of it.
+    gaps = await connection.fetch(_GAPS, *asked, since, _GAPS_AT_MOST + 1)
     empty = await connection.fetch(_EMPTY_OFFSETS, *asked)
     aside = await connection.fetch(_SET_ASIDE, *asked, since, _SET_ASIDE_AT_MOST + 1)
     return ConsumerSeen(
@@ -259,10 +257,11 @@ async def _consumer(connection: asyncpg.Connection, flow: Flow, since: datetime)
             row["partition"]: ConsumerOffset(row["next_offset"], row["updated_at"])
             for row in offsets
         },
-        tuple(Gap(*row) for row in gaps),
+        tuple(Gap(*row) for row in gaps[:_GAPS_AT_MOST]),
         tuple(row[1] for row in empty),
         tuple(SetAside(*row) for row in aside[:_SET_ASIDE_AT_MOST]),
         len(aside) > _SET_ASIDE_AT_MOST,
+        len(gaps) > _GAPS_AT_MOST,
     )
 
 

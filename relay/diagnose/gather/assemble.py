@@ -22,6 +22,7 @@ from relay.diagnose.evidence.order import (
     Moment,
     Neighbours,
     OrderSeen,
+    Place,
     ReadBack,
     ReturnSeen,
     Scan,
@@ -35,10 +36,9 @@ from relay.diagnose.gather.lost_unread import unread_lost
 from relay.diagnose.gather.positions import Series
 from relay.diagnose.gather.readback import ReadBacks
 from relay.diagnose.gather.scan import ScanResult
-from relay.diagnose.gather.set_aside import Unseen
+from relay.diagnose.gather.unlooked import unlooked_returns
 from relay.runtime.flow import Flow, default_deadline_seconds
 
-_RANGES_NAMED = 5
 _NOT_LOOKED_AT = Missing(
     "the rows around the order",
     Cause.TIMED_OUT,
@@ -56,15 +56,17 @@ class LogFacts:
         elsewhere: returns on other topics, by order.
         answered: orders in the neighbourhood that have a return.
         refused: what was quarantined from where returns were found, by partition and offset.
+        positions_missing: why recorded positions are not known; None: they are.
         home: the partition of the returns topic where an order's key belongs; None: unknown.
     """
 
     readbacks: ReadBacks = field(default_factory=ReadBacks)
     scan: ScanResult | Missing | None = None
     elsewhere: Mapping[str, list[ReturnRow]] = field(default_factory=dict)
-    answered: frozenset[str] = frozenset()
-    refused: Mapping[tuple[int, int], ReturnRow] = field(default_factory=dict)
+    answered: frozenset[str] | Missing = frozenset()
+    refused: Mapping[tuple[int, int], ReturnRow] | Missing = field(default_factory=dict)
     positions: Series = field(default_factory=dict)
+    positions_missing: Missing | None = None
     home: Callable[[str], int | None] = lambda _order_id: None
 
     def found_orders(self) -> frozenset[str]:
@@ -114,7 +116,8 @@ class Joiner:
             other_types=() if isinstance(events, Missing) else _other_types(events, chosen),
             moment=self._moment(order_id),
             searched=self.rows.unsearched,
-            dropped_partition=self.rows.dropped.get(order_id),
+            dropped_partition=self._dropped(order_id),
+            positions=self.log.positions_missing,
             default_deadline_seconds=default_deadline_seconds(self.flow),
         )
         return base if chosen is None else self._with_deliveries(base, chosen)
@@ -122,6 +125,10 @@ class Joiner:
     def _order(self, order_id: str) -> OrderSeen | Missing | None:
         orders = self.rows.orders
         return orders if isinstance(orders, Missing) else orders.get(order_id)
+
+    def _dropped(self, order_id: str) -> str | Missing | None:
+        dropped = self.rows.dropped
+        return dropped if isinstance(dropped, Missing) else dropped.get(order_id)
 
     def _moment(self, order_id: str) -> Moment | Missing:
         moments = self.rows.moments
@@ -171,18 +178,25 @@ class Joiner:
         if isinstance(stored, Missing):
             return stored
         rows = list(stored.get(order_id, []))
-        for event in events:
-            found = self.rows.returns_by_trace.get(trace_id(event), [])
-            rows += [one for one in found if _may_be_of(order_id, one.seen)]
+        by_trace, refused = self.rows.returns_by_trace, self.log.refused
+        if not isinstance(by_trace, Missing):
+            for event in events:
+                found = by_trace.get(trace_id(event), [])
+                rows += [one for one in found if _may_be_of(order_id, one.seen)]
+        elif events and not rows:
+            return by_trace
         if isinstance(self.log.scan, ScanResult):
             found = self.log.scan.found.get(order_id, [])
+            if found and isinstance(refused, Missing) and not _has_ended(rows):
+                return refused  # what became of them, nobody could look
             rows += [self._as_held(one) for one in found]
         rows += self.log.elsewhere.get(order_id, [])
         return _once_each(rows)
 
     def _as_held(self, found: ReturnRow) -> ReturnRow:
         """Return the quarantine's row for a return on Kafka, with what only its bytes say."""
-        held = self.log.refused.get((found.seen.partition, found.seen.offset))
+        refused = {} if isinstance(self.log.refused, Missing) else self.log.refused
+        held = refused.get((found.seen.partition, found.seen.offset))
         if held is None:
             return found
         names = held.seen.names_order or found.seen.names_order
@@ -207,7 +221,7 @@ class Joiner:
             scan=self._scan(base.order_id, own, chosen),
             crossing=self._crossings(newest),
             waiting=self._waiting(newest),
-            neighbours=self._neighbours(base.order_id, newest),
+            neighbours=self._neighbours(base.order_id, newest, chosen),
         )
 
     def _readback(self, newest: Delivery, event_id: str) -> ReadBack | Missing | None:
@@ -255,16 +269,23 @@ class Joiner:
                 found[group] = still
         return found
 
-    def _neighbours(self, order_id: str, newest: Delivery) -> Neighbours | None:
+    def _neighbours(
+        self, order_id: str, newest: Delivery, chosen: EventRow
+    ) -> Neighbours | Missing | None:
         if newest.offset is None:
             return None
+        known, read = self.log.answered, self._readback(newest, chosen.event_id)
+        if isinstance(known, Missing):
+            return known
+        if isinstance(read, Missing):
+            return read
         where = (newest.topic, newest.partition)
         answered: list[int] = []
         unanswered = [newest.offset]
         for offset, key in self.log.readbacks.around(where, newest.offset):
             other = key.decode("utf-8", "replace")
             if other != order_id:
-                (answered if other in self.log.answered else unanswered).append(offset)
+                (answered if other in known else unanswered).append(offset)
         return Neighbours(tuple(sorted(unanswered)), tuple(sorted(answered)))
 
     def _scan(
@@ -275,7 +296,7 @@ class Joiner:
             return scan
         if scan is None:
             return Scan(complete=False, records=0, partitions_read=0, partitions=0)
-        unlooked, why = self._unlooked(scan, deliveries, chosen)
+        unlooked, why = unlooked_returns(self.flow, self.around, scan, deliveries, chosen)
         return Scan(
             complete=not unlooked,
             records=scan.records,
@@ -289,59 +310,6 @@ class Joiner:
             unlooked=unlooked,
             unlooked_cause=why,
         )
-
-    def _unlooked(
-        self, scan: ScanResult, deliveries: Sequence[Delivery], chosen: EventRow | None
-    ) -> tuple[str, Cause]:
-        """Say what could not be looked at of what may hold the order's returns, and why."""
-        topic = self.flow.returns_topic
-        parts = []
-        if scan.unread:
-            left = ", ".join(f"{topic}[{number}]" for number in sorted(scan.unread))
-            parts.append(f"{left}: not read to the end")
-        gone = scan.deleted_since(deliveries[0].published_at) if deliveries else []
-        parts += [
-            f"{topic}[{number}]: records were deleted before they were read" for number in gone
-        ]
-        parts += [
-            f"{topic}[{number}]: {count} offsets hold no record (compaction)"
-            for number, count in sorted(scan.holes.items())
-        ]
-        if self._compacted() and self._unseen_since(deliveries):
-            parts.append(f"{topic} is compacted: returns may be gone that nobody had read")
-        deleted = Cause.RECORDS_DELETED if gone else Cause.COMPACTED
-        hidden = self._hidden(scan, chosen) if deliveries and chosen is not None else []
-        if hidden and not parts:
-            unreadable = any(one.unreadable for one in hidden)
-            deleted = Cause.CODEC_MISSING if unreadable else Cause.PAST_RETENTION
-        parts += [one.text(topic) for one in hidden[:_RANGES_NAMED]]
-        if len(hidden) > _RANGES_NAMED:
-            parts.append(f"{len(hidden) - _RANGES_NAMED} more such ranges")
-        if deliveries and self._set_aside_cut():
-            deleted = deleted if parts else Cause.PAST_RETENTION
-            parts.append("more ranges were set aside without order ids than are looked at")
-        return "; ".join(parts), Cause.SCAN_INCOMPLETE if scan.unread else deleted
-
-    def _hidden(self, scan: ScanResult, chosen: EventRow) -> list[Unseen]:
-        """Return the ranges that may hold a return to this event and that nobody can look at."""
-        return [one for one in scan.unseen if one.may_hide_since(chosen.created_at)]
-
-    def _set_aside_cut(self) -> bool:
-        consumer = self.around.consumer
-        return not isinstance(consumer, Missing) and consumer.set_aside_cut
-
-    def _compacted(self) -> bool:
-        topics = self.around.topics
-        seen = None if isinstance(topics, Missing) else topics.get(self.flow.returns_topic)
-        return seen is not None and seen.compacted
-
-    def _unseen_since(self, deliveries: Sequence[Delivery]) -> bool:
-        """Tell whether the consumer came over offsets without a record since the publication."""
-        consumer = self.around.consumer
-        if isinstance(consumer, Missing) or not deliveries:
-            return True
-        since = deliveries[0].published_at
-        return any(at >= since for at in consumer.empty_offsets_at)
 
     def _unread_lost(self, order_id: str, published_at: datetime, scan: ScanResult) -> Cause | None:
         """Say why returns that nobody had read are gone from the partition of the order's key."""
@@ -362,6 +330,10 @@ def _may_be_of(order_id: str, refused: ReturnSeen) -> bool:
     """
     strangers = refused.reason == Reason.UNKNOWN_ORDER
     return strangers or refused.names_order in (None, order_id)
+
+
+def _has_ended(rows: Sequence[ReturnRow]) -> bool:
+    return any(row.seen.place is Place.INBOX and row.seen.terminal for row in rows)
 
 
 def _once_each(rows: Sequence[ReturnRow]) -> list[ReturnRow]:

@@ -33,8 +33,8 @@ from relay.runtime.flow import Flow
 from relay.runtime.flow_rules import LONGEST_EVENT_TYPE_BYTES
 from relay.telemetry.continuity import stored_trace
 
-# Looked up in the ledger: ids that no row has, around orders without an event.
-_VACANT_AT_MOST: Final = 5_000
+# Looked up in the ledger together: ids that no row has, around orders without an event.
+_VACANT_AT_ONCE: Final = 5_000
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -62,21 +62,28 @@ async def read_rows(connection: asyncpg.Connection, flow: Flow, ids: Sequence[st
         ),
         held=await part(con, "the quarantine", lambda: _held(con, flow, ids)),
         returns=await part(con, "inbox and quarantine", lambda: read_returns(con, flow, ids)),
-        returns_by_trace=_or_nothing(
-            await part(con, "the quarantine", lambda: read_refused_by_trace(con, traces))
+        returns_by_trace=await part(
+            con, "refused returns", lambda: read_refused_by_trace(con, traces)
         ),
         cases=_or_nothing(await part(con, "overdue cases", lambda: _cases(con, ids))),
         moments=around if isinstance(around, Missing) else around.moments,
         vacant={} if isinstance(around, Missing) else around.vacant,
-        vanished=_or_nothing(
-            await part(con, "the delivery ledger", lambda: _deliveries(con, flow, vacant))
-        ),
-        dropped=_or_nothing(await part(con, "dropped days", lambda: _dropped(con, bare))),
+        vanished=await part(con, "the delivery ledger", lambda: _vanished(con, flow, vacant)),
+        dropped=await part(con, "dropped days", lambda: _dropped(con, bare)),
     )
 
 
 def _vacant(around: Around) -> list[int]:
-    return sorted({one for ids in around.vacant.values() for one in ids})[:_VACANT_AT_MOST]
+    return sorted({one for ids in around.vacant.values() for one in ids})
+
+
+async def _vanished(
+    connection: asyncpg.Connection, flow: Flow, vacant: Sequence[int]
+) -> dict[int, list[Delivery]]:
+    found: dict[int, list[Delivery]] = {}
+    for start in range(0, len(vacant), _VACANT_AT_ONCE):
+        found |= await _deliveries(connection, flow, vacant[start : start + _VACANT_AT_ONCE])
+    return found
 
 
 def _or_nothing(found: Mapping[K, V] | Missing) -> Mapping[K, V]:

@@ -30,8 +30,6 @@ from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.times import to_milliseconds
 
 CLIENT_ID: Final = "relay-diagnose"
-# More of them are asked about by incident, and none of an incident's orders is without a row.
-_SEARCHED_AT_MOST: Final = 100
 _READ_BACK_SECONDS: Final = 10.0
 
 
@@ -55,17 +53,29 @@ async def find_deleted(
     if isinstance(rows.events, Missing) or isinstance(rows.orders, Missing):
         return rows
     unknown, bare = _without_any_row(ids, rows, flow), _without_event(ids, rows)
-    if not rows.vanished and not unknown and not bare:
+    rows, vanished = _without_ledger(rows)
+    if not vanished and not unknown and not bare:
         return rows
     try:
         async with connected(kafka, CLIENT_ID) as broker:
-            if rows.vanished:
-                rows = await _read_vanished(broker, flow, rows)
+            if vanished:
+                rows = await _read_vanished(broker, flow, rows, vanished)
             if unknown or bare:
                 rows = await _search(broker, flow, unknown | bare, rows, search_seconds)
     except READING_FAILURES as error:
         return _unsearched(rows, broker_missing(_records_of(flow), error))
     return rows
+
+
+def _without_ledger(rows: Rows) -> tuple[Rows, Mapping[int, list[Delivery]]]:
+    """Return what the ledger knows of ids without a row; where it says nothing, nobody decides."""
+    vanished, moments = rows.vanished, rows.moments
+    if not isinstance(vanished, Missing):
+        return rows, vanished
+    if not isinstance(moments, Missing):
+        known = {key: vanished if rows.vacant.get(key) else one for key, one in moments.items()}
+        rows = replace(rows, moments=known)
+    return rows, {}
 
 
 def _records_of(flow: Flow) -> str:
@@ -105,7 +115,7 @@ def _without_any_row(ids: Sequence[str], rows: Rows, flow: Flow) -> frozenset[st
     assert not isinstance(rows.orders, Missing)
     clean = canonical_order_id(flow)
     found = [one for one in ids if one not in rows.orders and not rows.events.get(one)]
-    return frozenset(one for one in found[:_SEARCHED_AT_MOST] if clean(one) is not None)
+    return frozenset(one for one in found if clean(one) is not None)
 
 
 def _order_of(key: bytes | None, flow: Flow) -> str | None:
@@ -126,21 +136,23 @@ async def _logs(broker: Broker, topics: Collection[str]) -> dict[str, TopicSeen]
     return found
 
 
-async def _read_vanished(broker: Broker, flow: Flow, rows: Rows) -> Rows:
+async def _read_vanished(
+    broker: Broker, flow: Flow, rows: Rows, vanished: Mapping[int, list[Delivery]]
+) -> Rows:
     """Read back what the ledger knows of ids that no row has: whose were they?"""
     moments = rows.moments
     assert not isinstance(moments, Missing)
-    topics = await _logs(broker, {one.topic for sent in rows.vanished.values() for one in sent})
+    topics = await _logs(broker, {one.topic for sent in vanished.values() for one in sent})
     wanted: list[Wanted] = [
         ((one.topic, one.partition), one.offset, "")
-        for sent in rows.vanished.values()
+        for sent in vanished.values()
         for one in sent
         if one.offset is not None
     ]
     deadline = asyncio.get_running_loop().time() + _READ_BACK_SECONDS
     read = await read_back(broker, topics, wanted, neighbours=0, deadline=deadline)
     unread: set[int] = set()
-    for outbox_id, sent in rows.vanished.items():
+    for outbox_id, sent in vanished.items():
         newest = sent[-1]
         where, offset = (newest.topic, newest.partition), newest.offset
         key = None if offset is None else read.keys.get(where, {}).get(offset)

@@ -14,7 +14,7 @@ from aiokafka.partitioner import murmur2
 
 from relay.diagnose.evidence.order import Delivery, Found
 from relay.diagnose.evidence.rows import EventRow, Rows
-from relay.diagnose.evidence.system_state import Missing, TopicSeen
+from relay.diagnose.evidence.system_state import Missing, Shrink, TopicSeen
 from relay.diagnose.gather.around import AroundRows
 from relay.diagnose.gather.assemble import LogFacts
 from relay.diagnose.gather.database import trace_id
@@ -80,7 +80,8 @@ async def read_broker(
         return TopicFacts({}, {}), LogFacts()
     try:
         async with connected(kafka, CLIENT_ID) as broker:
-            topics = await read_topics(broker, flow, around.shrinks)
+            shrinks = {} if isinstance(around.shrinks, Missing) else around.shrinks
+            topics = await read_topics(broker, flow, shrinks)
             reader = _Reader(broker, flow, ids, around, rows, log_ends, options, topics, LogFacts())
             await reader.read(positions)
             return reader.topics, reader.log
@@ -165,7 +166,7 @@ class _Reader:
                 self._wanted(pairs),
                 Recorded(
                     self.around.consumer,
-                    self.around.shrinks.get(self.flow.returns_topic, ()),
+                    self._shrinks(),
                     self.log_ends,
                 ),
                 first={home(order) for order, _event, _sent in pairs},
@@ -174,6 +175,10 @@ class _Reader:
             )
         except READING_FAILURES as error:
             self.log.scan = broker_missing(f"returns on {self.flow.returns_topic}", error)
+
+    def _shrinks(self) -> tuple[Shrink, ...]:
+        shrinks = self.around.shrinks
+        return () if isinstance(shrinks, Missing) else shrinks.get(self.flow.returns_topic, ())
 
     def _wanted(self, pairs: Sequence[tuple[str, EventRow, Delivery]]) -> WantedReturns:
         around = {

@@ -43,7 +43,9 @@ def unread_lost(
     return None
 
 
-def _deleted(around: SystemState, topic: TopicSeen, published_at: datetime) -> Cause:
+def _deleted(around: SystemState, topic: TopicSeen, published_at: datetime) -> Cause | None:
+    if topic.settings is not None:
+        return None  # by retention, or by a hand: nobody can say
     age = (around.now_at - published_at).total_seconds()
     kept = topic.retention_seconds
     return Cause.RECORDS_DELETED if kept is None or age < kept else Cause.RECORD_EXPIRED

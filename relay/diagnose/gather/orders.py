@@ -72,7 +72,8 @@ class Gatherer:
             events: order id -> event id, where a certain event is asked about.
         """
         ids = list(dict.fromkeys(order_ids))
-        around_rows, rows, positions, log_ends = await self._read_database(ids)
+        around_rows, rows, read, log_ends = await self._read_database(ids)
+        positions, positions_missing = ({}, read) if isinstance(read, Missing) else (read, None)
         rows = await find_deleted(
             self.kafka, self.flow, ids, rows, search_seconds=self.options.logs.scan_seconds
         )
@@ -87,7 +88,7 @@ class Gatherer:
             log_ends=log_ends,
             options=self.options.logs,
         )
-        log.positions = positions
+        log.positions, log.positions_missing = positions, positions_missing
         rows, log.answered = await self._once_more(open_ids, rows, log)
         around = self._surroundings(around_rows, topics, positions)
         if open_ids and not isinstance(self.connection, Missing):
@@ -104,7 +105,7 @@ class Gatherer:
 
     async def _read_database(
         self, ids: Sequence[str]
-    ) -> tuple[AroundRows, Rows, Series, Mapping[int, int]]:
+    ) -> tuple[AroundRows, Rows, Series | Missing, Mapping[int, int]]:
         con = self.connection
         if isinstance(con, Missing):
             return *_nothing_known(con), {}, {}
@@ -119,8 +120,10 @@ class Gatherer:
                 ends = await part(con, "positions", lambda: self._log_ends(con, ids, rows))
         except DATABASE_FAILURES as error:
             return *_nothing_known(database_missing("the database", error)), {}, {}
-        known = {} if isinstance(positions, Missing) else positions
-        return around, rows, known, {} if isinstance(ends, Missing) else ends
+        # A recorded end is a bound of the log that is there now: of one made again it is none.
+        if isinstance(ends, Missing) or isinstance(around.shrinks, Missing):
+            ends = {}
+        return around, rows, positions, ends
 
     async def _log_ends(
         self, connection: asyncpg.Connection, ids: Sequence[str], rows: Rows
@@ -141,7 +144,7 @@ class Gatherer:
 
     async def _once_more(
         self, open_ids: Sequence[str], rows: Rows, log: LogFacts
-    ) -> tuple[Rows, frozenset[str]]:
+    ) -> tuple[Rows, frozenset[str] | Missing]:
         """Read again what may have arrived while Kafka was read, and who around was answered."""
         con = self.connection
         if isinstance(con, Missing) or not open_ids:
@@ -154,17 +157,19 @@ class Gatherer:
         try:
             async with con.transaction(isolation="repeatable_read", readonly=True):
                 rows = await reread(con, self.flow, open_ids, rows)
-                answered = await part(con, "neighbours", lambda: read_answered(con, neighbours))
+                answered = await part(
+                    con, "the records around it", lambda: read_answered(con, neighbours)
+                )
                 refused = await part(
                     con,
                     "the quarantine",
                     lambda: read_refused_at(con, self.flow, log.found_positions()),
                 )
-        except DATABASE_FAILURES:
-            return rows, frozenset()
-        log.refused = {} if isinstance(refused, Missing) else refused
-        on_kafka = log.found_orders()
-        return rows, on_kafka if isinstance(answered, Missing) else answered | on_kafka
+        except DATABASE_FAILURES as error:
+            log.refused = database_missing("the quarantine", error)
+            return rows, database_missing("the records around it", error)
+        log.refused = refused
+        return rows, answered if isinstance(answered, Missing) else answered | log.found_orders()
 
     def _surroundings(self, rows: AroundRows, topics: TopicFacts, positions: Series) -> SystemState:
         flow = self.flow

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.order import Evidence
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.database import read_orders
@@ -29,6 +30,12 @@ _ROW: Final = re.compile(r"[0-9]{1,18}")
 _SLOW_MILLISECONDS: Final = 10_000
 _SLOW_AT_MOST: Final = 100
 _ORDERS_AT_MOST: Final = 100
+_NOT_LOOKED_FOR: Final = Missing(
+    "the ids of returns and traces",
+    Cause.TIMED_OUT,
+    "more unknown ids were asked about together than are looked for there",
+    "relay diagnose for fewer ids",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +55,16 @@ class KnownAs:
 
 @dataclass(slots=True)
 class OtherIds:
-    """What was found, by the id that was given; `missing`: where nobody could look."""
+    """What was found, by the id that was given.
+
+    Attributes:
+        missing: where nobody could look.
+        left_out: ids that were not looked for everywhere: too many were asked about together.
+    """
 
     found: dict[str, list[KnownAs]] = field(default_factory=dict)
     missing: Missing | None = None
+    left_out: frozenset[str] = frozenset()
 
     def orders(self, given: Sequence[str]) -> list[str]:
         """Return the orders that are meant; an id that leads to none stays."""
@@ -70,7 +83,9 @@ class OtherIds:
         """Add what an order's id is known as, or that nobody could look."""
         known = self.found.get(evidence.order_id, ())
         what = next((one.what for one in known if one.order_id is None), None)
-        return replace(evidence, known_as=what, searched=evidence.searched or self.missing)
+        unlooked = _NOT_LOOKED_FOR if evidence.order_id in self.left_out else None
+        searched = evidence.searched or self.missing or unlooked
+        return replace(evidence, known_as=what, searched=searched)
 
     def asked_as(self, order_id: str) -> tuple[str, str] | None:
         """Return the id that was given for an order, and what that id is; None: its own."""
@@ -141,7 +156,8 @@ async def find_other_ids(
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await look.columns(asked)
         await look.everywhere(await look.strangers(asked))
-    return OtherIds(dict(look.found), look.missing)
+    left_out = {key for one in look.left_out for key in (one, canonical_order_id(flow)(one))}
+    return OtherIds(dict(look.found), look.missing, frozenset(key for key in left_out if key))
 
 
 class _Look:
@@ -153,6 +169,7 @@ class _Look:
         self._kinds = flow.aggregate_type, list(flow.events)
         self.found: defaultdict[str, list[KnownAs]] = defaultdict(list)
         self.missing: Missing | None = None
+        self.left_out: Sequence[str] = ()
 
     async def columns(self, ids: Sequence[str]) -> None:
         columns = self._flow.orders_columns
@@ -166,11 +183,16 @@ class _Look:
         found: list[tuple[str, KnownAs]] = []
         for column in await lookup_columns(self._connection, self._flow):
             values = {value: one for one in ids if (value := column.value(one)) is not None}
-            query = (
-                f"SELECT {table.id_of()}, o.{column.quoted}::text "  # noqa: S608 - from the catalog
-                f"FROM {table.table} o WHERE o.{column.quoted} = ANY ({column.array('$1')}) "
-                f"ORDER BY o.{table.submitted.name} DESC LIMIT {_ORDERS_AT_MOST}"
-            )
+            # So many of each value: a customer's orders leave room for the next one's.
+            query = f"""
+                SELECT key, value
+                  FROM (SELECT {table.id_of()} AS key, o.{column.quoted}::text AS value,
+                               row_number() OVER (PARTITION BY o.{column.quoted}
+                                                  ORDER BY o.{table.submitted.name} DESC) AS place
+                          FROM {table.table} o
+                         WHERE o.{column.quoted} = ANY ({column.array("$1")})) AS own
+                 WHERE place <= {_ORDERS_AT_MOST} ORDER BY value, place
+            """  # noqa: S608 - identifiers from the catalog
             for key, text in await self._connection.fetch(query, list(values)):
                 given = values.get(column.value(text) or "")
                 found += [] if given is None else [(given, KnownAs(column.name, key))]
@@ -218,7 +240,8 @@ class _Look:
             await self._look("outbox id", _BY_OUTBOX_ID, {one: one for one in numbers}, kinds)
         own = {one: one for one in ids} | spelt
         await self._look("id of what is in quarantine or overdue", _SET_ASIDE, own, (rows,))
-        left = [one for one in ids if not self.found[one]][:_SLOW_AT_MOST]
+        unknown = [one for one in ids if not self.found[one]]
+        left, self.left_out = unknown[:_SLOW_AT_MOST], unknown[_SLOW_AT_MOST:]
         if not left:
             return
         await self._connection.execute(f"SET LOCAL statement_timeout = {_SLOW_MILLISECONDS}")

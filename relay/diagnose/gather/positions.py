@@ -79,7 +79,11 @@ SELECT w.consumer_group, w.topic, w.partition, p.taken_at, p.committed_offset, p
 async def read_positions(
     connection: asyncpg.Connection, groups: Sequence[str], deliveries: Collection[Delivery]
 ) -> Series:
-    """Read the positions of groups while these records waited and shortly after."""
+    """Read the positions of groups while these records waited and shortly after.
+
+    Raises:
+        TimeoutError: they are too many to be read together.
+    """
     windows = _merged(await _windows(connection, groups, _first_of_minutes(deliveries)))
     rows = await connection.fetch(
         _POSITIONS,
@@ -88,8 +92,10 @@ async def read_positions(
         [partition[1] for _, partition, *_ in windows],
         [since for *_, since, _ in windows],
         [until for *_, until in windows],
-        _AT_MOST,
+        _AT_MOST + 1,
     )
+    if len(rows) > _AT_MOST:
+        raise TimeoutError(f"more than {_AT_MOST:,} positions were recorded meanwhile")
     found: defaultdict[tuple[str, Partition], list[PositionSample]] = defaultdict(list)
     for group, topic, number, *columns in rows:
         found[group, (topic, number)].append(PositionSample(*columns))

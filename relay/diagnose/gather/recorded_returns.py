@@ -30,7 +30,6 @@ SELECT aggregate_id, topic, partition, record_offset, reason, detail, state, fir
  WHERE kind = 'return' AND (aggregate_id = ANY ($1::text[]) OR names && $1::text[])
  ORDER BY quarantine_id
 """
-_MAY_READ_PENDING: Final = "SELECT has_table_privilege('relay.pending_return', 'SELECT')"
 _PENDING: Final = """
 SELECT aggregate_id, topic, partition, record_offset, recorded_at, pending_since
   FROM relay.pending_return WHERE aggregate_id = ANY ($1::text[])
@@ -49,9 +48,8 @@ async def read_returns(
     for row in await connection.fetch(_REFUSED, ids):
         for name in wanted.intersection(row["names"]):
             found[name].append(_refused_row(row))
-    if await connection.fetchval(_MAY_READ_PENDING):
-        for row in await connection.fetch(_PENDING, ids):
-            found[row["aggregate_id"]].append(_pending_row(row))
+    for row in await connection.fetch(_PENDING, ids):
+        found[row["aggregate_id"]].append(_pending_row(row))
     return dict(found)
 
 

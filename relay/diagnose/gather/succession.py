@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -29,18 +30,41 @@ _PAGES_AT_MOST: Final = 50
 
 async def read_answered_past(
     connection: asyncpg.Connection, flow: Flow, around: SystemState, positions: Series
-) -> dict[Partition, AnsweredPast]:
+) -> dict[Partition, AnsweredPast] | Missing:
     """Return where somebody else answers, by partition; empty while one of the groups is alive."""
     stopped = _stopped(flow, around, positions)
     if not stopped:
         return {}
-    last_seen = await part(connection, "positions", lambda: _last_members(connection, flow))
+    last_seen = await part(connection, "positions", lambda: _last_seen(connection, flow))
     if isinstance(last_seen, Missing):
-        return {}
+        return last_seen
     answers = await part(
-        connection, "answers", lambda: _answers(connection, stopped, _reached(around), last_seen)
+        connection,
+        "who answers newer orders",
+        lambda: _answers(connection, stopped, _reached(around), last_seen),
     )
-    return {} if isinstance(answers, Missing) else answers
+    lone = around.lone_readers
+    if isinstance(answers, Missing) or isinstance(lone, Missing):
+        return answers
+    moved_alone = not lone.isdisjoint(flow.processor_groups)
+    return _of_others(answers, around) if moved_alone else answers
+
+
+def _of_others(
+    answers: Mapping[Partition, AnsweredPast], around: SystemState
+) -> dict[Partition, AnsweredPast]:
+    """Leave out what a group without members may have answered itself: it moved a while ago.
+
+    Who reads alone answers what comes next to it. Where records before the first that was answered
+    were left out, and a group with members is past it, somebody else does.
+    """
+    readers = () if isinstance(around.other_readers, Missing) else around.other_readers
+    return {
+        where: one
+        for where, one in answers.items()
+        if one.first > one.stopped
+        and any(each.members and each.committed.get(where, -1) > one.first for each in readers)
+    }
 
 
 def _reached(around: SystemState) -> dict[Partition, set[int]]:
@@ -77,20 +101,22 @@ async def _answers(
                 page_records=_PROBED_RECORDS,
                 pages_at_most=1,
             )
-            if one is None:
+            if one.first is None:
                 continue
+            looked_to = None
             if probed_from > offset:
-                one = await _first(connection, where, offset, last_seen) or one
-            found[where] = AnsweredPast(offset, *one)
+                sooner = await _first(connection, where, offset, last_seen)
+                looked_to = sooner.looked_to if sooner.first is None else None
+                one = sooner if sooner.first is not None else one
+            assert one.first is not None
+            found[where] = AnsweredPast(offset, *one.first, looked_to)
             break
     return found
 
 
 def _stopped(flow: Flow, around: SystemState, positions: Series) -> Mapping[Partition, int]:
     """Return where the furthest of the flow's groups stands; nothing when one is alive."""
-    groups = around.groups
-    if isinstance(groups, Missing) or around.lone_readers & set(groups):
-        return {}
+    groups = {} if isinstance(around.groups, Missing) else around.groups
     if not groups or any(group.members != 0 for group in groups.values()):
         return {}
     stands: dict[Partition, int] = {}
@@ -120,7 +146,7 @@ SELECT max(p.taken_at)
 """
 
 
-async def _last_members(connection: asyncpg.Connection, flow: Flow) -> datetime | None:
+async def _last_seen(connection: asyncpg.Connection, flow: Flow) -> datetime | None:
     found: datetime | None = await connection.fetchval(
         _LAST_MEMBERS, sorted(flow.topics), list(flow.processor_groups)
     )
@@ -162,6 +188,19 @@ SELECT w.record_offset, w.published_at
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look for the first record that was answered came to.
+
+    Attributes:
+        first: its offset and publication; None: none was found.
+        looked_to: then, up to which offset records were looked at; None: all were.
+    """
+
+    first: tuple[int, datetime] | None
+    looked_to: int | None = None
+
+
 async def _first(
     connection: asyncpg.Connection,
     where: Partition,
@@ -170,15 +209,15 @@ async def _first(
     *,
     page_records: int = _PAGE_RECORDS,
     pages_at_most: int = _PAGES_AT_MOST,
-) -> tuple[int, datetime] | None:
-    """Return offset and publication of the first record from an offset on that was answered."""
+) -> _Look:
+    """Look for the first record from an offset on that was answered."""
     for _page in range(pages_at_most):
         rows = await connection.fetch(_PUBLISHED, *where, offset, page_records)
         if not rows:
-            return None
+            return _Look(None)
         columns = [list(column) for column in zip(*rows, strict=True)]
         found = await connection.fetchrow(_ANSWERED, *columns, last_seen)
         if found is not None:
-            return found[0], found[1]
+            return _Look((found[0], found[1]))
         offset = rows[-1][0] + 1
-    return None
+    return _Look(None, offset)

@@ -12,6 +12,7 @@ from typing import Final
 
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 
+from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.system_state import (
     GroupSeen,
     LogSeen,
@@ -115,7 +116,7 @@ async def _topics(
     broker: Broker, names: Iterable[str], shrinks: Mapping[str, tuple[Shrink, ...]]
 ) -> dict[str, TopicSeen]:
     found = {}
-    settings = await _settings(broker, names)
+    settings, unknown = await _settings(broker, names)
     for name in sorted(names):
         partitions = broker.partitions(name)
         if not partitions:
@@ -139,6 +140,7 @@ async def _topics(
             retention_seconds=_retention_seconds(own.get("retention.ms")),
             compacted="compact" in own.get("cleanup.policy", ""),
             shrinks=shrinks.get(name, ()),
+            settings=None if own else unknown,
         )
     return found
 
@@ -153,12 +155,16 @@ def log_seen(
     return LogSeen(start, end, stable_end=stable, transaction=transaction)
 
 
-async def _settings(broker: Broker, names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Read the topics' settings; without the permission to, they are simply not known."""
+async def _settings(
+    broker: Broker, names: Iterable[str]
+) -> tuple[dict[str, dict[str, str]], Missing]:
+    """Read the topics' settings, and say why those are not known that are not among them."""
+    what = "how the topics are set (retention.ms, cleanup.policy)"
+    refused = Missing(what, Cause.PERMISSION_DENIED, "not permitted", "allow DescribeConfigs")
     try:
-        return await broker.topic_settings(names)
-    except KafkaError:
-        return {}
+        return await broker.topic_settings(names), refused
+    except KafkaError as error:
+        return {}, broker_missing(what, error)
 
 
 def _retention_seconds(milliseconds: str | None) -> float | None:

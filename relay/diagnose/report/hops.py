@@ -77,10 +77,15 @@ def _without_event(evidence: Evidence, status: str | None) -> list[str]:
     if isinstance(evidence.order, OrderSeen):
         # Without a row nobody knows at which moment it was written.
         parts += _around(evidence.moment)
-    if evidence.around.disabled_triggers:
-        parts.append(f"disabled: trigger {', '.join(evidence.around.disabled_triggers)}")
-    if evidence.dropped_partition:
-        parts.append(f"its day {evidence.dropped_partition} was dropped")
+    triggers, day = evidence.around.disabled_triggers, evidence.dropped_partition
+    if isinstance(triggers, Missing):
+        parts.append(_could_not("disabled triggers", triggers))
+    elif triggers:
+        parts.append(f"disabled: trigger {', '.join(triggers)}")
+    if isinstance(day, Missing):
+        parts.append(_could_not("dropped days", day))
+    elif day:
+        parts.append(f"its day {day} was dropped")
     if evidence.twin:
         parts.append(f"the same submission is order {evidence.twin}")
     return parts

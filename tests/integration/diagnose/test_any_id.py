@@ -140,3 +140,18 @@ async def test_the_check_names_columns_that_have_no_index(shop) -> None:
 
     states = [checked(one) for one in ("order_number", "traceparent", "items", "nowhere")]
     assert states == ["ok", "warning", "failed", "failed"]
+
+
+async def test_many_numbers_together_leave_none_out(shop) -> None:
+    many, number = await shop.place(101), "A-1"
+    first, *_ = await shop.place(1)
+    for order in many:
+        await shop.pg.execute(
+            "UPDATE orders SET customer_id = 'c-9' WHERE order_id::text = $1", order
+        )
+    await shop.pg.execute(
+        "UPDATE orders SET submitted_at = now() - interval '1 h' WHERE order_id::text = $1", first
+    )
+    await numbered(shop, first, number)
+    asked = {one["asked"]: one["order_id"] for one in shop.diagnose(["c-9", number])}
+    assert asked[number] == first

@@ -122,3 +122,21 @@ async def test_a_return_of_which_only_the_place_was_kept_is_quarantined_while_ka
 
     wiring.delete_records(wiring.returns)
     assert wiring.named([refused, silent]) == [("return", "unknown", "past_retention")] * 2
+
+
+async def test_who_may_only_look_sees_that_a_return_waits_for_a_locked_order(wiring) -> None:
+    wiring.relay()
+    (order,) = await wiring.place()
+    await wiring.until_published([order], 90)
+    await asyncio.to_thread(take, wiring, 1)
+    await wiring.pg.execute(
+        "INSERT INTO relay.pending_return (consumer_group, topic, partition, record_offset,"
+        " aggregate_id, recorded_at) VALUES ($1, $2, 0, 0, $3, now())",
+        wiring.confirm_group,
+        wiring.returns,
+        order,
+    )
+    observer = await wiring.login_as("relay_observer")
+    for env in ({}, {"DATABASE_URL": observer}):
+        (found,) = wiring.diagnose([order], **env)
+        assert (found["hop"], found["verdict"]) == ("confirm", "not_confirmed")
