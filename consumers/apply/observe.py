@@ -22,6 +22,7 @@ _ONE_AT_A_TIME = "SELECT FROM relay.lease WHERE duty = 'observe' FOR NO KEY UPDA
 _REACHED = """
 SELECT DISTINCT aggregate_id, new_status FROM relay.inbox
  WHERE aggregate_id = ANY ($1::text[]) AND new_status IS NOT NULL
+   AND consumer_group <> ALL ($2::text[])
 """
 
 
@@ -33,11 +34,13 @@ class Observer:
         statuses: the flow's; `change` is Outcome.OBSERVED.
         initial_status: of an order without returns.
         group: the consumer group.
+        other_groups: of the other flows, whose ids may be the same.
     """
 
     statuses: Statuses
     initial_status: str
     group: str
+    other_groups: tuple[str, ...] = ()
 
     async def decide(
         self, connection: asyncpg.Connection, returns: Sequence[Identified]
@@ -65,7 +68,9 @@ class Observer:
         self, connection: asyncpg.Connection, order_ids: Sequence[str]
     ) -> dict[str, str]:
         highest: dict[str, str] = {}
-        for order_id, status in await connection.fetch(_REACHED, order_ids):
+        for order_id, status in await connection.fetch(
+            _REACHED, order_ids, list(self.other_groups)
+        ):
             known = highest.get(order_id)
             if known is None or self._rank(status) > self._rank(known):
                 highest[order_id] = status

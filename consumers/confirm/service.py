@@ -352,4 +352,4 @@ async def applier(connection: asyncpg.Connection, flow: Flow) -> Applier:
         name = await function_name(connection, flow.apply.function)
         return FunctionApplier(statuses, name)
     observed = Statuses(flow.status_ranks, flow.terminal_statuses, Outcome.OBSERVED)
-    return Observer(observed, flow.initial_status, flow.confirm_group)
+    return Observer(observed, flow.initial_status, flow.confirm_group, flow.others.groups)

@@ -128,6 +128,13 @@ def _globals() -> Iterator[click.Option]:
         callback=_use_config,
         help="Settings file.",
     )
+    yield click.Option(
+        ["--flow"],
+        metavar="NAME",
+        expose_value=False,
+        callback=_use_flow,
+        help="Which of several flows (else RELAY_FLOW).",
+    )
 
 
 def _want_json(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -139,6 +146,11 @@ def _use_config(ctx: click.Context, _param: click.Parameter, config: str | None)
         ctx.find_root().obj["config"] = config
 
 
+def _use_flow(ctx: click.Context, _param: click.Parameter, flow: str | None) -> None:
+    if flow is not None:
+        ctx.find_root().obj["flow"] = flow
+
+
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted:
         click.echo(f"relay {metadata.version('outbox-relay')}")
@@ -147,6 +159,7 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", metavar="FILE", help="Settings file (else RELAY_CONFIG, ./relay.toml).")
+@click.option("--flow", metavar="NAME", help="Which of several flows (else RELAY_FLOW).")
 @click.option("--json", "as_json", is_flag=True, help="Data and errors as JSON.")
 @click.option(
     "--version",
@@ -157,9 +170,9 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     help="Show the version and exit.",
 )
 @click.pass_context
-def root(ctx: click.Context, config: str | None, as_json: bool) -> None:
+def root(ctx: click.Context, config: str | None, flow: str | None, as_json: bool) -> None:
     """Publishes an order service's outbox to Kafka, and finds where a return was lost."""
-    ctx.obj = {"config": config, "json": as_json}
+    ctx.obj = {"config": config, "flow": flow, "json": as_json}
     if os.environ.get("NO_COLOR"):
         ctx.color = False  # click itself does not know the variable
     # A library's warning is no part of a command's answer; services configure their own logs.

@@ -129,4 +129,4 @@ async def _close_orders(opened: Session, ids: Sequence[str], who: str, why: str)
     unplaced = [one.order_id for one in found if one.placed_at is None]
     if unplaced:
         raise NothingToCloseError(f"no such order: {', '.join(unplaced[:5])}")
-    return await close_orders(opened.connection, found, who=who, why=why)
+    return await close_orders(opened.connection, opened.flow, found, who=who, why=why)

@@ -11,6 +11,7 @@ from relay.cli.output import own_settings
 from relay.embedded import persistent
 from relay.embedded.folders import lasting_folder
 from relay.kafka.topic_creation import make_topics
+from relay.runtime.flows import every_topic
 from relay.runtime.kafka_connection import KafkaConnection
 
 _PARTITIONS = 6
@@ -61,8 +62,8 @@ def up(
     addresses = persistent.up(
         folder, postgres_port=postgres_port, kafka_port=kafka_port, report=_tell
     )
-    flow = own_settings(ctx).flow
-    topics = [*sorted(flow.topics), flow.returns_topic]
+    flows = own_settings(ctx).every_flow
+    topics = [*every_topic(flows), *(flow.returns_topic for flow in flows)]
     kafka = KafkaConnection(addresses.kafka_bootstrap_servers)
     asyncio.run(make_topics(kafka, topics, partitions=_PARTITIONS))
     _tell(f"PostgreSQL and Kafka are up in {folder}; `relay embedded down` stops them")

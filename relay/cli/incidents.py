@@ -74,9 +74,9 @@ async def _read(
         con = opened.connection
         if isinstance(con, Missing):
             raise UnreachableError(con.detail)
-        seen = await list_incidents(con, closed=closed, since=since, incident_id=incident)
+        seen = await list_incidents(con, flow, closed=closed, since=since, incident_id=incident)
         looked = await looked_by(con, once)
-        return seen, await single_orders(con), looked, await opened.unjudged()
+        return seen, await single_orders(con, flow), looked, await opened.unjudged()
 
 
 def as_data(one: IncidentSeen) -> dict[str, Any]:

@@ -56,6 +56,12 @@ def settings_of(ctx: click.Context, *, piped: bool = False) -> Settings:
     return settings
 
 
+def settings_named(ctx: click.Context) -> dict[str, Any]:
+    """Return what the command line says of the settings: their file, and the flow that is meant."""
+    given = ctx.find_root().obj
+    return {"config": given["config"], "flow": given.get("flow")}
+
+
 def own_settings(ctx: click.Context) -> Settings:
     """Read the settings that the command line and the environment name; log to stderr from now on.
 
@@ -66,7 +72,7 @@ def own_settings(ctx: click.Context) -> Settings:
     from relay.telemetry.logs import configure_command  # noqa: PLC0415 - structlog, too
 
     configure_command()
-    return load_settings(ctx.find_root().obj["config"])
+    return load_settings(**settings_named(ctx))
 
 
 def print_json(data: Any) -> None:

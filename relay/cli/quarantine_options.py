@@ -102,6 +102,7 @@ def selection_of(flow: Flow, given: dict[str, Any], states: tuple[State, ...]) -
         since=since,
         until=until,
         states=states,
+        other_flows=(flow.others.aggregate_types, flow.others.groups),
     )
 
 

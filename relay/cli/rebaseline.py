@@ -21,6 +21,7 @@ from relay.repair.later_records import LaterRecords
 from relay.repair.rebaseline import Plan, Rebaseline, Rebaselined, plan
 from relay.repair.retained import RetainedRows
 from relay.runtime.audit import this_person
+from relay.runtime.flows import every_topic
 from relay.runtime.operator_connection import operator_connection
 from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
@@ -72,7 +73,12 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
 async def _plan(settings: Settings, read_seconds: float) -> Plan:
     async with operator_connection(settings.database.dsn, "rebaseline") as connection:
-        return await plan(connection, settings.kafka, settings.flow, at_most_seconds=read_seconds)
+        return await plan(
+            connection,
+            settings.kafka,
+            every_topic(settings.every_flow),
+            at_most_seconds=read_seconds,
+        )
 
 
 async def _execute(settings: Settings, who: str, why: str) -> Rebaselined:
@@ -83,7 +89,7 @@ async def _execute(settings: Settings, who: str, why: str) -> Rebaselined:
         async with operator_connection(settings.database.dsn, "rebaseline") as connection:
             work = Rebaseline(
                 connection,
-                settings.flow,
+                every_topic(settings.every_flow),
                 who,
                 why,
                 told=lambda rows: bar.update(task, completed=rows),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from relay.cli.output import settings_named
 from relay.cli.service import ServiceContext, serve
 from relay.cli.with_watchdog import with_watchdog
 from relay.publish.maintenance.duties import maintenance_options
@@ -21,7 +22,7 @@ def command(ctx: click.Context) -> None:
 
     Several may run: one is active, the others stand by. SIGTERM drains and ends with 0.
     """
-    settings = load_settings(ctx.find_root().obj["config"])
+    settings = load_settings(**settings_named(ctx))
     serve("relay", settings, METRICS_PORT, with_watchdog(_service))
 
 
@@ -30,7 +31,7 @@ def _service(context: ServiceContext) -> RelayService:
     return RelayService(
         settings.database.dsn,
         settings.kafka,
-        settings.flow,
+        settings.every_flow,
         publish_options(settings),
         context.tracing,
         context.stop,

@@ -15,6 +15,7 @@ import click
 import uvloop
 
 from relay.cli.errors import Found
+from relay.cli.output import settings_named
 from relay.cli.sample_processor import processor
 from relay.outbox import Item, NewOrder
 from relay.runtime.process import instance_name, program_version
@@ -62,7 +63,7 @@ command.add_command(processor)
 @click.pass_context
 def serve(ctx: click.Context, host: str, port: int, connections: int) -> None:
     """Take orders over HTTP: POST /orders, GET /orders/{id}, GET /health, /ready, /metrics."""
-    settings = load_settings(ctx.find_root().obj["config"])
+    settings = load_settings(**settings_named(ctx))
     options = ServeOptions(host=host, port=port, connections=connections)
 
     def listening(url: str) -> None:
@@ -106,7 +107,7 @@ def place(
 
     Exit code 3: it was not returned in time.
     """
-    settings = load_settings(ctx.find_root().obj["config"])
+    settings = load_settings(**settings_named(ctx))
     order = NewOrder(
         customer_id=fields["customer"],
         items=[Item(fields["sku"], fields["quantity"], fields["price"])],
@@ -181,7 +182,7 @@ def load(ctx: click.Context, /, url: str | None, wait: float, **fields: Any) -> 
 
     Exit code 1: an order could not be placed; 3: one was not returned in time.
     """
-    settings = load_settings(ctx.find_root().obj["config"])
+    settings = load_settings(**settings_named(ctx))
     fields["run"] = fields["run"] or uuid4().hex[:12]
     plan = LoadPlan(**fields)
     with _telemetry(settings) as tracing:

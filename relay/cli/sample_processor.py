@@ -19,6 +19,7 @@ import click
 import structlog
 import uvloop
 
+from relay.cli.output import settings_named
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.process import instance_name, program_version
 from relay.runtime.settings import Settings, load_settings
@@ -128,7 +129,7 @@ def processor(ctx: click.Context, /, without_database: bool, **given: Any) -> No
     every order that expects a return gets one. /metrics, /livez and /readyz are served where
     RELAY_METRICS_PORT names a port.
     """
-    settings = load_settings(ctx.find_root().obj["config"])
+    settings = load_settings(**settings_named(ctx))
     options = _options(settings, given)
     with _telemetry(settings) as tracing:
         report = uvloop.run(_run(settings, options, tracing, check=not without_database))

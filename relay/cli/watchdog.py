@@ -42,7 +42,7 @@ def make_watchdog(context: ServiceContext) -> Watchdog:
     return Watchdog(
         settings.database.dsn,
         settings.kafka,
-        settings.flow,
+        settings.every_flow,
         watch_options(settings),
         context.tracing,
         context.stop,
@@ -68,7 +68,7 @@ class WatchdogService:
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("watchdog"))
 
     def __post_init__(self) -> None:
-        self.process.flow = as_recorded(self.watchdog.flow)
+        self.process.flow = as_recorded(*self.watchdog.flows)
 
     @property
     def state(self) -> str:

@@ -105,7 +105,7 @@ _CASES: Final = """
 SELECT DISTINCT ON (aggregate_id) aggregate_id, event_id, event_type, hop, verdict, cause,
        incident_id, placed_at, deadline_at, traceparent, evidence::text AS evidence
   FROM relay.overdue
- WHERE aggregate_id = ANY ($1::text[]) AND closed_at IS NULL
+ WHERE aggregate_id = ANY ($1::text[]) AND closed_at IS NULL AND flow <> ALL ($2::text[])
  ORDER BY aggregate_id, opened_at DESC
 """
 
@@ -119,7 +119,7 @@ async def list_unreturned(opened: Session, since: datetime | None, at_most: int)
     found = await opened.open_orders(since, at_most + 1)
     ids = [one.order_id for one in found[:at_most]]
     assert isinstance(opened.connection, asyncpg.Connection)
-    rows = await opened.connection.fetch(_CASES, ids)
+    rows = await opened.connection.fetch(_CASES, ids, list(opened.flow.others.names))
     known = {row["aggregate_id"]: _of_case(row) for row in rows}
     others = [one for one in ids if one not in known][:DIAGNOSED_AT_ONCE]
     for diagnosis in await opened.diagnose(others) if others else []:

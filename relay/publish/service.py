@@ -9,7 +9,7 @@ for; it gives up only where going on would lose events (a restored database) or 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -71,6 +71,7 @@ class RelayService:
     """One relay process.
 
     Attributes:
+        flows: all of them: an outbox has one relay.
         live: False: it sends what is replayed and nothing else, and leaves the lease to any relay
             that wants it.
         state: `starting`, `connecting`, `standby`, `active`, `waiting`, `stopped`.
@@ -79,7 +80,7 @@ class RelayService:
 
     dsn: str | None
     kafka: KafkaConnection
-    flow: Flow
+    flows: Sequence[Flow]
     options: PublishOptions
     tracing: Tracing
     stop: asyncio.Event
@@ -101,14 +102,14 @@ class RelayService:
     _broker_took_us: bool = False
 
     def __post_init__(self) -> None:
-        self.process.flow = as_recorded(self.flow)
+        self.process.flow = as_recorded(*self.flows)
         self.outages = OutageLog(self.process)
         self._meter = Meter(self.metrics)
         sizing = Sizing(
             Limit(self.options.batch_bytes), compressed=self.options.compression != "none"
         )
         self._work = Work(
-            self.kafka, self.flow, self.options, self.tracing, self.test_point, sizing,
+            self.kafka, self.flows, self.options, self.tracing, self.test_point, sizing,
             self.progress, self._meter, self.live,
         )  # fmt: skip
         self._deference = Deference(self.options.shard)

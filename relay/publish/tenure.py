@@ -8,6 +8,7 @@ while the broker is away; a relay that cannot renew it in time ends its tenure b
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -35,7 +36,6 @@ from relay.publish.reading.parking import learn_types, parked_orders
 from relay.publish.reading.replays import Replays
 from relay.publish.sending.commits import Commits, Progress
 from relay.publish.sending.compression import Codec
-from relay.publish.sending.dataschemas import dataschemas
 from relay.publish.sending.dispatch import Dispatcher
 from relay.publish.sending.in_flight_pages import InFlightPages
 from relay.publish.sending.known_topics import KnownTopics
@@ -47,6 +47,7 @@ from relay.publish.sending.topics import Topics
 from relay.publish.testpoints import TestPoint
 from relay.runtime.backoff import Backoff
 from relay.runtime.flow import Flow
+from relay.runtime.flows import Routes
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.shutdown import stopped_within
 from relay.telemetry.tracing import Tracing
@@ -75,7 +76,7 @@ class Work:
     """
 
     kafka: KafkaConnection
-    flow: Flow
+    flows: Sequence[Flow]
     options: PublishOptions
     tracing: Tracing
     test_point: TestPoint
@@ -227,11 +228,13 @@ class Tenure:
             largest_bytes=options.largest_record_bytes,
             hint_id=checkpoint.hint_id,
         )
-        source = options.source or f"/{work.flow.name}"
+        routes = Routes.of(work.flows)
         dispatcher = Dispatcher(
-            work.flow.routes,
+            routes,
             RecordEncoder(
-                source, dataschemas(work.flow.events, options.dataschemas), self.lease.epoch
+                {kind: options.source or f"/{flow.name}" for kind, flow in routes.flows.items()},
+                options.dataschemas,
+                self.lease.epoch,
             ),
             work.tracing.identities,
             work.sizing,

@@ -35,13 +35,13 @@ class Closed:
 _CLOSE_ORDERS: Final = """
 UPDATE relay.overdue
    SET closed_at = clock_timestamp(), closed_as = 'closed', closed_by = $2, closed_why = $3
- WHERE aggregate_id = ANY ($1::text[]) AND closed_at IS NULL
+ WHERE aggregate_id = ANY ($1::text[]) AND closed_at IS NULL AND flow <> ALL ($4::text[])
 RETURNING aggregate_id
 """
 
 
 async def close_orders(
-    connection: asyncpg.Connection, found: Sequence[Diagnosis], *, who: str, why: str
+    connection: asyncpg.Connection, flow: Flow, found: Sequence[Diagnosis], *, who: str, why: str
 ) -> Closed:
     """Close the cases of overdue orders; those that no watchdog has seen get one first.
 
@@ -51,9 +51,9 @@ async def close_orders(
     """
     ids = [one.order_id for one in found]
     async with connection.transaction():
-        await open_cases(connection, found, "order.placed")
+        await open_cases(connection, flow, found)
         await announce(connection, who, why)
-        rows = await connection.fetch(_CLOSE_ORDERS, ids, who, why)
+        rows = await connection.fetch(_CLOSE_ORDERS, ids, who, why, list(flow.others.names))
         done = {row["aggregate_id"] for row in rows}
         left = [one for one in ids if one not in done]
         if left:

@@ -18,7 +18,7 @@ from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
 from relay.kafka.failures import BROKER_FAILURES
 from relay.kafka.ranges import RangeReader
 from relay.repair.retained import look_up
-from relay.runtime.flow import PROBE_EVENT, Flow
+from relay.runtime.flow import PROBE_EVENT
 from relay.runtime.kafka_connection import KafkaConnection
 
 _APPLICATION: Final = "relay-rebaseline"
@@ -54,13 +54,17 @@ SELECT base_offset + record_count FROM relay.delivery_ledger
 
 
 async def read_later_records(
-    connection: asyncpg.Connection, kafka: KafkaConnection, flow: Flow, *, at_most_seconds: float
+    connection: asyncpg.Connection,
+    kafka: KafkaConnection,
+    topics: Sequence[str],
+    *,
+    at_most_seconds: float,
 ) -> LaterRecords:
     """Read the topics from where the ledger ends, for as long as is allowed."""
     found = LaterRecords()
     try:
         async with connected(kafka, _APPLICATION) as broker:
-            await _read(connection, broker, flow, found, at_most_seconds)
+            await _read(connection, broker, topics, found, at_most_seconds)
     except BROKER_FAILURES as error:
         found.unreachable = str(error) or repr(error)
     return found
@@ -69,11 +73,10 @@ async def read_later_records(
 async def _read(
     connection: asyncpg.Connection,
     broker: Broker,
-    flow: Flow,
+    topics: Sequence[str],
     found: LaterRecords,
     at_most_seconds: float,
 ) -> None:
-    topics = sorted(flow.topics)
     places = [place for topic in topics for place in broker.partitions(topic)]
     starts = await broker.offsets(places, EARLIEST)
     # To the end: what the relay sent stands in no transaction, though somebody else's may be open.

@@ -9,7 +9,7 @@ in the audit log: killed anywhere before, the relay still refuses, and the next 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +21,6 @@ from relay.repair.baseline import Baseline, read_baseline
 from relay.repair.later_records import LaterRecords, read_later_records
 from relay.repair.retained import RetainedRows, count_retained, parts, renumber
 from relay.runtime.audit import Action, note_action
-from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
 
 _LEASE_SECONDS: Final = 60.0
@@ -48,7 +47,7 @@ class Plan:
 async def plan(
     connection: asyncpg.Connection,
     kafka: KafkaConnection,
-    flow: Flow,
+    topics: Sequence[str],
     *,
     shard: int = 0,
     at_most_seconds: float = 120.0,
@@ -58,13 +57,13 @@ async def plan(
     Args:
         connection: as relay_operator.
         kafka: where the topics are; unreachable, ghosts and duplicates stay unknown.
-        flow: whose topics.
+        topics: of every flow: an outbox has one checkpoint.
         shard: whose checkpoint.
         at_most_seconds: for reading what lies behind the ledger's end.
     """
     baseline = await read_baseline(connection, shard)
-    rows = await count_retained(connection, sorted(flow.topics))
-    later = await read_later_records(connection, kafka, flow, at_most_seconds=at_most_seconds)
+    rows = await count_retained(connection, list(topics))
+    later = await read_later_records(connection, kafka, topics, at_most_seconds=at_most_seconds)
     return Plan(baseline, rows, later)
 
 
@@ -107,7 +106,7 @@ class Rebaseline:
     """
 
     connection: asyncpg.Connection
-    flow: Flow
+    topics: Sequence[str]
     who: str
     why: str
     shard: int = 0
@@ -155,7 +154,7 @@ class Rebaseline:
         self._epoch, self._renew_at = epoch, time.monotonic() + _LEASE_SECONDS / 4
 
     async def _renumber(self, snapshot: str) -> tuple[int, int]:
-        behind, ahead, topics = 0, 0, sorted(self.flow.topics)
+        behind, ahead, topics = 0, 0, list(self.topics)
         async for part in parts(self.connection):
             async with self.connection.transaction():
                 set_behind, set_ahead = await renumber(self.connection, part, topics, snapshot)

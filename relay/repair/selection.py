@@ -24,6 +24,7 @@ class Selection:
     Attributes:
         ids: quarantine ids.
         orders: aggregate ids, as stored.
+        other_flows: the aggregate types, and the consumers' groups, of flows that are not meant.
         aggregate_type: of these orders; an event of another type with the same id is meant only
             where no event of this type has it.
         reasons: why they were quarantined.
@@ -40,11 +41,12 @@ class Selection:
     since: datetime | None = None
     until: datetime | None = None
     states: tuple[State, ...] = OPEN
+    other_flows: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     @property
     def everything(self) -> bool:
         """Whether it has no condition but the states."""
-        beside = ("states", "aggregate_type")
+        beside = ("states", "aggregate_type", "other_flows")
         return all(value is None for name, value in asdict(self).items() if name not in beside)
 
     def as_data(self) -> dict[str, Any]:
@@ -52,6 +54,7 @@ class Selection:
         given = {name: value for name, value in asdict(self).items() if value is not None}
         # The rows that were changed stand beside it.
         given.pop("ids", None)
+        given.pop("other_flows")
         return given
 
 
@@ -70,6 +73,9 @@ SELECT quarantine_id
    AND ($5::timestamptz IS NULL OR first_seen_at >= $5)
    AND ($6::timestamptz IS NULL OR first_seen_at < $6)
    AND state = ANY ($7::text[])
+   AND CASE WHEN kind = 'event'
+            THEN coalesce(aggregate_type, '') <> ALL ($9::text[])
+            ELSE coalesce(consumer_group, '') <> ALL ($10::text[]) END
  ORDER BY quarantine_id
 """
 
@@ -86,5 +92,6 @@ async def select(connection: asyncpg.Connection, selection: Selection) -> list[i
         selection.until,
         selection.states,
         selection.aggregate_type,
+        *map(list, selection.other_flows),
     )
     return [row["quarantine_id"] for row in rows]

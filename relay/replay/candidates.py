@@ -25,17 +25,22 @@ from relay.runtime.flow import ApplyColumns, Flow
 _AT_ONCE: Final = 10_000
 
 _OF_INCIDENTS: Final = """
-SELECT DISTINCT aggregate_id FROM relay.overdue WHERE incident_id = ANY ($1::bigint[])
+SELECT DISTINCT aggregate_id FROM relay.overdue
+ WHERE incident_id = ANY ($1::bigint[]) AND flow <> ALL ($2::text[])
 """
 
 
-async def orders_of_incidents(connection: asyncpg.Connection, numbers: Sequence[int]) -> list[str]:
+async def orders_of_incidents(
+    connection: asyncpg.Connection, flow: Flow, numbers: Sequence[int]
+) -> list[str]:
     """Return the orders of these incidents.
 
     Raises:
         SelectionError: there are none.
     """
-    found = [row[0] for row in await connection.fetch(_OF_INCIDENTS, numbers)]
+    found = [
+        row[0] for row in await connection.fetch(_OF_INCIDENTS, numbers, list(flow.others.names))
+    ]
     if not found:
         named = ", ".join(f"I-{number}" for number in numbers)
         raise SelectionError(f"no order belongs to {named}: `relay incidents` lists them")
@@ -187,7 +192,7 @@ async def _some_rows(
 ) -> dict[int, EventRow]:
     rows = await connection.fetch(_ROWS, ids, *conditions(selection))
     orders = list({row["aggregate_id"] for row in rows})
-    own = flow.aggregate_type, list(flow.events)
+    own = flow.aggregate_type, flow.own_event_types
     newest = dict(list(await connection.fetch(_NEWEST, orders, *own)))
     topics = [target] if target is not None else sorted(flow.topics)
     replayed = {row[0] for row in await connection.fetch(_REPLAYED, ids, topics)}
@@ -222,20 +227,23 @@ def conditions(selection: Selection) -> tuple[Any, ...]:
 
 _RECORDED: Final = """
 SELECT DISTINCT ON (aggregate_id) aggregate_id, hop, verdict, cause
-  FROM relay.overdue WHERE aggregate_id = ANY ($1::text[]) AND closed_at IS NULL
+  FROM relay.overdue
+ WHERE aggregate_id = ANY ($1::text[]) AND closed_at IS NULL AND flow <> ALL ($2::text[])
  ORDER BY aggregate_id, opened_at DESC
 """
 
 
 async def recorded_cases(
-    connection: asyncpg.Connection, orders: Sequence[str]
+    connection: asyncpg.Connection, flow: Flow, orders: Sequence[str]
 ) -> dict[str, tuple[Hop | None, Verdict, Cause]]:
     """Return hop, verdict and cause of open cases, as the watchdog recorded them.
 
     A case in a newer version's codes is left out.
     """
     found: dict[str, tuple[Hop | None, Verdict, Cause]] = {}
-    for order_id, hop, verdict, cause in await connection.fetch(_RECORDED, orders):
+    for order_id, hop, verdict, cause in await connection.fetch(
+        _RECORDED, orders, list(flow.others.names)
+    ):
         if verdict in set(Verdict) and cause in set(Cause):
             known = Hop(hop) if hop in set(Hop) else None
             found[order_id] = (known, Verdict(verdict), Cause(cause))

@@ -59,6 +59,7 @@ SELECT e.aggregate_id FROM relay.kept_summary AS e
 _IN_INBOX: Final = """
 SELECT DISTINCT aggregate_id FROM relay.inbox
  WHERE aggregate_id = ANY ($1::text[]) AND status = ANY ($2::text[])
+   AND consumer_group <> ALL ($3::text[])
 """
 
 
@@ -76,7 +77,8 @@ async def returned_orders(
         ending = [
             one for one in words if flow.status_aliases.get(one, one) in flow.terminal_statuses
         ]
-        return {row[0] for row in await connection.fetch(_IN_INBOX, asked, ending)}
+        others = list(flow.others.groups)
+        return {row[0] for row in await connection.fetch(_IN_INBOX, asked, ending, others)}
     table = await orders_table(connection, flow)
     clean = canonical_order_id(await with_key_column(connection, flow))
     keys = {one: key for one in asked if (key := clean(one)) is not None}

@@ -38,6 +38,7 @@ from relay.replay.jobs import (
 )
 from relay.replay.plan import Judged, Plan, Skip, decide, skipped_at_once
 from relay.replay.selection import Selection
+from relay.runtime.flow import Flow
 from relay.runtime.operator_connection import operator_connection
 from relay.runtime.settings import Settings
 
@@ -101,7 +102,7 @@ async def _plan(settings: Settings, connection: Any, wanted: Wanted) -> Plan:
         if orders is None:
             orders = await _waiting(opened, selection)
         judged = [_judged(one) for one in await opened.diagnose(orders, events)]
-    judged = await _as_recorded(connection, judged)
+    judged = await _as_recorded(connection, opened.flow, judged)
     ids = [one.outbox_id for one in judged if one.outbox_id is not None]
     rows = await event_rows(connection, flow, ids, selection, wanted.topic)
     plan = decide(judged, rows, selection, again=wanted.again, write_missing=wanted.write_missing)
@@ -128,7 +129,7 @@ async def _named(
         found = await orders_of_customers(connection, settings.flow, selection.customers)
         sets.append(found)
     if selection.incidents:
-        sets.append(await orders_of_incidents(connection, selection.incidents))
+        sets.append(await orders_of_incidents(connection, settings.flow, selection.incidents))
     if not sets:
         return None, {}
     common = set(sets[0]).intersection(*sets[1:])
@@ -155,10 +156,10 @@ def _judged(one: Diagnosis) -> Judged:
     )
 
 
-async def _as_recorded(connection: Any, judged: Sequence[Judged]) -> list[Judged]:
+async def _as_recorded(connection: Any, flow: Flow, judged: Sequence[Judged]) -> list[Judged]:
     """Where the returns could not be read to their end now, take the watchdog's word."""
     unread = {one.order_id for one in judged if one.cause is Cause.SCAN_INCOMPLETE}
-    known = await recorded_cases(connection, list(unread)) if unread else {}
+    known = await recorded_cases(connection, flow, list(unread)) if unread else {}
     found = []
     for one in judged:
         if one.order_id in unread and one.order_id in known:

@@ -145,7 +145,7 @@ async def _conduct(settings: Settings, conductor: Conductor, stop: asyncio.Event
     relay = RelayService(
         settings.database.dsn,
         settings.kafka,
-        settings.flow,
+        settings.every_flow,
         publish_options(settings),
         tracing,
         relay_stop,

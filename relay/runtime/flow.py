@@ -82,6 +82,27 @@ class Observe:
     """Orders are never written: old and new status live in the inbox row."""
 
 
+@dataclass(frozen=True, slots=True)
+class OtherFlows:
+    """What the other flows of the settings call their own; what is marked as theirs is not ours.
+
+    An installation with one flow has none, and everything is that flow's, whatever it was called
+    when it was written.
+
+    Attributes:
+        names: as stored in relay.overdue and relay.incident; '' is what was stored before flows
+            were told apart, and is the first flow's.
+        groups: their confirmation consumers' groups.
+        aggregate_types: of their rows.
+        event_types: that they publish, too: of such a row the aggregate type alone tells the flow.
+    """
+
+    names: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    aggregate_types: tuple[str, ...] = ()
+    event_types: frozenset[str] = frozenset()
+
+
 NamesDiffer = Literal["hold", "apply", "ignore"]
 Apply = ApplyColumns | ApplyFunction | Observe
 
@@ -115,6 +136,7 @@ class Flow:
         orders: where the orders' rows are looked at, where returns are not applied to them.
         names_differ: what becomes of a return whose key or ce_subject is another open order's id.
         max_return_bytes: a return whose value is larger is refused unread.
+        others: the other flows' names for things.
     """
 
     name: str = "orders"
@@ -135,6 +157,7 @@ class Flow:
     events_since: datetime | None = None
     probe_topic: str = "relay.probe"
     max_return_bytes: int = 1024 * 1024
+    others: OtherFlows = OtherFlows()
 
     def __post_init__(self) -> None:
         problem = contradiction(self, frozenset({PROBE_EVENT, CANARY_EVENT}))
@@ -169,13 +192,31 @@ class Flow:
         return frozenset(route.topic for route in self.events.values())
 
     @property
-    def routes(self) -> Mapping[str, EventRoute]:
-        """Where the relay publishes each event type, canaries included."""
-        canaries = {
+    def own_event_types(self) -> list[str]:
+        """The event types by which a row is this flow's, whatever its aggregate type is."""
+        return [one for one in self.events if one not in self.others.event_types]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether what was stored before flows were told apart is this flow's."""
+        return "" not in self.others.names
+
+    def canary_aggregate_type(self, event_type: str) -> str:
+        """Return the aggregate type of this flow's canaries of that event type."""
+        return event_type if self.is_first else f"{event_type}:{self.name}"
+
+    @property
+    def canary_routes(self) -> Mapping[str, EventRoute]:
+        """Where the relay publishes this flow's canaries."""
+        return {
             PROBE_EVENT: EventRoute(self.probe_topic),
             CANARY_EVENT: EventRoute(self.canary_topic),
         }
-        return {**self.events, **canaries}
+
+    @property
+    def routes(self) -> Mapping[str, EventRoute]:
+        """Where each event type of this flow is published, canaries included."""
+        return {**self.events, **self.canary_routes}
 
     @property
     def canary_topic(self) -> str:

@@ -22,9 +22,12 @@ _USED_BY: Final[Mapping[str, frozenset[str]]] = {
 }
 
 
-def as_recorded(flow: Flow) -> dict[str, Any]:
-    """Return what a process records of the flow that it runs with."""
+def as_recorded(flow: Flow, *more: Flow) -> dict[str, Any]:
+    """Return what a process records of the flow that it runs with, or of each of its flows."""
+    if more:
+        return {"flows": {one.name: as_recorded(one) for one in (flow, *more)}}
     return {
+        "name": flow.name,
         "events": {
             name: [route.topic, route.deadline_seconds] for name, route in flow.events.items()
         },
@@ -101,7 +104,7 @@ def _route(name: str, route: Sequence[Any] | None) -> str:
 
 def compared(flow: Flow, running: Iterable[Running]) -> tuple[Flow, list[Difference]]:
     """Return the flow to go by, and what differs."""
-    lives, ours = list(running), as_recorded(flow)
+    lives, ours = [*_of_flow(flow, running)], as_recorded(flow)
     differences: list[Difference] = []
     for setting, users in _USED_BY.items():
         asked = [one for one in lives if not users or one.kind in users]
@@ -126,6 +129,18 @@ def compared(flow: Flow, running: Iterable[Running]) -> tuple[Flow, list[Differe
     if changed is None:
         return flow, [replace(one, taken=False) for one in differences]
     return changed, differences
+
+
+def _of_flow(flow: Flow, running: Iterable[Running]) -> Iterable[Running]:
+    """Leave out what processes run with for other flows."""
+    for one in running:
+        several = one.flow.get("flows")
+        if isinstance(several, dict):
+            recorded = several.get(flow.name)
+            if isinstance(recorded, dict):
+                yield replace(one, flow=recorded)
+        elif one.flow.get("name") not in flow.others.names:
+            yield one
 
 
 def _fits(setting: str, value: Any) -> bool:

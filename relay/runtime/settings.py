@@ -18,7 +18,8 @@ from pydantic_settings import (
 )
 
 from relay.runtime.database_url import DatabaseUrlError, read_database_url
-from relay.runtime.flow import Flow
+from relay.runtime.flow import Flow, FlowError
+from relay.runtime.flows import beside_each_other, named_flow
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings_model import (
     ConfirmSettings,
@@ -63,6 +64,7 @@ class Settings(BaseSettings):
     watch: WatchSettings = WatchSettings()
     probe: ProbeSettings = ProbeSettings()
     _flow_to_go_by: Flow | None = PrivateAttr(None)
+    _named: str | None = PrivateAttr(None)
 
     @classmethod
     def settings_customise_sources(
@@ -84,12 +86,37 @@ class Settings(BaseSettings):
         return self.kafka_settings.connection()
 
     @property
+    def every_flow(self) -> tuple[Flow, ...]:
+        """All flows, in the order of the file."""
+        flows = beside_each_other([one.flow(name) for name, one in self.flows.items()])
+        known = self._flow_to_go_by
+        return tuple(known if known and known.name == one.name else one for one in flows)
+
+    @property
     def flow(self) -> Flow:
-        """The one flow."""
+        """The flow that was named, or the only one.
+
+        Raises:
+            SettingsError: there are several, and none is named.
+        """
         if self._flow_to_go_by is not None:
             return self._flow_to_go_by
-        ((name, settings),) = self.flows.items()
-        return settings.flow(name)
+        try:
+            return named_flow(self.every_flow, self._named)
+        except FlowError as error:
+            raise SettingsError(str(error)) from None
+
+    def naming(self, name: str | None) -> Self:
+        """Return the same settings, of which `flow` is the flow of that name.
+
+        Raises:
+            SettingsError: there is none of that name.
+        """
+        changed = self.model_copy()
+        changed._named = name  # noqa: SLF001 - its own
+        if name is not None:
+            changed.flow  # noqa: B018 - it exists
+        return changed
 
     def going_by(self, flow: Flow) -> Self:
         """Return the same settings with another flow: the one that the processes run with."""
@@ -99,9 +126,13 @@ class Settings(BaseSettings):
 
 
 def load_settings(
-    config: str | Path | None = None, environment: Mapping[str, str] | None = None
+    config: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flow: str | None = None,
 ) -> Settings:
     """Read the file (`config`, else RELAY_CONFIG, else ./relay.toml) and the environment.
+
+    `flow` (else RELAY_FLOW) names the flow that a command is about; with one flow nobody needs it.
 
     Raises:
         SettingsError: names every setting that is unknown, unusable or contradictory.
@@ -110,9 +141,13 @@ def load_settings(
     file = file_table(config, variables)
     refuse_unknown_keys(Settings, file)
     flow_names = list(file.get("flow", {})) or [FLOW]
-    if len(flow_names) > 1:
-        raise SettingsError(f"there is one flow now, and the file has {', '.join(flow_names)}")
     environ = from_environment(Settings, variables, flow_names[0])
+    if len(flow_names) > 1 and "flow" in environ:
+        (values,) = environ["flow"].values()
+        variable = f"RELAY_FLOW_{next(iter(values)).upper()}"
+        raise SettingsError(
+            f"{variable} speaks of one flow, and the file has {', '.join(flow_names)}: set it there"
+        )
     refuse_odd_text(environ)
     refuse_odd_text(file)
     try:
@@ -120,7 +155,7 @@ def load_settings(
     except ValidationError as error:
         raise SettingsError(_problems(error, environ)) from None
     _refuse_contradictions(settings, variables)
-    return settings
+    return settings.naming(flow or variables.get("RELAY_FLOW") or None)
 
 
 def _problems(error: ValidationError, environ: Mapping[str, Any]) -> str:
@@ -133,7 +168,7 @@ def _problems(error: ValidationError, environ: Mapping[str, Any]) -> str:
 
 def _refuse_contradictions(settings: Settings, variables: Mapping[str, str]) -> None:
     try:
-        settings.kafka, settings.flow  # noqa: B018 - built for their own checks
+        settings.kafka, settings.every_flow  # noqa: B018 - built for their own checks
         read_database_url(settings.database.dsn, variables)
     except DatabaseUrlError as error:
         # Its cause may hold a part of the password.

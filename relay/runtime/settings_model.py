@@ -135,7 +135,12 @@ _WRITTEN = ("version_column", "returned_at_column", "reason_column", "history_ta
 
 
 class FlowSettings(Section):
-    """One kind of order; the table's name is the flow's. There is one flow now."""
+    """One kind of order (or of payment, shipment, ...); the table's name is the flow's.
+
+    Several may stand beside each other, each with an aggregate type, topics, a `confirm_group` and
+    an orders table of its own; variables then speak of none of them. `relay run` publishes for all;
+    `relay confirm` and the commands are about the flow that `--flow` (`RELAY_FLOW`) names.
+    """
 
     aggregate_type: str = Field(default="order", description="`aggregate_type` of its outbox rows")
     events_topic: str = Field(default="orders.events", description="where events go")

@@ -28,6 +28,7 @@ DEFAULT_FILE = "relay.toml"
 # Read by others than the settings: relay.cli, relay.embedded.
 OTHER_VARIABLES = {
     "RELAY_CONFIG": "the settings file",
+    "RELAY_FLOW": "the flow that a command or consumer is about, where the file has several",
     "RELAY_TRACEBACK": "set: errors come with their traceback",
 }
 

@@ -25,9 +25,9 @@ from data, so the number of series is bounded. Nothing here raises in a hop.
 | relay_hop_oldest_age_seconds | gauge | hop | age of the oldest of them; 0: none |
 | relay_quarantine_rows | gauge | | rows in quarantine, open |
 | relay_quarantine_full | gauge | | 1 while of refused returns only the places are kept |
-| relay_overdue_orders | gauge | hop, verdict | orders past their deadline, not closed |
-| relay_incidents_open | gauge | | open incidents |
-| relay_incident_alerts_total | counter | event | incidents opened, grown tenfold, closed |
+| relay_overdue_orders | gauge | flow, hop, verdict | orders past their deadline, not closed |
+| relay_incidents_open | gauge | flow | open incidents |
+| relay_incident_alerts_total | counter | flow, event | incidents opened, grown tenfold, closed |
 | relay_duty_failures_total | counter | duty | runs of a duty (rounds, upkeep, ...) that failed |
 | relay_duty_completed_timestamp_seconds | gauge | duty | when it was last completed, Unix time |
 | relay_orders_set_aside | gauge | | orders that the watchdog could not judge |
@@ -177,10 +177,12 @@ class Metrics:
             "quarantine_full", "1 while of refused returns only the places are kept"
         )
         self.overdue_orders = self._gauge(
-            "overdue_orders", "orders past their deadline", "hop", "verdict"
+            "overdue_orders", "orders past their deadline", "flow", "hop", "verdict"
         )
-        self.incidents_open = self._gauge("incidents_open", "open incidents")
-        self.incident_alerts = self._counter("incident_alerts", "what happened to one", "event")
+        self.incidents_open = self._gauge("incidents_open", "open incidents", "flow")
+        self.incident_alerts = self._counter(
+            "incident_alerts", "what happened to one", "flow", "event"
+        )
         self.duty_failures = self._counter("duty_failures", "runs that failed", "duty")
         self.duty_completed_at = self._gauge(
             "duty_completed_timestamp_seconds", "when it was last completed", "duty"

@@ -35,7 +35,7 @@ async def main(dsn: str, bootstrap_servers: str, topic: str, point: str, how_oft
         await RelayService(
             dsn,
             KafkaConnection(bootstrap_servers),
-            Flow(events={"order.placed": EventRoute(topic)}),
+            (Flow(events={"order.placed": EventRoute(topic)}),),
             PublishOptions(lease_seconds=1.0, request_timeout_seconds=5.0),
             tracing,
             stop,

@@ -37,7 +37,7 @@ def main(role: str, point: str, passing: int) -> None:
         return RelayService(
             settings.database.dsn,
             settings.kafka,
-            settings.flow,
+            settings.every_flow,
             publish_options(settings),
             context.tracing,
             context.stop,

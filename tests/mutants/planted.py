@@ -185,8 +185,8 @@ PLANTED = (
         (
             Change(
                 "relay/publish/sending/dispatch.py",
-                "reason = ORDER_PARKED if waits else self._reason(page, place, sizes)",
-                "reason = self._reason(page, place, sizes)",
+                "reason = ORDER_PARKED if waits else self._reason(page, kinds, place, sizes)",
+                "reason = self._reason(page, kinds, place, sizes)",
             ),
         ),
         (f"{_PARKING}::test_an_event_without_a_topic_parks_its_order_and_no_other",),

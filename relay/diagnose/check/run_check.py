@@ -158,7 +158,7 @@ async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
     if flow.orders_columns is not None:
         tables.append(flow.orders_columns.table)
     results += await check_duties(connection)
-    results += await check_set_aside(connection, flow.confirm_group)
+    results += await check_set_aside(connection, flow)
     results += await check_held_returns(connection, flow.confirm_group)
     facts = await gather_database(connection, tuple(tables))
     results.extend(judge_database(facts))

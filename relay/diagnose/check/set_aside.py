@@ -21,16 +21,17 @@ from relay.diagnose.status.hops import (
     quarantine_full,
 )
 from relay.runtime.database import DRIVER_FAILURES
+from relay.runtime.flow import Flow
 
 _PARTITIONS: Final = "confirm.partitions"
 _QUARANTINE: Final = "confirm.quarantine"
 
 
-async def check_set_aside(connection: asyncpg.Connection, group: str) -> list[Result]:
+async def check_set_aside(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
     """Read what the consumers say of themselves and what the quarantine holds, and judge it."""
     try:
-        processes = await read_processes(connection)
-        aside = await read_set_aside(connection, group)
+        processes = await read_processes(connection, flow)
+        aside = await read_set_aside(connection, flow.confirm_group)
     except DRIVER_FAILURES as error:
         fix = "run `relay check` as a member of relay_observer"
         return [unknown(name, str(error), fix) for name in (_PARTITIONS, _QUARANTINE)]

@@ -74,9 +74,11 @@ async def read_around(
         now_at=now_at,
         watched_since=await part(con, "since when is watched", lambda: watched_since(con)),
         events_since=await part(con, "the first event", lambda: events_since(con, flow)),
-        relays=await part(con, "relay processes", lambda: read_processes(con, "relay")),
-        consumers=await part(con, "consumer processes", lambda: read_processes(con, "confirm")),
-        outages=await part(con, "outage records", lambda: _outages(con, start)),
+        relays=await part(con, "relay processes", lambda: read_processes(con, flow, "relay")),
+        consumers=await part(
+            con, "consumer processes", lambda: read_processes(con, flow, "confirm")
+        ),
+        outages=await part(con, "outage records", lambda: _outages(con, flow, start)),
         checkpoint=await part(con, "the checkpoint", lambda: _checkpoint(con)),
         lease=await part(con, "the lease", lambda: _lease(con)),
         consumer=await part(con, "the consumer's offsets", lambda: _consumer(con, flow, start)),
@@ -103,15 +105,19 @@ SELECT p.instance, p.started_at, p.heartbeat_at, p.stopped_at, p.stop_reason, p.
                   AND coalesce(a.backend_start >= p.started_at - interval '10 s', true)
               ) AS connected
   FROM relay.process_record AS p
- WHERE p.kind = $1
+ WHERE p.kind = $1 AND coalesce(p.detail #>> '{flow,name}', '?') <> ALL ($4::text[])
  ORDER BY p.heartbeat_at DESC LIMIT $2
 """
 
 
-async def read_processes(connection: asyncpg.Connection, kind: str) -> tuple[ProcessSeen, ...]:
-    """Return the newest process records of a kind."""
+async def read_processes(
+    connection: asyncpg.Connection, flow: Flow, kind: str
+) -> tuple[ProcessSeen, ...]:
+    """Return the newest process records of a kind, without those of other flows."""
     names = _CONNECTIONS.get(kind, [f"relay-{kind}-heartbeat"])
-    rows = await connection.fetch(_PROCESSES, kind, PROCESSES_AT_MOST, names)
+    rows = await connection.fetch(
+        _PROCESSES, kind, PROCESSES_AT_MOST, names, list(flow.others.names)
+    )
     return tuple(_process(row) for row in rows)
 
 
@@ -165,16 +171,19 @@ SELECT o.kind, o.resource, o.from_at,
        o.error, o.failure_code,
        coalesce(o.from_at <= p.started_at + interval '10 s', false) AS since_start
   FROM relay.outage_record AS o LEFT JOIN relay.process_record AS p USING (process_id)
- WHERE o.from_at >= $1 OR o.to_at IS NULL OR o.to_at >= $1
+ WHERE (o.from_at >= $1 OR o.to_at IS NULL OR o.to_at >= $1)
+   AND coalesce(p.detail #>> '{flow,name}', '?') <> ALL ($3::text[])
  -- What is still open comes first, however many came and went since.
  ORDER BY o.to_at IS NOT NULL, o.from_at DESC LIMIT 1000
 """
 
 
-async def _outages(connection: asyncpg.Connection, since: datetime) -> tuple[OutageSeen, ...]:
-    return tuple(
-        OutageSeen(*row) for row in await connection.fetch(_OUTAGES, since, SILENT_SECONDS)
-    )
+async def _outages(
+    connection: asyncpg.Connection, flow: Flow, since: datetime
+) -> tuple[OutageSeen, ...]:
+    others = list(flow.others.names)
+    rows = await connection.fetch(_OUTAGES, since, SILENT_SECONDS, others)
+    return tuple(OutageSeen(*row) for row in rows)
 
 
 _CHECKPOINT: Final = """

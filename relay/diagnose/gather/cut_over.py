@@ -34,7 +34,7 @@ async def events_since(connection: asyncpg.Connection, flow: Flow) -> datetime |
     if flow.events_since is not None:
         return flow.events_since
     found: datetime | None = await connection.fetchval(
-        _FIRST_EVENT, flow.aggregate_type, list(flow.events)
+        _FIRST_EVENT, flow.aggregate_type, flow.own_event_types
     )
     return found
 

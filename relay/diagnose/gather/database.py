@@ -65,7 +65,7 @@ async def read_rows(connection: asyncpg.Connection, flow: Flow, ids: Sequence[st
         returns_by_trace=await part(
             con, "refused returns", lambda: read_refused_by_trace(con, traces)
         ),
-        cases=_or_nothing(await part(con, "overdue cases", lambda: _cases(con, ids))),
+        cases=_or_nothing(await part(con, "overdue cases", lambda: _cases(con, flow, ids))),
         moments=around if isinstance(around, Missing) else around.moments,
         vacant={} if isinstance(around, Missing) else around.vacant,
         vanished=await part(con, "the delivery ledger", lambda: _vanished(con, flow, vacant)),
@@ -203,7 +203,7 @@ async def _events(
     placed: Mapping[str, OrderSeen],
 ) -> dict[str, list[EventRow]]:
     """Read outbox rows: many orders near their time first, what is not found there everywhere."""
-    kinds = flow.aggregate_type, list(flow.events)
+    kinds = flow.aggregate_type, flow.own_event_types
     found: defaultdict[str, list[_Event]] = defaultdict(list)
     near = [one for one in ids if one in placed and placed[one].submitted_at is not None]
     if len(near) >= _NEAR_FROM:
@@ -286,7 +286,7 @@ async def _held(
 ) -> dict[str, list[HeldRow]]:
     found: defaultdict[str, list[HeldRow]] = defaultdict(list)
     named = {spelling: one for one in ids for spelling in spellings(flow, one)}
-    rows = await connection.fetch(_HELD, list(named), flow.aggregate_type, list(flow.events))
+    rows = await connection.fetch(_HELD, list(named), flow.aggregate_type, flow.own_event_types)
     for spelling, outbox_id, reason, detail, state, *rest in rows:
         # Whether it is the event's own row is known once the event is chosen.
         held = HeldEvent(reason, detail, state, False, *rest)  # noqa: FBT003
@@ -298,14 +298,16 @@ _CASES: Final = """
 SELECT aggregate_id, incident_id, closed_as, closed_by, closed_why, closed_at, hop, cause,
        coalesce(evidence #>> '{lost,hop}', hop) AS lost_hop,
        coalesce(evidence #>> '{lost,cause}', cause) AS lost_cause
-  FROM relay.overdue WHERE aggregate_id = ANY ($1::text[])
+  FROM relay.overdue WHERE aggregate_id = ANY ($1::text[]) AND flow <> ALL ($2::text[])
  ORDER BY opened_at
 """
 
 
-async def _cases(connection: asyncpg.Connection, ids: Sequence[str]) -> dict[str, CaseRow]:
+async def _cases(
+    connection: asyncpg.Connection, flow: Flow, ids: Sequence[str]
+) -> dict[str, CaseRow]:
     found = {}
-    for row in await connection.fetch(_CASES, ids):
+    for row in await connection.fetch(_CASES, ids, list(flow.others.names)):
         by_hand = row["closed_as"] == "closed"
         closed = ClosedByHand(row["closed_by"] or "?", row["closed_why"] or "", row["closed_at"])
         found[row["aggregate_id"]] = CaseRow(

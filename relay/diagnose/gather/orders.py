@@ -158,7 +158,9 @@ class Gatherer:
             async with con.transaction(isolation="repeatable_read", readonly=True):
                 rows = await reread(con, self.flow, open_ids, rows)
                 answered = await part(
-                    con, "the records around it", lambda: read_answered(con, neighbours)
+                    con,
+                    "the records around it",
+                    lambda: read_answered(con, self.flow, neighbours),
                 )
                 refused = await part(
                     con,

@@ -166,7 +166,7 @@ class _Look:
     def __init__(self, connection: asyncpg.Connection, flow: Flow) -> None:
         self._connection = connection
         self._flow = flow
-        self._kinds = flow.aggregate_type, list(flow.events)
+        self._kinds = flow.aggregate_type, flow.own_event_types
         self.found: defaultdict[str, list[KnownAs]] = defaultdict(list)
         self.missing: Missing | None = None
         self.left_out: Sequence[str] = ()

@@ -20,7 +20,7 @@ from relay.telemetry.continuity import trace_of
 _INBOX: Final = """
 SELECT aggregate_id, causation_id, topic, partition, record_offset, status, recorded_at,
        received_at, outcome, reason, CASE WHEN outcome = 'applied' THEN new_status END AS became
-  FROM relay.inbox WHERE aggregate_id = ANY ($1::text[])
+  FROM relay.inbox WHERE aggregate_id = ANY ($1::text[]) AND consumer_group <> ALL ($2::text[])
  ORDER BY received_at, record_offset
 """
 _REFUSED: Final = """
@@ -28,11 +28,13 @@ SELECT aggregate_id, topic, partition, record_offset, reason, detail, state, fir
        resolved_by, resolved_why, traceparent, coalesce(names, ARRAY[aggregate_id]) AS names
   FROM relay.quarantine_summary
  WHERE kind = 'return' AND (aggregate_id = ANY ($1::text[]) OR names && $1::text[])
+   AND consumer_group <> ALL ($2::text[])
  ORDER BY quarantine_id
 """
 _PENDING: Final = """
 SELECT aggregate_id, topic, partition, record_offset, recorded_at, pending_since
-  FROM relay.pending_return WHERE aggregate_id = ANY ($1::text[])
+  FROM relay.pending_return
+ WHERE aggregate_id = ANY ($1::text[]) AND consumer_group <> ALL ($2::text[])
  ORDER BY pending_id
 """
 
@@ -41,14 +43,15 @@ async def read_returns(
     connection: asyncpg.Connection, flow: Flow, ids: Sequence[str]
 ) -> dict[str, list[ReturnRow]]:
     """Return what was recorded of these orders' returns, by order id."""
+    others = list(flow.others.groups)
     found: defaultdict[str, list[ReturnRow]] = defaultdict(list)
-    for row in await connection.fetch(_INBOX, ids):
+    for row in await connection.fetch(_INBOX, ids, others):
         found[row["aggregate_id"]].append(_inbox_row(row, flow))
     wanted = frozenset(ids)
-    for row in await connection.fetch(_REFUSED, ids):
+    for row in await connection.fetch(_REFUSED, ids, others):
         for name in wanted.intersection(row["names"]):
             found[name].append(_refused_row(row))
-    for row in await connection.fetch(_PENDING, ids):
+    for row in await connection.fetch(_PENDING, ids, others):
         found[row["aggregate_id"]].append(_pending_row(row))
     return dict(found)
 
@@ -184,14 +187,19 @@ async def read_refused_at(
 
 
 _ANSWERED: Final = """
-SELECT aggregate_id FROM relay.inbox WHERE aggregate_id = ANY ($1::text[])
+SELECT aggregate_id FROM relay.inbox
+ WHERE aggregate_id = ANY ($1::text[]) AND consumer_group <> ALL ($2::text[])
  UNION
 SELECT aggregate_id FROM relay.quarantine_summary
  WHERE kind = 'return' AND aggregate_id = ANY ($1::text[])
+   AND consumer_group <> ALL ($2::text[])
 """
 
 
-async def read_answered(connection: asyncpg.Connection, ids: Collection[str]) -> frozenset[str]:
+async def read_answered(
+    connection: asyncpg.Connection, flow: Flow, ids: Collection[str]
+) -> frozenset[str]:
     """Return those orders of which any return was ever handled."""
     stored = [one for one in ids if can_be_asked_for(one)]
-    return frozenset(row["aggregate_id"] for row in await connection.fetch(_ANSWERED, stored))
+    rows = await connection.fetch(_ANSWERED, stored, list(flow.others.groups))
+    return frozenset(row["aggregate_id"] for row in rows)

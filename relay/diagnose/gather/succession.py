@@ -38,10 +38,11 @@ async def read_answered_past(
     last_seen = await part(connection, "positions", lambda: _last_seen(connection, flow))
     if isinstance(last_seen, Missing):
         return last_seen
+    others = list(flow.others.groups)
     answers = await part(
         connection,
         "who answers newer orders",
-        lambda: _answers(connection, stopped, _reached(around), last_seen),
+        lambda: _answers(connection, stopped, _reached(around), last_seen, others),
     )
     lone = around.lone_readers
     if isinstance(answers, Missing) or isinstance(lone, Missing):
@@ -86,6 +87,7 @@ async def _answers(
     stopped: Mapping[Partition, int],
     reached: Mapping[Partition, set[int]],
     last_seen: datetime | None,
+    others: list[str],
 ) -> dict[Partition, AnsweredPast]:
     found = {}
     for where, offset in stopped.items():
@@ -98,6 +100,7 @@ async def _answers(
                 where,
                 probed_from,
                 last_seen,
+                others,
                 page_records=_PROBED_RECORDS,
                 pages_at_most=1,
             )
@@ -105,7 +108,7 @@ async def _answers(
                 continue
             looked_to = None
             if probed_from > offset:
-                sooner = await _first(connection, where, offset, last_seen)
+                sooner = await _first(connection, where, offset, last_seen, others)
                 looked_to = sooner.looked_to if sooner.first is None else None
                 one = sooner if sooner.first is not None else one
             assert one.first is not None
@@ -175,12 +178,13 @@ SELECT w.record_offset, w.published_at
   JOIN relay.outbox_summary AS o ON o.id = w.outbox_id
  WHERE o.id = ANY ($2)
    AND EXISTS (SELECT FROM relay.inbox AS i
-                WHERE i.aggregate_id = o.aggregate_id
+                WHERE i.aggregate_id = o.aggregate_id AND i.consumer_group <> ALL ($5::text[])
                   AND (i.causation_id = o.event_id::text
                        OR i.causation_id IS NULL
                        AND (i.recorded_at >= w.published_at - interval '5 s'
                             OR NOT EXISTS (SELECT FROM relay.outbox_summary AS before
                                             WHERE before.aggregate_id = o.aggregate_id
+                                              AND before.aggregate_type = o.aggregate_type
                                               AND before.id < o.id)))
                   AND i.received_at >= w.published_at
                   AND ($4::timestamptz IS NULL OR i.received_at > $4))
@@ -206,6 +210,7 @@ async def _first(
     where: Partition,
     offset: int,
     last_seen: datetime | None,
+    others: list[str],
     *,
     page_records: int = _PAGE_RECORDS,
     pages_at_most: int = _PAGES_AT_MOST,
@@ -216,7 +221,7 @@ async def _first(
         if not rows:
             return _Look(None)
         columns = [list(column) for column in zip(*rows, strict=True)]
-        found = await connection.fetchrow(_ANSWERED, *columns, last_seen)
+        found = await connection.fetchrow(_ANSWERED, *columns, last_seen, others)
         if found is not None:
             return _Look((found[0], found[1]))
         offset = rows[-1][0] + 1

@@ -160,7 +160,7 @@ async def read_moments(
     table = await orders_table(connection, flow)
     canonical = order_key(flow)
     keys = [key for key in map(canonical, placed) if key is not None][:ORDERS_AT_MOST]
-    kinds = flow.aggregate_type, list(flow.events)
+    kinds = flow.aggregate_type, flow.own_event_types
     near: defaultdict[str, list[_Row]] = defaultdict(list)
     for key, *columns in await connection.fetch(_near_query(table), keys, *kinds):
         near[key].append(_Row(*columns))

@@ -16,6 +16,7 @@ import asyncpg
 
 from relay.diagnose.fate import fate_of
 from relay.diagnose.incidents.clusters import Kind
+from relay.runtime.flow import Flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class IncidentSeen:
 _LIST: Final = """
 SELECT * FROM relay.incident
  WHERE (closed_at IS NULL OR $1) AND ($2::timestamptz IS NULL OR to_at >= $2)
-   AND ($3::bigint IS NULL OR incident_id = $3)
+   AND ($3::bigint IS NULL OR incident_id = $3) AND flow <> ALL ($5::text[])
  ORDER BY closed_at IS NULL DESC, from_at DESC LIMIT $4
 """
 _BREAKDOWN: Final = """
@@ -61,6 +62,7 @@ SELECT incident_id, closed_as, verdict, cause, count(*) AS orders FROM relay.ove
 
 async def list_incidents(
     connection: asyncpg.Connection,
+    flow: Flow,
     *,
     closed: bool,
     since: datetime | None = None,
@@ -71,12 +73,15 @@ async def list_incidents(
 
     Args:
         connection: any role that may read them.
+        flow: whose orders they are of.
         closed: the closed ones, too.
         since: only those with an order placed since then.
         incident_id: only this one.
         at_most: how many.
     """
-    rows = await connection.fetch(_LIST, closed, since, incident_id, at_most)
+    rows = await connection.fetch(
+        _LIST, closed, since, incident_id, at_most, list(flow.others.names)
+    )
     parts: defaultdict[int, list[asyncpg.Record]] = defaultdict(list)
     for part in await connection.fetch(_BREAKDOWN, [row["incident_id"] for row in rows]):
         parts[part["incident_id"]].append(part)
@@ -98,13 +103,14 @@ async def _examples(connection: asyncpg.Connection, incident_id: int) -> tuple[s
 
 
 _SINGLE: Final = """
-SELECT count(*) FROM relay.overdue WHERE closed_at IS NULL AND incident_id IS NULL
+SELECT count(*) FROM relay.overdue
+ WHERE closed_at IS NULL AND incident_id IS NULL AND flow <> ALL ($1::text[])
 """
 
 
-async def single_orders(connection: asyncpg.Connection) -> int:
+async def single_orders(connection: asyncpg.Connection, flow: Flow) -> int:
     """Return how many open cases belong to no incident."""
-    count: int = await connection.fetchval(_SINGLE)
+    count: int = await connection.fetchval(_SINGLE, list(flow.others.names))
     return count
 
 

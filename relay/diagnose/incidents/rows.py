@@ -34,6 +34,7 @@ from relay.diagnose.incidents.clusters import (
 )
 from relay.diagnose.incidents.twins import join_twins
 from relay.diagnose.verdicts import Fate, Verdict
+from relay.runtime.flow import Flow
 
 # Cases older than that without an incident stay single losses.
 _UNASSIGNED_SPAN: Final = timedelta(days=1)
@@ -71,16 +72,19 @@ def kind_of(hop: str, verdict: str, cause: str) -> Kind:
 _UNASSIGNED: Final = """
 SELECT event_id, hop, verdict, cause, placed_at, outbox_id FROM relay.overdue
  WHERE incident_id IS NULL AND placed_at >= $1 AND closed_as IS DISTINCT FROM 'closed'
+   AND flow <> ALL ($3::text[])
  ORDER BY placed_at LIMIT $2
 """
 _JOINABLE: Final = """
 SELECT incident_id, hop, verdict, cause, from_at, to_at FROM relay.incident
- WHERE closed_at IS NULL OR (closed_by = 'watchdog' AND to_at >= $1)
+ WHERE (closed_at IS NULL OR (closed_by = 'watchdog' AND to_at >= $1))
+   AND flow <> ALL ($2::text[])
  ORDER BY incident_id
 """
 _USUAL: Final = """
 SELECT placed_at FROM relay.overdue
  WHERE incident_id IS NULL AND placed_at >= $1 AND hop = $2 AND cause = $3
+   AND flow <> ALL ($4::text[])
  ORDER BY placed_at
 """
 
@@ -91,9 +95,14 @@ SELECT FROM relay.incident WHERE closed_at IS NULL ORDER BY incident_id FOR UPDA
 """
 
 
-async def assign(connection: asyncpg.Connection, now_at: datetime) -> list[IncidentChange]:
-    """Give cases to incidents, open new ones, and bring all open ones up to date."""
-    rows = await connection.fetch(_UNASSIGNED, now_at - _UNASSIGNED_SPAN, _UNASSIGNED_AT_MOST)
+async def assign(
+    connection: asyncpg.Connection, flow: Flow, now_at: datetime
+) -> list[IncidentChange]:
+    """Give a flow's cases to incidents, open new ones, and bring its open ones up to date."""
+    others = list(flow.others.names)
+    rows = await connection.fetch(
+        _UNASSIGNED, now_at - _UNASSIGNED_SPAN, _UNASSIGNED_AT_MOST, others
+    )
     cases = [
         Case(
             row["event_id"],
@@ -105,29 +114,30 @@ async def assign(connection: asyncpg.Connection, now_at: datetime) -> list[Incid
     ]
     spans = [
         Span(row["incident_id"], (row["hop"], row["verdict"], row["cause"]), *row[4:])
-        for row in await connection.fetch(_JOINABLE, now_at - _STILL_JOINED)
+        for row in await connection.fetch(_JOINABLE, now_at - _STILL_JOINED, others)
     ]
-    ordinary = await _ordinary(connection, {case.kind for case in cases}, now_at)
+    ordinary = await _ordinary(connection, others, {case.kind for case in cases}, now_at)
     found = cluster(cases, spans, ordinary)
     found += await _few(connection, few_alike(cases, found))
     # Nobody sees the orders of one event in two incidents while they are put together.
     async with connection.transaction():
         await connection.execute(_LOCK_OPEN)
-        opened = [await _put(connection, one) for one in found]
-        changes = await _refresh(connection)
-        joined = [IncidentChange("closed", *one) for one in await join_twins(connection)]
+        opened = [await _put(connection, flow.name, one) for one in found]
+        changes = await _refresh(connection, others)
+        joined = [IncidentChange("closed", *one) for one in await join_twins(connection, others)]
         if joined:
-            changes += await _refresh(connection)
+            changes += await _refresh(connection, others)
     return [one for one in opened if one is not None] + changes + joined
 
 
 async def _ordinary(
-    connection: asyncpg.Connection, kinds: Iterable[Kind], now_at: datetime
+    connection: asyncpg.Connection, others: list[str], kinds: Iterable[Kind], now_at: datetime
 ) -> dict[Kind, float]:
     found = {}
     for kind in kinds:
         if kind[2] in SINGLE_ORDERS:
-            rows = await connection.fetch(_USUAL, now_at - ORDINARY_SPAN - GAP, kind[0], kind[2])
+            since = now_at - ORDINARY_SPAN - GAP
+            rows = await connection.fetch(_USUAL, since, kind[0], kind[2], others)
             found[kind] = ordinary_rate([row["placed_at"] for row in rows], now_at)
     return found
 
@@ -160,15 +170,15 @@ async def _few(connection: asyncpg.Connection, candidates: Sequence[Cluster]) ->
 
 
 _INSERT: Final = """
-INSERT INTO relay.incident (hop, verdict, cause, from_at, to_at, order_count, alerted_count)
-VALUES ($1, $2, $3, $4, $5, $6, $6) RETURNING incident_id
+INSERT INTO relay.incident (hop, verdict, cause, from_at, to_at, order_count, alerted_count, flow)
+VALUES ($1, $2, $3, $4, $5, $6, $6, $7) RETURNING incident_id
 """
 _JOIN: Final = """
 UPDATE relay.overdue SET incident_id = $1 WHERE event_id = ANY ($2::text[]) AND incident_id IS NULL
 """
 
 
-async def _put(connection: asyncpg.Connection, found: Cluster) -> IncidentChange | None:
+async def _put(connection: asyncpg.Connection, flow: str, found: Cluster) -> IncidentChange | None:
     """Put a cluster's cases into its incident, a new one where it has none."""
     keys = [case.key for case in found.cases]
     if found.incident_id is not None:
@@ -176,7 +186,7 @@ async def _put(connection: asyncpg.Connection, found: Cluster) -> IncidentChange
         return None
     async with connection.transaction():
         incident_id = await connection.fetchval(
-            _INSERT, *found.kind, found.from_at, found.to_at, len(keys)
+            _INSERT, *found.kind, found.from_at, found.to_at, len(keys), flow
         )
         await connection.execute(_JOIN, incident_id, keys)
     return IncidentChange("opened", incident_id, found.kind, len(keys))
@@ -190,7 +200,8 @@ SELECT i.incident_id, i.hop, i.verdict, i.cause, i.alerted_count, i.closed_at, i
        count(*) AS orders, count(*) FILTER (WHERE v.closed_at IS NULL) AS open_orders,
        min(v.placed_at) AS first_at, max(v.placed_at) AS last_at
   FROM relay.incident AS i JOIN relay.overdue AS v USING (incident_id)
- WHERE i.closed_at IS NULL OR (i.closed_by = 'watchdog' AND i.to_at >= $1)
+ WHERE (i.closed_at IS NULL OR (i.closed_by = 'watchdog' AND i.to_at >= $1))
+   AND i.flow <> ALL ($2::text[])
  GROUP BY i.incident_id, v.hop, v.verdict, v.cause
 """
 _RECENT: Final = "SELECT clock_timestamp() - $1::interval"
@@ -223,10 +234,10 @@ class _State:
         return turned if self.open_kinds[turned] * 2 >= self.orders else self.kind
 
 
-async def _refresh(connection: asyncpg.Connection) -> list[IncidentChange]:
+async def _refresh(connection: asyncpg.Connection, others: list[str]) -> list[IncidentChange]:
     since = await connection.fetchval(_RECENT, _STILL_JOINED)
     states: dict[int, _State] = {}
-    for row in await connection.fetch(_STATE, since):
+    for row in await connection.fetch(_STATE, since, others):
         _count(states, row)
     changes: list[IncidentChange] = []
     for state in states.values():

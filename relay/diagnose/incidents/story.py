@@ -67,9 +67,9 @@ async def tell(
     """
     cause = kind[2]
     if cause in _RELAY:
-        parts = await _processes(connection, "relay", from_at, to_at, _silence(cause))
+        parts = await _processes(connection, flow, "relay", (from_at, to_at), _silence(cause))
     elif cause in _CONSUMER:
-        parts = await _processes(connection, "confirm", from_at, to_at, _silence(cause))
+        parts = await _processes(connection, flow, "confirm", (from_at, to_at), _silence(cause))
     elif cause in _PROCESSOR:
         jumped = cause == Cause.OFFSETS_SKIPPED
         parts = await _groups(connection, flow, from_at, to_at, jumped=jumped)
@@ -94,6 +94,7 @@ class Life:
 _LIVES: Final = """
 SELECT instance, started_at, heartbeat_at, stopped_at, stop_reason FROM relay.process_record
  WHERE kind = $1 AND heartbeat_at >= $2 AND started_at <= $3
+   AND coalesce(detail #>> '{flow,name}', '?') <> ALL ($4::text[])
  ORDER BY heartbeat_at LIMIT 100
 """
 _NOW: Final = "SELECT clock_timestamp()"
@@ -107,12 +108,14 @@ def _silence(cause: str) -> timedelta:
 
 async def _processes(
     connection: asyncpg.Connection,
+    flow: Flow,
     kind: str,
-    from_at: datetime,
-    to_at: datetime,
+    span: tuple[datetime, datetime],
     silence: timedelta,
 ) -> list[str]:
-    rows = await connection.fetch(_LIVES, kind, from_at - _AFTER, to_at + _AFTER)
+    from_at, to_at = span
+    others = list(flow.others.names)
+    rows = await connection.fetch(_LIVES, kind, from_at - _AFTER, to_at + _AFTER, others)
     now_at = await connection.fetchval(_NOW)
     return lives_told(kind, [Life(*row) for row in rows], from_at, now_at, silence)
 

@@ -21,6 +21,7 @@ SELECT DISTINCT ON (b.incident_id) b.incident_id, a.incident_id AS into_id, b.ho
     ON (a.hop, a.verdict, a.cause) = (b.hop, b.verdict, b.cause) AND a.incident_id < b.incident_id
    AND a.from_at <= b.to_at + $1 AND b.from_at <= a.to_at + $1
  WHERE a.closed_at IS NULL AND b.closed_at IS NULL
+   AND a.flow <> ALL ($2::text[]) AND b.flow <> ALL ($2::text[])
  ORDER BY b.incident_id, a.incident_id
 """
 _HAND_OVER: Final = "UPDATE relay.overdue SET incident_id = $2 WHERE incident_id = $1"
@@ -33,10 +34,15 @@ UPDATE relay.incident
 """
 
 
-async def join_twins(connection: asyncpg.Connection) -> list[tuple[int, Kind, int]]:
-    """Join open incidents of one kind and time; return id, kind and orders of those that ended."""
+async def join_twins(
+    connection: asyncpg.Connection, others: list[str]
+) -> list[tuple[int, Kind, int]]:
+    """Join open incidents of one kind and time; return id, kind and orders of those that ended.
+
+    Those of `others`, the other flows' names, are left alone.
+    """
     ended = []
-    for row in await connection.fetch(_TWINS, GAP):
+    for row in await connection.fetch(_TWINS, GAP, others):
         into_id: int = row["into_id"]
         async with connection.transaction():
             await connection.execute(_HAND_OVER, row["incident_id"], into_id)

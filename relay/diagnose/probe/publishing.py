@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 from relay.kafka.broker import Broker
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import fetch, seen
-from relay.runtime.flow import CANARY_EVENT
+from relay.runtime.flow import CANARY_EVENT, Flow
 
 LOOK_SECONDS: Final = 0.01
 READ_BYTES: Final = 100_000
@@ -29,7 +29,7 @@ _PLACE: Final = """
 WITH run AS (
     INSERT INTO relay.probe_run (probe_id, aggregate_id, through_processor) VALUES ($1, $2, $3))
 INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload)
-VALUES ($4, $2, $4, $5::json) RETURNING id, event_id::text, clock_timestamp()
+VALUES ($6, $2, $4, $5::json) RETURNING id, event_id::text, clock_timestamp()
 """
 
 _DELIVERED: Final = """
@@ -71,7 +71,7 @@ class Record:
 
 
 async def place(
-    connection: asyncpg.Connection, probe_id: UUID, order_id: str, event_type: str
+    connection: asyncpg.Connection, flow: Flow, probe_id: UUID, order_id: str, event_type: str
 ) -> Placed:
     """Put it into the outbox.
 
@@ -80,7 +80,8 @@ async def place(
     """
     through = event_type == CANARY_EVENT
     payload = json.dumps(_payload(order_id) if through else {})
-    row = await connection.fetchrow(_PLACE, probe_id, order_id, through, event_type, payload)
+    whose = flow.canary_aggregate_type(event_type)
+    row = await connection.fetchrow(_PLACE, probe_id, order_id, through, event_type, payload, whose)
     return Placed(order_id, *row)
 
 

@@ -189,7 +189,9 @@ class _Canary:
         loop = asyncio.get_running_loop()
         start = loop.time()
         try:
-            placed = await place(self.connection, self.probe_id, self._order_id(), event_type)
+            placed = await place(
+                self.connection, self.flow, self.probe_id, self._order_id(), event_type
+            )
         except asyncpg.PostgresError as error:
             return Stopped(Hop.PLACE, f"the outbox refuses it: {error}")
         self.seconds[Hop.PLACE.value] = loop.time() - start

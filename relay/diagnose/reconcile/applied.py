@@ -36,12 +36,13 @@ async def reconcile_applied(
     ranked = [(status, rank) for status, rank in flow.status_ranks.items()]
     values = (
         *([status for status, _ in ranked], [rank for _, rank in ranked]),
-        *(sorted(flow.terminal_statuses), since, until),
+        *(sorted(flow.terminal_statuses), since, until, list(flow.others.groups)),
     )
     async for order_id, applied, status in each_row(connection, _other_query(table), *values):
         detail = f"{applied} was applied, the order is {status}"
         tally.add(Finding(Difference.STATUS_OVERWRITTEN, order_id, where, detail))
-    async for order_id, applied in each_row(connection, _gone_query(table), since, until):
+    gone = since, until, list(flow.others.groups)
+    async for order_id, applied in each_row(connection, _gone_query(table), *gone):
         tally.add(Finding(Difference.ORDER_GONE, order_id, where, f"{applied} was applied"))
     for order_id, status in await list_unknown(connection, flow, since, until):
         tally.add(Finding(Difference.STATUS_UNKNOWN, order_id, where, status))
@@ -53,6 +54,7 @@ SELECT i.aggregate_id, e.aggregate_id, i.causation_id,
   FROM relay.inbox i JOIN relay.outbox_summary e ON e.event_id::text = i.causation_id
  WHERE i.outcome IN ('applied', 'observed') AND e.aggregate_id <> i.aggregate_id
    AND (e.aggregate_type = $1 OR e.event_type = ANY ($2::text[]))
+   AND i.consumer_group <> ALL ($5::text[])
    AND ($3::timestamptz IS NULL OR i.received_at >= $3)
    AND ($4::timestamptz IS NULL OR i.received_at < $4)
 """
@@ -66,8 +68,8 @@ async def _answers_of_others(
     tally: Tally,
 ) -> None:
     """List returns that were applied to an order, and say that they answer another one's event."""
-    canonical = canonical_order_id(flow)
-    values = flow.aggregate_type, list(flow.events), since, until
+    canonical, others = canonical_order_id(flow), list(flow.others.groups)
+    values = flow.aggregate_type, flow.own_event_types, since, until, others
     async for order_id, other, event_id, where in each_row(connection, _OTHER_EVENT, *values):
         if canonical(other) != order_id:
             detail = f"it answers event {event_id} of order {other}"
@@ -85,11 +87,13 @@ def _other_query(table: OrdersTable) -> str:
           JOIN {table.table} o ON {table.id_of()} = i.aggregate_id
           JOIN ranked n ON n.status = {status}
          WHERE i.outcome = 'applied' AND {status} <> i.new_status
+           AND i.consumer_group <> ALL ($6::text[])
            AND (n.rank < a.rank
                 OR {status} = ANY ($3::text[]) AND i.new_status = ANY ($3::text[]))
            AND NOT ({status} = ANY ($3::text[])
                     AND EXISTS (SELECT FROM relay.inbox j
                                  WHERE j.aggregate_id = i.aggregate_id AND j.outcome = 'applied'
+                                   AND j.consumer_group <> ALL ($6::text[])
                                    AND j.new_status = {status}))
            AND ($4::timestamptz IS NULL OR {at.since("$4::timestamptz")})
            AND ($5::timestamptz IS NULL OR {at.before("$5::timestamptz")})
@@ -101,7 +105,7 @@ def _gone_query(table: OrdersTable) -> str:
     return f"""
         SELECT i.aggregate_id, max(i.new_status)
           FROM relay.inbox i
-         WHERE i.outcome = 'applied'
+         WHERE i.outcome = 'applied' AND i.consumer_group <> ALL ($3::text[])
            AND ($1::timestamptz IS NULL OR i.received_at >= $1)
            AND ($2::timestamptz IS NULL OR i.received_at < $2)
            AND NOT EXISTS (SELECT FROM {table.table} o WHERE {table.id_of()} = i.aggregate_id)

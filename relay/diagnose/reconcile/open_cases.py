@@ -21,12 +21,15 @@ _NAMED: Final = 10
 _CASES: Final = {
     "events in quarantine": """
         SELECT count(*), (array_agg(DISTINCT aggregate_id))[1:10] FROM relay.quarantine_summary
-         WHERE kind = 'event' AND state IN ('held', 'release_requested')""",
+         WHERE kind = 'event' AND state IN ('held', 'release_requested')
+           AND (aggregate_type IS NULL OR aggregate_type <> ALL ($1::text[]))""",
     "refused returns in quarantine": """
         SELECT count(*), (array_agg(DISTINCT aggregate_id))[1:10] FROM relay.quarantine_summary
-         WHERE kind = 'return' AND state IN ('held', 'release_requested')""",
+         WHERE kind = 'return' AND state IN ('held', 'release_requested')
+           AND consumer_group <> ALL ($1::text[])""",
     "returns that wait for a locked order": """
-        SELECT count(*), (array_agg(DISTINCT aggregate_id))[1:10] FROM relay.pending_return""",
+        SELECT count(*), (array_agg(DISTINCT aggregate_id))[1:10] FROM relay.pending_return
+         WHERE consumer_group <> ALL ($1::text[])""",
 }
 
 
@@ -53,10 +56,12 @@ async def open_cases(
     """
     found: dict[str, OpenCases] = {}
     unread: list[str] = []
+    of_events, of_returns = list(flow.others.aggregate_types), list(flow.others.groups)
     for what, query in _CASES.items():
+        others = of_events if what == "events in quarantine" else of_returns
         try:
             async with connection.transaction():
-                count, orders = await connection.fetchrow(query)
+                count, orders = await connection.fetchrow(query, others)
         except asyncpg.InsufficientPrivilegeError as error:
             unread.append(f"{what}: {error}")
             continue

@@ -39,7 +39,7 @@ async def reconcile_orders(
         return [f"{count:,} orders: no event was ever written"] if count else []
     query = _query(await orders_table(connection, flow))
     waiting = sorted(set(flow.status_ranks) - flow.terminal_statuses)
-    kinds = flow.aggregate_type, list(flow.events)
+    kinds = flow.aggregate_type, flow.own_event_types
     start = start if since is None else max(start, since)
     async for order_id, status, has_event in each_row(
         connection, query, waiting, start, until, *kinds

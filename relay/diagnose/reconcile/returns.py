@@ -150,7 +150,8 @@ async def reconcile_statuses(
         return
     query = _statuses_query(await orders_table(connection, flow))
     terminal = sorted(flow.terminal_statuses)
-    async for order_id, status, has_return in each_row(connection, query, terminal, since, until):
+    values = terminal, since, until, list(flow.others.groups)
+    async for order_id, status, has_return in each_row(connection, query, *values):
         if has_return:
             tally.count("terminal statuses with their return")
         else:
@@ -164,6 +165,7 @@ def _statuses_query(table: OrdersTable) -> str:
         SELECT {table.id_of()}, {table.status_of()},
                EXISTS (SELECT FROM relay.inbox i
                         WHERE i.aggregate_id = {table.id_of()}
+                          AND i.consumer_group <> ALL ($4::text[])
                           AND i.new_status = {table.status_of()})
           FROM {table.table} o
          WHERE {table.status_of()} = ANY ($1::text[])

@@ -60,19 +60,19 @@ async def _read(connection: asyncpg.Connection, flow: Flow) -> Counts:
     return Counts(
         now=now,
         kind=await read("the installation", _kind),
-        publish=await read("the rows to publish", _publish),
+        publish=await read("the rows to publish", _publish, flow),
         open_orders=await read("the open orders", _open_orders, flow, since),
         without_event=await read("the orders without event", _without_event, flow, since),
         pending=await read("the returns of locked orders", _pending, flow.confirm_group),
-        held=await read("quarantine", _held),
+        held=await read("quarantine", _held, flow),
         set_aside=await read("quarantine", read_set_aside, flow.confirm_group),
         next_offsets=await read("the consumer's offsets", _next_offsets, flow),
-        overdue=await read("the overdue orders", _overdue),
-        incidents=await read("the incidents", _incidents),
+        overdue=await read("the overdue orders", _overdue, flow),
+        incidents=await read("the incidents", _incidents, flow),
         answered=await read("the traces of answered orders", read_answered_orders, flow, now),
         canaries=await read("the canaries", _canaries, now, flow.returns_topic),
         rates=await read("the rates", _rates, flow, now),
-        processes=await read("the processes", read_processes),
+        processes=await read("the processes", read_processes, flow),
         read_only=await connection.fetchval(_READ_ONLY),
         never_an_event=judged_from is None,
         looked=await read("the watchdog's rounds", read_looked),
@@ -95,18 +95,21 @@ rows AS (
     (SELECT id, created_at FROM relay.outbox
       WHERE (SELECT cur FROM point) IS NULL
         AND event_type NOT IN ('relay.probe', 'relay.canary')
+        AND aggregate_type <> ALL ($2::text[])
         AND txid >= (SELECT pg_snapshot_xmax(prev) FROM point)
       ORDER BY txid LIMIT $1)
     UNION ALL
     (SELECT o.id, o.created_at FROM point, pg_snapshot_xip(point.prev) AS x
       CROSS JOIN LATERAL (SELECT id, created_at FROM relay.outbox
                            WHERE txid = x AND event_type NOT IN ('relay.probe', 'relay.canary')
+                             AND aggregate_type <> ALL ($2::text[])
                           OFFSET 0) o
       WHERE point.cur IS NULL LIMIT $1)
     UNION ALL
     (SELECT id, created_at FROM relay.outbox
       WHERE id > (SELECT last_id FROM point)
         AND event_type NOT IN ('relay.probe', 'relay.canary')
+        AND aggregate_type <> ALL ($2::text[])
         AND NOT pg_visible_in_snapshot(txid, (SELECT prev FROM point))
       ORDER BY id LIMIT $1)
 )
@@ -115,8 +118,9 @@ SELECT count(*), min(created_at) AS oldest_at, min(id) AS first_id FROM rows
 _LAST_ID: Final = "SELECT max(id) FROM relay.outbox"
 
 
-async def _publish(connection: asyncpg.Connection) -> Waiting:
-    row = await connection.fetchrow(_UNPUBLISHED, COUNTED)
+async def _publish(connection: asyncpg.Connection, flow: Flow) -> Waiting:
+    others = list(flow.others.aggregate_types)
+    row = await connection.fetchrow(_UNPUBLISHED, COUNTED, others)
     if row["count"] < COUNTED:
         return Waiting(row["count"], row["oldest_at"])
     last = await connection.fetchval(_LAST_ID)
@@ -186,7 +190,7 @@ async def _without_event(
         return table
     query = _without_event_query(table)
     row = await connection.fetchrow(
-        query, _open_statuses(flow), NEWEST_ORDERS, flow.aggregate_type, list(flow.events), since
+        query, _open_statuses(flow), NEWEST_ORDERS, flow.aggregate_type, flow.own_event_types, since
     )
     return Waiting(row["count"], row["oldest_at"])
 
@@ -204,12 +208,16 @@ async def _pending(connection: asyncpg.Connection, group: str) -> Waiting:
 
 _HELD: Final = """
 SELECT kind, count(*) FROM relay.quarantine_summary
- WHERE state IN ('held', 'release_requested') GROUP BY kind
+ WHERE state IN ('held', 'release_requested')
+   AND (consumer_group IS NULL OR consumer_group <> ALL ($1::text[]))
+   AND (aggregate_type IS NULL OR aggregate_type <> ALL ($2::text[]))
+ GROUP BY kind
 """
 
 
-async def _held(connection: asyncpg.Connection) -> dict[str, int]:
-    return {row["kind"]: row["count"] for row in await connection.fetch(_HELD)}
+async def _held(connection: asyncpg.Connection, flow: Flow) -> dict[str, int]:
+    others = list(flow.others.groups), list(flow.others.aggregate_types)
+    return {row["kind"]: row["count"] for row in await connection.fetch(_HELD, *others)}
 
 
 # Returns that only Kafka has, if it has them still: batches that cannot be read, and places.
@@ -238,16 +246,22 @@ async def _next_offsets(connection: asyncpg.Connection, flow: Flow) -> dict[Part
     return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
-_OVERDUE: Final = "SELECT hop, count(*) FROM relay.overdue WHERE closed_at IS NULL GROUP BY hop"
-_INCIDENTS: Final = "SELECT count(*) FROM relay.incident WHERE closed_at IS NULL"
+_OVERDUE: Final = """
+SELECT hop, count(*) FROM relay.overdue
+ WHERE closed_at IS NULL AND flow <> ALL ($1::text[]) GROUP BY hop
+"""
+_INCIDENTS: Final = """
+SELECT count(*) FROM relay.incident WHERE closed_at IS NULL AND flow <> ALL ($1::text[])
+"""
 
 
-async def _overdue(connection: asyncpg.Connection) -> dict[str, int]:
-    return {row["hop"]: row["count"] for row in await connection.fetch(_OVERDUE)}
+async def _overdue(connection: asyncpg.Connection, flow: Flow) -> dict[str, int]:
+    rows = await connection.fetch(_OVERDUE, list(flow.others.names))
+    return {row["hop"]: row["count"] for row in rows}
 
 
-async def _incidents(connection: asyncpg.Connection) -> int:
-    count: int = await connection.fetchval(_INCIDENTS)
+async def _incidents(connection: asyncpg.Connection, flow: Flow) -> int:
+    count: int = await connection.fetchval(_INCIDENTS, list(flow.others.names))
     return count
 
 
@@ -275,14 +289,16 @@ async def _canaries(
 # a volatile function in its place would read ten million rows. Canaries are no business.
 _RATES: Final = """
 WITH newest AS (
-    SELECT created_at FROM (SELECT created_at, event_type FROM relay.outbox
+    SELECT created_at FROM (SELECT created_at, event_type, aggregate_type FROM relay.outbox
                              WHERE created_at > $3 ORDER BY id DESC LIMIT $2) AS o
      WHERE event_type NOT IN ('relay.probe', 'relay.canary')
+       AND ($8 OR aggregate_type = $6 OR event_type = ANY ($7::text[]))
 ), ledger AS (
     SELECT record_count FROM relay.delivery_ledger
      WHERE published_at > $3 AND topic = ANY ($4::text[]) LIMIT $2
 ), inbox AS (
-    SELECT FROM relay.inbox WHERE received_at > $3 AND outcome <> 'canary' LIMIT $2
+    SELECT FROM relay.inbox
+     WHERE received_at > $3 AND outcome <> 'canary' AND consumer_group <> ALL ($5::text[]) LIMIT $2
 ), canaries AS (
     SELECT FROM relay.probe_run WHERE run_at > $3 AND topic = ANY ($4::text[])
 )
@@ -303,7 +319,10 @@ async def _rates(
 ) -> dict[str, float | None]:
     since = now - timedelta(seconds=RATE_SECONDS)
     topics = sorted(flow.topics)
-    row = await connection.fetchrow(_RATES, float(RATE_SECONDS), _RATE_ROWS, since, topics)
+    row = await connection.fetchrow(
+        _RATES, float(RATE_SECONDS), _RATE_ROWS, since, topics, list(flow.others.groups),
+        flow.aggregate_type, flow.own_event_types, not flow.others.groups,
+    )  # fmt: skip
     return {hop: None if rate is None else round(float(rate), 2) for hop, rate in row.items()}
 
 
@@ -314,15 +333,16 @@ SELECT p.*, extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS age,
                 WHERE l.owner = p.process_id::text AND l.expires_at > clock_timestamp()
                   AND l.released_at IS NULL) AS holds_lease
   FROM relay.process_record p
- WHERE (stopped_at IS NULL AND heartbeat_at > clock_timestamp() - interval '1 day')
-    OR stopped_at > clock_timestamp() - interval '10 minutes'
+ WHERE ((stopped_at IS NULL AND heartbeat_at > clock_timestamp() - interval '1 day')
+        OR stopped_at > clock_timestamp() - interval '10 minutes')
+   AND coalesce(detail #>> '{flow,name}', '?') <> ALL ($1::text[])
  ORDER BY stopped_at NULLS FIRST, heartbeat_at DESC LIMIT 100
 """
 
 
-async def read_processes(connection: asyncpg.Connection) -> tuple[ProcessSeen, ...]:
-    """Return the process records of the last day, those that run first."""
-    rows = await connection.fetch(_PROCESSES)
+async def read_processes(connection: asyncpg.Connection, flow: Flow) -> tuple[ProcessSeen, ...]:
+    """Return the process records of the last day, those that run first; not other flows'."""
+    rows = await connection.fetch(_PROCESSES, list(flow.others.names))
     return tuple(_process(row) for row in rows)
 
 

@@ -17,6 +17,7 @@ import asyncpg
 from relay.diagnose.causes import PROVISIONAL, Cause
 from relay.diagnose.report.diagnosis import Diagnosis
 from relay.diagnose.verdicts import Verdict
+from relay.runtime.flow import Flow
 
 NO_HOP: Final = "-"
 NO_EVENT: Final = "order:"
@@ -32,9 +33,12 @@ class OpenCase:
     event_id: str | None
 
 
-def case_key(diagnosis: Diagnosis) -> str:
-    """Return what the case of a diagnosis goes by: its event, else its order."""
-    return diagnosis.event_id or f"{NO_EVENT}{diagnosis.order_id}"
+def case_key(flow: Flow, diagnosis: Diagnosis) -> str:
+    """Return what the case of a diagnosis goes by: its event, else its order (in its flow)."""
+    if diagnosis.event_id:
+        return diagnosis.event_id
+    whose = "" if flow.is_first else f"{flow.name}:"
+    return f"{NO_EVENT}{whose}{diagnosis.order_id}"
 
 
 def event_of(key: str) -> str | None:
@@ -55,11 +59,11 @@ def hop_and_cause(diagnosis: Diagnosis) -> tuple[str, str]:
 _OPEN: Final = """
 INSERT INTO relay.overdue AS v
     (event_id, aggregate_id, event_type, placed_at, deadline_at, hop, verdict, cause, evidence,
-     outbox_id, traceparent, closed_at, closed_as, closed_by)
+     outbox_id, traceparent, closed_at, closed_as, closed_by, flow)
 SELECT c.event_id, c.aggregate_id, c.event_type, c.placed_at, c.deadline_at, c.hop, c.verdict,
        c.cause, c.evidence::jsonb, c.outbox_id, c.traceparent,
        CASE WHEN c.returned THEN clock_timestamp() END, CASE WHEN c.returned THEN 'returned' END,
-       CASE WHEN c.returned THEN 'watchdog' END
+       CASE WHEN c.returned THEN 'watchdog' END, $13
   FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[],
               $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::text[],
               $12::boolean[])
@@ -75,22 +79,23 @@ RETURNING v.event_id
 
 
 async def open_cases(
-    connection: asyncpg.Connection, found: Sequence[Diagnosis], event_type: str
+    connection: asyncpg.Connection, flow: Flow, found: Sequence[Diagnosis]
 ) -> set[str]:
     """Open cases; return the keys of those that were not open yet.
 
     Args:
         connection: in autocommit.
+        flow: whose orders they are.
         found: overdue orders, or late ones (their cases come closed).
-        event_type: of orders without an event.
     """
     placed = [one for one in found if one.placed_at is not None and one.due_at is not None]
     if not placed:
         return set()
     kinds = [hop_and_cause(one) for one in placed]
+    event_type = next(iter(flow.deadlines or flow.events))  # of orders without an event
     rows = await connection.fetch(
         _OPEN,
-        [case_key(one) for one in placed],
+        [case_key(flow, one) for one in placed],
         [one.order_id for one in placed],
         [one.event_type or event_type for one in placed],
         [one.placed_at for one in placed],
@@ -102,6 +107,7 @@ async def open_cases(
         [one.outbox_id for one in placed],
         [one.traceparent for one in placed],
         [one.verdict is Verdict.RETURNED for one in placed],
+        flow.name,
     )
     return {row["event_id"] for row in rows}
 
@@ -174,31 +180,39 @@ async def close_returned(connection: asyncpg.Connection, keys: Sequence[str]) ->
 
 _STALE: Final = """
 SELECT event_id, aggregate_id FROM relay.overdue
- WHERE closed_at IS NULL AND diagnosed_at < clock_timestamp() - least($1::interval, $2::interval)
+ WHERE closed_at IS NULL AND flow <> ALL ($5::text[])
+   AND diagnosed_at < clock_timestamp() - least($1::interval, $2::interval)
    AND (diagnosed_at < clock_timestamp() - $1::interval OR cause = ANY ($3::text[]))
  ORDER BY diagnosed_at LIMIT $4
 """
 _PAGE: Final = """
 SELECT event_id, aggregate_id, placed_at FROM relay.overdue
  WHERE closed_at IS NULL AND (placed_at, event_id) > ($1, $2) AND cause <> ALL ($4::text[])
+   AND flow <> ALL ($5::text[])
  ORDER BY placed_at, event_id LIMIT $3
 """
 _LONG_AGO: Final = datetime.fromisoformat("0001-01-02T00:00:00+00:00")
 
 
 async def stale_cases(
-    connection: asyncpg.Connection, age: timedelta, provisional_age: timedelta, at_most: int
+    connection: asyncpg.Connection,
+    flow: Flow,
+    age: timedelta,
+    provisional_age: timedelta,
+    at_most: int,
 ) -> list[OpenCase]:
     """Return open cases that were last diagnosed longer ago, the longest first.
 
     Args:
         connection: in autocommit.
+        flow: whose cases.
         age: of a diagnosis that may have changed.
         provisional_age: the same, where the cause is one that time alone makes certain.
         at_most: cases.
     """
     provisional = sorted(PROVISIONAL)
-    rows = await connection.fetch(_STALE, age, provisional_age, provisional, at_most)
+    others = list(flow.others.names)
+    rows = await connection.fetch(_STALE, age, provisional_age, provisional, at_most, others)
     return [_open_case(row) for row in rows]
 
 
@@ -210,12 +224,16 @@ _BESIDE_A_FINAL_STATUS: Final = (
 )
 
 
-async def every_waiting_case(connection: asyncpg.Connection, page: int) -> list[OpenCase]:
+async def every_waiting_case(
+    connection: asyncpg.Connection, flow: Flow, page: int
+) -> list[OpenCase]:
     """Return all open cases that a final status ends, read `page` at a time."""
     found: list[OpenCase] = []
     after: tuple[datetime, str] = (_LONG_AGO, "")
     while True:
-        rows = await connection.fetch(_PAGE, *after, page, _BESIDE_A_FINAL_STATUS)
+        rows = await connection.fetch(
+            _PAGE, *after, page, _BESIDE_A_FINAL_STATUS, list(flow.others.names)
+        )
         found += [_open_case(row) for row in rows]
         if len(rows) < page:
             return found
@@ -228,12 +246,13 @@ def _open_case(row: asyncpg.Record) -> OpenCase:
 
 
 _COUNTS: Final = """
-SELECT hop, verdict, count(*) AS orders FROM relay.overdue WHERE closed_at IS NULL
+SELECT hop, verdict, count(*) AS orders FROM relay.overdue
+ WHERE closed_at IS NULL AND flow <> ALL ($1::text[])
  GROUP BY hop, verdict
 """
 
 
-async def open_counts(connection: asyncpg.Connection) -> dict[tuple[str, str], int]:
+async def open_counts(connection: asyncpg.Connection, flow: Flow) -> dict[tuple[str, str], int]:
     """Return how many cases are open, by hop and verdict."""
-    rows = await connection.fetch(_COUNTS)
+    rows = await connection.fetch(_COUNTS, list(flow.others.names))
     return {(row["hop"], row["verdict"]): row["orders"] for row in rows}

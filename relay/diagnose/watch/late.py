@@ -53,7 +53,7 @@ async def find_late(connection: asyncpg.Connection, flow: Flow, at_most: int) ->
         flow: where orders are; another one than `columns` has no late orders to find.
         at_most: about so many; the rest comes with the next call.
     """
-    row = await connection.fetchrow(_UNTIL, _DUTY)
+    row = await connection.fetchrow(_UNTIL, _duty(flow))
     if not isinstance(flow.apply, ApplyColumns) or row is None or row["done_until"] is None:
         return Late([], None)
     until = row["now_at"] - _SETTLED
@@ -70,16 +70,22 @@ async def find_late(connection: asyncpg.Connection, flow: Flow, at_most: int) ->
             sorted(flow.terminal_statuses),
             default_deadline_seconds(flow),
             row["watched_since"],
+            list(flow.others.names),
+            list(flow.others.groups),
         )
         found += [one["key"] for one in rows]
         start = end
     return Late(list(dict.fromkeys(found)), start)
 
 
-async def looked_until(connection: asyncpg.Connection, until: datetime | None) -> None:
+def _duty(flow: Flow) -> str:
+    return _DUTY if flow.is_first else f"{_DUTY}:{flow.name}"
+
+
+async def looked_until(connection: asyncpg.Connection, flow: Flow, until: datetime | None) -> None:
     """Remember it, once what was found is written."""
     if until is not None:
-        await connection.execute(_DONE, _DUTY, until)
+        await connection.execute(_DONE, _duty(flow), until)
 
 
 def _late_query(table: OrdersTable) -> str:
@@ -92,5 +98,7 @@ def _late_query(table: OrdersTable) -> str:
            AND i.outcome = 'applied' AND i.new_status = ANY ($3::text[])
            AND i.received_at - make_interval(secs => $4) > {table.submitted.value()}
            AND {table.submitted.since("$5::timestamptz")}
-           AND NOT EXISTS (SELECT FROM relay.overdue AS v WHERE v.aggregate_id = i.aggregate_id)
+           AND i.consumer_group <> ALL ($7::text[])
+           AND NOT EXISTS (SELECT FROM relay.overdue AS v
+                            WHERE v.aggregate_id = i.aggregate_id AND v.flow <> ALL ($6::text[]))
     """  # noqa: S608 - identifiers from the catalog

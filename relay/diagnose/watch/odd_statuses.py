@@ -40,7 +40,7 @@ async def find_contradicted(
     """
     terminal = sorted(flow.terminal_statuses)
     rows: Rows = await connection.fetch(
-        _contradicted_query(table), *given, terminal, flow.confirm_group
+        _contradicted_query(table), *given, terminal, *_others(flow), flow.confirm_group
     )
     return rows
 
@@ -53,7 +53,7 @@ async def find_unknown(
     Those that a return ended are left out: somebody went on with them.
     """
     query = _unknown_query(table, await _known(connection, flow))
-    given = (*given, sorted(flow.terminal_statuses))
+    given = (*given, sorted(flow.terminal_statuses), *_others(flow))
     if await _cost(connection, query, *given) > MOST_COST:
         return []
     rows: Rows = await connection.fetch(query, *given)
@@ -105,6 +105,10 @@ async def list_unknown(
     return rows
 
 
+def _others(flow: Flow) -> tuple[list[str], list[str]]:
+    return list(flow.others.names), list(flow.others.groups)
+
+
 async def _known(connection: asyncpg.Connection, flow: Flow) -> str:
     return await literals(connection, {*flow.status_ranks, *flow.later_statuses})
 
@@ -121,9 +125,10 @@ async def _cost(connection: asyncpg.Connection, query: str, *values: Any) -> flo
 def _overdue(table: OrdersTable) -> str:
     return f"""{table.submitted.since("$1::timestamptz")}
            AND {table.submitted.before("clock_timestamp() - make_interval(secs => $2)")}
-           AND {unclosed(table.id_of())}
+           AND {unclosed(table.id_of(), "$6")}
            AND NOT EXISTS (SELECT FROM relay.inbox i
                             WHERE i.aggregate_id = {table.id_of()}
+                              AND i.consumer_group <> ALL ($7::text[])
                               AND i.outcome = 'applied' AND i.new_status = ANY ($5::text[]))"""
 
 
@@ -131,7 +136,7 @@ def _contradicted_query(table: OrdersTable) -> str:
     return f"""
         SELECT {table.id_of()} AS key, {table.submitted.value()} AS placed_at
           FROM (SELECT DISTINCT aggregate_id FROM relay.quarantine_summary
-                 WHERE kind = 'return' AND reason = 'conflict' AND consumer_group = $6
+                 WHERE kind = 'return' AND reason = 'conflict' AND consumer_group = $8
                    AND state IN ('held', 'release_requested') OFFSET 0) AS q
           JOIN {table.table} o ON o.{table.key} = {table.as_key("q.aggregate_id")}
          WHERE {table.status_of()} = ANY ($5::text[]) AND {_overdue(table)}

@@ -21,8 +21,11 @@ async def literals(connection: asyncpg.Connection, words: Iterable[str]) -> str:
     return quoted
 
 
-def unclosed(key: str) -> str:
-    """Return the condition that an order was not closed by hand; with $3, nor is a case open."""
+def unclosed(key: str, other_flows: str) -> str:
+    """Return the condition that an order was not closed by hand; with $3, nor is a case open.
+
+    `other_flows` is the parameter that names the flows whose cases are not looked at.
+    """
     return f"""NOT EXISTS (SELECT FROM relay.overdue v
-                            WHERE v.aggregate_id = {key}
+                            WHERE v.aggregate_id = {key} AND v.flow <> ALL ({other_flows}::text[])
                               AND (v.closed_as = 'closed' OR $3 AND v.closed_at IS NULL))"""

@@ -89,8 +89,9 @@ async def _open_orders(
         unrecorded,
         at_most,
         flow.aggregate_type,
-        list(flow.events),
+        flow.own_event_types,
         await connection.fetchval(_NOW),
+        list(flow.others.names),
     )
     rows = []
     own = (_orders_query, _elsewhere_query, _future_query) if decides else (_bare_query,)
@@ -126,7 +127,7 @@ def _orders_query(table: OrdersTable, statuses: str) -> str:
          WHERE o.{table.status} IN ({statuses})
            AND {at.since("$1::timestamptz")}
            AND {at.before(_DUE)}
-           AND {unclosed(key)}
+           AND {unclosed(key, "$8")}
            AND NOT ({at.since(f"{_DUE} - {_SKEW}")}
                     AND {_event(key, f"s.created_at >= {_DUE} AND s.created_at < {_TOMORROW}")}
                     AND NOT {_event(key, f"s.created_at < {_DUE}")})
@@ -162,7 +163,7 @@ def _elsewhere_query(table: OrdersTable, statuses: str) -> str:
                   AND s.created_at < {_DUE}
                   AND (s.aggregate_type = $5 OR s.event_type = ANY ($6::text[]))
                 ORDER BY s.id LIMIT 1) AS e
-         WHERE {unclosed("o.key")}
+         WHERE {unclosed("o.key", "$8")}
          ORDER BY e.created_at
          LIMIT $4
     """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
@@ -179,7 +180,7 @@ def _future_query(table: OrdersTable, statuses: str) -> str:
                    AND {at.since("$7::timestamptz + interval '1 minute'")}
                    AND $1::timestamptz <= $7 AND $2::float8 > 0
                  ORDER BY o.{at.name} DESC LIMIT {_ELSEWHERE_AT_MOST}) AS o
-         WHERE NOT {_event("o.key", "true")} AND {unclosed("o.key")}
+         WHERE NOT {_event("o.key", "true")} AND {unclosed("o.key", "$8")}
          LIMIT $4
     """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
 
@@ -194,7 +195,7 @@ def _bare_query(table: OrdersTable, statuses: str) -> str:
                  WHERE o.{table.status} IN ({statuses})
                    AND {at.since("$1::timestamptz")} AND {at.before(_DUE)}
                  ORDER BY o.{at.name} DESC LIMIT {_ELSEWHERE_AT_MOST}) AS o
-         WHERE NOT {_event("o.key", "true")} AND {unclosed("o.key")}
+         WHERE NOT {_event("o.key", "true")} AND {unclosed("o.key", "$8")}
          ORDER BY o.placed_at
          LIMIT $4
     """  # noqa: S608 - identifiers from the catalog, literals quoted by PostgreSQL
@@ -209,10 +210,12 @@ SELECT e.aggregate_id AS key, e.created_at AS placed_at, e.event_id::text AS eve
    AND e.created_at < clock_timestamp() - make_interval(secs => due.seconds)
    AND NOT EXISTS (SELECT FROM relay.inbox AS i
                     WHERE i.aggregate_id = e.aggregate_id AND i.status = ANY ($4::text[])
+                      AND i.consumer_group <> ALL ($9::text[])
                       AND (i.causation_id IS NULL OR i.causation_id = e.event_id::text))
    AND NOT EXISTS (SELECT FROM relay.overdue AS v
                     WHERE v.event_id = e.event_id::text
                       AND (v.closed_as = 'closed' OR $5 AND v.closed_at IS NULL))
+   AND (e.aggregate_type = $7 OR e.event_type = ANY ($8::text[]))
  ORDER BY e.created_at
  LIMIT $6
 """
@@ -229,6 +232,7 @@ async def _unanswered_events(
     words = set(flow.terminal_statuses)
     words |= {word for word, status in flow.status_aliases.items() if status in words}
     rows = await connection.fetch(
-        _UNANSWERED, list(due), list(due.values()), since, sorted(words), unrecorded, at_most
-    )
+        _UNANSWERED, list(due), list(due.values()), since, sorted(words), unrecorded, at_most,
+        flow.aggregate_type, flow.own_event_types, list(flow.others.groups),
+    )  # fmt: skip
     return [Open(row["key"], row["placed_at"], row["event_id"]) for row in rows]

@@ -151,18 +151,18 @@ class Round:
 
     async def _assign(self, report: RoundReport) -> None:
         now_at = await self.connection.fetchval("SELECT clock_timestamp()")
-        report.changes = await assign(self.connection, now_at)
+        report.changes = await assign(self.connection, self.flow, now_at)
         await self._tell_stories(report.changes)
 
     async def _count(self, report: RoundReport) -> None:
-        report.counts = await cases.open_counts(self.connection)
-        report.incidents_open = await self.connection.fetchval(_OPEN_INCIDENTS)
+        report.counts = await cases.open_counts(self.connection, self.flow)
+        report.incidents_open = await self.connection.fetchval(_OPEN_INCIDENTS, self._others)
 
     async def _close_returned(self, report: RoundReport) -> None:
         """Close the cases of orders that were returned since, without diagnosing them."""
         if not isinstance(self.flow.apply, ApplyColumns):
             return  # those are diagnosed again
-        still = await cases.every_waiting_case(self.connection, self.options.page_orders)
+        still = await cases.every_waiting_case(self.connection, self.flow, self.options.page_orders)
         for start in range(0, len(still), self.options.page_orders):
             page = still[start : start + self.options.page_orders]
             orders = await read_orders(self.connection, self.flow, [one.order_id for one in page])
@@ -189,10 +189,7 @@ class Round:
 
     async def _record(self, diagnoses: Sequence[Diagnosis]) -> int:
         worth = [one for one in diagnoses if one.verdict not in _NO_CASE]
-        return len(await cases.open_cases(self.connection, worth, self._event_type()))
-
-    def _event_type(self) -> str:
-        return next(iter(self.flow.deadlines), "order.placed")
+        return len(await cases.open_cases(self.connection, self.flow, worth))
 
     async def _diagnose(
         self, order_ids: Sequence[str], events: Mapping[str, str]
@@ -225,6 +222,7 @@ class Round:
     async def _diagnose_again(self, report: RoundReport) -> None:
         stale = await cases.stale_cases(
             self.connection,
+            self.flow,
             timedelta(seconds=self.options.again_after_seconds),
             timedelta(seconds=self.options.provisional_seconds),
             self.options.page_orders,
@@ -253,12 +251,12 @@ class Round:
         if late.order_ids:
             diagnoses = await self._diagnose(late.order_ids, {})
             report.late += await self._record([one for one in diagnoses if one.delay is not None])
-        await looked_until(self.connection, late.until)
+        await looked_until(self.connection, self.flow, late.until)
 
     async def _tell_stories(self, changes: Sequence[IncidentChange]) -> None:
         """Lay new and changed incidents over the records; open ones keep being told."""
         changed = {one.incident_id for one in changes}
-        for seen in await list_incidents(self.connection, closed=True, at_most=20):
+        for seen in await list_incidents(self.connection, self.flow, closed=True, at_most=20):
             if seen.closed_at is None or seen.incident_id in changed:
                 from_at = await still_open_from(self.connection, seen.incident_id)
                 span = from_at or seen.from_at, seen.to_at
@@ -269,25 +267,33 @@ class Round:
     async def _report(self, report: RoundReport) -> None:
         if self.spans is None:
             return
-        consumers = await read_processes(self.connection, "confirm")
+        consumers = await read_processes(self.connection, self.flow, "confirm")
         now_at = await self.connection.fetchval("SELECT clock_timestamp()")
         down = standing(consumers, now_at) is not Standing.ALIVE
         rows = await self.connection.fetch(
-            _UNREPORTED, down, self.options.spans_per_incident, self.options.page_orders
+            _UNREPORTED,
+            down,
+            self.options.spans_per_incident,
+            self.options.page_orders,
+            self._others,
         )
         self.spans.export([report_of(row) for row in rows], now_at)
         await self.connection.execute(_REPORTED, [row["event_id"] for row in rows], now_at)
         report.reported = len(rows)
-        report.held = await self.connection.fetchval(_HELD) if down else 0
+        report.held = await self.connection.fetchval(_HELD, self._others) if down else 0
         self._say_held(report.held)
         await self._report_settled(self.spans, report)
 
     async def _report_settled(self, spans: OverdueSpans, report: RoundReport) -> None:
         """Say in the trace of an order that was reported that it came back, or was closed."""
-        rows = await self.connection.fetch(SETTLED, self.options.page_orders)
+        rows = await self.connection.fetch(SETTLED, self.options.page_orders, self._others)
         spans.export_settled([report_of(row) for row in rows])
         await self.connection.execute(_SETTLED_TOLD, [row["event_id"] for row in rows])
         report.settled = len(rows)
+
+    @property
+    def _others(self) -> list[str]:
+        return list(self.flow.others.names)
 
     def _say_held(self, held: int) -> None:
         if held and not self._told_held:
@@ -299,7 +305,9 @@ class Round:
         self._told_held = bool(held)
 
 
-_OPEN_INCIDENTS: Final = "SELECT count(*) FROM relay.incident WHERE closed_at IS NULL"
+_OPEN_INCIDENTS: Final = """
+SELECT count(*) FROM relay.incident WHERE closed_at IS NULL AND flow <> ALL ($1::text[])
+"""
 
 # While the consumer is down its orders are one incident; their spans wait, and most are never
 # needed. Of one incident only so many are written: the others differ by nothing but the order.
@@ -313,6 +321,7 @@ WITH told AS (
     SELECT *, row_number() OVER (PARTITION BY incident_id ORDER BY placed_at) AS place
       FROM relay.overdue
      WHERE closed_at IS NULL AND reported_as IS DISTINCT FROM verdict
+       AND flow <> ALL ($4::text[])
        AND NOT ($1 AND hop = 'confirm')
 )
 SELECT event_id, aggregate_id, event_type, traceparent, hop, verdict, cause, incident_id,
@@ -333,6 +342,7 @@ SELECT event_id, aggregate_id, event_type, traceparent, hop, verdict, cause, inc
        closed_as, closed_by, closed_why
   FROM relay.overdue
  WHERE closed_at > clock_timestamp() - interval '1 day' AND reported_as <> 'settled'
+   AND flow <> ALL ($2::text[])
  ORDER BY closed_at LIMIT $1
 """
 _SETTLED_TOLD: Final = """
@@ -342,4 +352,5 @@ UPDATE relay.overdue SET reported_as = 'settled'
 _HELD: Final = """
 SELECT count(*) FROM relay.overdue
  WHERE closed_at IS NULL AND hop = 'confirm' AND reported_as IS DISTINCT FROM verdict
+   AND flow <> ALL ($1::text[])
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -22,7 +22,13 @@ from relay.diagnose.incidents.rows import IncidentChange
 from relay.diagnose.watch.lease import WatchLease, WatchLostError
 from relay.diagnose.watch.looked import Looked, read_looked
 from relay.diagnose.watch.overdue_spans import OverdueSpans
-from relay.diagnose.watch.positions import Notebook, take_sample, write_positions
+from relay.diagnose.watch.positions import (
+    Notebook,
+    Position,
+    Series,
+    take_sample,
+    write_positions,
+)
 from relay.diagnose.watch.round import Round, RoundReport, WatchOptions
 from relay.kafka.broker import connected
 from relay.orders.catalog import as_far_as_known
@@ -54,6 +60,7 @@ class Watchdog:
     """One watchdog, alone or inside a service.
 
     Attributes:
+        flows: all of the installation; they are looked at one after the other.
         state: starting, standby, active, waiting, stopped.
         waiting_for: what it cannot go on without, in words.
         owner: unique for a process.
@@ -61,7 +68,7 @@ class Watchdog:
 
     dsn: str | None
     kafka: KafkaConnection
-    flow: Flow
+    flows: Sequence[Flow]
     options: WatchOptions
     tracing: Tracing
     stop: asyncio.Event
@@ -71,6 +78,7 @@ class Watchdog:
     waiting_for: str | None = None
     last: RoundReport | None = None
     rounds: int = 0
+    _counted: dict[str, frozenset[tuple[str, str]]] = field(default_factory=dict, init=False)
 
     def detail(self) -> Mapping[str, Any]:
         """Return what `relay status` shows of it."""
@@ -173,15 +181,20 @@ class Watchdog:
             await lease.renew()
 
     async def _do_rounds(self, lease: WatchLease, connection: asyncpg.Connection) -> None:
-        spans = OverdueSpans(self.tracing, self.flow, self.options.wait_span_seconds)
-        flow = await as_far_as_known(connection, self.flow)
-        work = Round(connection, self.kafka, flow, self.options, spans)
+        work = []
+        for named in self.flows:
+            spans = OverdueSpans(self.tracing, named, self.options.wait_span_seconds)
+            flow = await as_far_as_known(connection, named)
+            work.append(Round(connection, self.kafka, flow, self.options, spans))
         while True:
-            lease.require()
-            began = time.monotonic()
-            report = await work.run()
+            began, report = time.monotonic(), RoundReport()
+            for of_flow in work:
+                lease.require()
+                found = await of_flow.run()
+                self._tell(of_flow.flow.name, found)
+                report.failures += found.failures
+                report.set_aside += found.set_aside
             self.rounds += 1
-            self._tell(report)
             took = time.monotonic() - began
             pause = max(self.options.round_seconds, took * self.options.rest_factor)
             await self._record_round(connection, report, pause + 2 * took)
@@ -206,18 +219,21 @@ class Watchdog:
         self._count_failure(WATCH_ROUND)
         await duty_failed(connection, WATCH_ROUND, report.failures[0])
 
-    def _tell(self, report: RoundReport) -> None:
+    def _tell(self, flow: str, report: RoundReport) -> None:
         for change in report.changes:
             _say(change)
         self.last = report
         if self.metrics is None:
             return
-        self.metrics.incidents_open.set(report.incidents_open)
-        self.metrics.overdue_orders.clear()
+        self.metrics.incidents_open.labels(flow).set(report.incidents_open)
+        before = self._counted.get(flow, frozenset())
+        for hop, verdict in before - report.counts.keys():
+            self.metrics.overdue_orders.remove(flow, hop, verdict)
+        self._counted[flow] = frozenset(report.counts)
         for (hop, verdict), orders in report.counts.items():
-            self.metrics.overdue_orders.labels(hop, verdict).set(orders)
+            self.metrics.overdue_orders.labels(flow, hop, verdict).set(orders)
         for change in report.changes:
-            self.metrics.incident_alerts.labels(change.event).inc()
+            self.metrics.incident_alerts.labels(flow, change.event).inc()
 
     async def _record_positions(self, lease: WatchLease, connection: asyncpg.Connection) -> None:
         """Record positions; the broker away, none are, and the gap tells."""
@@ -228,8 +244,10 @@ class Watchdog:
                 async with connected(self.kafka, CLIENT_ID) as broker:
                     for number in count():
                         refresh = number % _REFRESH_SAMPLES == 0
-                        async with asyncio.timeout(_SAMPLE_SECONDS):
-                            sample = await take_sample(broker, self.flow, refresh=refresh)
+                        sample: dict[Series, Position] = {}
+                        for flow in self.flows:
+                            async with asyncio.timeout(_SAMPLE_SECONDS):
+                                sample |= await take_sample(broker, flow, refresh=refresh)
                         rows = notebook.take(sample, time.monotonic())
                         lease.require()
                         await _written(connection, rows)

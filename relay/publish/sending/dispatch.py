@@ -22,7 +22,7 @@ from relay.publish.sending.partitioner import partitions
 from relay.publish.sending.publisher import EncodedBatch
 from relay.publish.sending.record import RecordEncoder, record_sizes, records_of
 from relay.publish.sending.sizing import Sizing
-from relay.runtime.flow import EventRoute
+from relay.runtime.flows import Routes
 from relay.telemetry.identities import Identities, TraceColumns
 
 NO_TOPIC: Final = "no_topic"
@@ -44,7 +44,7 @@ class Prepared:
 class Dispatcher:
     """Knows routes, partitions, limits and the parked orders."""
 
-    routes: Mapping[str, EventRoute]
+    routes: Routes
     encoder: RecordEncoder
     identities: Identities
     sizing: Sizing
@@ -55,8 +55,14 @@ class Dispatcher:
         """Return the topics that a page's rows go to."""
         if replay is not None and replay.topic is not None:
             return {replay.topic}
-        routes = self.routes
-        return {routes[event_type].topic for event_type in set(page.event_types) & routes.keys()}
+        return self._topics(self._kinds(page))
+
+    def _topics(self, kinds: Sequence[str]) -> set[str]:
+        topics = self.routes.topics
+        return {topics[kind] for kind in set(kinds) & topics.keys()}
+
+    def _kinds(self, page: Page) -> Sequence[str]:
+        return self.routes.kinds(page.aggregate_types, page.event_types)
 
     def doubtful_topics(self, page: Page, replay: Replayed | None = None) -> set[str]:
         """Return the topics that, as far as is known, may not take the page's largest rows."""
@@ -70,10 +76,11 @@ class Dispatcher:
     def prepare(self, page: Page, partition_counts: Mapping[str, int]) -> Prepared:
         """Encode a page and divide it."""
         trace = self.identities.of_rows(page.traceparents, page.tracestates, page.event_ids)
-        tails = self.encoder.tails(page, trace.traceparents, trace.tracestates)
+        kinds = self._kinds(page)
+        tails = self.encoder.tails(page, kinds, trace.traceparents, trace.tracestates)
         sizes = record_sizes(tails)
-        parked, held = self._park(page, sizes)
-        by_topic = self._places_by_topic(page, held)
+        parked, held = self._park(page, kinds, sizes)
+        by_topic = self._places_by_topic(kinds, held)
         return Prepared(
             self._batches(page, by_topic, tails, sizes, partition_counts), parked, trace
         )
@@ -85,12 +92,15 @@ class Dispatcher:
         if not page.ids:
             return Prepared([], [], TraceColumns([], [], []))
         trace = self.identities.of_rows(page.traceparents, page.tracestates, page.event_ids)
-        tails = self.encoder.tails(page, trace.traceparents, trace.tracestates, replay.header)
+        kinds = self._kinds(page)
+        tails = self.encoder.tails(
+            page, kinds, trace.traceparents, trace.tracestates, replay.header
+        )
         sizes = record_sizes(tails)
         by_topic: dict[str, list[int]] = {}
         refused: list[Refused] = []
         for place, outbox_id in enumerate(page.ids):
-            topic = self._topic(page.event_types[place], replay)
+            topic = self._topic(kinds[place], replay)
             reason = self._reason_at(page, place, sizes, topic)
             if reason is None and topic is not None:
                 by_topic.setdefault(topic, []).append(place)
@@ -99,11 +109,10 @@ class Dispatcher:
         ready = self._batches(page, by_topic, tails, sizes, partition_counts)
         return Prepared(ready, [], trace, tuple(refused))
 
-    def _topic(self, event_type: str, replay: Replayed | None = None) -> str | None:
+    def _topic(self, kind: str, replay: Replayed | None = None) -> str | None:
         if replay is not None and replay.topic is not None:
             return replay.topic
-        route = self.routes.get(event_type)
-        return None if route is None else route.topic
+        return self.routes.topics.get(kind)
 
     def _batches(
         self,
@@ -131,44 +140,48 @@ class Dispatcher:
                 ready.append((batch, EncodedBatch(records, len(batch.places), now_ms, codec)))
         return ready
 
-    def _places_by_topic(self, page: Page, held: set[int]) -> dict[str, Sequence[int]]:
-        topics = self.topics(page)
+    def _places_by_topic(self, kinds: Sequence[str], held: set[int]) -> dict[str, Sequence[int]]:
+        topics = self._topics(kinds)
         if len(topics) == 1 and not held:
-            return {topics.pop(): range(len(page.ids))}
+            return {topics.pop(): range(len(kinds))}
         by_topic: dict[str, list[int]] = {}
-        for place, event_type in enumerate(page.event_types):
+        for place, kind in enumerate(kinds):
             if place not in held:
-                by_topic.setdefault(self.routes[event_type].topic, []).append(place)
+                by_topic.setdefault(self.routes.topics[kind], []).append(place)
         return dict(by_topic)
 
-    def _park(self, page: Page, sizes: Sequence[int]) -> tuple[list[Parked], set[int]]:
+    def _park(
+        self, page: Page, kinds: Sequence[str], sizes: Sequence[int]
+    ) -> tuple[list[Parked], set[int]]:
         """Return the rows that must wait, and their places."""
-        if not self._suspicious(page, sizes):
+        if not self._suspicious(page, kinds, sizes):
             return [], set()
         parked: list[Parked] = []
         held: set[int] = set()
         for place, order in enumerate(zip(page.aggregate_types, page.names, strict=True)):
             waits = self.parked_orders.holds(*order)
-            reason = ORDER_PARKED if waits else self._reason(page, place, sizes)
+            reason = ORDER_PARKED if waits else self._reason(page, kinds, place, sizes)
             if reason is None:
                 continue
             self.parked_orders.add([order])
             held.add(place)
-            parked.append(self._parked_row(page, place, reason))
+            parked.append(self._parked_row(page, place, kinds[place], reason))
         return parked, held
 
-    def _suspicious(self, page: Page, sizes: Sequence[int]) -> bool:
+    def _suspicious(self, page: Page, kinds: Sequence[str], sizes: Sequence[int]) -> bool:
         """Tell cheaply whether any row may have to wait."""
         return bool(
-            not self.routes.keys() >= set(page.event_types)
+            not self.routes.topics.keys() >= set(kinds)
             or not self.parked_orders.disjoint(page.names)
             or None in page.payloads
             or (self.sizing.too_large and not self.sizing.too_large.isdisjoint(page.ids))
-            or any(self.sizing.refuses(topic, 0, max(sizes)) for topic in self.topics(page))
+            or any(self.sizing.refuses(topic, 0, max(sizes)) for topic in self._topics(kinds))
         )
 
-    def _reason(self, page: Page, place: int, sizes: Sequence[int]) -> str | None:
-        return self._reason_at(page, place, sizes, self._topic(page.event_types[place]))
+    def _reason(
+        self, page: Page, kinds: Sequence[str], place: int, sizes: Sequence[int]
+    ) -> str | None:
+        return self._reason_at(page, place, sizes, self._topic(kinds[place]))
 
     def _reason_at(
         self, page: Page, place: int, sizes: Sequence[int], topic: str | None
@@ -180,12 +193,11 @@ class Dispatcher:
         refused = self.sizing.refuses(topic, page.ids[place], sizes[place])
         return TOO_LARGE if refused else None
 
-    def _parked_row(self, page: Page, place: int, reason: str) -> Parked:
-        event_type = page.event_types[place]
-        route = self.routes.get(event_type)
-        topic = None if route is None else route.topic
+    def _parked_row(self, page: Page, place: int, kind: str, reason: str) -> Parked:
+        event_type, topic = page.event_types[place], self._topic(kind)
+        whose = f" of {page.aggregate_types[place][:200]!r}" if kind != event_type else ""
         details = {
-            NO_TOPIC: f"no topic is mapped to event type {event_type[:200]!r}",
+            NO_TOPIC: f"no topic is mapped to event type {event_type[:200]!r}{whose}",
             TOO_LARGE: f"an event of {page.sizes[place]} bytes is more than {topic} takes",
             ORDER_PARKED: "an earlier event of this order waits",
         }

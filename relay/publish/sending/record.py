@@ -21,6 +21,7 @@ from struct import unpack
 from typing import Final
 
 from relay.publish.reading.page import Page
+from relay.runtime.flows import event_type_of
 
 _EPOCH_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _SECOND: Final = 1_000_000
@@ -71,10 +72,19 @@ _VARYING: Final = 4
 
 
 class RecordEncoder:
-    """Encodes pages; `epoch` is the relay's tenure, which every record names."""
+    """Encodes pages.
 
-    def __init__(self, source: str, dataschemas: Mapping[str, str], epoch: int) -> None:
-        self._source = source.encode()
+    Args:
+        sources: kind (`relay.runtime.flows.Routes`) -> `ce_source`; of a row that goes nowhere it
+            is never seen.
+        dataschemas: event type -> `ce_dataschema`.
+        epoch: the relay's tenure, which every record names.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, str], dataschemas: Mapping[str, str], epoch: int
+    ) -> None:
+        self._sources = sources
         self._dataschemas = dataschemas
         self._epoch = str(epoch).encode()
         self._constants: dict[tuple[str, bytes | None], tuple[int, bytes]] = {}
@@ -83,6 +93,7 @@ class RecordEncoder:
     def tails(
         self,
         rows: Page,
+        kinds: Sequence[str],
         traceparents: Sequence[bytes],
         tracestates: Sequence[bytes | None],
         replay_id: bytes | None = None,
@@ -97,7 +108,7 @@ class RecordEncoder:
             keys,
             map(_varint_of, map(len, payloads)),
             payloads,
-            self._heads(rows, tracestates, replay_id),
+            self._heads(rows, kinds, tracestates, replay_id),
             repeat(_ID),
             uuid_texts(rows.event_ids),
             repeat(_SUBJECT),
@@ -111,41 +122,45 @@ class RecordEncoder:
         return list(map(b"".join, zip(*pieces, strict=False)))
 
     def _heads(
-        self, rows: Page, tracestates: Sequence[bytes | None], replay_id: bytes | None
+        self,
+        rows: Page,
+        kinds: Sequence[str],
+        tracestates: Sequence[bytes | None],
+        replay_id: bytes | None,
     ) -> Iterable[bytes]:
         """Return for each row the number of headers, and those that do not vary."""
         if any(tracestates) or any(rows.headers):
-            varying = zip(rows.event_types, tracestates, rows.headers, strict=True)
+            varying = zip(kinds, tracestates, rows.headers, strict=True)
             return [self._own_head(*row, replay_id) for row in varying]
-        types = rows.event_types
-        if types.count(types[0]) == len(types):
-            return repeat(self._head(types[0], replay_id))
-        return [self._head(event_type, replay_id) for event_type in types]
+        if kinds.count(kinds[0]) == len(kinds):
+            return repeat(self._head(kinds[0], replay_id))
+        return [self._head(kind, replay_id) for kind in kinds]
 
-    def _head(self, event_type: str, replay_id: bytes | None) -> bytes:
-        count, encoded = self._constant(event_type, replay_id)
+    def _head(self, kind: str, replay_id: bytes | None) -> bytes:
+        count, encoded = self._constant(kind, replay_id)
         return _varint_of(count + _VARYING) + encoded
 
     def _own_head(
         self,
-        event_type: str,
+        kind: str,
         tracestate: bytes | None,
         headers: bytes | None,
         replay_id: bytes | None,
     ) -> bytes:
-        count, encoded = self._constant(event_type, replay_id)
+        count, encoded = self._constant(kind, replay_id)
         more = [_header(name, value) for name, value in own_headers(headers)]
         if tracestate:
             more.append(_header(b"tracestate", tracestate))
         return _varint_of(count + len(more) + _VARYING) + b"".join(more) + encoded
 
-    def _constant(self, event_type: str, replay_id: bytes | None) -> tuple[int, bytes]:
-        known = self._constants.get((event_type, replay_id))
+    def _constant(self, kind: str, replay_id: bytes | None) -> tuple[int, bytes]:
+        known = self._constants.get((kind, replay_id))
         if known is None:
+            event_type = event_type_of(kind)
             given = {
                 b"ce_specversion": b"1.0",
                 b"ce_type": event_type.encode(),
-                b"ce_source": self._source,
+                b"ce_source": self._sources.get(kind, "").encode(),
                 b"content-type": b"application/json",
                 b"relay_epoch": self._epoch,
             }
@@ -156,7 +171,7 @@ class RecordEncoder:
             known = len(given), b"".join(_header(*pair) for pair in given.items())
             if len(self._constants) > 1000:  # noqa: PLR2004 - replays come and go
                 self._constants.clear()
-            self._constants[event_type, replay_id] = known
+            self._constants[kind, replay_id] = known
         return known
 
     def _times(self, created_at: Sequence[bytes]) -> list[bytes]:

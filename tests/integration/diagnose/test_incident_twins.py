@@ -4,6 +4,7 @@ import asyncpg
 
 from relay.diagnose.incidents.rows import assign
 from relay.diagnose.incidents.story import still_open_from
+from relay.runtime.flow import Flow
 
 INCIDENT = """
 INSERT INTO relay.incident (hop, verdict, cause, from_at, to_at, order_count, alerted_count)
@@ -31,7 +32,7 @@ async def test_of_one_kind_and_time_they_are_joined_into_the_older(pg: asyncpg.C
     another = await incident(pg, "processor_crashed", "processor_crashed", 3)
     yesterday = await incident(pg, "offsets_skipped", "offsets_skipped", 60)
     now_at = await pg.fetchval("SELECT clock_timestamp()")
-    changes = await assign(pg, now_at)
+    changes = await assign(pg, Flow(), now_at)
     assert [(one.event, one.incident_id) for one in changes] == [("closed", second)]
     rows = await pg.fetch(
         "SELECT incident_id, order_count, closed_by, closed_why FROM relay.incident"
@@ -43,7 +44,7 @@ async def test_of_one_kind_and_time_they_are_joined_into_the_older(pg: asyncpg.C
         another: (2, None, None),
         yesterday: (2, None, None),
     }
-    assert await assign(pg, now_at) == []
+    assert await assign(pg, Flow(), now_at) == []
 
 
 async def test_the_story_begins_with_the_first_order_that_is_still_open(

@@ -141,6 +141,7 @@ class Lab:
         self,
         *,
         events: dict[str, str] | None = None,
+        flows: Sequence[Flow] = (),
         test_point: TestPoint = nothing,
         live: bool = True,
         **options: Any,
@@ -151,7 +152,7 @@ class Lab:
         service = RelayService(
             self.dsn,
             KafkaConnection(self.bootstrap_servers),
-            flow,
+            flows or (flow,),
             replace(OPTIONS, **options),
             self.tracing,
             asyncio.Event(),

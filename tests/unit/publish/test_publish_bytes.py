@@ -58,9 +58,10 @@ def batch_bytes(tails: list[bytes], timestamp_ms: int = 1000, codec: int = 0) ->
 
 
 def encode(rows: list[dict[str, Any]], tracestate: bytes | None = None) -> bytes:
-    encoder = RecordEncoder("/orders", {"order.placed": "https://s"}, 4)
-    count = len(rows)
-    return batch_bytes(encoder.tails(page_of(rows), [b"t" * 55] * count, [tracestate] * count))
+    encoder = RecordEncoder({"order.placed": "/orders"}, {"order.placed": "https://s"}, 4)
+    page, count = page_of(rows), len(rows)
+    parents, states = [b"t" * 55] * count, [tracestate] * count
+    return batch_bytes(encoder.tails(page, page.event_types, parents, states))
 
 
 def test_a_batch_is_what_aiokafkas_builder_makes() -> None:
@@ -105,7 +106,7 @@ texts = st.text(min_size=0, max_size=300)
                 "payload": st.binary(max_size=70_000).filter(bool),
                 "event_id": st.uuids().map(lambda value: value.bytes),
                 "created_at": st.integers(-(2**63), 2**63 - 1),
-                "event_type": texts,
+                "event_type": texts.map(lambda text: text.replace("\0", "")),  # as PostgreSQL's
                 "headers": st.none()
                 | st.dictionaries(texts, texts | st.integers() | st.none()).map(
                     lambda found: __import__("json").dumps(found).encode()
@@ -238,8 +239,8 @@ def test_compression_is_left_out_when_it_does_not_help() -> None:
 
 
 def test_a_compressed_batch_is_read_back() -> None:
-    encoder = RecordEncoder("/orders", {}, 4)
-    tails = encoder.tails(page_of([{"payload": b"a" * 500}] * 20), [b"t" * 55] * 20, [None] * 20)
+    encoder, page = RecordEncoder({}, {}, 4), page_of([{"payload": b"a" * 500}] * 20)
+    tails = encoder.tails(page, page.event_types, [b"t" * 55] * 20, [None] * 20)
     records, codec = Codec.named("gzip").compressed(records_of(tails))
     checked = wire.checked_part(records, 20, 1, codec, (1, 1, 1))
     batch = wire.batch_start(checked, calc_crc32c(checked)) + checked

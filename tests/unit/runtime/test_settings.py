@@ -164,7 +164,7 @@ def test_what_is_wrong_is_named(environment: dict[str, str], named: str) -> None
         ("[flow.orders]\nevent_topic = 'x'", "flow.orders.event_topic"),
         ("[flow.orders.columns]\nkey = 'x'", "flow.orders.columns.key"),
         ("[flow.orders.events.'a']\ndeadline = 1", 'flow.orders.events."a".deadline'),
-        ("[flow.a]\n[flow.b]", "one flow"),
+        ("[flow.a]\n[flow.b]", "aggregate_type 'order' is used by each"),
         ("publish = 3", "publish"),
         ("[publish]\npage_rows = 'x'", "publish.page_rows"),
         ("[publish", "settings.toml"),

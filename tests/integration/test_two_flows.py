@@ -1,0 +1,94 @@
+"""Orders and payments beside each other: one outbox, one event type, the same ids."""
+
+import json
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+FLOW = """
+[flow.{name}s]
+aggregate_type = "{name}"
+events_topic = "{events}"
+returns_topic = "{returns}"
+processor_groups = ["{name}-{suffix}"]
+confirm_group = "confirm-{name}-{suffix}"
+status_ranks = {{ submitted = 0, done = 10 }}
+[flow.{name}s.events.created]
+deadline_seconds = 3
+[flow.{name}s.columns]
+table = "shop.{name}s"
+key_column = "id"
+key_type = "bigint"
+"""
+TABLE = """
+CREATE TABLE shop.{name}s (id bigint PRIMARY KEY, status text NOT NULL DEFAULT 'submitted',
+                           submitted_at timestamptz NOT NULL DEFAULT now())
+"""
+PLACE = """
+WITH made AS (INSERT INTO shop.{name}s (id) VALUES (42) RETURNING id)
+INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload)
+SELECT '{name}', id, 'created', '{{"kind": "{name}"}}' FROM made
+"""
+
+
+def processed(bootstrap, topic, group):
+    """Read a topic to its end as its processor does; return key, value, source."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    found = []
+    while (one := consumer.poll(1.0)) is not None:
+        found.append((one.key(), json.loads(one.value()), dict(one.headers())["ce_source"]))
+    consumer.commit(offsets=[TopicPartition(topic, 0, len(found))], asynchronous=False)
+    consumer.close()
+    return found
+
+
+async def test_two_flows_of_one_outbox_are_told_apart(
+    database, pg, kafka_bootstrap, topics, relay_process, relay_command, eventually, tmp_path
+):
+    await pg.execute("CREATE SCHEMA shop")
+    text, named = "[metrics]\nenabled = false\n", {}
+    for name in ("order", "payment"):
+        await pg.execute(TABLE.format(name=name))
+        named[name] = topics.create(f"{name}.events", 1), topics.create(f"{name}.returns", 1)
+        events, returns = named[name]
+        text += FLOW.format(name=name, events=events, returns=returns, suffix=topics.suffix)
+    config = tmp_path / "relay.toml"
+    config.write_text(text)
+    env = {"RELAY_CONFIG": str(config)}
+    relay_process("run", env=env)
+    for name in ("order", "payment"):
+        relay_process("confirm", "--flow", f"{name}s", env=env)
+        await pg.execute(PLACE.format(name=name))
+    await eventually(
+        lambda: pg.fetchval("SELECT coalesce(sum(record_count), 0) = 2 FROM relay.delivery_ledger")
+    )
+    # The payment is answered; of the order, which has its id, nothing is ever heard.
+    producer = Producer({"bootstrap.servers": kafka_bootstrap})
+    producer.produce(named["payment"][1], key=b"42", value=b'{"status": "done"}')
+    producer.flush(10)
+    await eventually(lambda: pg.fetchval("SELECT status = 'done' FROM shop.payments"))
+    for name, (events, _) in named.items():
+        found = processed(kafka_bootstrap, events, f"{name}-{topics.suffix}")
+        assert found == [(b"42", {"kind": name}, f"/{name}s".encode())]
+    await eventually(lambda: pg.fetchval("SELECT count(*) > 0 FROM relay.incident"))
+    cases = await pg.fetch("SELECT flow, aggregate_id, closed_at FROM relay.overdue")
+    assert [tuple(row) for row in cases] == [("orders", "42", None)]
+    assert await pg.fetchval("SELECT status FROM shop.orders") == "submitted"
+
+    def asked(*arguments, flow):
+        done = relay_command(*arguments, "--flow", flow, "--json", env=env)
+        return done.returncode, json.loads(done.stdout)
+
+    code, found = asked("diagnose", "42", flow="orders")
+    assert (code, found["orders"][0]["verdict"]) == (3, "no_return")
+    code, found = asked("diagnose", "42", flow="payments")
+    assert (code, found["orders"][0]["verdict"]) == (0, "returned")
+    assert len(asked("unreturned", flow="orders")[1]["orders"]) == 1
+    assert asked("unreturned", flow="payments")[1]["orders"] == []
+    hops = asked("status", flow="payments")[1]["hops"]
+    assert [hops[hop]["waiting"] for hop in ("publish", "confirm")] == [0, 0]
+    unnamed = relay_command("diagnose", "42", env=env)
+    assert unnamed.returncode == 1
+    assert "--flow with one of orders, payments" in unnamed.stderr
+    canary = relay_command("probe", "--flow", "payments", "--create-topic", env=env)
+    assert canary.returncode == 0, canary.stderr
