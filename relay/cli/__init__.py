@@ -51,7 +51,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "Setup": {
+        "init": ("relay.cli.init", "Set everything up beside the shop's own tables."),
         "migrate": ("relay.cli.migrate", "Apply, print or check the schema."),
+        "trigger": ("relay.cli.trigger", "Print a trigger that writes the outbox."),
         "demo": ("relay.cli.demo", "The whole loop on embedded PostgreSQL and Kafka."),
         "embedded": ("relay.cli.embedded", "Embedded PostgreSQL and Kafka: up, down, env."),
         "completion": ("relay.cli.completion", "Completion script for bash, zsh or fish."),

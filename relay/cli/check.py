@@ -10,6 +10,7 @@ from relay.cli.errors import Found
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.diagnose.check.result import State, as_rows
 from relay.diagnose.check.run_check import CheckReport, run_check
+from relay.runtime.settings import Settings
 
 _MARKS = {State.OK: "ok", State.UNKNOWN: "??", State.WARNING: "!!", State.FAILED: "NO"}
 _WORST_FIRST = (State.FAILED, State.UNKNOWN, State.WARNING, State.OK)
@@ -23,7 +24,15 @@ def command(ctx: click.Context, show_all: bool) -> None:
 
     It writes nothing but its own outcome. Exit code 3: a check failed, or could not be made.
     """
-    settings = settings_of(ctx)
+    check_and_print(ctx, settings_of(ctx), show_all=show_all)
+
+
+def check_and_print(ctx: click.Context, settings: Settings, *, show_all: bool = False) -> None:
+    """Run every check and print what was found.
+
+    Raises:
+        Found: a check failed, or could not be made.
+    """
     report = asyncio.run(
         run_check(
             settings.database.dsn,

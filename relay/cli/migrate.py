@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import click
 
@@ -80,7 +81,7 @@ def command(
         kind: Kind = "sample" if sample else "production"
         click.echo(asyncio.run(_script(dsn, kind, within_transaction)), nl=False)
     elif print_grants:
-        click.echo(asyncio.run(_grants(dsn, settings.flow)), nl=False)
+        click.echo(asyncio.run(_grants(dsn, settings.every_flow)), nl=False)
     elif print_snapshot:
         click.echo(asyncio.run(_snapshot(dsn)), nl=False)
     elif verify:
@@ -123,13 +124,13 @@ async def _script(dsn: str | None, kind: Kind, within_transaction: bool) -> str:
     return script(pending(migrations, applied), kind, within_transaction=within_transaction)
 
 
-async def _grants(dsn: str | None, flow: Flow) -> str:
+async def _grants(dsn: str | None, flows: Sequence[Flow]) -> str:
     connection = await connect(dsn, APPLICATION_NAME, require_primary=False)
     try:
-        statements = await grant_statements(connection, flow)
+        found = [one for flow in flows for one in await grant_statements(connection, flow)]
     finally:
         await connection.close()
-    return "".join(f"{one}\n" for one in statements)
+    return "".join(f"{one}\n" for one in dict.fromkeys(found))
 
 
 async def _snapshot(dsn: str | None) -> str:

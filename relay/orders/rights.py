@@ -80,7 +80,7 @@ def _written(names: ApplyColumns) -> tuple[str, ...]:
 
 
 _QUOTED: Final = """
-SELECT c.oid::pg_catalog.regclass::text AS name,
+SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name,
        pg_catalog.quote_ident(n.nspname) AS schema,
        ARRAY(SELECT pg_catalog.quote_ident(u) FROM pg_catalog.unnest($2::text[]) AS u) AS columns,
        c.relkind <> 'v' AS has_system_columns

@@ -54,13 +54,16 @@ _DEFAULT_ROWS: Final = (
     "SELECT count(*)::int FROM (SELECT FROM relay.outbox_default LIMIT 1000) AS few"
 )
 
+# Those of the orders' table, and whatever else writes the outbox: a mirror of another one.
 _TRIGGERS: Final = """
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table_name,
        t.tgname::text AS name, t.tgenabled = 'D' AS disabled
   FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_proc p ON p.oid = t.tgfoid
  WHERE NOT t.tgisinternal AND t.tgparentid = 0
-   AND t.tgrelid = ANY (ARRAY(SELECT to_regclass(n)::oid FROM unnest($1::text[]) AS n))
+   AND (t.tgrelid = ANY (ARRAY(SELECT to_regclass(n)::oid FROM unnest($1::text[]) AS n))
+        OR strpos(p.prosrc, 'relay.outbox') > 0)
 """
 
 _CONSTRAINTS: Final = """

@@ -54,6 +54,7 @@ class KafkaFacts:
         confirm_operations: what may be done with our own group; empty: the broker does not say.
         clock_offset: the cluster's clock minus this machine's; None: it cannot be asked.
         transactions: the first open one of each partition of the flow's topics that has any.
+        unwritten: events topics that no record was ever written to.
         asked_at: by this machine's clock.
     """
 
@@ -69,6 +70,7 @@ class KafkaFacts:
     confirm_operations: frozenset[int] = frozenset()
     clock_offset: timedelta | None = None
     transactions: Mapping[Partition, TransactionSeen] = field(default_factory=dict)
+    unwritten: frozenset[str] = frozenset()
     asked_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -103,6 +105,7 @@ async def gather_kafka(kafka: KafkaConnection, flow: Flow) -> KafkaFacts:
             confirm_operations=rights,
             clock_offset=clock,
             transactions=await _transactions(broker, topics, refused),
+            unwritten=await _unwritten(broker, flow, refused),
         )
 
 
@@ -118,6 +121,17 @@ async def _transactions(
     except BROKER_FAILURES as error:
         refused["transactions"] = str(error) or type(error).__name__
         return {}
+
+
+async def _unwritten(broker: Broker, flow: Flow, refused: dict[str, str]) -> frozenset[str]:
+    partitions = [one for topic in flow.topics for one in broker.partitions(topic)]
+    try:
+        ends = await _bounded(broker.offsets(partitions, LATEST))
+    except BROKER_FAILURES as error:
+        refused["ends"] = str(error) or type(error).__name__
+        return frozenset()
+    written = {topic for topic, partition in partitions if ends.get((topic, partition), 1) > 0}
+    return frozenset(topic for topic, _ in partitions) - written
 
 
 async def _settings(broker: Broker, refused: dict[str, str]) -> dict[str, str]:

@@ -249,6 +249,13 @@ def _group(group: str, facts: KafkaFacts, flow: Flow) -> Result:
 
 def _nobody_processes(name: str, group: str, facts: KafkaFacts, flow: Flow) -> Result:
     unread = sorted(flow.topics - facts.offsets[group])
+    if unread and flow.topics <= facts.unwritten:
+        return warning(
+            name,
+            "no members yet, and no event was ever published",
+            "start the order processor before the first order, or correct"
+            " flow.orders.processor_groups",
+        )
     if unread:
         return failed(
             name,

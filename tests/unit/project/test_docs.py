@@ -19,7 +19,7 @@ PATHS |= {f"{parent}" for path in PATHS for parent in Path(path).parents}
 PAGES = sorted(path for path in TRACKED if path.endswith(".md") and (ROOT / path).exists())
 # History, and what is made where it is run.
 HISTORY = {"CHANGELOG.md"}
-MADE = {"uv.lock", "pylock.toml", "./relay.toml", ".build/benchmarks.jsonl", "site/"}
+MADE = {"relay.toml", "uv.lock", "pylock.toml", "./relay.toml", ".build/benchmarks.jsonl", "site/"}
 
 _PATH = re.compile(
     r"(\.?[\w-]+/)*[\w.-]+\.(py|toml|sql|md|yaml|yml|json|sh|lock|txt)|(\.?[\w-]+/)+"

@@ -1,0 +1,231 @@
+"""Setup: brings what was decided into the database and the broker, each step whole or not at all.
+
+Invariant: every step can be run again. What is asked of the database is one transaction (schema,
+grants) and one index, made without stopping anybody; topics that exist are left as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from relay.kafka.topic_creation import make_topics
+from relay.orders.catalog import orders_table
+from relay.orders.rights import grant_statements
+from relay.runtime.database import connect
+from relay.runtime.flow import Flow
+from relay.runtime.kafka_connection import KafkaConnection
+from relay.runtime.migrations import migrate, read_kind
+from relay.setup.mirror_trigger import mirror_trigger_sql
+from relay.setup.order_trigger import OrderTrigger, order_trigger_sql
+from relay.setup.survey import TableSeen, tables, types_in_use, words_in_use
+
+APPLICATION_NAME: Final = "relay-init"
+_DAY_MS: Final = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Logins:
+    """Which logins get which roles; None: nobody new."""
+
+    order_service: str | None = None
+    services: str | None = None
+    operator: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorTrigger:
+    """An existing outbox table that is copied row by row."""
+
+    table: str
+    columns: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done to the database.
+
+    Attributes:
+        statements: GRANTs, and the trigger's, in one transaction.
+        index: made on its own; None: there is one, or the table takes none.
+    """
+
+    statements: tuple[str, ...]
+    index: str | None
+
+    def as_script(self) -> str:
+        """Return it for a client, after `relay migrate`."""
+        inside = "\n".join(self.statements)
+        parts = [f"BEGIN;\n{inside}\nCOMMIT;\n"] if self.statements else []
+        return "\n".join([*parts, *([f"{self.index};\n"] if self.index else [])])
+
+
+async def look(dsn: str | None) -> list[TableSeen]:
+    """Return the user's tables.
+
+    Raises:
+        DatabaseError: no connection.
+    """
+    connection = await connect(dsn, APPLICATION_NAME)
+    try:
+        return await tables(connection)
+    finally:
+        await connection.close()
+
+
+async def words(dsn: str | None, table: TableSeen, column: str) -> list[str]:
+    """Return a column's words in use, the most frequent first."""
+    connection = await connect(dsn, APPLICATION_NAME)
+    try:
+        found = table.column(column)
+        assert found is not None
+        return await words_in_use(connection, table, found)
+    finally:
+        await connection.close()
+
+
+async def outbox_types(dsn: str | None, table: TableSeen, column: str) -> list[str]:
+    """Return the event types of an existing outbox table."""
+    connection = await connect(dsn, APPLICATION_NAME)
+    try:
+        return await types_in_use(connection, table, column)
+    finally:
+        await connection.close()
+
+
+async def make_plan(
+    dsn: str | None,
+    flow: Flow,
+    logins: Logins,
+    trigger: OrderTrigger | MirrorTrigger | None,
+) -> Plan:
+    """Put the statements together; nothing is changed.
+
+    Raises:
+        FlowTableError: the settings name what the database does not have.
+        TriggerError: the trigger cannot be made as asked.
+    """
+    connection = await connect(dsn, APPLICATION_NAME)
+    try:
+        found = [*await _memberships(connection, logins), *await grant_statements(connection, flow)]
+        if isinstance(trigger, OrderTrigger):
+            found.append(await order_trigger_sql(connection, flow, trigger))
+        elif trigger is not None:
+            found.append(await mirror_trigger_sql(connection, trigger.table, trigger.columns))
+        return Plan(tuple(found), await _index(connection, flow))
+    finally:
+        await connection.close()
+
+
+_ROLE: Final = """
+SELECT pg_catalog.quote_ident(rolname) AS name FROM pg_catalog.pg_roles WHERE rolname = $1
+"""
+
+
+class UnknownLoginError(Exception):
+    """There is no such login; the message names it."""
+
+
+async def _memberships(connection: asyncpg.Connection, logins: Logins) -> list[str]:
+    wanted = (
+        (logins.order_service, ("relay_writer",)),
+        (logins.services, ("relay_publisher", "relay_confirmer")),
+        (logins.operator, ("relay_operator",)),
+    )
+    statements: list[str] = []
+    for login, roles in wanted:
+        if login is None:
+            continue
+        name = await connection.fetchval(_ROLE, login)
+        if name is None:
+            raise UnknownLoginError(f"there is no role {login}: CREATE ROLE {login} LOGIN first")
+        statements.extend(f"GRANT {role} TO {name};" for role in roles)
+    return statements
+
+
+# As `relay check` looks for it: orders that wait, by time.
+_INDEXED: Final = """
+SELECT c.relkind = 'r' AND NOT EXISTS (
+    SELECT FROM pg_catalog.pg_index i
+      JOIN pg_catalog.pg_attribute t ON t.attrelid = c.oid AND t.attname = $2
+      JOIN pg_catalog.pg_attribute s ON s.attrelid = c.oid AND s.attname = $3
+     WHERE i.indrelid = c.oid AND i.indisvalid
+       AND (i.indkey[0] = t.attnum AND i.indpred IS NOT NULL
+            OR i.indkey[0] = s.attnum AND i.indkey[1] = t.attnum))
+  FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass($1)
+"""
+_LITERALS: Final = """
+SELECT string_agg(pg_catalog.quote_literal(w), ', ' ORDER BY w) FROM pg_catalog.unnest($1::text[]) w
+"""
+
+
+_QUALIFIED: Final = """
+SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = pg_catalog.to_regclass($1)
+"""
+
+
+async def _index(connection: asyncpg.Connection, flow: Flow) -> str | None:
+    names = flow.orders_columns
+    assert names is not None
+    table = await orders_table(connection, flow)
+    name = await connection.fetchval(_QUALIFIED, names.table)
+    wanted = await connection.fetchval(
+        _INDEXED, names.table, names.submitted_at_column, names.status_column
+    )
+    if not wanted:
+        return None
+    final = await connection.fetchval(_LITERALS, sorted(flow.ended_statuses))
+    return (
+        f"CREATE INDEX CONCURRENTLY ON {name} ({table.submitted.name})"
+        f" WHERE {table.status} NOT IN ({final})"
+    )
+
+
+async def apply_to_database(dsn: str | None, plan: Plan) -> tuple[str, ...]:
+    """Migrate, grant, make the trigger and the index; return what was applied of the schema.
+
+    Raises:
+        MigrationError: the schema cannot be made; nothing was done.
+        asyncpg.PostgresError: a statement was refused; none of its transaction is done.
+    """
+    connection = await connect(dsn, APPLICATION_NAME)
+    try:
+        sample = await read_kind(connection) == "sample"
+        report = await migrate(dsn, sample=sample)
+        async with connection.transaction():
+            for statement in plan.statements:
+                await connection.execute(statement)
+        if plan.index is not None:
+            await connection.execute(plan.index, timeout=None)
+    finally:
+        await connection.close()
+    return report.applied
+
+
+async def make_flow_topics(
+    kafka: KafkaConnection, flow: Flow, *, partitions: int, outbox_days: int, inbox_days: int
+) -> list[str]:
+    """Make the flow's topics that are missing; events are kept as long as the outbox.
+
+    Returns stay for no longer than the inbox remembers them beside the oldest replay.
+
+    Raises:
+        TopicNotMadeError: the broker refuses.
+        KafkaError, OSError: the broker is away.
+    """
+    events: Sequence[str] = sorted(flow.topics)
+    made = await make_topics(kafka, events, partitions=partitions, configs=_kept(outbox_days))
+    returns_days = max(1, min(outbox_days, inbox_days - outbox_days))
+    made += await make_topics(
+        kafka, [flow.returns_topic], partitions=partitions, configs=_kept(returns_days)
+    )
+    return made + await make_topics(kafka, [flow.probe_topic], partitions=1)
+
+
+def _kept(days: int) -> dict[str, str]:
+    return {"retention.ms": str(days * _DAY_MS)}

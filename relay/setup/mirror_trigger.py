@@ -1,0 +1,135 @@
+"""Hop 1: a trigger that copies an outbox table of Debezium's shape into the relay's, row by row.
+
+Invariant: in the transaction of the row itself, at once: rows that their writer deletes in the same
+transaction are copied all the same, and a row that cannot be copied fails its writer, loudly. The
+id stays the event's identity where it is a uuid, so that consumers know copies of one event.
+
+Source: the columns of Debezium's outbox event router (`id, aggregatetype, aggregateid, type,
+payload`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import asyncpg
+
+from relay.setup.order_trigger import TriggerError
+
+DEFAULTS: Final[Mapping[str, str]] = {
+    "id": "id",
+    "aggregatetype": "aggregatetype",
+    "aggregateid": "aggregateid",
+    "type": "type",
+    "payload": "payload",
+}
+_OPTIONAL: Final = ("headers", "traceparent", "tracestate")
+_TARGETS: Final = {
+    "id": "event_id",
+    "aggregatetype": "aggregate_type",
+    "aggregateid": "aggregate_id",
+    "type": "event_type",
+    "payload": "payload",
+    "headers": "headers",
+    "traceparent": "traceparent",
+    "tracestate": "tracestate",
+}
+
+_COLUMNS: Final = """
+SELECT a.attname::text AS name, pg_catalog.quote_ident(a.attname) AS quoted,
+       pg_catalog.format_type(a.atttypid, NULL) AS type
+  FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
+"""
+_TABLE: Final = """
+SELECT pg_catalog.quote_ident(n.nspname) AS schema,
+       pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name,
+       pg_catalog.quote_ident(pg_catalog.left(c.relname || '_to_relay', 63)) AS trigger
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = pg_catalog.to_regclass($1) AND n.nspname <> 'relay'
+"""
+
+
+async def mirror_trigger_sql(
+    connection: asyncpg.Connection, table: str, columns: Mapping[str, str]
+) -> str:
+    """Return the statements, to be run in one transaction.
+
+    Args:
+        connection: any login that sees the table.
+        table: the existing outbox table.
+        columns: Debezium's name -> the table's own; those not named are called as Debezium's.
+
+    Raises:
+        TriggerError: no such table, or it lacks a column that is needed.
+    """
+    unknown = sorted(columns.keys() - _TARGETS.keys())
+    if unknown:
+        raise TriggerError(
+            f"--column {unknown[0]}=...: the names are {', '.join(_TARGETS)}, and the table's own"
+            " stands behind the ="
+        )
+    try:
+        found = await connection.fetchrow(_TABLE, table)
+    except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:
+        raise TriggerError(f"{table!r} is no table's name: {error}") from error
+    if found is None:
+        raise TriggerError(f"there is no table {table}, or it is the relay's own")
+    seen = {row["name"]: row for row in await connection.fetch(_COLUMNS, table)}
+    values = _values(found["name"], seen, columns)
+    return _SQL.format(
+        function=f"{found['schema']}.{found['trigger']}",
+        trigger=found["trigger"],
+        table=found["name"],
+        into=", ".join(values),
+        values=",\n            ".join(values.values()),
+    )
+
+
+def _values(
+    table: str, seen: Mapping[str, asyncpg.Record], columns: Mapping[str, str]
+) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for name, target in _TARGETS.items():
+        column = columns.get(name, DEFAULTS.get(name))
+        if column is None:
+            continue
+        if column not in seen:
+            if name == "id" and name not in columns:
+                continue  # the relay's table makes one
+            raise TriggerError(
+                f"{table} has no column {column} for {name}: say --column {name}=ITS_NAME;"
+                f" it has {', '.join(seen)}"
+            )
+        value = _value(name, seen[column])
+        if value is not None:
+            values[target] = value
+    return values
+
+
+def _value(name: str, column: asyncpg.Record) -> str | None:
+    new = f"NEW.{column['quoted']}"
+    if name == "id":
+        return new if column["type"] == "uuid" else None
+    if name == "payload":
+        text = f"convert_from({new}, 'UTF8')" if column["type"] == "bytea" else f"{new}::text"
+        return f"coalesce({text}, 'null')::json"
+    return f"{new}::text::json" if name == "headers" else f"{new}::text"
+
+
+_SQL: Final = """\
+SET LOCAL lock_timeout = '3s';  -- writers are not to queue behind this
+
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $relay$
+BEGIN
+    INSERT INTO relay.outbox ({into})
+    VALUES ({values});
+    RETURN NULL;
+END
+$relay$;
+
+DROP TRIGGER IF EXISTS {trigger} ON {table};
+CREATE TRIGGER {trigger} AFTER INSERT ON {table}
+    FOR EACH ROW EXECUTE FUNCTION {function}();
+"""

@@ -1,0 +1,44 @@
+"""Setup: what `relay trigger` prints, from one look at the database.
+
+Invariant: the database is read, and never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from relay.runtime.database import connect
+from relay.runtime.flow import Flow
+from relay.setup.mirror_trigger import mirror_trigger_sql
+from relay.setup.order_trigger import OrderTrigger, order_trigger_sql
+
+_APPLICATION_NAME: Final = "relay-trigger"
+
+
+async def print_order_trigger(dsn: str | None, flow: Flow, wanted: OrderTrigger) -> str:
+    """Return the statements of the orders table's trigger.
+
+    Raises:
+        FlowTableError, TriggerError: as `order_trigger_sql`.
+        DatabaseError: no connection.
+    """
+    connection = await connect(dsn, _APPLICATION_NAME, require_primary=False)
+    try:
+        return await order_trigger_sql(connection, flow, wanted)
+    finally:
+        await connection.close()
+
+
+async def print_mirror_trigger(dsn: str | None, table: str, columns: Mapping[str, str]) -> str:
+    """Return the statements of the trigger that copies an existing outbox table.
+
+    Raises:
+        TriggerError: as `mirror_trigger_sql`.
+        DatabaseError: no connection.
+    """
+    connection = await connect(dsn, _APPLICATION_NAME, require_primary=False)
+    try:
+        return await mirror_trigger_sql(connection, table, columns)
+    finally:
+        await connection.close()
