@@ -85,7 +85,7 @@ class Pipeline:
     async def _read_pages(self, stop: asyncio.Event) -> None:
         options = self.options
         # What no topic takes is not even read for the first page.
-        of_flow = set(self.dispatcher.routes.topics.values())
+        of_flow = self.dispatcher.routes.every_topic
         await self._ask_again(Page.empty(self.cursor.position), of_flow, of_flow)
         pace = Pace(options.poll_seconds, options.idle_poll_seconds, time.monotonic())
         while not stop.is_set():
@@ -227,7 +227,7 @@ class Pipeline:
         await self.known.ask_limits(doubtful)
         sizing, most_bytes = self.dispatcher.sizing, self.options.largest_record_bytes
         await self.cursor.complete(page, sizing.largest_payload_bytes(topics, most_bytes))
-        of_flow = set(self.dispatcher.routes.topics.values())
+        of_flow = self.dispatcher.routes.every_topic
         self.cursor.largest_bytes = sizing.largest_known_bytes(of_flow, most_bytes)
 
     async def _release(self, stop: asyncio.Event) -> None:

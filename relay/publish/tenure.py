@@ -40,10 +40,10 @@ from relay.publish.sending.dispatch import Dispatcher
 from relay.publish.sending.in_flight_pages import InFlightPages
 from relay.publish.sending.known_topics import KnownTopics
 from relay.publish.sending.publisher import Publisher
-from relay.publish.sending.record import RecordEncoder
 from relay.publish.sending.sizing import Sizing
 from relay.publish.sending.spans import SendSpans
 from relay.publish.sending.topics import Topics
+from relay.publish.sending.wire_form import WireEncoder
 from relay.publish.testpoints import TestPoint
 from relay.runtime.backoff import Backoff
 from relay.runtime.flow import Flow
@@ -231,11 +231,7 @@ class Tenure:
         routes = Routes.of(work.flows)
         dispatcher = Dispatcher(
             routes,
-            RecordEncoder(
-                {kind: options.source or f"/{flow.name}" for kind, flow in routes.flows.items()},
-                options.dataschemas,
-                self.lease.epoch,
-            ),
+            WireEncoder(routes, options.source, options.dataschemas, self.lease.epoch),
             work.tracing.identities,
             work.sizing,
             Codec.named(options.compression),

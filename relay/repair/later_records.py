@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
+from relay.kafka.event_headers import event_id_text, event_type_text
 from relay.kafka.failures import BROKER_FAILURES
 from relay.kafka.ranges import RangeReader
 from relay.repair.retained import look_up
@@ -105,18 +106,17 @@ def _note(
     batch: dict[str, tuple[str | None, str]],
     found: LaterRecords,
 ) -> None:
-    headers = dict(record.headers)
-    if headers.get("ce_type") == PROBE_EVENT.encode():
+    if event_type_text(record.headers) == PROBE_EVENT:
         return
     found.records += 1
     order = record.key.decode("utf-8", "replace") if record.key else None
     where = f"{place[0]}[{place[1]}]@{record.offset}"
     try:
-        event_id = str(UUID((headers.get("ce_id") or b"").decode()))
+        event_id = str(UUID(event_id_text(record.headers) or ""))
     except ValueError:
         found.ghosts += 1
         if len(found.some) < _FEW:
-            found.some.append((order, "(no ce_id)", where))
+            found.some.append((order, "(names no event)", where))
         return
     batch[event_id] = (order, where)
 

@@ -197,14 +197,17 @@ async def _some_rows(
     topics = [target] if target is not None else sorted(flow.topics)
     replayed = {row[0] for row in await connection.fetch(_REPLAYED, ids, topics)}
     busy = dict(list(await connection.fetch(_IN_REPLAY, ids, target, min(ids), max(ids))))
-    routes = flow.routes
+
+    def topic_of(event_type: str) -> str | None:
+        route = flow.canary_routes.get(event_type) or flow.route(event_type)
+        return None if route is None else route.topic
+
     return {
         row["id"]: EventRow(
             outbox_id=row["id"],
             order_id=row["aggregate_id"],
             event_type=row["event_type"],
-            topic=target
-            or (routes[row["event_type"]].topic if row["event_type"] in routes else None),
+            topic=target or topic_of(row["event_type"]),
             selected=row["selected"],
             newer=newest.get(row["aggregate_id"], 0) > row["id"],
             replayed=row["id"] in replayed,

@@ -184,12 +184,18 @@ async def _plan_everything(settings: Settings, connection: Any, wanted: Wanted) 
     """Plan all events of a selection without judging their orders."""
     selection, flow = wanted.selection, settings.flow
     orders, _events = await _named(settings, connection, selection)
-    kinds = sorted(flow.events) if wanted.topic is None else None
     replay_id = uuid4()
     plan = Plan(gone=await dropped_ranges(connection, selection))
     async with connection.transaction():
         await create_job(connection, replay_id, selection_data(selection), wanted.topic)
-        plan.count = await store_everything(connection, str(replay_id), selection, orders, kinds)
+        plan.count = await store_everything(
+            connection,
+            str(replay_id),
+            selection,
+            orders,
+            flow,
+            any_event=wanted.topic is not None,
+        )
         plan.twice = plan.count if wanted.topic is None else 0
         plan.topics = Counter({wanted.topic or flow.events_topic: plan.count})
         plan.mended = await _mended(settings)

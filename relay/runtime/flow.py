@@ -95,14 +95,18 @@ class OtherFlows:
         groups: their confirmation consumers' groups.
         aggregate_types: of their rows.
         event_types: that they publish, too: of such a row the aggregate type alone tells the flow.
+        by_aggregate: of every row it does: one of the flows publishes every event type.
     """
 
     names: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     aggregate_types: tuple[str, ...] = ()
     event_types: frozenset[str] = frozenset()
+    by_aggregate: bool = False
 
 
+Wire = Literal["cloudevents", "debezium"]
+WireField = Literal["event_type", "aggregate_type", "aggregate_id"]
 NamesDiffer = Literal["hold", "apply", "ignore"]
 Apply = ApplyColumns | ApplyFunction | Observe
 
@@ -136,6 +140,10 @@ class Flow:
         orders: where the orders' rows are looked at, where returns are not applied to them.
         names_differ: what becomes of a return whose key or ce_subject is another open order's id.
         max_return_bytes: a return whose value is larger is refused unread.
+        wire: how events' records are written.
+        wire_headers: of `debezium`: header -> what of the row stands in it.
+        every_event: event types of the aggregate type that are not listed are published, too, and
+            expect no return.
         others: the other flows' names for things.
     """
 
@@ -157,6 +165,9 @@ class Flow:
     events_since: datetime | None = None
     probe_topic: str = "relay.probe"
     max_return_bytes: int = 1024 * 1024
+    wire: Wire = "cloudevents"
+    wire_headers: Mapping[str, WireField] = field(default_factory=dict)
+    every_event: bool = False
     others: OtherFlows = OtherFlows()
 
     def __post_init__(self) -> None:
@@ -189,11 +200,21 @@ class Flow:
     @property
     def topics(self) -> frozenset[str]:
         """Every topic that this flow's events are published to."""
-        return frozenset(route.topic for route in self.events.values())
+        listed = frozenset(route.topic for route in self.events.values())
+        return listed | {self.events_topic} if self.every_event else listed
+
+    def route(self, event_type: str) -> EventRoute | None:
+        """Return where such an event of this flow goes; None: nowhere, it is parked."""
+        listed = self.events.get(event_type)
+        if listed is None and self.every_event:
+            return EventRoute(self.events_topic)
+        return listed
 
     @property
     def own_event_types(self) -> list[str]:
         """The event types by which a row is this flow's, whatever its aggregate type is."""
+        if self.others.by_aggregate:
+            return []
         return [one for one in self.events if one not in self.others.event_types]
 
     @property
@@ -204,6 +225,13 @@ class Flow:
     def canary_aggregate_type(self, event_type: str) -> str:
         """Return the aggregate type of this flow's canaries of that event type."""
         return event_type if self.is_first else f"{event_type}:{self.name}"
+
+    @property
+    def others_event_types(self) -> list[str]:
+        """The event types by which a row is another flow's, whatever its aggregate type is."""
+        if self.others.by_aggregate:
+            return []
+        return sorted(self.others.event_types - self.events.keys())
 
     @property
     def canary_routes(self) -> Mapping[str, EventRoute]:

@@ -20,6 +20,8 @@ LONGEST_DEADLINE_SECONDS: Final = 10 * 366 * 86_400.0
 LONGEST_EVENT_TYPE_BYTES: Final = 1024
 """Of a row's longer one only the beginning is read: it would never be one of the settings."""
 
+_OWN_HEADERS: Final = frozenset({"id", "traceparent", "tracestate", "replay_id"})
+
 _RANKS: Final = range(-(2**31), 2**31)
 
 
@@ -36,8 +38,18 @@ def contradiction(flow: Flow, reserved: frozenset[str]) -> str | None:
         _groups(flow),
         _statuses(flow),
         _terminal_statuses(flow),
+        _wire(flow),
     )
     return next((problem for each in problems for problem in each), None)
+
+
+def _wire(flow: Flow) -> Iterator[str]:
+    if flow.wire_headers and flow.wire != "debezium":
+        yield "wire_headers are of wire = debezium"
+    for name in flow.wire_headers:
+        lowered = name.lower()
+        if not name.strip() or lowered in _OWN_HEADERS or lowered.startswith("relay_"):
+            yield f"wire_headers: {name!r} is written by the relay itself"
 
 
 def _events(flow: Flow, reserved: frozenset[str]) -> Iterator[str]:

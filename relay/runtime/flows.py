@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from relay.runtime.flow import ApplyColumns, EventRoute, Flow, FlowError, OtherFlows
+from relay.runtime.flow import ApplyColumns, Flow, FlowError, OtherFlows, Wire
 
 BEFORE_FLOWS: Final = ""
 """As whose a row is marked that was written before flows were told apart."""
@@ -40,6 +40,7 @@ def _beside(flows: Sequence[Flow], place: int) -> Flow:
             groups=tuple(flow.confirm_group for flow in others),
             aggregate_types=tuple(flow.aggregate_type for flow in others),
             event_types=frozenset(one for flow in others for one in flow.events),
+            by_aggregate=bool(others) and any(flow.every_event for flow in flows),
         ),
     )
 
@@ -78,50 +79,79 @@ def _shared(setting: str, used: Sequence[set[str]], flows: Sequence[Flow]) -> It
 class Routes:
     """Where the relay publishes the rows of all flows.
 
-    A row's kind is its event type; where several flows have that type, aggregate type and event
-    type together (`kinds`). A kind without a flow is published nowhere: its row is parked.
+    A row's kind is its event type; aggregate type and event type together, where the event type
+    does not tell the flow (`kinds`). A kind without a flow is published nowhere: its row is parked.
 
     Attributes:
-        flows: kind -> the flow that it belongs to.
-        topics: kind -> topic.
-        shared: event types that more than one flow has.
+        listed: kind -> the flow that it belongs to, and its topic.
+        shared: event types that do not tell the flow.
+        catching: aggregate type -> the flow that publishes every event type of it.
     """
 
-    flows: Mapping[str, Flow]
-    topics: Mapping[str, str]
+    listed: Mapping[str, tuple[Flow, str]]
     shared: frozenset[str]
+    catching: Mapping[str, Flow]
 
     @classmethod
     def of(cls, flows: Sequence[Flow]) -> Routes:
         """Put the flows' routes together, canaries included."""
+        catching = {flow.aggregate_type: flow for flow in flows if flow.every_event}
         counts = Counter(event_type for flow in flows for event_type in flow.routes)
-        shared = frozenset(one for one, count in counts.items() if count > 1)
-        kinds: dict[str, tuple[Flow, EventRoute]] = {}
+        by_aggregate = bool(catching) and len(flows) > 1
+        shared = frozenset(one for one, count in counts.items() if count > 1 or by_aggregate)
+        listed: dict[str, tuple[Flow, str]] = {}
         for flow in flows:
             for event_type, route in flow.events.items():
-                kinds[_kind(shared, flow.aggregate_type, event_type)] = flow, route
-            for event_type, route in flow.canary_routes.items():
-                kinds[_kind(shared, flow.canary_aggregate_type(event_type), event_type)] = (
-                    flow,
-                    route,
+                kind = (
+                    _kind(flow.aggregate_type, event_type) if event_type in shared else event_type
                 )
-        return cls(
-            {kind: flow for kind, (flow, _route) in kinds.items()},
-            {kind: route.topic for kind, (_flow, route) in kinds.items()},
-            shared,
-        )
+                listed[kind] = flow, route.topic
+            for event_type, route in flow.canary_routes.items():
+                aggregate_type = flow.canary_aggregate_type(event_type)
+                kind = _kind(aggregate_type, event_type) if event_type in shared else event_type
+                listed[kind] = flow, route.topic
+        return cls(listed, shared, catching)
+
+    @property
+    def wires(self) -> frozenset[Wire]:
+        """The wire forms in use."""
+        return frozenset(flow.wire for flow, _topic in self.listed.values())
+
+    @property
+    def every_topic(self) -> set[str]:
+        """Every topic that anything is published to."""
+        caught = {flow.events_topic for flow in self.catching.values()}
+        return {topic for _flow, topic in self.listed.values()} | caught
 
     def kinds(self, aggregate_types: Sequence[str], event_types: Sequence[str]) -> Sequence[str]:
-        """Return the kind of each row; where no flow shares a type, that is the event type."""
-        if self.shared.isdisjoint(event_types):
+        """Return the kind of each row; where event types tell the flow, those are it."""
+        if not self.shared and not self.catching:
+            return event_types
+        types = set(event_types)
+        telling = types & self.listed.keys() if self.catching else types - self.shared
+        if telling == types:
             return event_types
         rows = zip(aggregate_types, event_types, strict=True)
-        return [_kind(self.shared, aggregate_type, one) for aggregate_type, one in rows]
+        return [one if one in telling else _kind(aggregate, one) for aggregate, one in rows]
+
+    def topic(self, kind: str) -> str | None:
+        """Return where rows of a kind go; None: nowhere."""
+        known = self.listed.get(kind)
+        if known is not None:
+            return known[1]
+        flow = self.flow_of(kind)
+        return None if flow is None else flow.events_topic
+
+    def flow_of(self, kind: str) -> Flow | None:
+        """Return the flow of rows of a kind; None: no flow has it."""
+        known = self.listed.get(kind)
+        if known is not None:
+            return known[0]
+        aggregate_type, between, _event_type = kind.rpartition(_BETWEEN)
+        return self.catching.get(aggregate_type) if between else None
 
 
-def _kind(shared: frozenset[str], aggregate_type: str, event_type: str) -> str:
-    if event_type not in shared:
-        return event_type
+def _kind(aggregate_type: str, event_type: str) -> str:
     return f"{aggregate_type}{_BETWEEN}{event_type}"
 
 

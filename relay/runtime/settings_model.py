@@ -26,6 +26,8 @@ from relay.runtime.flow import (
     KeyType,
     NamesDiffer,
     Observe,
+    Wire,
+    WireField,
 )
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings_limits import (
@@ -143,7 +145,11 @@ class FlowSettings(Section):
     """
 
     aggregate_type: str = Field(default="order", description="`aggregate_type` of its outbox rows")
-    events_topic: str = Field(default="orders.events", description="where events go")
+    events_topic: str | None = Field(
+        default=None,
+        description="where events go; not given: `orders.events`, or, with `wire` debezium,"
+        " `outbox.event.` and the aggregate type",
+    )
     returns_topic: str = Field(default="orders.returns", description="where returns come from")
     events: Mapping[str, EventSettings] = Field(
         default_factory=lambda: {"order.placed": EventSettings(deadline_seconds=900.0)},
@@ -185,6 +191,21 @@ class FlowSettings(Section):
         description="orders placed earlier had no events, as 2026-11-01T08:00:00Z; not given: "
         "since the first event that was written",
     )
+    wire: Wire = Field(
+        default="cloudevents",
+        description="how records are written: cloudevents, or debezium, as its outbox event router"
+        " does: key, value and the header `id`",
+    )
+    wire_headers: Mapping[str, WireField] = Field(
+        default_factory=dict,
+        description="of debezium: header -> event_type, aggregate_type or aggregate_id, as"
+        ' `{ eventType = "event_type" }`',
+    )
+    every_event: bool | None = Field(
+        default=None,
+        description="whether event types that are not listed go to events_topic, too, by their"
+        " aggregate type, and expect no return; not given: with `wire` debezium they do",
+    )
     probe_topic: str = Field(default="relay.probe", description="where `relay probe` sends to")
     max_return_bytes: int = Field(
         default=1_048_576,
@@ -196,14 +217,17 @@ class FlowSettings(Section):
     def flow(self, name: str) -> Flow:
         """Return the flow; raises FlowError where settings contradict."""
         highest = max(self.status_ranks.values(), default=0)
+        by_router = self.wire == "debezium"
+        routed = f"outbox.event.{self.aggregate_type}" if by_router else "orders.events"
+        events_topic = self.events_topic or routed
         return Flow(
             name=name,
             aggregate_type=self.aggregate_type,
             events={
-                event_type: EventRoute(event.topic or self.events_topic, event.deadline_seconds)
+                event_type: EventRoute(event.topic or events_topic, event.deadline_seconds)
                 for event_type, event in self.events.items()
             },
-            events_topic=self.events_topic,
+            events_topic=events_topic,
             returns_topic=self.returns_topic,
             processor_groups=self.processor_groups,
             confirm_group=self.confirm_group,
@@ -217,6 +241,9 @@ class FlowSettings(Section):
             orders=self._looked_at(),
             events_since=self.events_since,
             probe_topic=self.probe_topic,
+            wire=self.wire,
+            wire_headers=dict(self.wire_headers),
+            every_event=by_router if self.every_event is None else self.every_event,
             max_return_bytes=self.max_return_bytes,
         )
 

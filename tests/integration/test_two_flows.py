@@ -1,4 +1,7 @@
-"""Orders and payments beside each other: one outbox, one event type, the same ids."""
+"""Orders and payments beside each other: one outbox, one event type, the same ids.
+
+Payments are published as Debezium's outbox event router does.
+"""
 
 import json
 
@@ -11,6 +14,7 @@ events_topic = "{events}"
 returns_topic = "{returns}"
 processor_groups = ["{name}-{suffix}"]
 confirm_group = "confirm-{name}-{suffix}"
+wire = "{wire}"
 status_ranks = {{ submitted = 0, done = 10 }}
 [flow.{name}s.events.created]
 deadline_seconds = 3
@@ -19,6 +23,7 @@ table = "shop.{name}s"
 key_column = "id"
 key_type = "bigint"
 """
+WIRES = {"order": "cloudevents", "payment": "debezium"}
 TABLE = """
 CREATE TABLE shop.{name}s (id bigint PRIMARY KEY, status text NOT NULL DEFAULT 'submitted',
                            submitted_at timestamptz NOT NULL DEFAULT now())
@@ -31,12 +36,12 @@ SELECT '{name}', id, 'created', '{{"kind": "{name}"}}' FROM made
 
 
 def processed(bootstrap, topic, group):
-    """Read a topic to its end as its processor does; return key, value, source."""
+    """Read a topic to its end as its processor does; return key, value, and the headers' names."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
     consumer.assign([TopicPartition(topic, 0, 0)])
     found = []
     while (one := consumer.poll(1.0)) is not None:
-        found.append((one.key(), json.loads(one.value()), dict(one.headers())["ce_source"]))
+        found.append((one.key(), json.loads(one.value()), set(dict(one.headers()))))
     consumer.commit(offsets=[TopicPartition(topic, 0, len(found))], asynchronous=False)
     consumer.close()
     return found
@@ -51,7 +56,9 @@ async def test_two_flows_of_one_outbox_are_told_apart(
         await pg.execute(TABLE.format(name=name))
         named[name] = topics.create(f"{name}.events", 1), topics.create(f"{name}.returns", 1)
         events, returns = named[name]
-        text += FLOW.format(name=name, events=events, returns=returns, suffix=topics.suffix)
+        text += FLOW.format(
+            name=name, events=events, returns=returns, suffix=topics.suffix, wire=WIRES[name]
+        )
     config = tmp_path / "relay.toml"
     config.write_text(text)
     env = {"RELAY_CONFIG": str(config)}
@@ -69,7 +76,9 @@ async def test_two_flows_of_one_outbox_are_told_apart(
     await eventually(lambda: pg.fetchval("SELECT status = 'done' FROM shop.payments"))
     for name, (events, _) in named.items():
         found = processed(kafka_bootstrap, events, f"{name}-{topics.suffix}")
-        assert found == [(b"42", {"kind": name}, f"/{name}s".encode())]
+        ((key, value, headers),) = found
+        assert (key, value) == (b"42", {"kind": name})
+        assert ("ce_id" in headers, "id" in headers) == (name == "order", name == "payment")
     await eventually(lambda: pg.fetchval("SELECT count(*) > 0 FROM relay.incident"))
     cases = await pg.fetch("SELECT flow, aggregate_id, closed_at FROM relay.overdue")
     assert [tuple(row) for row in cases] == [("orders", "42", None)]
@@ -87,6 +96,9 @@ async def test_two_flows_of_one_outbox_are_told_apart(
     assert asked("unreturned", flow="payments")[1]["orders"] == []
     hops = asked("status", flow="payments")[1]["hops"]
     assert [hops[hop]["waiting"] for hop in ("publish", "confirm")] == [0, 0]
+    for flow in ("orders", "payments"):
+        _, compared = asked("reconcile", flow=flow)
+        assert compared["counts"]["rows whose record is there"] == 1, compared
     unnamed = relay_command("diagnose", "42", env=env)
     assert unnamed.returncode == 1
     assert "--flow with one of orders, payments" in unnamed.stderr

@@ -142,14 +142,13 @@ class Joiner:
 
     def _expecting(self, events: Sequence[EventRow]) -> list[EventRow]:
         """Return the rows that expect a return, or whose type nobody has mapped."""
-        routes = self.flow.events
         due = [one for one in events if self.flow.deadline_seconds(one.event_type) is not None]
-        return due or [one for one in events if one.event_type not in routes]
+        return due or [one for one in events if self.flow.route(one.event_type) is None]
 
     def _event(self, row: EventRow | None) -> EventSeen | None:
         if row is None:
             return None
-        route = self.flow.events.get(row.event_type)
+        route = self.flow.route(row.event_type)
         own = None if route is None else route.deadline_seconds
         return EventSeen(
             outbox_id=row.outbox_id,

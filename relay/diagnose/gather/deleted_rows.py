@@ -21,9 +21,10 @@ from relay.diagnose.evidence.system_state import LogSeen, Missing, TopicSeen
 from relay.diagnose.gather.readback import Wanted, read_back
 from relay.diagnose.gather.reading import broker_missing
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
+from relay.kafka.event_headers import event_id_text, event_type_text
 from relay.kafka.failures import READING_FAILURES
 from relay.kafka.partition import Partition
-from relay.kafka.ranges import RangeReader, RecordSeen, header_text, seen
+from relay.kafka.ranges import RangeReader, RecordSeen, seen
 from relay.orders.keys import canonical_event_id, canonical_order_id, is_uuid
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
@@ -251,16 +252,16 @@ def _search_from(wanted: frozenset[str], rows: Rows) -> datetime | None:
 
 
 def _event_named(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
-    text = header_text(headers, "ce_id")
+    text = event_id_text(headers)
     return None if text is None else canonical_event_id(text)
 
 
 def _with_record(rows: Rows, flow: Flow, order: str, record: RecordSeen, number: int) -> Rows:
     """Add the event that a record proves; one without an event's id may be this order's."""
-    kind = record.header("ce_type")
-    if kind is not None and kind not in flow.events:
+    kind = event_type_text(record.headers)
+    if kind is not None and flow.route(kind) is None:
         return rows
-    event_id = canonical_event_id(record.header("ce_id") or "")
+    event_id = canonical_event_id(event_id_text(record.headers) or "")
     sent = Delivery(*record.partition, record.offset, record.recorded_at)
     if is_uuid(event_id):
         event = _event(flow, number, event_id, record.recorded_at)

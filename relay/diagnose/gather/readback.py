@@ -16,6 +16,7 @@ from typing import Any, Final
 from relay.diagnose.evidence.order import Found, ReadBack
 from relay.diagnose.evidence.system_state import LogSeen, Missing, TopicSeen
 from relay.kafka.broker import Broker
+from relay.kafka.event_headers import event_id_text
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import Fetched, RecordSeen, fetch, seen
 
@@ -203,7 +204,7 @@ def _compared(one: Partition, record: Any, event_id: str) -> ReadBack:
     if record is None:
         return ReadBack(Found.GONE_WITHIN)
     read = seen(one, record)
-    own = read.header("ce_id")
+    own = event_id_text(read.headers)
     return ReadBack(Found.SAME if own == event_id else Found.OTHER, own, read.recorded_at)
 
 

@@ -18,6 +18,7 @@ import asyncpg
 from aiokafka.errors import KafkaError
 
 from relay.kafka.broker import Broker
+from relay.kafka.event_headers import event_id_text
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import fetch, seen
 from relay.runtime.flow import CANARY_EVENT, Flow
@@ -132,5 +133,5 @@ async def read_back(broker: Broker, record: Record, event_id: str) -> str | None
     records = [one for one in fetched.records if one.offset == record.offset]
     if not records:
         return "no record stands there"
-    found = seen(record.partition, records[0]).header("ce_id")
-    return None if found == event_id else f"another record stands there, ce_id {found}"
+    found = event_id_text(seen(record.partition, records[0]).headers)
+    return None if found == event_id else f"another record stands there, event {found}"

@@ -28,8 +28,8 @@ from relay.diagnose.reconcile.outbox_rows import (
     known_events,
     orders_of,
 )
+from relay.kafka.event_headers import created_at_text, event_id_text
 from relay.kafka.partition import Partition
-from relay.kafka.ranges import header_text
 
 _PAGE_BATCHES: Final = 2000
 _LOOKED_UP_TOGETHER: Final = 5000
@@ -187,7 +187,7 @@ class _Walk:
         event_id = _event_id(record)
         outbox_id = self._expected.pop(record.offset, None)
         if event_id is None:
-            self._tally.add(self._ghost(record.key, record.offset, "it has no ce_id"))
+            self._tally.add(self._ghost(record.key, record.offset, "it names no event"))
         elif outbox_id is None:
             self._strays.append(_Stray(event_id, record.offset, record.key))
         elif self._rows.state(outbox_id) == ABSENT:
@@ -209,7 +209,7 @@ class _Walk:
         for stray in self._strays:
             outbox_id = known.get(stray.event_id)
             if outbox_id is None:
-                detail = f"ce_id {UUID(bytes=stray.event_id)}"
+                detail = f"event {UUID(bytes=stray.event_id)}"
                 if stray.outbox_id is not None:
                     detail += f"; its row, outbox {stray.outbox_id}, was deleted"
                 self._tally.add(self._ghost(stray.key, stray.offset, detail))
@@ -234,7 +234,7 @@ class _Walk:
 def _time(record: Any) -> datetime | None:
     """Return when its row was created."""
     try:
-        at = datetime.fromisoformat(header_text(record.headers, "ce_time") or "")
+        at = datetime.fromisoformat(created_at_text(record.headers) or "")
     except ValueError:
         return None
     return at if at.tzinfo else None
@@ -242,7 +242,7 @@ def _time(record: Any) -> datetime | None:
 
 def _event_id(record: Any) -> bytes | None:
     try:
-        return UUID(header_text(record.headers, "ce_id") or "").bytes
+        return UUID(event_id_text(record.headers) or "").bytes
     except ValueError:
         return None
 

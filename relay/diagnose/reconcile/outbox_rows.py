@@ -12,6 +12,8 @@ from uuid import UUID
 
 import asyncpg
 
+from relay.runtime.flow import Flow
+
 _PAGE_ROWS: Final = 50_000
 _ID_BYTES: Final = 16
 
@@ -23,6 +25,8 @@ SELECT o.id, uuid_send(o.event_id), pg_visible_in_snapshot(o.txid, c.prev)
  WHERE c.shard = 0 AND o.id > $1 AND o.id <= $2 AND o.event_type <> 'relay.probe'
    AND ($3::timestamptz IS NULL OR o.created_at >= $3)
    AND ($4::timestamptz IS NULL OR o.created_at < $4)
+   AND (NOT $6 OR o.event_type = ANY ($7::text[])
+        OR o.aggregate_type = $8 AND o.event_type <> ALL ($9::text[]))
  ORDER BY o.id LIMIT $5
 """
 
@@ -96,11 +100,16 @@ class OutboxRows:
 
 
 async def load_rows(
-    connection: asyncpg.Connection, after: int, upto: int, since: Any, until: Any
+    connection: asyncpg.Connection, flow: Flow, span: tuple[int, int], since: Any, until: Any
 ) -> OutboxRows:
-    """Read ids and states of a range of the outbox."""
+    """Read ids and states of a range of the outbox; where there are other flows, the flow's own."""
+    after, upto = span
     rows, last = OutboxRows(after, upto), after
-    while page := await connection.fetch(_PAGE, last, upto, since, until, _PAGE_ROWS):
+    whose = (
+        *(bool(flow.others.names), flow.own_event_types),
+        *(flow.aggregate_type, flow.others_event_types),
+    )
+    while page := await connection.fetch(_PAGE, last, upto, since, until, _PAGE_ROWS, *whose):
         for outbox_id, event_id, handed_over in page:
             rows.put(outbox_id, event_id, handed_over=handed_over)
         last = page[-1][0]

@@ -201,7 +201,7 @@ async def _events(
     bounds = await reading.bounds(sorted(flow.topics))
     parts = list(_parts(after, upto))
     for low, high in parts:
-        rows = await load_rows(connection, low, high, within.since, within.until)
+        rows = await load_rows(connection, flow, (low, high), within.since, within.until)
         walk = EventsWalk(connection, rows, reading.done.tally)
         # Ghosts are looked for in the whole log once; with several parts, where their records are.
         everything = within.is_everything and len(parts) == 1

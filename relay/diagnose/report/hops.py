@@ -138,7 +138,7 @@ def _read_back(readback: ReadBack | Missing | None) -> tuple[bool, str]:
         return True, ", acknowledged; not read back"
     texts = {
         Found.SAME: ", read back, ce_id equal",
-        Found.OTHER: f": another record is there ({readback.event_id or 'without ce_id'})",
+        Found.OTHER: f": another record is there ({readback.event_id or 'without an id'})",
         Found.GONE_BEFORE: ": gone, the log starts later",
         Found.GONE_AFTER: ": gone, the log ends before it",
         Found.GONE_WITHIN: ": gone, the log has a hole there",

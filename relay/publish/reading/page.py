@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 from relay.publish.reading.parked_orders import order_name
@@ -96,6 +97,26 @@ class Page:
             self.aggregate_types[:count],
             self.after,
         )
+
+    def at(self, places: Sequence[int]) -> Page:
+        """Return the rows at these places."""
+        taken = itemgetter(*places) if len(places) > 1 else lambda column: (column[places[0]],)
+        page = Page(
+            taken(self.ids),
+            taken(self.event_ids),
+            taken(self.keys),
+            taken(self.event_types),
+            list(taken(self.payloads)),
+            taken(self.sizes),
+            list(taken(self.headers)),
+            taken(self.traceparents),
+            taken(self.tracestates),
+            taken(self.created_at),
+            taken(self.aggregate_types),
+            self.after,
+        )
+        page.names = taken(self.names)
+        return page
 
     def without_payload(self, largest_bytes: int) -> list[int]:
         """Return the ids of the rows whose payload is still to be read, unless it is larger."""

@@ -20,8 +20,9 @@ from relay.publish.sending.batch import Batch, batches
 from relay.publish.sending.compression import Codec
 from relay.publish.sending.partitioner import partitions
 from relay.publish.sending.publisher import EncodedBatch
-from relay.publish.sending.record import RecordEncoder, record_sizes, records_of
+from relay.publish.sending.record import record_sizes, records_of
 from relay.publish.sending.sizing import Sizing
+from relay.publish.sending.wire_form import WireEncoder
 from relay.runtime.flows import Routes
 from relay.telemetry.identities import Identities, TraceColumns
 
@@ -45,7 +46,7 @@ class Dispatcher:
     """Knows routes, partitions, limits and the parked orders."""
 
     routes: Routes
-    encoder: RecordEncoder
+    encoder: WireEncoder
     identities: Identities
     sizing: Sizing
     codec: Codec
@@ -58,8 +59,8 @@ class Dispatcher:
         return self._topics(self._kinds(page))
 
     def _topics(self, kinds: Sequence[str]) -> set[str]:
-        topics = self.routes.topics
-        return {topics[kind] for kind in set(kinds) & topics.keys()}
+        found = map(self.routes.topic, set(kinds))
+        return {topic for topic in found if topic is not None}
 
     def _kinds(self, page: Page) -> Sequence[str]:
         return self.routes.kinds(page.aggregate_types, page.event_types)
@@ -112,7 +113,7 @@ class Dispatcher:
     def _topic(self, kind: str, replay: Replayed | None = None) -> str | None:
         if replay is not None and replay.topic is not None:
             return replay.topic
-        return self.routes.topics.get(kind)
+        return self.routes.topic(kind)
 
     def _batches(
         self,
@@ -144,10 +145,12 @@ class Dispatcher:
         topics = self._topics(kinds)
         if len(topics) == 1 and not held:
             return {topics.pop(): range(len(kinds))}
+        topic_of = {kind: self.routes.topic(kind) for kind in set(kinds)}
         by_topic: dict[str, list[int]] = {}
         for place, kind in enumerate(kinds):
-            if place not in held:
-                by_topic.setdefault(self.routes.topics[kind], []).append(place)
+            topic = topic_of[kind]
+            if topic is not None and place not in held:
+                by_topic.setdefault(topic, []).append(place)
         return dict(by_topic)
 
     def _park(
@@ -171,7 +174,7 @@ class Dispatcher:
     def _suspicious(self, page: Page, kinds: Sequence[str], sizes: Sequence[int]) -> bool:
         """Tell cheaply whether any row may have to wait."""
         return bool(
-            not self.routes.topics.keys() >= set(kinds)
+            None in map(self.routes.topic, set(kinds))
             or not self.parked_orders.disjoint(page.names)
             or None in page.payloads
             or (self.sizing.too_large and not self.sizing.too_large.isdisjoint(page.ids))

@@ -21,7 +21,7 @@ from struct import unpack
 from typing import Final
 
 from relay.publish.reading.page import Page
-from relay.runtime.flows import event_type_of
+from relay.runtime.flows import Routes, event_type_of
 
 _EPOCH_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _SECOND: Final = 1_000_000
@@ -54,20 +54,21 @@ class _Varints(dict[int, bytes]):
 
 _KEPT_VARINTS: Final = 16_384
 _VARINTS: Final = _Varints()
-_varint_of: Final = _VARINTS.__getitem__
+varint_of: Final = _VARINTS.__getitem__
 # What stands before a record's key: attributes, timestamp delta (all of a batch are sent at one
 # time), offset delta. As many as the largest batch so far had.
 _PLACES: Final[list[bytes]] = []
 
 
-def _header(name: bytes, value: bytes) -> bytes:
-    return _varint_of(len(name)) + name + _varint_of(len(value)) + value
+def header(name: bytes, value: bytes) -> bytes:
+    """Encode one header of a record."""
+    return varint_of(len(name)) + name + varint_of(len(value)) + value
 
 
-_ID: Final = _varint_of(5) + b"ce_id" + _varint_of(36)
-_SUBJECT: Final = _varint_of(10) + b"ce_subject"
-_TIME: Final = _varint_of(7) + b"ce_time" + _varint_of(27)
-_PARENT: Final = _varint_of(11) + b"traceparent" + _varint_of(55)
+_ID: Final = varint_of(5) + b"ce_id" + varint_of(36)
+_SUBJECT: Final = varint_of(10) + b"ce_subject"
+_TIME: Final = varint_of(7) + b"ce_time" + varint_of(27)
+_PARENT: Final = varint_of(11) + b"traceparent" + varint_of(55)
 _VARYING: Final = 4
 
 
@@ -75,20 +76,21 @@ class RecordEncoder:
     """Encodes pages.
 
     Args:
-        sources: kind (`relay.runtime.flows.Routes`) -> `ce_source`; of a row that goes nowhere it
-            is never seen.
+        routes: say which flow a row is of.
+        source: `ce_source`; None: `/` and the flow's name.
         dataschemas: event type -> `ce_dataschema`.
         epoch: the relay's tenure, which every record names.
     """
 
     def __init__(
-        self, sources: Mapping[str, str], dataschemas: Mapping[str, str], epoch: int
+        self, routes: Routes, source: str | None, dataschemas: Mapping[str, str], epoch: int
     ) -> None:
-        self._sources = sources
+        self._routes = routes
+        self._source = source
         self._dataschemas = dataschemas
         self._epoch = str(epoch).encode()
         self._constants: dict[tuple[str, bytes | None], tuple[int, bytes]] = {}
-        self._seconds: dict[int, bytes] = {}
+        self._times = Rfc3339Times()
 
     def tails(
         self,
@@ -100,13 +102,13 @@ class RecordEncoder:
     ) -> list[bytes]:
         """Encode each row's record from its key to its end; what stands before is its batch's."""
         keys = rows.keys
-        key_sizes = list(map(_varint_of, map(len, keys)))
+        key_sizes = list(map(varint_of, map(len, keys)))
         # One that was never read is too large to be sent, and is parked.
         payloads = [payload or b"" for payload in rows.payloads]
         pieces = (
             key_sizes,
             keys,
-            map(_varint_of, map(len, payloads)),
+            map(varint_of, map(len, payloads)),
             payloads,
             self._heads(rows, kinds, tracestates, replay_id),
             repeat(_ID),
@@ -115,7 +117,7 @@ class RecordEncoder:
             key_sizes,
             keys,
             repeat(_TIME),
-            self._times(rows.created_at),
+            self._times.texts(rows.created_at),
             repeat(_PARENT),
             traceparents,
         )
@@ -138,7 +140,7 @@ class RecordEncoder:
 
     def _head(self, kind: str, replay_id: bytes | None) -> bytes:
         count, encoded = self._constant(kind, replay_id)
-        return _varint_of(count + _VARYING) + encoded
+        return varint_of(count + _VARYING) + encoded
 
     def _own_head(
         self,
@@ -148,10 +150,10 @@ class RecordEncoder:
         replay_id: bytes | None,
     ) -> bytes:
         count, encoded = self._constant(kind, replay_id)
-        more = [_header(name, value) for name, value in own_headers(headers)]
+        more = [header(name, value) for name, value in own_headers(headers)]
         if tracestate:
-            more.append(_header(b"tracestate", tracestate))
-        return _varint_of(count + len(more) + _VARYING) + b"".join(more) + encoded
+            more.append(header(b"tracestate", tracestate))
+        return varint_of(count + len(more) + _VARYING) + b"".join(more) + encoded
 
     def _constant(self, kind: str, replay_id: bytes | None) -> tuple[int, bytes]:
         known = self._constants.get((kind, replay_id))
@@ -160,7 +162,7 @@ class RecordEncoder:
             given = {
                 b"ce_specversion": b"1.0",
                 b"ce_type": event_type.encode(),
-                b"ce_source": self._sources.get(kind, "").encode(),
+                b"ce_source": self._source_of(kind).encode(),
                 b"content-type": b"application/json",
                 b"relay_epoch": self._epoch,
             }
@@ -168,13 +170,24 @@ class RecordEncoder:
                 given[b"ce_dataschema"] = self._dataschemas[event_type].encode()
             if replay_id is not None:
                 given[b"replay_id"] = replay_id
-            known = len(given), b"".join(_header(*pair) for pair in given.items())
+            known = len(given), b"".join(header(*pair) for pair in given.items())
             if len(self._constants) > 1000:  # noqa: PLR2004 - replays come and go
                 self._constants.clear()
             self._constants[kind, replay_id] = known
         return known
 
-    def _times(self, created_at: Sequence[bytes]) -> list[bytes]:
+    def _source_of(self, kind: str) -> str:
+        flow = self._routes.flow_of(kind)
+        return self._source or ("/" if flow is None else f"/{flow.name}")
+
+
+class Rfc3339Times:
+    """Writes times; a second's text is made once."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, bytes] = {}
+
+    def texts(self, created_at: Sequence[bytes]) -> list[bytes]:
         """Write PostgreSQL's binary timestamps as RFC 3339, in microseconds."""
         seconds = self._seconds
         if len(seconds) > 10_000:  # noqa: PLR2004 - a backlog of hours
@@ -213,8 +226,13 @@ def uuid_texts(values: Sequence[bytes]) -> list[bytes]:
     return [whole[start : start + 36] for start in range(0, 36 * count, 36)]
 
 
-def own_headers(document: bytes | None) -> list[tuple[bytes, bytes]]:
-    """Return the string entries of a row's own headers, without those that are ours to write."""
+def own_headers(
+    document: bytes | None, taken: frozenset[str] = frozenset()
+) -> list[tuple[bytes, bytes]]:
+    """Return the string entries of a row's own headers, without those that are ours to write.
+
+    `taken` names more that are.
+    """
     if document is None:
         return []
     try:
@@ -226,13 +244,13 @@ def own_headers(document: bytes | None) -> list[tuple[bytes, bytes]]:
     return [
         (name.encode("utf-8", "replace"), value.encode("utf-8", "replace"))
         for name, value in entries.items()
-        if isinstance(value, str) and not _is_ours(name)
+        if isinstance(value, str) and not _is_ours(name) and name not in taken
     ]
 
 
 def _is_ours(name: str) -> bool:
     lowered = name.lower()
-    return lowered in _OWN or lowered.startswith("ce_")
+    return lowered in _OWN or lowered.startswith(("ce_", "relay_"))
 
 
 def record_sizes(tails: Sequence[bytes]) -> list[int]:
@@ -247,4 +265,4 @@ def records_of(tails: Sequence[bytes]) -> bytes:
     """Join a batch's records: each with its length and its place before its tail."""
     _PLACES.extend(b"\0\0" + varint(place) for place in range(len(_PLACES), len(tails)))
     sizes = map(add, map(len, tails), map(len, _PLACES))
-    return b"".join(chain.from_iterable(zip(map(_varint_of, sizes), _PLACES, tails, strict=False)))
+    return b"".join(chain.from_iterable(zip(map(varint_of, sizes), _PLACES, tails, strict=False)))

@@ -71,8 +71,8 @@ def read_event(record: EventRecord) -> Event | None:
         return None
     return Event(
         key=key,
-        event_id=_text(headers.get("ce_id")),
-        event_type=_text(headers.get("ce_type")),
+        event_id=_text(headers.get("ce_id") or headers.get("id")),
+        event_type=_text(headers.get("ce_type") or headers.get("relay_event_type")),
         payload=record.value or b"",
         traceparent=headers.get("traceparent"),
         tracestate=headers.get("tracestate"),

@@ -313,7 +313,7 @@ async def test_a_standby_promoted_with_a_lag_needs_nothing_and_its_ghosts_are_na
     assert noted is not None
     ghosts = json.loads(new.command("reconcile", "--json").stdout)
     assert ghosts["found"] == {"record_without_row": 2}
-    assert {one["detail"] for one in ghosts["findings"]} == {f"ce_id {event}" for event in lost}
+    assert {one["detail"] for one in ghosts["findings"]} == {f"event {event}" for event in lost}
 
 
 async def test_a_row_copied_in_from_a_cluster_further_on_stops_the_relay(

@@ -10,6 +10,7 @@ from relay.publish.reading.replays import PART_ITEMS
 from relay.replay.candidates import conditions
 from relay.replay.everything import ALONG_KEYS, STORE, store_everything
 from relay.replay.selection import Selection
+from relay.runtime.flow import Flow
 
 ALL = Selection(everything=True)
 ROWS = 3_500
@@ -47,7 +48,7 @@ async def stored(
             "INSERT INTO relay.replay_job (replay_id, selection, plan) VALUES ($1, '{}', '{}')",
             replay_id,
         )
-        count = await store_everything(pg, replay_id, selection, orders, KINDS, page_parts=1)
+        count = await store_everything(pg, replay_id, selection, orders, Flow(), page_parts=1)
     parts = await pg.fetch(
         "SELECT number, outbox_ids FROM relay.replay_part WHERE replay_id = $1 ORDER BY number",
         replay_id,
@@ -85,6 +86,7 @@ async def test_whole_pages_and_none_at_all(published: asyncpg.Connection) -> Non
 async def test_it_is_merged_along_the_keys_and_sorts_nothing(published: asyncpg.Connection) -> None:
     await published.execute("VACUUM ANALYZE relay.outbox, relay.kept")
     values = (str(uuid.uuid4()), *conditions(ALL), None, KINDS, 10, 0, 200 * PART_ITEMS)
+    values = (*values, "order", False, KINDS, [])
     async with published.transaction():
         await published.execute(ALONG_KEYS)
         lines = await published.fetch(f"EXPLAIN {STORE}", *values)

@@ -27,6 +27,10 @@ from relay.publish.sending.record import (
     uuid_texts,
     varint,
 )
+from relay.publish.sending.wire_form import WireEncoder
+from relay.runtime.flow import EventRoute, Flow
+from relay.runtime.flows import Routes, beside_each_other
+from relay.runtime.settings_model import FlowSettings
 
 AFTER = Position(Snapshot(3, 3))
 
@@ -44,7 +48,7 @@ def page_of(rows: list[dict[str, Any]]) -> Page:
             None,
             None,
             pack(">q", row.get("created_at", 0)),
-            "order",
+            row.get("aggregate_type", "order"),
         )
         for number, row in enumerate(rows, 1)
     ]
@@ -58,7 +62,7 @@ def batch_bytes(tails: list[bytes], timestamp_ms: int = 1000, codec: int = 0) ->
 
 
 def encode(rows: list[dict[str, Any]], tracestate: bytes | None = None) -> bytes:
-    encoder = RecordEncoder({"order.placed": "/orders"}, {"order.placed": "https://s"}, 4)
+    encoder = RecordEncoder(Routes.of([Flow()]), "/orders", {"order.placed": "https://s"}, 4)
     page, count = page_of(rows), len(rows)
     parents, states = [b"t" * 55] * count, [tracestate] * count
     return batch_bytes(encoder.tails(page, page.event_types, parents, states))
@@ -239,9 +243,69 @@ def test_compression_is_left_out_when_it_does_not_help() -> None:
 
 
 def test_a_compressed_batch_is_read_back() -> None:
-    encoder, page = RecordEncoder({}, {}, 4), page_of([{"payload": b"a" * 500}] * 20)
+    encoder, page = (
+        RecordEncoder(Routes.of([Flow()]), None, {}, 4),
+        page_of([{"payload": b"a" * 500}] * 20),
+    )
     tails = encoder.tails(page, page.event_types, [b"t" * 55] * 20, [None] * 20)
     records, codec = Codec.named("gzip").compressed(records_of(tails))
     checked = wire.checked_part(records, 20, 1, codec, (1, 1, 1))
     batch = wire.batch_start(checked, calc_crc32c(checked)) + checked
     assert [record.value for record in decoded(batch)] == [b"a" * 500] * 20
+
+
+ROUTED = FlowSettings(
+    aggregate_type="payment",
+    returns_topic="payments.returns",
+    confirm_group="payments",
+    apply="observe",
+    wire="debezium",
+    wire_headers={"eventType": "event_type", "aggregate": "aggregate_type"},
+)
+
+
+def test_a_record_of_the_debezium_preset_and_a_tombstone() -> None:
+    routes = Routes.of([ROUTED.flow("payments")])
+    rows = [
+        {"key": b"p-1", "payload": b'{"a": 1}', "aggregate_type": "payment"},
+        {"key": b"p-2", "payload": b" null ", "headers": b'{"x": "y", "id": "no", "relay_": "no"}'},
+        {"key": b"p-3", "payload": b""},
+    ]
+    page, encoder = page_of(rows), WireEncoder(routes, None, {}, 4)
+    kinds = routes.kinds(page.aggregate_types, page.event_types)
+    tails = encoder.tails(page, kinds, [b"t" * 55] * 3, [None, b"v=1", None], b"r")
+    whole, tombstone, empty = decoded(batch_bytes(tails))
+    assert (whole.key, whole.value) == (b"p-1", b'{"a": 1}')
+    assert dict(whole.headers) == {
+        "id": str(uuid.UUID(int=1)).encode(),
+        "eventType": b"order.placed",
+        "aggregate": b"payment",
+        "relay_event_type": b"order.placed",
+        "relay_created_at": b"2000-01-01T00:00:00.000000Z",
+        "relay_epoch": b"4",
+        "replay_id": b"r",
+        "traceparent": b"t" * 55,
+    }
+    assert (tombstone.key, tombstone.value, empty.value) == (b"p-2", None, None)
+    more = dict(tombstone.headers)
+    assert (more["x"], more["tracestate"]) == (b"y", b"v=1")
+    assert more["id"] == str(uuid.UUID(int=2)).encode()
+
+
+def test_a_page_of_two_presets_keeps_its_order() -> None:
+    orders = Flow(events={"created": EventRoute("orders.events")})
+    routes = Routes.of(beside_each_other([orders, ROUTED.flow("payments")]))
+    types = ["order", "payment", "order", "payment", "payment"]
+    rows = [
+        {"key": b"%d" % number, "event_type": "created", "aggregate_type": one}
+        for number, one in enumerate(types)
+    ]
+    page, encoder = page_of(rows), WireEncoder(routes, None, {}, 4)
+    kinds = routes.kinds(page.aggregate_types, page.event_types)
+    assert [routes.topic(kind) for kind in kinds[:2]] == ["orders.events", "outbox.event.payment"]
+    records = decoded(batch_bytes(encoder.tails(page, kinds, [b"t" * 55] * 5, [None] * 5)))
+    assert [record.key for record in records] == [b"0", b"1", b"2", b"3", b"4"]
+    assert ["ce_source" in dict(one.headers) for one in records] == [
+        one == "order" for one in types
+    ]
+    assert ["id" in dict(one.headers) for one in records] == [one == "payment" for one in types]

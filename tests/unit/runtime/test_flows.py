@@ -89,7 +89,7 @@ def test_a_row_goes_where_its_aggregate_type_says_when_several_have_its_event_ty
         ("relay.canary:payments", "relay.canary", "payments.events"),
     ]
     kinds = routes.kinds([row[0] for row in rows], [row[1] for row in rows])
-    assert [routes.topics.get(kind) for kind in kinds] == [row[2] for row in rows]
+    assert [routes.topic(kind) for kind in kinds] == [row[2] for row in rows]
     alone = ["order.placed", "unheard.of"]
     assert routes.kinds(["order", "order"], alone) is alone
 
@@ -114,3 +114,38 @@ def test_what_processes_run_with_for_another_flow_is_not_compared() -> None:
     assert compared(payments, running) == (payments, [])
     with pytest.raises(FlowError):
         beside_each_other([mine, mine])
+
+
+ROUTER = """
+[flow.payments]
+aggregate_type = "payment"
+returns_topic = "payments.returns"
+confirm_group = "payment-confirmation"
+apply = "observe"
+wire = "debezium"
+"""
+
+
+def test_a_flow_of_the_debezium_preset_publishes_every_type_of_its_aggregate(
+    tmp_path: Path,
+) -> None:
+    (flow,) = load(tmp_path, ROUTER).every_flow
+    assert (flow.events_topic, flow.every_event) == ("outbox.event.payment", True)
+    routes = Routes.of([flow])
+    kinds = routes.kinds(["payment", "customer", "customer"], ["any", "any", "order.placed"])
+    topics = ["outbox.event.payment", None, "outbox.event.payment"]
+    assert [routes.topic(kind) for kind in kinds] == topics
+    # Beside another flow, the aggregate type alone decides, for the relay and for the diagnosis.
+    orders, payments = load(tmp_path, ORDERS + ROUTER).every_flow
+    assert (orders.own_event_types, payments.own_event_types) == ([], [])
+    routes = Routes.of([orders, payments])
+    kinds = routes.kinds(["payment", "order", "order"], ["order.placed", "order.placed", "any"])
+    assert [routes.topic(kind) for kind in kinds] == [topics[0], "orders.events", None]
+
+
+def test_headers_of_ours_are_nobody_elses(tmp_path: Path) -> None:
+    for name in ("id", "relay_epoch", "traceparent"):
+        with pytest.raises(SettingsError, match="is written by the relay itself"):
+            load(tmp_path, ROUTER + f'wire_headers = {{ {name} = "event_type" }}')
+    with pytest.raises(SettingsError, match="wire = debezium"):
+        load(tmp_path, '[flow.orders]\nwire_headers = { a = "event_type" }')
