@@ -1,6 +1,6 @@
 # Needs nothing but Python 3.11+, make and the package registries. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo unit test corpus nights faults mutants simulate soak check docs format lock jaeger bench clean
+.PHONY: help setup demo unit test corpus nights faults mutants simulate soak check docs format lock jaeger prometheus bench clean
 
 # The first Python that is new enough; `make setup PYTHON=/path/to/python3.11` chooses another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -41,11 +41,12 @@ simulate: setup  ## SEEDS=100000 runs of the simulation
 soak: setup  ## MINUTES=60 of steady load; memory, file handles and connections over time
 	@.venv/bin/python -m tests.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
-check: setup  ## lint, formatting, types, import contracts and documentation
+check: setup  ## lint, formatting, types, import contracts, rules of Prometheus, documentation
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	tools/check_rules.sh
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 docs: setup  ## build the documentation into site/, with every link checked
@@ -70,6 +71,9 @@ lock: setup  ## lock Python's and Kafka's files again (ARGS=--upgrade for newer 
 
 jaeger:  ## build Jaeger from its Go module, once (needs Go)
 	@tools/build_jaeger.sh
+
+prometheus: setup  ## build Prometheus and promtool from their Go module, once (needs Go)
+	@tools/build_prometheus.sh
 
 bench: setup  ## list the benchmarks; `make bench-NAME` runs one, `make bench-all` all
 	@.venv/bin/python -m benchmarks

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 OF_THE_ROOT = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
-GUIDES = ("adopting", "order-service", "settings", "replay", "quarantine", "restore", "probe")
+GUIDES = (
+    "adopting",
+    "order-service",
+    "settings",
+    "replay",
+    "quarantine",
+    "restore",
+    "probe",
+    "alerts",
+)
 ABOUT = ("reliability", "performance", "glossary")
 _LINK = re.compile(r"(?<=\]\()(?P<target>[^)\s:#]+)(?P<anchor>#[^)\s]*)?(?=\))")
 

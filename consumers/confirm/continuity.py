@@ -30,17 +30,36 @@ _AT_ONCE: Final = 32
 
 # The event that a return answers, where its day is: by ce_causationid, else the order's first.
 _STORED: Final = """
-SELECT k.place, o.event_id, o.traceparent
+SELECT k.place, o.event_id, o.traceparent, l.published_at
   FROM unnest($1::int[], $2::text[], $3::text[], $4::float8[])
        AS k (place, order_id, causation_id, around)
  CROSS JOIN LATERAL (
-       SELECT o.event_id, o.traceparent FROM relay.outbox o
+       SELECT o.id, o.event_id, o.traceparent FROM relay.outbox o
         WHERE o.aggregate_id = k.order_id
           AND o.created_at >= to_timestamp(k.around) - interval '2 days'
           AND o.created_at < to_timestamp(k.around) + interval '1 day'
           AND (k.causation_id IS NULL OR o.event_id::text = k.causation_id)
         ORDER BY o.id LIMIT 1) o
+  -- The proof of its publication: a descent of the largest index there is, so only for some.
+  LEFT JOIN LATERAL (
+       SELECT published_at FROM relay.delivery_ledger l
+        WHERE k.place % 4 = 0 AND l.id_range @> o.id AND l.replay_id IS NULL
+          AND o.id = ANY (l.outbox_ids)
+        LIMIT 1) l ON true
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What came of a sample.
+
+    Attributes:
+        results: returns by how their trace agrees with their event's.
+        process_seconds: of some, the time from the event's acknowledgement to the return's record.
+    """
+
+    results: Counter[str] = field(default_factory=Counter)
+    process_seconds: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -50,19 +69,19 @@ class TraceSample:
     counts: Counter[str] = field(default_factory=Counter)
     _next_at: float = 0.0
 
-    async def look(self, connection: asyncpg.Connection, done: Done) -> Counter[str]:
+    async def look(self, connection: asyncpg.Connection, done: Done) -> Compared:
         """Compare some returns of a committed batch, if it is time; return how they came out."""
         now = time.monotonic()
         if now < self._next_at:
-            return Counter()
+            return Compared()
         chosen = _chosen(
             [step.returned for step in done.steps if step.outcome is not Outcome.CANARY]
         )
         if not chosen:
-            return Counter()
+            return Compared()
         self._next_at = now + _EVERY_SECONDS
         found = await _compared(connection, chosen, done.submitted)
-        self.counts.update(found)
+        self.counts.update(found.results)
         return found
 
 
@@ -74,7 +93,7 @@ def _chosen(returns: Sequence[Return]) -> Sequence[Return]:
 
 async def _compared(
     connection: asyncpg.Connection, chosen: Sequence[Return], submitted: dict[str, float | None]
-) -> Counter[str]:
+) -> Compared:
     around = [submitted.get(one.order_id) or recorded_ms(one.record) / 1000 for one in chosen]
     try:
         rows = await connection.fetch(
@@ -87,11 +106,17 @@ async def _compared(
     except DATABASE_FAILURES as error:
         # The batch is committed: whoever uses the connection next learns of a lost one.
         log.info("traces not compared", error=str(error))
-        return Counter()
-    return Counter(
+        return Compared()
+    results = Counter(
         continuity(
             stored_trace(row["traceparent"], row["event_id"]),
             trace_of(chosen[row["place"]].traceparent),
         ).value
         for row in rows
     )
+    took = tuple(
+        max(0.0, recorded_ms(chosen[row["place"]].record) / 1000 - row["published_at"].timestamp())
+        for row in rows
+        if row["published_at"] is not None
+    )
+    return Compared(results, took)

@@ -20,11 +20,22 @@ from relay.consumers.confirm.spans import ReturnSpans
 from relay.consumers.confirm.testpoints import TestPoint, nothing
 from relay.consumers.confirm.transaction import Done
 from relay.consumers.returns.fold import Outcome
-from relay.consumers.returns.refusals import Refusal
+from relay.consumers.returns.reader import Return
+from relay.consumers.returns.refusals import Reason, Refusal
+from relay.consumers.returns.stored_record import recorded_ms
 from relay.kafka.consumer.partitions import Gap, GapReason, Partition
-from relay.telemetry.metrics import Metrics
+from relay.telemetry.continuity import Continuity
+from relay.telemetry.metrics import ConfirmMetrics, Metrics, known
+from relay.telemetry.traceparent import parse
 
 _LOGGED_REFUSALS = 10  # of one batch; all of them are in quarantine
+_TIMED = 200  # of one batch, evenly: the way from the record to the status, and to the record
+_OUTCOMES = (
+    *(outcome.value for outcome in Outcome),
+    *(reason.value for reason in Reason),
+    "copy",
+    "waiting",
+)
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +52,12 @@ class Report:
     waiting: int = 0
     gaps: int = 0
     traces: TraceSample = field(default_factory=TraceSample)
+
+    def __post_init__(self) -> None:
+        if self.metrics is not None:
+            known(self.metrics.confirm.returns, dict.fromkeys(_OUTCOMES))
+            known(self.metrics.confirm.trace_continuity, [one.value for one in Continuity])
+            self.metrics.confirm.returns_pending.set(0)
 
     def detail(self) -> Mapping[str, Any]:
         """Return what `relay status` shows."""
@@ -65,30 +82,45 @@ class Report:
         self.counts.update(counts)
         if self.metrics is not None:
             for outcome, number in counts.items():
-                self.metrics.returns.labels(outcome).inc(number)
-            self.metrics.return_latency_seconds.observe(self._latencies(done))
+                self.metrics.confirm.returns.labels(outcome).inc(number)
+            self._time(self.metrics.confirm, done)
         _log_refused(done.refused)
         await self.spans.export(connection, done, started_ns)
         compared = await self.traces.look(connection, done)
         if self.metrics is not None:
-            for result, number in compared.items():
-                self.metrics.trace_continuity.labels(result).inc(number)
+            for result, number in compared.results.items():
+                self.metrics.confirm.trace_continuity.labels(result).inc(number)
+            self.metrics.confirm.process_latency_seconds.observe(compared.process_seconds)
 
-    def _latencies(self, done: Done) -> list[float]:
+    def _time(self, metrics: ConfirmMetrics, done: Done) -> None:
+        """Count how long the orders took that were ended; the parts of some of them."""
         now, terminal = time.time(), self.terminal
         changes = (Outcome.APPLIED, Outcome.OBSERVED)
         ended = [
-            returned.order_id
+            returned
             for _, returned, outcome, _, new_status in done.steps
             if outcome in changes and new_status in terminal
         ]
-        return [max(0.0, now - at) for at in map(done.submitted.get, ended) if at is not None]
+        submitted = done.submitted
+        placed = [submitted.get(one.order_id) for one in ended]
+        metrics.end_to_end_latency_seconds.observe(
+            [max(0.0, now - at) for at in placed if at is not None]
+        )
+        stride = len(ended) // _TIMED + 1
+        some = list(zip(ended[::stride], placed[::stride], strict=True))
+        recorded = [recorded_ms(one.record) / 1000 for one, _ in some]
+        metrics.confirm_latency_seconds.observe([max(0.0, now - at) for at in recorded])
+        metrics.return_latency_seconds.observe(
+            [max(0.0, r - at) for r, (_, at) in zip(recorded, some, strict=True) if at is not None]
+        )
+        for one, at in some[:1]:
+            _show_example(metrics, one, now, at)
 
     def gap(self, partition: Partition, gap: Gap) -> None:
         """Note that records were not seen."""
         self.gaps += 1
         if self.metrics is not None:
-            self.metrics.offset_gaps.inc()
+            self.metrics.confirm.offset_gaps.inc()
         level = log.info if gap.reason is GapReason.NOT_READABLE else log.error
         level(
             "records not seen",
@@ -103,7 +135,21 @@ class Report:
         """Note how many returns wait for a locked order."""
         self.waiting = count
         if self.metrics is not None:
-            self.metrics.returns_pending.set(count)
+            self.metrics.confirm.returns_pending.set(count)
+
+
+def _show_example(
+    metrics: ConfirmMetrics, one: Return, now: float, submitted: float | None
+) -> None:
+    """Show the trace of a return, where it is sampled."""
+    context = parse(one.traceparent)
+    if context is None or not context.sampled:
+        return
+    recorded = recorded_ms(one.record) / 1000
+    metrics.confirm_latency_seconds.exemplar(max(0.0, now - recorded), context.trace_id)
+    if submitted is not None:
+        metrics.return_latency_seconds.exemplar(max(0.0, recorded - submitted), context.trace_id)
+        metrics.end_to_end_latency_seconds.exemplar(max(0.0, now - submitted), context.trace_id)
 
 
 def _log_refused(refused: Sequence[Refusal]) -> None:

@@ -112,8 +112,11 @@ class ConfirmService:
         )
         self.report = Report(spans, self.metrics, flow.terminal_statuses, self.test_point)
         if self.metrics is not None:
-            self.metrics.partitions_blocked.set_function(lambda: len(self.blocked.reasons()))
-            self.metrics.quarantine_full.set_function(lambda: int(self.room.full))
+            confirm = self.metrics.confirm
+            confirm.active.set_function(lambda: int(self.ready))
+            confirm.partitions_blocked.set_function(lambda: len(self.blocked.reasons()))
+            confirm.quarantine_full.set_function(lambda: int(self.room.full))
+            confirm.deadlines(flow.deadlines)
 
     @property
     def ready(self) -> bool:
@@ -319,15 +322,14 @@ class ConfirmService:
         self.state, self.waiting_for = "waiting", f"the {resource}: {described(error)}"
         self.failure_code = failure_code(error, resource)
         if self.metrics is not None:
-            self.metrics.dependency_up.labels(resource).set(0)
+            self.metrics.dependencies.away(resource)
         if self.outages.began(resource, error):
             log.warning("waiting", resource=resource, error=described(error))
 
     def _back(self, resource: Resource) -> None:
         seconds = self.outages.ended(resource)
         if self.metrics is not None:
-            self.metrics.dependency_up.labels(resource).set(1)
-            self.metrics.outage_seconds.labels(resource).inc(seconds or 0)
+            self.metrics.dependencies.back(resource)
         if seconds is not None:
             log.info("back", resource=resource, away_seconds=round(seconds, 3))
 

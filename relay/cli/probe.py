@@ -74,6 +74,7 @@ class _Probing:
 
     async def _repeat(self, every: float) -> bool:
         metrics = Metrics("probe", program_version(), lambda: ExportCounts(0, {}, 0, 0))
+        metrics.probe.interval_seconds.set(every)
         async with AsyncExitStack() as stack:
             await self._serve(stack, metrics)
             stop = stack.enter_context(stop_on_signals())
@@ -115,11 +116,12 @@ class _Probing:
 
 
 def _count(metrics: Metrics, probe: Probe) -> None:
-    metrics.probe_runs.labels("ok" if probe.failed_hop is None else probe.failed_hop.value).inc()
+    result = "ok" if probe.failed_hop is None else probe.failed_hop.value
+    metrics.probe.runs.labels(result).inc()
     for hop, took in probe.seconds.items():
-        metrics.probe_seconds.labels(hop).set(took)
+        metrics.probe.seconds.labels(hop).set(took)
     if probe.ok:
-        metrics.probe_last_ok_at.set(time.time())
+        metrics.probe.last_ok_at.set(time.time())
 
 
 def _as_json(probe: Probe) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from relay.cli.service import Service, ServiceContext
+from relay.runtime.duty_record import WATCH_ROUND
 from relay.runtime.tasks import log_unobserved
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class WatchdogThread(threading.Thread):
 
                 asyncio.run(self._watch(make_watchdog(self._context)))
             except Exception:  # noqa: BLE001 - the service goes on; so does the watchdog, later
-                self._context.metrics.duty_failures.labels("watchdog").inc()
+                self._context.metrics.duties.failures.labels(WATCH_ROUND).inc()
                 structlog.get_logger("relay.watchdog").exception("watchdog_failed")
             pause_seconds = _AGAIN_SECONDS
 

@@ -5,21 +5,24 @@ Invariant: an update costs a page or a batch, never an event, and nothing here r
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import Counter
 
+from relay.publish.sending.dispatch import PARKED_FOR
 from relay.publish.sending.in_flight_pages import InFlightPage
 from relay.publish.sending.record import microseconds
 from relay.runtime.canary import count_canaries
 from relay.runtime.outage import Resource
-from relay.telemetry.metrics import Metrics
+from relay.telemetry.batch_histogram import BatchHistogram
+from relay.telemetry.metrics import Metrics, known
 
 _2000: Final = 946_684_800
 _MICRO: Final = 1e-6
+# Among so many of a page a sampled event is looked for, to show its trace.
+_LOOKED_AT: Final = 8
 
 
 @dataclass(slots=True)
@@ -27,28 +30,27 @@ class Meter:
     """Updates the metrics that belong to hop 2."""
 
     metrics: Metrics | None = None
-    _lagged: bool = True
     _counters: dict[tuple[Counter, str], Counter] = field(default_factory=dict)
 
-    def read(self, created_at: Sequence[bytes]) -> None:
-        """Count a read of the outbox and how old its oldest row is."""
-        if self.metrics is None:
-            return
-        self._count(self.metrics.polls, "rows" if created_at else "empty", 1)
-        if created_at:
-            (oldest,) = microseconds(created_at[:1])
-            self.metrics.outbox_lag_seconds.set(_age_seconds(time.time(), oldest))
-            self._lagged = True
-        elif self._lagged:
-            self.metrics.outbox_lag_seconds.set(0)
-            self._lagged = False
+    def begin(self, shard: int, topics: Iterable[str]) -> None:
+        """Let the counters begin at 0, and say that this relay is not active yet."""
+        if self.metrics is not None:
+            publish = self.metrics.publish
+            publish.active.labels(str(shard)).set(0)
+            known(publish.events_published, topics)
+            known(publish.events_replayed, topics)
+            known(publish.events_parked, PARKED_FOR)
+
+    def read(self, rows: int) -> None:
+        """Count a read of the outbox."""
+        if self.metrics is not None:
+            self._count(self.metrics.publish.polls, "rows" if rows else "empty", 1)
 
     def written(self, pages: Sequence[InFlightPage]) -> None:
         """Count the events of pages that the checkpoint covers now; canaries are no business."""
-        metrics = self.metrics
-        if metrics is None:
+        if self.metrics is None:
             return
-        ages: list[float] = []
+        metrics, ages = self.metrics.publish, list[float]()
         for page in pages:
             replayed = page.replay is not None
             counter = metrics.events_replayed if replayed else metrics.events_published
@@ -59,6 +61,8 @@ class Meter:
             for row in page.parked:
                 self._count(metrics.events_parked, row.reason, 1)
         metrics.publish_latency_seconds.observe(ages)
+        for page in pages[:1]:
+            _show_example(metrics.publish_latency_seconds, page)
 
     def _count(self, counter: Counter, label: str, count: int) -> None:
         """Add to a counter; prometheus_client takes longer to find it than to add."""
@@ -71,24 +75,27 @@ class Meter:
     def rebuilt(self) -> None:
         """Count a producer that was thrown away."""
         if self.metrics is not None:
-            self.metrics.producer_rebuilds.inc()
+            self.metrics.publish.producer_rebuilds.inc()
 
     def holds(self, shard: int, epoch: int, *, active: bool) -> None:
         """Say whether this relay is the active one."""
         if self.metrics is not None:
-            self.metrics.active.labels(str(shard)).set(1 if active else 0)
-            self.metrics.epoch.labels(str(shard)).set(epoch)
+            publish = self.metrics.publish
+            publish.active.labels(str(shard)).set(1 if active else 0)
+            if active:
+                publish.epoch.labels(str(shard)).set(epoch)
+            else:
+                publish.epoch.clear()
 
     def away(self, resource: Resource) -> None:
         """Say that database or broker do not answer."""
         if self.metrics is not None:
-            self.metrics.dependency_up.labels(resource).set(0)
+            self.metrics.dependencies.away(resource)
 
-    def back(self, resource: Resource, seconds: float | None) -> None:
-        """Say that it answers, after so long."""
+    def back(self, resource: Resource) -> None:
+        """Say that it answers."""
         if self.metrics is not None:
-            self.metrics.dependency_up.labels(resource).set(1)
-            self.metrics.outage_seconds.labels(resource).inc(seconds or 0)
+            self.metrics.dependencies.back(resource)
 
 
 def _events(page: InFlightPage) -> dict[str, int]:
@@ -112,6 +119,18 @@ def _ages_seconds(page: InFlightPage) -> list[float]:
         created_at = [created_at[place] for place in sent]
     at = page.acknowledged_at
     return [_age_seconds(at, created) for created in microseconds(created_at)]
+
+
+def _show_example(latency: BatchHistogram, page: InFlightPage) -> None:
+    """Show the trace of one of a page's oldest events, the slowest, where it is sampled."""
+    if page.replay is not None or page.parked:
+        return
+    sent = page.sent
+    for place, identity in enumerate(sent.identities[:_LOOKED_AT]):
+        if identity is not None:
+            (created,) = microseconds(sent.created_at[place : place + 1])
+            latency.exemplar(_age_seconds(page.acknowledged_at, created), identity[:16].hex())
+            return
 
 
 def _age_seconds(at: float, created: int) -> float:

@@ -107,7 +107,7 @@ class Pipeline:
         """Read the next page of live rows and hand it over; return how many there were."""
         page = await self.cursor.next_page()
         self.commits.progress.reads += 1
-        self.commits.meter.read(page.created_at)
+        self.commits.meter.read(len(page.ids))
         if page.ids:
             await self._hand_over(page, stop)
         elif not self.in_flight:

@@ -113,6 +113,9 @@ class RelayService:
             self.progress, self._meter, self.live,
         )  # fmt: skip
         self._deference = Deference(self.options.shard)
+        self._meter.begin(
+            self.options.shard, sorted({one for flow in self.flows for one in flow.topics})
+        )
 
     @property
     def ready(self) -> bool:
@@ -282,6 +285,6 @@ class RelayService:
 
     def _back(self, resource: Resource) -> None:
         seconds = self.outages.ended(resource)
-        self._meter.back(resource, seconds)
+        self._meter.back(resource)
         if seconds is not None:
             _LOG.info("back", resource=resource, away_seconds=round(seconds, 3))

@@ -21,7 +21,7 @@ from http import HTTPStatus
 from typing import Final
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from relay.runtime.tasks import background
 
@@ -53,10 +53,12 @@ class _Routes:
     live: Callable[[], Health]
     ready: Callable[[], Health]
 
-    def answer(self, path: str) -> tuple[HTTPStatus, str, bytes]:
+    def answer(self, path: str, accept: str) -> tuple[HTTPStatus, str, bytes]:
         match path:
             case "/metrics":
-                return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(self.registry)
+                # OpenMetrics for who asks for it: the older format has no exemplars.
+                encode, content_type = choose_encoder(accept)
+                return HTTPStatus.OK, content_type, encode(self.registry)
             case "/livez" | "/healthz":
                 return _health(self.live())
             case "/readyz":
@@ -144,7 +146,15 @@ def _response(routes: _Routes, head: bytes) -> bytes:
     if words[0] not in (b"GET", b"HEAD"):
         return _encoded(HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"GET only\n", body=True)
     path = words[1].split(b"?", 1)[0].decode("latin-1")
-    return _encoded(*routes.answer(path), body=words[0] == b"GET")
+    return _encoded(*routes.answer(path, _accept(head)), body=words[0] == b"GET")
+
+
+def _accept(head: bytes) -> str:
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"accept":
+            return value.strip().decode("latin-1")
+    return ""
 
 
 def _encoded(status: HTTPStatus, content_type: str, content: bytes, *, body: bool) -> bytes:

@@ -63,12 +63,25 @@ async def test_health_is_what_the_process_says() -> None:
 
 
 async def test_metrics_are_readable() -> None:
-    METRICS.events_published.labels("t").inc()
+    METRICS.publish.events_published.labels("t").inc()
     async with served() as (port, _):
         status, body = await get(port, "/metrics")
     names = {family.name for family in text_string_to_metric_families(body.decode())}
     assert status == b"HTTP/1.1 200 OK"
     assert {"relay_events_published", "relay_build_info", "process_cpu_seconds"} <= names
+
+
+async def test_exemplars_are_for_those_who_ask_for_openmetrics() -> None:
+    METRICS.publish.publish_latency_seconds.observe([0.5])
+    METRICS.publish.publish_latency_seconds.exemplar(0.5, "ab" * 16)
+    wanted = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5"
+    request = f"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {wanted}\r\n\r\n"
+    async with served() as (port, _):
+        _, plain = await get(port, "/metrics")
+        _, body = await ask(port, request.encode())
+    assert b"trace_id" not in plain
+    assert b'# {trace_id="' + b"ab" * 16 in body
+    assert body.endswith(b"# EOF\n")
 
 
 @pytest.mark.parametrize(

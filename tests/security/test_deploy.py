@@ -15,18 +15,24 @@ from prometheus_client import generate_latest
 from psycopg import sql
 
 from relay.cli import root
+from relay.diagnose.verdicts import Verdict
 from relay.runtime.settings import Settings, load_settings
 from relay.runtime.settings_sources import is_secret, variables
 from relay.telemetry import metrics
+from tests.every_metric import every_metric
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-ALERTS = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
+ALERT_RULES, RECORDING_RULES = (
+    [rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
+    for file in (DEPLOY / "prometheus" / name for name in ("alerts.yaml", "recording.yaml"))
+)
+RECORDED = {rule["record"] for rule in RECORDING_RULES}
 DASHBOARD = json.loads((DEPLOY / "grafana" / "outbox-relay.json").read_text())
 EXPRESSIONS = [
-    *(rule["expr"] for group in ALERTS["groups"] for rule in group["rules"]),
-    *(target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]),
+    *(rule["expr"] for rule in (*ALERT_RULES, *RECORDING_RULES)),
+    *(target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())),
 ]
 # A line of the table in relay/telemetry/metrics.py: name, kind, labels.
 DOCUMENTED = {
@@ -35,7 +41,7 @@ DOCUMENTED = {
         r"^\| (relay_\w+) \| (\w+) \|([^|]*)\|", metrics.__doc__ or "", re.MULTILINE
     )
 }
-ADDED = {"instance", "job", "le"}
+ADDED = {"namespace", "job", "installation", "instance", "le"}
 
 
 def refuse_unknown_command(arguments: list[str]) -> None:
@@ -80,34 +86,80 @@ def test_the_services_settings_do_not_contradict_each_other(tmp_path: Path) -> N
 
 
 def _names(expression: str) -> set[str]:
-    return set(re.findall(r"\brelay_[a-z_]+", expression))
+    return set(re.findall(r"(?<!:)\brelay_[a-z_]+", expression))
 
 
 def test_every_metric_exists_with_its_labels() -> None:
-    made = metrics.Metrics("relay", "1", lambda: metrics.ExportCounts(0, {}, 0, 0))
-    exposed = generate_latest(made.registry).decode()
+    exposed = generate_latest(every_metric().registry).decode()
     for expression in EXPRESSIONS:
         for name in _names(expression):
             base = name.removesuffix("_bucket")
             assert base in DOCUMENTED, expression
             family = base.removesuffix("_total")
             assert re.search(rf"^# TYPE {family}(_total)? ", exposed, re.MULTILINE), name
+        for record in re.findall(r"\binstallation:[a-z0-9_:]+", expression):
+            assert record in RECORDED, expression
         labels = {
             label.strip()
-            for group in re.findall(r"by \(([^)]*)\)", expression)
+            for group in re.findall(r"(?:by|on) \(([^)]*)\)", expression)
             for label in group.split(",")
         }
-        allowed = set.union(*(DOCUMENTED[n.removesuffix("_bucket")] for n in _names(expression)))
-        assert labels <= allowed | ADDED, expression
+        known = [DOCUMENTED[name.removesuffix("_bucket")] for name in _names(expression)]
+        assert labels <= set().union(*known) | ADDED, expression
 
 
-def test_every_alert_names_a_command_that_exists() -> None:
-    for group in ALERTS["groups"]:
-        for rule in group["rules"]:
-            words = rule["annotations"]["command"].split()
-            assert words[0] == "relay"
-            refuse_unknown_command(words[1:])
-            assert rule["annotations"]["summary"]
+def test_every_metric_is_read_by_an_alert_or_the_dashboard() -> None:
+    """What nobody looks at is not worth its series; the rest is for those who look closer."""
+    read = {name.removesuffix("_bucket") for one in EXPRESSIONS for name in _names(one)}
+    assert (
+        DOCUMENTED.keys() - read
+        == {
+            "relay_build_info",
+            "relay_duty_completed_timestamp_seconds",
+            "relay_epoch",
+            "relay_incident_alerts_total",
+            "relay_orders_set_aside",
+            "relay_outage_seconds_total",
+            "relay_polls_total",
+            "relay_producer_rebuilds_total",
+            "relay_spans_queue_bytes",
+            "relay_spans_waiting",
+            "relay_trace_continuity_total",
+        }
+        - read
+    )
+
+
+def test_every_alert_says_what_where_and_what_next() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    site, page = project["urls"]["Documentation"], (ROOT / "docs" / "alerts.md").read_text()
+    for rule in ALERT_RULES:
+        told = rule["annotations"]
+        words = told["command"].split()
+        assert words[0] == "relay"
+        refuse_unknown_command(words[1:])
+        assert told["summary"]
+        assert told["description"]
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert f"### {rule['alert']}\n" in page
+        path = told["runbook_url"].removeprefix(site)
+        name = path.partition("#")[0].removesuffix(".html")
+        if "{{" not in name:
+            assert (ROOT / "docs" / f"{name}.md").exists(), rule["alert"]
+
+
+def test_every_verdict_has_the_page_that_the_alert_links_to() -> None:
+    for verdict in Verdict:
+        assert (ROOT / "docs" / "verdicts" / f"{verdict.value}.md").exists()
+
+
+def test_every_panel_says_what_it_shows() -> None:
+    for panel in DASHBOARD["panels"]:
+        if panel["type"] != "row":
+            assert len(panel["description"]) > 40, panel["title"]
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+    names = [one["name"] for one in DASHBOARD["templating"]["list"]]
+    assert names == ["datasource", "namespace", "job", "installation", "instance"]
 
 
 def test_the_dockerfile_copies_what_is_there() -> None:

@@ -77,9 +77,13 @@ class WatchLease:
             raise WatchLostError("another watchdog took over")
         self._valid_until = asked + self.seconds
 
+    def valid(self) -> bool:
+        """Tell whether it holds yet, by our own clock."""
+        return self.clock() < self._valid_until
+
     def require(self) -> None:
         """Raise WatchLostError when it may have lapsed by now."""
-        if self.clock() >= self._valid_until:
+        if not self.valid():
             raise WatchLostError("the watchdog's lease could not be renewed in time")
 
     async def release(self) -> None:

@@ -55,6 +55,7 @@ class WatchOptions:
         rest_factor: a round of t seconds is followed by a pause of at least t times this.
         position_seconds: between the positions of what changes.
         sample_seconds: between looks at the groups.
+        measure_seconds: between measurements of the hops, at least.
         lease_seconds: until a dead watchdog is replaced.
         page_orders: orders diagnosed at once.
         pages: of orders that are new, diagnosed in one round.
@@ -69,6 +70,7 @@ class WatchOptions:
     rest_factor: float = 10.0
     position_seconds: float = 10.0
     sample_seconds: float = 1.0
+    measure_seconds: float = 10.0
     lease_seconds: float = 15.0
     page_orders: int = 2000
     pages: int = 1
@@ -93,6 +95,7 @@ class RoundReport:
 
     Attributes:
         set_aside: orders that could not be judged, and are left alone for a while.
+        counts: open cases by hop and verdict; None: they could not be counted.
         failures: of steps that were not completed; the others were.
     """
 
@@ -104,7 +107,7 @@ class RoundReport:
     settled: int = 0
     held: int = 0
     changes: list[IncidentChange] = field(default_factory=list)
-    counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    counts: Mapping[tuple[str, str], int] | None = None
     incidents_open: int = 0
     set_aside: int = 0
     failures: list[Exception] = field(default_factory=list)

@@ -21,6 +21,7 @@ import structlog
 from relay.diagnose.incidents.rows import IncidentChange
 from relay.diagnose.watch.lease import WatchLease, WatchLostError
 from relay.diagnose.watch.looked import Looked, read_looked
+from relay.diagnose.watch.measuring import Measuring
 from relay.diagnose.watch.overdue_spans import OverdueSpans
 from relay.diagnose.watch.positions import (
     Notebook,
@@ -38,7 +39,7 @@ from relay.runtime.duty_record import WATCH_POSITIONS, WATCH_ROUND, duty_complet
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.shutdown import stopped_within
-from relay.telemetry.metrics import Metrics
+from relay.telemetry.metrics import Metrics, known
 from relay.telemetry.tracing import Tracing
 
 _LOG: Final = structlog.get_logger("relay.watchdog")
@@ -46,6 +47,7 @@ _LOG: Final = structlog.get_logger("relay.watchdog")
 LEASE_CONNECTION: Final = "relay-watchdog-lease"
 ROUND_CONNECTION: Final = "relay-watchdog-round"
 POSITION_CONNECTION: Final = "relay-watchdog-positions"
+MEASURE_CONNECTION: Final = "relay-watchdog-measure"
 CLIENT_ID: Final = "relay-watchdog"
 _LEASE_STATEMENT_SECONDS: Final = 5.0
 _ROUND_STATEMENT_SECONDS: Final = 60.0
@@ -78,11 +80,15 @@ class Watchdog:
     waiting_for: str | None = None
     last: RoundReport | None = None
     rounds: int = 0
-    _counted: dict[str, frozenset[tuple[str, str]]] = field(default_factory=dict, init=False)
 
     def detail(self) -> Mapping[str, Any]:
         """Return what `relay status` shows of it."""
         return {"state": self.state, "waiting_for": self.waiting_for, "rounds": self.rounds}
+
+    def __post_init__(self) -> None:
+        if self.metrics is not None:
+            known(self.metrics.duties.failures, (WATCH_ROUND, WATCH_POSITIONS))
+            self.metrics.watch.begin([flow.name for flow in self.flows])
 
     async def run(self) -> None:
         """Watch until `stop` is set; never raises for what can be waited out."""
@@ -125,7 +131,7 @@ class Watchdog:
 
     def _count_failure(self, duty: str) -> None:
         if self.metrics is not None:
-            self.metrics.duty_failures.labels(duty).inc()
+            self.metrics.duties.failures.labels(duty).inc()
 
     def _wait_for(self, state: str, why: str) -> None:
         if self.waiting_for != why:
@@ -145,11 +151,15 @@ class Watchdog:
                 if self.stop.is_set():
                     return
             _LOG.info("watchdog_active", epoch=lease.epoch)
+            if self.metrics is not None:
+                self.metrics.watch.hold(lease.valid)
             await self._watch(lease)
             async with asyncio.timeout(_RELEASE_SECONDS):
                 await lease.release()
         finally:
             leasing.terminate()
+            if self.metrics is not None:
+                self.metrics.watch.lose()
 
     async def _watch(self, lease: WatchLease) -> None:
         async with AsyncExitStack() as stack:
@@ -164,12 +174,17 @@ class Watchdog:
                 server_settings={"plan_cache_mode": "force_custom_plan", "jit": "off"},
             )
             stack.callback(working.terminate)
+            measuring = await connect(
+                self.dsn, MEASURE_CONNECTION, command_timeout_seconds=_ROUND_STATEMENT_SECONDS
+            )
+            stack.callback(measuring.terminate)
             self.state, self.waiting_for = "active", None
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._keep(lease)),
                     group.create_task(self._record_positions(lease, recording)),
                     group.create_task(self._do_rounds(lease, working)),
+                    group.create_task(self._measure(lease, measuring)),
                 ]
                 await self.stop.wait()
                 for task in tasks:
@@ -211,8 +226,7 @@ class Watchdog:
                 set_aside=report.set_aside,
             )
             if self.metrics is not None:
-                self.metrics.duty_completed_at.labels(WATCH_ROUND).set_to_current_time()
-                self.metrics.orders_set_aside.set(report.set_aside)
+                self.metrics.watch.measured("round")
             return
         for error in report.failures:
             _LOG.error("round_failed", error=repr(error), exc_info=error)
@@ -225,15 +239,35 @@ class Watchdog:
         self.last = report
         if self.metrics is None:
             return
-        self.metrics.incidents_open.labels(flow).set(report.incidents_open)
-        before = self._counted.get(flow, frozenset())
-        for hop, verdict in before - report.counts.keys():
-            self.metrics.overdue_orders.remove(flow, hop, verdict)
-        self._counted[flow] = frozenset(report.counts)
-        for (hop, verdict), orders in report.counts.items():
-            self.metrics.overdue_orders.labels(flow, hop, verdict).set(orders)
+        counts = report.counts
+        self.metrics.watch.show(
+            flow,
+            incidents_open=None if counts is None else float(report.incidents_open),
+            overdue_orders=None
+            if counts is None
+            else {(*one,): float(number) for one, number in counts.items()},
+            orders_set_aside=float(report.set_aside),
+        )
         for change in report.changes:
-            self.metrics.incident_alerts.labels(flow, change.event).inc()
+            self.metrics.watch.incident_alerts.labels(flow, change.event).inc()
+
+    async def _measure(self, lease: WatchLease, connection: asyncpg.Connection) -> None:
+        """Measure how every hop stands, again and again; a dear measurement makes the next wait."""
+        if self.metrics is None:
+            return
+        work = []
+        for named in self.flows:
+            flow = await as_far_as_known(connection, named)
+            work.append(Measuring(connection, self.kafka, flow, self.metrics.watch))
+        while True:
+            began = time.monotonic()
+            for of_flow in work:
+                lease.require()
+                await of_flow.measure()
+            if not any(of_flow.failing for of_flow in work):
+                self.metrics.watch.measured("hops")
+            took = time.monotonic() - began
+            await asyncio.sleep(max(self.options.measure_seconds, took * self.options.rest_factor))
 
     async def _record_positions(self, lease: WatchLease, connection: asyncpg.Connection) -> None:
         """Record positions; the broker away, none are, and the gap tells."""

@@ -16,7 +16,7 @@ from relay.publish.maintenance.duties import MaintenanceOptions, MaintenanceRepo
 from relay.runtime.database import DATABASE_FAILURES, connect
 from relay.runtime.duty_record import UPKEEP, duty_completed, duty_failed
 from relay.runtime.tasks import awaited
-from relay.telemetry.metrics import Metrics
+from relay.telemetry.metrics import Metrics, known
 
 _LOG: Final = structlog.get_logger("relay.publish")
 _RECORD_SECONDS: Final = 5.0
@@ -26,6 +26,18 @@ async def maintain(
     dsn: str | None, options: MaintenanceOptions, metrics: Metrics | None = None
 ) -> None:
     """Run until cancelled: a run that fails, by whatever, is said, recorded and tried again."""
+    if metrics is not None:
+        known(metrics.duties.failures, (UPKEEP,))
+    try:
+        await _again_and_again(dsn, options, metrics)
+    finally:
+        if metrics is not None:
+            metrics.duties.completed_at.clear()  # the next owner shows its own
+
+
+async def _again_and_again(
+    dsn: str | None, options: MaintenanceOptions, metrics: Metrics | None
+) -> None:
     while True:
         try:
             await _run(dsn, options)
@@ -35,11 +47,11 @@ async def maintain(
             else:
                 _LOG.exception("upkeep_failed", error=repr(error))
             if metrics is not None:
-                metrics.duty_failures.labels(UPKEEP).inc()
+                metrics.duties.failures.labels(UPKEEP).inc()
             await _record_failure(dsn, error)
         else:
             if metrics is not None:
-                metrics.duty_completed_at.labels(UPKEEP).set_to_current_time()
+                metrics.duties.completed_at.labels(UPKEEP).set_to_current_time()
         await asyncio.sleep(options.every_seconds)
 
 

@@ -29,6 +29,7 @@ from relay.telemetry.identities import Identities, TraceColumns
 NO_TOPIC: Final = "no_topic"
 TOO_LARGE: Final = "too_large"
 ORDER_PARKED: Final = "order_parked"
+PARKED_FOR: Final = (NO_TOPIC, TOO_LARGE, ORDER_PARKED)
 
 
 @dataclass(slots=True)
