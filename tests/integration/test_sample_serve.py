@@ -18,9 +18,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from relay.embedded import EmbeddedPostgres
+from relay.runtime.http_protocol import HeadTimeoutProtocol
+from relay.runtime.http_server import ListenError
 from relay.sample.installation import NotSampleError
-from relay.sample.serve import ListenError, ServeOptions, run_serve
-from relay.sample.serve_protocol import HeadTimeoutProtocol
+from relay.sample.serve import ServeOptions, run_serve
 from relay.telemetry.tracing import Tracing, configure
 
 Eventually = Callable[..., Awaitable[Any]]

@@ -200,7 +200,7 @@ async def _groups(
 
 
 @dataclass(frozen=True, slots=True)
-class _Absence:
+class Absence:
     """A time without members: how many were lost, when, and when somebody was back."""
 
     gone_at: datetime
@@ -223,11 +223,11 @@ def group_told(
         to_at: when its last was.
         jumped: its offsets jumped: the absence that ended with the widest jump is meant.
     """
-    met = [one for one in _absences(points) if one.back_at is None or one.back_at > from_at]
+    met = [one for one in absences(points) if one.back_at is None or one.back_at > from_at]
     if not met:
         return []
     if jumped:
-        meant = max(met, key=lambda one: _jump(points, one))
+        meant = max(met, key=lambda one: offset_jump(points, one))
     else:
         during = [one for one in met if one.gone_at <= to_at] or met[:1]
         meant = max(during, key=lambda one: (one.back_at or points[-1].at) - one.gone_at)
@@ -236,24 +236,25 @@ def group_told(
         return [*parts, "has not come back"]
     parts.append(f"resumed at {_time(meant.back_at)}")
     if jumped:
-        parts.append(f"offsets jumped by {_jump(points, meant):,}, no returns")
+        parts.append(f"offsets jumped by {offset_jump(points, meant):,}, no returns")
     return parts
 
 
-def _absences(points: Sequence[GroupPoint]) -> list[_Absence]:
-    found: list[_Absence] = []
+def absences(points: Sequence[GroupPoint]) -> list[Absence]:
+    """Return the times in which a group had no members, the oldest first."""
+    found: list[Absence] = []
     members, gone = 0, None
     for one in points:
         if one.members == 0 and gone is None:
             gone = one.at
         elif one.members > 0:
             if gone is not None:
-                found.append(_Absence(gone, one.at, members))
+                found.append(Absence(gone, one.at, members))
             members, gone = one.members, None
-    return found if gone is None else [*found, _Absence(gone, None, members)]
+    return found if gone is None else [*found, Absence(gone, None, members)]
 
 
-def _loss(group: str, absence: _Absence) -> str:
+def _loss(group: str, absence: Absence) -> str:
     if not absence.members_before:
         return f"{group} had no members at {_time(absence.gone_at)}"
     several = absence.members_before > 1
@@ -261,7 +262,7 @@ def _loss(group: str, absence: _Absence) -> str:
     return f"{group} lost {last} at {_time(absence.gone_at)}"
 
 
-def _jump(points: Sequence[GroupPoint], absence: _Absence) -> int:
+def offset_jump(points: Sequence[GroupPoint], absence: Absence) -> int:
     """Return how far the offsets of all partitions moved between the loss and the resumption."""
     if absence.back_at is None:
         return 0

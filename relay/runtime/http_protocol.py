@@ -1,4 +1,4 @@
-"""Hop 1 of the sample over HTTP: how long a client may take to send the head of a request.
+"""Every hop over HTTP: how long a client may take to send the head of a request.
 
 Invariant: a connection on which no request is being answered, and none was begun within the time,
 is closed; what a client sends piece by piece can hold no connection open.

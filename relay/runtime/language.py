@@ -1,0 +1,68 @@
+"""Every hop: the languages in which people are spoken to: English, and what the catalogues have.
+
+Invariant: the English sentence is its own key, so that a sentence without a translation is shown in
+English and never as a code. JSON, logs and metrics are in English whatever the language.
+"""
+
+from __future__ import annotations
+
+import gettext
+from collections.abc import Mapping, Sequence
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+ENGLISH: Final = "en"
+LANGUAGES: Final[Mapping[str, str]] = {ENGLISH: "English", "zh": "简体中文"}
+"""Code -> its own name, as a switch shows it."""
+
+FOLDER: Final = Path(__file__).with_name("languages")
+
+
+@cache
+def catalogue(language: str) -> gettext.NullTranslations:
+    """Return a language's sentences; of one that is not known, English ones.
+
+    Raises:
+        ModuleNotFoundError: Babel is not installed (extra `web`); English needs none.
+    """
+    if language not in LANGUAGES or language == ENGLISH:
+        return gettext.NullTranslations()
+    from babel.messages.mofile import write_mo  # noqa: PLC0415 - only for other languages
+    from babel.messages.pofile import read_po  # noqa: PLC0415
+
+    with (FOLDER / f"{language}.po").open("rb") as file:
+        read = read_po(file, locale=language)
+    compiled = BytesIO()
+    write_mo(compiled, read)
+    compiled.seek(0)
+    return gettext.GNUTranslations(compiled)
+
+
+def preferred(wanted: Sequence[str]) -> str:
+    """Return the first of these that there is a catalogue for (`zh-CN`, `zh_CN.UTF-8`, `en`)."""
+    for one in wanted:
+        code = one.replace("_", "-").partition(".")[0].lower()
+        base = code.partition("-")[0]
+        # Traditional characters are another language to whoever reads them.
+        if base == "zh" and any(part in code for part in ("hant", "-tw", "-hk", "-mo")):
+            continue
+        if base in LANGUAGES:
+            return base
+    return ENGLISH
+
+
+def accepted(header: str) -> list[str]:
+    """Return the languages of an Accept-Language header, the most wanted first (RFC 9110)."""
+    found: list[tuple[float, int, str]] = []
+    for number, part in enumerate(header[:1000].split(",")):
+        name, _, quality = part.partition(";")
+        text = quality.strip().removeprefix("q=")
+        try:
+            weight = float(text) if text else 1.0
+        except ValueError:
+            weight = 0.0
+        if weight > 0:
+            found.append((-weight, number, name.strip()))
+    return [name for _weight, _number, name in sorted(found)]
