@@ -166,10 +166,10 @@ class Watcher:
         con, flow = opened.connection, opened.flow
         assert not isinstance(con, Missing)
         now_at = datetime.now(UTC)
-        kinds, exact = await count_cases(con)
+        kinds, exact = await count_cases(con, flow)
         deadline = longest_deadline(self.settings)
         told = headline(kinds, status.looked, now_at, deadline, exact=exact)
-        incidents = await list_incidents(con, closed=False, at_most=20)
+        incidents = await list_incidents(con, flow, closed=False, at_most=20)
         minutes, happened = (self.night.minutes, self.night.happened) if self.night else (None, ())
         if self.looks % _SLOWLY == 0 or minutes is None:
             minutes = await read_minutes(con, flow, now_at - HOUR, now_at)
@@ -177,7 +177,7 @@ class Watcher:
         by_orders = sorted(incidents, key=lambda one: -one.orders)
         return Night(
             now_at, status, told, tuple(kinds), exact, tuple(by_orders),
-            await single_orders(con), minutes, happened, None, now_at,
+            await single_orders(con, flow), minutes, happened, None, now_at,
         )  # fmt: skip
 
     def _away(self, status: Status, now_at: datetime, why: str) -> Night:

@@ -67,12 +67,14 @@ _COUNTED: Final = """
 SELECT width_bucket(created_at, $3::timestamptz[]) AS bucket, count(*) AS placed
   FROM relay.outbox_summary
  WHERE id >= $1 AND id < $2 AND event_type = ANY ($4::text[])
+   AND aggregate_type <> ALL ($5::text[])
  GROUP BY 1
 """
 _CASES: Final = """
 SELECT width_bucket(placed_at, $1::timestamptz[]) AS bucket, hop, verdict, cause, count(*) AS orders
   FROM (SELECT placed_at, hop, verdict, cause FROM relay.overdue
          WHERE closed_at IS NULL AND placed_at >= $2 AND placed_at < $3
+           AND flow <> ALL ($5::text[])
          ORDER BY placed_at LIMIT $4) AS c
  GROUP BY 1, 2, 3, 4
 """
@@ -93,7 +95,8 @@ async def read_minutes(
     step = (to_at - from_at) / parts
     borders = [from_at + number * step for number in range(parts + 1)]
     placed, exact = await _placed(connection, flow, borders)
-    rows = await connection.fetch(_CASES, borders[:-1], from_at, to_at, CASES)
+    names = list(flow.others.names)
+    rows = await connection.fetch(_CASES, borders[:-1], from_at, to_at, CASES, names)
     return _made(borders, placed, rows, exact=exact)
 
 
@@ -107,7 +110,8 @@ async def _placed(
     last = await _first_id(connection, borders[-1], first, high)
     if last - first <= COUNTED:
         kinds = [name for name, route in flow.events.items() if route.deadline_seconds]
-        rows = await connection.fetch(_COUNTED, first, last, list(borders[:-1]), kinds)
+        others = list(flow.others.aggregate_types)
+        rows = await connection.fetch(_COUNTED, first, last, list(borders[:-1]), kinds, others)
         return {row["bucket"]: row["placed"] for row in rows}, True
     ids = [first]
     for border in borders[1:-1]:

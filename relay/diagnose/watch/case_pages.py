@@ -16,6 +16,7 @@ import asyncpg
 
 from relay.diagnose.fate import fate_of
 from relay.diagnose.verdicts import Fate
+from relay.runtime.flow import Flow
 
 COUNTED: Final = 100_000
 
@@ -80,32 +81,34 @@ SELECT event_id, aggregate_id AS order_id, placed_at, deadline_at, hop, verdict,
    AND ($1::text IS NULL OR hop = $1) AND ($2::text IS NULL OR cause = $2)
    AND ($3::bigint IS NULL OR incident_id = $3)
    AND ($4::timestamptz IS NULL OR placed_at >= $4 AND (placed_at, event_id) > ($4, $5))
+   AND flow <> ALL ($7::text[])
  ORDER BY placed_at, event_id LIMIT $6
 """
 
 
 async def read_cases(
-    connection: asyncpg.Connection, wanted: CaseWanted, at_most: int
+    connection: asyncpg.Connection, flow: Flow, wanted: CaseWanted, at_most: int
 ) -> tuple[list[CaseSeen], bool]:
     """Return a page of open cases, the oldest first, and whether there are more."""
     at, event_id = wanted.after or (None, None)
     rows = await connection.fetch(
-        _PAGE, wanted.hop, wanted.cause, wanted.incident_id, at, event_id, at_most + 1
-    )
+        _PAGE, wanted.hop, wanted.cause, wanted.incident_id, at, event_id, at_most + 1,
+        list(flow.others.names),
+    )  # fmt: skip
     return [CaseSeen(**dict(row)) for row in rows[:at_most]], len(rows) > at_most
 
 
 _KINDS: Final = """
 SELECT hop, verdict, cause, count(*), min(placed_at) AS oldest_at, max(placed_at) AS newest_at
   FROM (SELECT hop, verdict, cause, placed_at FROM relay.overdue
-         WHERE closed_at IS NULL LIMIT $1) AS o
+         WHERE closed_at IS NULL AND flow <> ALL ($2::text[]) LIMIT $1) AS o
  GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3
 """
 
 
-async def count_cases(connection: asyncpg.Connection) -> tuple[list[CaseKind], bool]:
+async def count_cases(connection: asyncpg.Connection, flow: Flow) -> tuple[list[CaseKind], bool]:
     """Count the open cases by hop, verdict and cause; and say whether all were counted."""
-    rows = await connection.fetch(_KINDS, COUNTED)
+    rows = await connection.fetch(_KINDS, COUNTED, list(flow.others.names))
     kinds = [CaseKind(**dict(row)) for row in rows]
     return kinds, sum(one.count for one in kinds) < COUNTED
 
@@ -115,12 +118,14 @@ SELECT event_id, aggregate_id AS order_id, placed_at, deadline_at, hop, verdict,
        incident_id, diagnosed_at, closed_as
   FROM relay.overdue
  WHERE placed_at >= $1 AND placed_at < $2 AND (incident_id = $3 OR closed_at IS NULL)
+   AND flow <> ALL ($5::text[])
  ORDER BY incident_id IS NOT DISTINCT FROM $3 DESC, md5(event_id) LIMIT $4
 """
 
 
 async def read_marks(
     connection: asyncpg.Connection,
+    flow: Flow,
     incident_id: int,
     between: tuple[datetime, datetime],
     at_most: int,
@@ -129,7 +134,9 @@ async def read_marks(
 
     Where there are more, those that are returned are drawn by lot, the same ones every time.
     """
-    rows = await connection.fetch(_MARKS, *between, incident_id, at_most + 1)
+    rows = await connection.fetch(
+        _MARKS, *between, incident_id, at_most + 1, list(flow.others.names)
+    )
     return [CaseSeen(**dict(row)) for row in rows[:at_most]], len(rows) <= at_most
 
 

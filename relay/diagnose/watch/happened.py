@@ -52,6 +52,7 @@ SELECT kind, instance, version, started_at, heartbeat_at, stopped_at, stop_reaso
        stopped_at IS NULL AND heartbeat_at < clock_timestamp() - make_interval(secs => $4) AS silent
   FROM relay.process_record
  WHERE heartbeat_at >= $1 AND started_at < $2
+   AND coalesce(detail #>> '{flow,name}', '?') <> ALL ($5::text[])
  ORDER BY heartbeat_at DESC LIMIT $3
 """
 _OUTAGES: Final = """
@@ -67,7 +68,8 @@ SELECT at, who, action, subject, why, result FROM relay.audit_log
 """
 _INCIDENTS: Final = """
 SELECT incident_id, hop, verdict, cause, opened_at FROM relay.incident
- WHERE opened_at >= $1 AND opened_at < $2 ORDER BY opened_at DESC LIMIT $3
+ WHERE opened_at >= $1 AND opened_at < $2 AND flow <> ALL ($4::text[])
+ ORDER BY opened_at DESC LIMIT $3
 """
 
 
@@ -80,11 +82,14 @@ async def read_happened(
         asyncpg.PostgresError: it cannot be read.
     """
     found: list[Happened] = []
-    for row in await connection.fetch(_PROCESSES, from_at, to_at, AT_MOST, SILENT_SECONDS):
+    others = list(flow.others.names)
+    asked = from_at, to_at, AT_MOST, SILENT_SECONDS, others
+    for row in await connection.fetch(_PROCESSES, *asked):
         found += _life(row)
     found += [_outage(row) for row in await connection.fetch(_OUTAGES, from_at, to_at, AT_MOST)]
     found += [_act(row) for row in await connection.fetch(_ACTS, from_at, to_at, AT_MOST)]
-    found += [_opened(row) for row in await connection.fetch(_INCIDENTS, from_at, to_at, AT_MOST)]
+    rows = await connection.fetch(_INCIDENTS, from_at, to_at, AT_MOST, others)
+    found += [_opened(row) for row in rows]
     found += await _checks(connection, from_at, to_at)
     between = from_at, to_at
     for group in flow.processor_groups:

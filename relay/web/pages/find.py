@@ -72,12 +72,12 @@ async def incidents(site: Site, request: Request) -> Page:
     closed = request.query_params.get("all") == "1"
     async with site.reading() as opened:
         con = opened.connection
-        seen = await list_incidents(con, closed=closed)
+        seen = await list_incidents(con, opened.flow, closed=closed)
         return Page(
             "incidents.html",
             {
                 "incidents": seen,
-                "single": await single_orders(con),
+                "single": await single_orders(con, opened.flow),
                 "looked": await read_looked(con),
                 "closed": closed,
                 "next_command": next_command,
@@ -92,7 +92,7 @@ async def incident(site: Site, request: Request) -> Page:
         raise NotFoundError("an incident is called I-17")
     async with site.reading() as opened:
         con = opened.connection
-        seen = await list_incidents(con, closed=True, incident_id=number)
+        seen = await list_incidents(con, opened.flow, closed=True, incident_id=number)
         if not seen:
             raise NotFoundError(f"there is no incident I-{number}")
         one = seen[0]
@@ -121,7 +121,7 @@ async def _drawn(opened: Session, one: IncidentSeen) -> Any:
     from_at, to_at = one.from_at - margin, one.to_at + margin
     to_at = min(to_at, from_at + _LONGEST, datetime.now(UTC))
     to_at = max(to_at, from_at + _MARGIN)
-    cases, whole = await read_marks(con, one.incident_id, (from_at, to_at), _MARKS)
+    cases, whole = await read_marks(con, opened.flow, one.incident_id, (from_at, to_at), _MARKS)
     minutes = await read_minutes(con, opened.flow, from_at, to_at)
     happened = await read_happened(con, opened.flow, from_at, to_at)
     axis = Axis(from_at, to_at)
@@ -223,8 +223,8 @@ async def unreturned(site: Site, request: Request) -> Page:
     wanted = _wanted(request.query_params)
     async with site.reading() as opened:
         con = opened.connection
-        kinds, exact = await count_cases(con)
-        rows, more = await read_cases(con, wanted, PAGE_ORDERS)
+        kinds, exact = await count_cases(con, opened.flow)
+        rows, more = await read_cases(con, opened.flow, wanted, PAGE_ORDERS)
         looked = await read_looked(con)
         unjudged = await opened.unjudged()
     query = {name: value for name, value in request.query_params.items() if name != "notice"}
@@ -252,7 +252,7 @@ async def unreturned_data(site: Site, request: Request) -> Response:
     """Return the overdue orders of the same conditions as CSV or JSON, at most 100,000."""
     wanted = replace(_wanted(request.query_params), after=None)
     async with site.reading() as opened:
-        rows, more = await read_cases(opened.connection, wanted, _EXPORT_ORDERS)
+        rows, more = await read_cases(opened.connection, opened.flow, wanted, _EXPORT_ORDERS)
     headers = {"x-relay-more": "yes" if more else "no"}
     if request.url.path.endswith(".json"):
         return JSONResponse({"orders": [_case(one) for one in rows], "cut": more}, headers=headers)

@@ -91,8 +91,8 @@ async def quarantine(site: Site, request: Request) -> Page:
         min(after, 2**62),
     )
     async with site.reading() as opened:
-        groups, exact = await count_open(opened.connection)
-        rows, more = await read_held_page(opened.connection, wanted, _PAGE)
+        groups, exact = await count_open(opened.connection, opened.flow)
+        rows, more = await read_held_page(opened.connection, opened.flow, wanted, _PAGE)
     kept = {k: v for k, v in query.items() if k in ("state", "reason", "kind")}
     nxt = urlencode({**kept, "after": rows[-1].quarantine_id}) if more else None
     data = {"groups": groups, "exact": exact, "rows": rows, "following": nxt, "wanted": wanted}
