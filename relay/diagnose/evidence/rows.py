@@ -22,7 +22,7 @@ class EventRow:
     """A row of the outbox, or of relay.kept.
 
     Attributes:
-        handed_over: the checkpoint is past it.
+        handed_over: the checkpoint is past it; Missing: nobody could look whether Kafka has it.
         deleted: it is gone from the outbox, and its record on Kafka proves that it was there.
     """
 
@@ -32,7 +32,7 @@ class EventRow:
     created_at: datetime
     traceparent: str | None
     kept: bool
-    handed_over: bool
+    handed_over: bool | Missing
     deleted: bool = False
 
 

@@ -153,6 +153,7 @@ async def _read_vanished(
     deadline = asyncio.get_running_loop().time() + _READ_BACK_SECONDS
     read = await read_back(broker, topics, wanted, neighbours=0, deadline=deadline)
     unread: set[int] = set()
+    others: dict[int, str] = {}
     for outbox_id, sent in vanished.items():
         newest = sent[-1]
         where, offset = (newest.topic, newest.partition), newest.offset
@@ -161,23 +162,32 @@ async def _read_vanished(
         order = _order_of(key, flow)
         if order is None or known is None or known.event_id is None:
             unread.add(outbox_id)
-        elif order in moments and is_uuid(known.event_id) and not _events(rows).get(order):
+            continue
+        others[outbox_id] = order
+        if order in moments and is_uuid(known.event_id) and not _events(rows).get(order):
             event = _event(flow, outbox_id, known.event_id, sent[0].published_at)
             rows = _with_event(rows, order, event, sent)
-    return replace(rows, moments=_with_unread(moments, rows.vacant, unread))
+    return replace(rows, moments=_with_unread(moments, rows.vacant, unread, others))
 
 
 def _with_unread(
     moments: Mapping[str, Moment | Missing],
     vacant: Mapping[str, Sequence[int]],
     unread: Collection[int],
+    others: Mapping[int, str],
 ) -> dict[str, Moment | Missing]:
-    """Count, for each order, the rows around it that were sent and of which nothing can be read."""
-    return {
-        key: replace(one, sent_count=sum(number in unread for number in vacant.get(key, ())))
-        for key, one in moments.items()
-        if isinstance(one, Moment)
-    }
+    """Count, for each order, the rows around it that were sent and of which nothing can be read.
+
+    Those whose record is another order's, by `others`, were never this one's.
+    """
+    counted: dict[str, Moment | Missing] = {}
+    for key, one in moments.items():
+        ids = [number for number in vacant.get(key, ()) if others.get(number, key) == key]
+        sent = sum(number in unread for number in ids)
+        if isinstance(one, Moment):
+            one = replace(one, vacant_count=len(ids), sent_count=sent)  # noqa: PLW2901
+        counted[key] = one
+    return counted
 
 
 def _events(rows: Rows) -> Mapping[str, list[EventRow]]:

@@ -26,6 +26,7 @@ from relay.diagnose.gather.reading import database_missing, part
 from relay.diagnose.gather.recorded_returns import read_answered, read_refused_at
 from relay.diagnose.gather.succession import read_answered_past
 from relay.diagnose.gather.topics import TopicFacts
+from relay.diagnose.gather.unledgered import find_unledgered, unaccounted
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka_connection import KafkaConnection
@@ -78,6 +79,7 @@ class Gatherer:
             self.kafka, self.flow, ids, rows, search_seconds=self.options.logs.scan_seconds
         )
         open_ids = open_orders(ids, rows, self.flow)
+        rows, positions = await self._unledgered(open_ids, rows, positions)
         topics, log = await read_broker(
             self.kafka,
             self.flow,
@@ -124,6 +126,25 @@ class Gatherer:
         if isinstance(ends, Missing) or isinstance(around.shrinks, Missing):
             ends = {}
         return around, rows, positions, ends
+
+    async def _unledgered(
+        self, ids: Sequence[str], rows: Rows, positions: Series
+    ) -> tuple[Rows, Series]:
+        """Find what the ledger has lost, and what was recorded of the groups around it."""
+        con = self.connection
+        wanted = unaccounted(ids, rows)
+        if isinstance(con, Missing) or not wanted:
+            return rows, positions
+        seconds = self.options.logs.scan_seconds
+        rows = await find_unledgered(con, self.kafka, self.flow, ids, rows, search_seconds=seconds)
+        if wanted.keys() == unaccounted(ids, rows).keys():
+            return rows, positions
+        try:
+            async with con.transaction(isolation="repeatable_read", readonly=True):
+                again = await part(con, "positions", lambda: self._positions(con, ids, rows))
+        except DATABASE_FAILURES:
+            return rows, positions
+        return rows, positions if isinstance(again, Missing) else again
 
     async def _log_ends(
         self, connection: asyncpg.Connection, ids: Sequence[str], rows: Rows

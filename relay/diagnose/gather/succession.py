@@ -57,14 +57,14 @@ def _of_others(
     """Leave out what a group without members may have answered itself: it moved a while ago.
 
     Who reads alone answers what comes next to it. Where records before the first that was answered
-    were left out, and a group with members is past it, somebody else does.
+    were left out, and another group is past it, somebody else does.
     """
     readers = () if isinstance(around.other_readers, Missing) else around.other_readers
     return {
         where: one
         for where, one in answers.items()
         if one.first > one.stopped
-        and any(each.members and each.committed.get(where, -1) > one.first for each in readers)
+        and any(each.committed.get(where, -1) > one.first for each in readers)
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from relay.diagnose.causes import Cause
 from relay.diagnose.gather.cut_over import watched_from
 from relay.diagnose.watch.open_sql import literals, unclosed
 from relay.orders.catalog import orders_table
@@ -57,6 +58,23 @@ async def find_unknown(
     if await _cost(connection, query, *given) > MOST_COST:
         return []
     rows: Rows = await connection.fetch(query, *given)
+    return rows
+
+
+async def find_overwritten(
+    connection: asyncpg.Connection, flow: Flow, table: OrdersTable, *given: Any
+) -> Rows:
+    """Return the same of orders whose final status is none that a return gave them.
+
+    Of all returns where that is cheap, else of those of the last day, hour or minutes; and of those
+    that are recorded as such: `relay reconcile` looks at every one.
+    """
+    terminal = sorted(flow.terminal_statuses)
+    rows: Rows = await connection.fetch(_overwritten_query(table, _RECORDED), *given, terminal)
+    for window in _WINDOWS:
+        query = _overwritten_query(table, window)
+        if await _cost(connection, query, *given, terminal) <= MOST_COST:
+            return rows + list(await connection.fetch(query, *given, terminal))
     return rows
 
 
@@ -130,6 +148,39 @@ def _overdue(table: OrdersTable) -> str:
                             WHERE i.aggregate_id = {table.id_of()}
                               AND i.consumer_group <> ALL ($7::text[])
                               AND i.outcome = 'applied' AND i.new_status = ANY ($5::text[]))"""
+
+
+# Returns of any age, or of that one and younger.
+_WINDOWS: Final = (
+    "true",
+    *(
+        f"i.received_at > clock_timestamp() - interval '{age}'"
+        for age in ("1 day", "1 hour", "2 minutes")
+    ),
+)
+_RECORDED: Final = f"""i.aggregate_id IN (
+               SELECT aggregate_id FROM relay.overdue
+                WHERE closed_at IS NULL AND cause = '{Cause.STATUS_OVERWRITTEN.value}')"""  # noqa: S608
+
+
+def _overwritten_query(table: OrdersTable, returns: str) -> str:
+    # An order's own clock may be ahead: it was there when its return came.
+    placed = f"least({table.submitted.value()}, i.received_at)"
+    return f"""
+        SELECT DISTINCT ON (1) {table.id_of()} AS key, {placed} AS placed_at
+          FROM relay.inbox i JOIN {table.table} o
+            ON o.{table.key} = {table.as_key("i.aggregate_id")}
+         WHERE i.outcome = 'applied' AND i.new_status = ANY ($5::text[])
+           AND {returns}
+           AND {table.status_of()} = ANY ($5::text[]) AND {table.status_of()} <> i.new_status
+           AND i.received_at >= $1::timestamptz
+           AND {placed} < clock_timestamp() - make_interval(secs => $2)
+           AND {unclosed(table.id_of())}
+           AND NOT EXISTS (SELECT FROM relay.inbox j
+                            WHERE j.aggregate_id = i.aggregate_id AND j.outcome = 'applied'
+                              AND j.new_status = {table.status_of()})
+         ORDER BY 1, 2 LIMIT $4
+    """  # noqa: S608 - identifiers from the catalog
 
 
 def _contradicted_query(table: OrdersTable) -> str:

@@ -16,7 +16,11 @@ from typing import Any, Final
 import asyncpg
 
 from relay.diagnose.gather.cut_over import watched_from
-from relay.diagnose.watch.odd_statuses import find_contradicted, find_unknown
+from relay.diagnose.watch.odd_statuses import (
+    find_contradicted,
+    find_overwritten,
+    find_unknown,
+)
 from relay.diagnose.watch.open_sql import literals, unclosed
 from relay.orders.catalog import orders_table
 from relay.orders.table import OrdersTable
@@ -100,6 +104,7 @@ async def _open_orders(
     if decides:
         rows += await find_contradicted(connection, flow, table, *asked[:4])
         rows += await find_unknown(connection, flow, table, *asked[:4])
+        rows += await find_overwritten(connection, flow, table, *asked[:4])
     return [Open(row["key"], row["placed_at"]) for row in rows]
 
 

@@ -1,9 +1,12 @@
 """Orders without an outbox row: who is accused, where foreign programs wrote, deleted, restored."""
 
+import asyncio
 import uuid
 
 import psycopg
 import pytest
+
+from tests.integration.diagnose.test_returns_set_aside import take
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -151,6 +154,33 @@ async def test_order_and_event_were_lost_in_a_restore(wiring) -> None:
         ("place", "no_such_order", "rows_lost"),
         ("place", "no_such_order", "never_committed"),
     ]
+
+
+async def test_a_ledger_that_lost_rows_accuses_no_checkpoint(wiring) -> None:
+    wiring.relay(**QUICK)
+    lost = await wiring.place(3)
+    await wiring.until_published(lost)
+    await asyncio.to_thread(take, wiring, 3)
+    await wiring.place(2)
+    await wiring.pg.execute("DELETE FROM relay.delivery_ledger WHERE outbox_ids && $1", [1, 2])
+    await wiring.until_overdue(lost)
+    assert {one[:2] for one in wiring.named(lost)} == {("return", "no_return")}
+    wiring.topics.delete(wiring.events)
+    found = wiring.diagnose(lost[:1])[0]
+    assert (found["hop"], found["verdict"]) == ("publish", "unknown")
+    assert "is not there" in str(found["evidence"])
+
+
+async def test_rows_of_others_that_were_deleted_are_not_this_orders(wiring) -> None:
+    wiring.relay(**QUICK)
+    before = await wiring.place(2)
+    bypassed = str(uuid.uuid4())
+    await wiring.insert_these([bypassed])
+    after = await wiring.place(2)
+    await wiring.until_published([*before, *after])
+    await wiring.pg.execute("DELETE FROM relay.outbox")
+    await wiring.place(1)
+    assert wiring.named([bypassed]) == [("place", "no_outbox_row", "outbox_bypassed")]
 
 
 async def test_an_event_that_its_writer_sent_past_the_outbox(wiring) -> None:

@@ -123,14 +123,14 @@ async def test_what_somebody_overwrote_is_told_in_both_directions(wiring) -> Non
         " WHERE order_id = $1::text::uuid",
         saved,
     )
-    await wiring.until_overdue([back, saved])
-    await until_told(wiring, [back, saved], "status_overwritten")
+    await wiring.until_overdue([back, other, saved])
+    await until_told(wiring, [back, other, saved], "status_overwritten")
     lost = ("confirm", "return_skipped", "status_overwritten")
     assert wiring.named([back, other, saved]) == [lost] * 3
     evidence = json.dumps(wiring.diagnose([other])[0]["evidence"])
     assert "confirmed was applied, and the order is rejected now" in evidence
     assert wiring.diagnose([fine])[0]["verdict"] == "returned"
-    assert unreturned(wiring) == {(one, *lost[1:]) for one in (back, saved)}
+    assert unreturned(wiring) == {(one, *lost[1:]) for one in (back, other, saved)}
     found, _ = found_by_reconcile(wiring)
     assert {(kind, one) for kind, one in found if kind == "status_overwritten"} == {
         ("status_overwritten", one) for one in (back, other, saved)
