@@ -18,7 +18,7 @@ from aiokafka.protocol.admin import DescribeConfigsRequest
 from relay.diagnose.evidence.system_state import TransactionSeen
 from relay.diagnose.gather.topics import other_members
 from relay.diagnose.gather.transactions import open_transactions
-from relay.kafka.broker import LATEST, Broker, connected
+from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
 from relay.kafka.cluster_clock import broker_clock_offset
 from relay.kafka.failures import BROKER_FAILURES
 from relay.kafka.group_rights import group_operations
@@ -49,6 +49,7 @@ class KafkaFacts:
         configs: topic -> its settings; a topic that may not be asked is not in it.
         groups: those that may be seen; state `Dead` where there is none.
         offsets: group -> topics for which it committed offsets.
+        behind: group -> offsets that it has not passed, of groups that never had a member.
         other_readers: groups with members that read the events, where the processor's have none.
         broker_settings: of one broker; empty when they may not be asked.
         confirm_operations: what may be done with our own group; empty: the broker does not say.
@@ -64,6 +65,7 @@ class KafkaFacts:
     configs: Mapping[str, Mapping[str, str]]
     groups: Mapping[str, GroupMembers]
     offsets: Mapping[str, frozenset[str]]
+    behind: Mapping[str, int] = field(default_factory=dict)
     other_readers: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     broker_settings: Mapping[str, str] = field(default_factory=dict)
@@ -98,7 +100,12 @@ async def gather_kafka(kafka: KafkaConnection, flow: Flow) -> KafkaFacts:
             topics=described,
             configs=await broker.topic_settings(there),
             groups={name: told[0] for name, told in seen.items() if told},
-            offsets={name: told[1] for name, told in seen.items() if told},
+            offsets={
+                name: frozenset(topic for topic, _ in told[1])
+                for name, told in seen.items()
+                if told
+            },
+            behind=await _behind(broker, flow, seen),
             other_readers=await other_members(broker, flow) if alone else (),
             refused=refused,
             broker_settings=settings,
@@ -165,14 +172,35 @@ async def _rights(broker: Broker, group: str) -> frozenset[int]:
 
 async def _group(
     broker: Broker, name: str, refused: dict[str, str]
-) -> tuple[GroupMembers, frozenset[str]] | None:
+) -> tuple[GroupMembers, Mapping[Partition, int]] | None:
     try:
         members = await _bounded(broker.members(name))
         committed = {} if members.kind == SHARE else await _bounded(broker.committed(name))
     except BROKER_FAILURES as error:
         refused[name] = str(error) or "the group's coordinator does not answer in time"
         return None
-    return members, frozenset(topic for topic, _ in committed)
+    return members, committed
+
+
+async def _behind(
+    broker: Broker,
+    flow: Flow,
+    seen: Mapping[str, tuple[GroupMembers, Mapping[Partition, int]] | None],
+) -> dict[str, int]:
+    """Return how far readers are behind that assign their partitions themselves."""
+    alone = {name: told[1] for name, told in seen.items() if told and told[0].never_joined}
+    if not alone:
+        return {}
+    partitions = [one for topic in sorted(flow.topics) for one in broker.partitions(topic)]
+    starts = await broker.offsets(partitions, EARLIEST)
+    ends = await broker.offsets(partitions, LATEST)
+    return {
+        name: sum(
+            max(0, end - max(committed.get(one, 0), starts.get(one, 0)))
+            for one, end in ends.items()
+        )
+        for name, committed in alone.items()
+    }
 
 
 async def _bounded(asked: Awaitable[T]) -> T:

@@ -262,6 +262,8 @@ def _nobody_processes(name: str, group: str, facts: KafkaFacts, flow: Flow) -> R
             f"no members, and it never read {', '.join(unread)}",
             "start the order processor, or correct flow.orders.processor_groups",
         )
+    if facts.groups[group].never_joined:
+        return _reads_alone(name, facts.behind.get(group, 0))
     if facts.other_readers:
         return failed(
             name,
@@ -270,3 +272,15 @@ def _nobody_processes(name: str, group: str, facts: KafkaFacts, flow: Flow) -> R
             "flow.orders.processor_groups to it; else start the order processor",
         )
     return failed(name, "no members: nobody processes events", "start the order processor")
+
+
+def _reads_alone(name: str, behind: int) -> Result:
+    """Judge a reader that assigns its partitions itself: Kafka knows its offsets and no member."""
+    who = "no member ever joined: its reader assigns its partitions itself"
+    if not behind:
+        return ok(name, f"{who}, and has come to the end")
+    return warning(
+        name,
+        f"{who}; whether it runs Kafka does not say [{behind} offsets behind]",
+        "`relay status`, twice: does less wait? else look at the processor itself",
+    )

@@ -185,7 +185,7 @@ def _publish(counts: Counts) -> HopStatus:
 
 
 def _process(lags: Lags, flow: Flow, now: datetime) -> HopStatus:
-    said = [_group(name, lags) for name in flow.processor_groups]
+    said = [_group(name, lags, now) for name in flow.processor_groups]
     said += [(f"{name} reads the events, too", True) for name in lags.other_readers[:3]]
     found = HopStatus(
         "process",
@@ -196,7 +196,7 @@ def _process(lags: Lags, flow: Flow, now: datetime) -> HopStatus:
     return _behind(found, lags.process, now)
 
 
-def _group(name: str, lags: Lags) -> tuple[str, bool]:
+def _group(name: str, lags: Lags, now: datetime) -> tuple[str, bool]:
     group = lags.groups.get(name)
     if group is None:
         return f"group {name}: not known", True
@@ -204,8 +204,18 @@ def _group(name: str, lags: Lags) -> tuple[str, bool]:
         return f"group {name} ({group.kind}): its members are not known", True
     if group.state == "Dead":
         return f"no group {name}", False
+    if group.never_joined:
+        said = f"group {name}: a reader that assigns its partitions itself, in no group"
+        return said, _keeps_up(lags.process, now)
     plural = "" if group.members == 1 else "s"
     return f"group {name}: {group.members} member{plural}", group.members > 0
+
+
+def _keeps_up(lag: Lag | Missing, now: datetime) -> bool:
+    """Tell whether a reader that nobody can see leaves nothing waiting for long."""
+    if isinstance(lag, Missing) or not lag.count:
+        return True
+    return lag.oldest_at is not None and now - lag.oldest_at < _UNSEEN_WAIT
 
 
 def _behind(found: HopStatus, lag: Lag | Missing, now: datetime) -> HopStatus:
@@ -253,6 +263,8 @@ def _confirm(counts: Counts, lags: Lags, now: datetime) -> HopStatus:
     )
 
 
+# Whoever assigns partitions himself is known by what he leaves waiting, and for how long.
+_UNSEEN_WAIT: Final = timedelta(seconds=60)
 QUARANTINE_FULL: Final = "the quarantine is full: of refused returns only the places are kept"
 
 

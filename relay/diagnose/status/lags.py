@@ -32,7 +32,7 @@ _SECONDS: Final = 8.0
 _REQUEST_SECONDS: Final = 3.0
 _FETCH_ROUNDS: Final = 3
 # So few records are counted one by one; of more, the offsets are.
-_COUNTED_AT_MOST: Final = 1000
+_COUNTED_AT_MOST: Final = 5000
 _COUNT_SECONDS: Final = 1.0
 
 

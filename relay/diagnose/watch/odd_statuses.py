@@ -69,12 +69,12 @@ async def find_overwritten(
     Of all returns where that is cheap, else of those of the last day, hour or minutes; and of those
     that are recorded as such: `relay reconcile` looks at every one.
     """
-    terminal = sorted(flow.terminal_statuses)
-    rows: Rows = await connection.fetch(_overwritten_query(table, _RECORDED), *given, terminal)
+    given = (*given, sorted(flow.terminal_statuses), *_others(flow))
+    rows: Rows = await connection.fetch(_overwritten_query(table, _RECORDED), *given)
     for window in _WINDOWS:
         query = _overwritten_query(table, window)
-        if await _cost(connection, query, *given, terminal) <= MOST_COST:
-            return rows + list(await connection.fetch(query, *given, terminal))
+        if await _cost(connection, query, *given) <= MOST_COST:
+            return rows + list(await connection.fetch(query, *given))
     return rows
 
 
@@ -160,24 +160,27 @@ _WINDOWS: Final = (
 )
 _RECORDED: Final = f"""i.aggregate_id IN (
                SELECT aggregate_id FROM relay.overdue
-                WHERE closed_at IS NULL AND cause = '{Cause.STATUS_OVERWRITTEN.value}')"""  # noqa: S608
+                WHERE closed_at IS NULL AND flow <> ALL ($6::text[])
+                  AND cause = '{Cause.STATUS_OVERWRITTEN.value}')"""  # noqa: S608
 
 
 def _overwritten_query(table: OrdersTable, returns: str) -> str:
     # An order's own clock may be ahead: it was there when its return came.
     placed = f"least({table.submitted.value()}, i.received_at)"
+    # Other flows' ids may be none of this table's: they are left out before they are converted.
     return f"""
         SELECT DISTINCT ON (1) {table.id_of()} AS key, {placed} AS placed_at
-          FROM relay.inbox i JOIN {table.table} o
-            ON o.{table.key} = {table.as_key("i.aggregate_id")}
-         WHERE i.outcome = 'applied' AND i.new_status = ANY ($5::text[])
-           AND {returns}
-           AND {table.status_of()} = ANY ($5::text[]) AND {table.status_of()} <> i.new_status
-           AND i.received_at >= $1::timestamptz
+          FROM (SELECT i.aggregate_id, i.new_status, i.received_at FROM relay.inbox i
+                 WHERE i.outcome = 'applied' AND i.consumer_group <> ALL ($7::text[])
+                   AND i.new_status = ANY ($5::text[]) AND i.received_at >= $1::timestamptz
+                   AND {returns} OFFSET 0) AS i
+          JOIN {table.table} o ON o.{table.key} = {table.as_key("i.aggregate_id")}
+         WHERE {table.status_of()} = ANY ($5::text[]) AND {table.status_of()} <> i.new_status
            AND {placed} < clock_timestamp() - make_interval(secs => $2)
-           AND {unclosed(table.id_of())}
+           AND {unclosed(table.id_of(), "$6")}
            AND NOT EXISTS (SELECT FROM relay.inbox j
                             WHERE j.aggregate_id = i.aggregate_id AND j.outcome = 'applied'
+                              AND j.consumer_group <> ALL ($7::text[])
                               AND j.new_status = {table.status_of()})
          ORDER BY 1, 2 LIMIT $4
     """  # noqa: S608 - identifiers from the catalog

@@ -309,3 +309,13 @@ def test_a_round_that_failed_or_that_nobody_does_is_red_at_once() -> None:
     nobody = replace(HEALTHY, processes=(), looked=NO_ROUND)
     assert status(nobody).blind
     assert running_for(1, Looked(NOW, None)).healthy
+
+
+def test_a_reader_in_no_group_is_known_by_what_it_leaves_waiting() -> None:
+    alone = {"order-processor": GroupMembers("Empty", 0, never_joined=True)}
+    for lag, fine in ((Lag(0), True), (Lag(3, ago(5)), True), (Lag(3, ago(600)), False)):
+        found = hops(lags=Lags(lag, Lag(0), alone))["process"]
+        assert found.healthy is fine
+        assert "assigns its partitions itself" in found.run_by
+    left = {"order-processor": GroupMembers("Empty", 0)}
+    assert not hops(lags=Lags(Lag(0), Lag(0), left))["process"].healthy
