@@ -108,23 +108,43 @@ async def run_job(
     """
     logs.configure("warning", "text", environment=os.environ)
     with stop_on_signals() as stop:
-        async with operator_connection(settings.database.dsn, "replay") as connection:
-            await claim(connection, job.replay_id)
-            job = await read_job(connection, job.replay_id)
-            if job.over:
-                raise ReplayError(f"replay {job.replay_id} is {job.state}: make a new plan")
-            await move(connection, job, "running", who=who, why=why)
-            job = await read_job(connection, job.replay_id)
-            unwritten = await write_missing(connection, settings.flow, job.missing)
-            await _feed(settings, connection, job)
-            conductor = Conductor(connection, settings.flow, job, options, who, tell)
-            try:
-                await _conduct(settings, conductor, stop)
-                return await _finish(settings, conductor, unwritten)
-            except Exception as error:
-                if is_connection_loss(error):
-                    raise ReplayInterruptedError(job, error) from error
-                raise
+        return await run_until_stopped(settings, job, options, stop, who=who, why=why, tell=tell)
+
+
+async def run_until_stopped(
+    settings: Settings,
+    job: Job,
+    options: RunOptions,
+    stop: asyncio.Event,
+    *,
+    who: str,
+    why: str | None,
+    tell: Callable[[Progress], None] = lambda _progress: None,
+) -> Outcome:
+    """Run a stored replay to its end, or until `stop` is set, inside a program that does more.
+
+    Raises:
+        ReplayError: it cannot be run, or another process runs it.
+        NotPermittedError: this login may not replay.
+        ReplayInterruptedError: the database was lost.
+    """
+    async with operator_connection(settings.database.dsn, "replay") as connection:
+        await claim(connection, job.replay_id)
+        job = await read_job(connection, job.replay_id)
+        if job.over:
+            raise ReplayError(f"replay {job.replay_id} is {job.state}: make a new plan")
+        await move(connection, job, "running", who=who, why=why)
+        job = await read_job(connection, job.replay_id)
+        unwritten = await write_missing(connection, settings.flow, job.missing)
+        await _feed(settings, connection, job)
+        conductor = Conductor(connection, settings.flow, job, options, who, tell)
+        try:
+            await _conduct(settings, conductor, stop)
+            return await _finish(settings, conductor, unwritten)
+        except Exception as error:
+            if is_connection_loss(error):
+                raise ReplayInterruptedError(job, error) from error
+            raise
 
 
 async def _feed(settings: Settings, connection: Any, job: Job) -> None:

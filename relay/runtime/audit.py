@@ -91,15 +91,17 @@ async def announce(
     await connection.execute(_ANNOUNCE, who, why or "", result or "", known)
 
 
-async def note_look(connection: asyncpg.Connection, quarantine_ids: Sequence[int]) -> None:
-    """Note that somebody was shown the bytes of what is in quarantine.
+async def note_look(
+    connection: asyncpg.Connection, quarantine_ids: Sequence[int], who: str | None = None
+) -> None:
+    """Note that somebody was shown the bytes of what is in quarantine; None: this user.
 
     Raises:
         asyncpg.InsufficientPrivilegeError: this login may not see them (relay_observer).
     """
     detail = {"count": len(quarantine_ids), "ids": list(quarantine_ids)}
     await note_action(
-        connection, Action(this_person(), "quarantine_show", None, None, detail=detail)
+        connection, Action(who or this_person(), "quarantine_show", None, None, detail=detail)
     )
 
 

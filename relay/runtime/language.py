@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 ENGLISH: Final = "en"
-LANGUAGES: Final[Mapping[str, str]] = {ENGLISH: "English", "zh": "简体中文"}
+LANGUAGES: Final[Mapping[str, str]] = {ENGLISH: "English"}
 """Code -> its own name, as a switch shows it."""
 
 FOLDER: Final = Path(__file__).with_name("languages")

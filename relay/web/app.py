@@ -24,6 +24,7 @@ from relay.diagnose.session import UnreachableError
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.language import LANGUAGES
 from relay.telemetry.redaction import redact
+from relay.web.acts import NOT_DONE, Acts
 from relay.web.guard import WithHeaders, read_fields, require_host, require_own_origin
 from relay.web.live import Fragments, live
 from relay.web.pages import find, repair, verify
@@ -68,12 +69,13 @@ _DATA: Final[Mapping[str, Callable[[Site, Request], Awaitable[Response]]]] = {
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def application(site: Site, stop: asyncio.Event) -> WithHeaders:
+def application(site: Site, stop: asyncio.Event, acts: Acts) -> WithHeaders:
     """Return the application.
 
     Args:
         site: what its pages are made with.
         stop: ends what is pushed.
+        acts: does what forms ask for.
     """
     fragments = Fragments(site)
 
@@ -85,6 +87,7 @@ def application(site: Site, stop: asyncio.Event) -> WithHeaders:
         Route("/logout", _answer(site, _logout, public=True), methods=["POST"]),
         Route("/language/{code}", _answer(site, _language, public=True), methods=["POST"]),
         Route("/live", _answer(site, pushed)),
+        Route("/acts/{act}", _answer(site, acts.post), methods=["POST"]),
         *(Route(path, _answer(site, read)) for path, read in _DATA.items()),
         *(Route(path, _paged(site, read)) for path, read in _PAGES.items()),
         Mount("/static", StaticFiles(directory=STATIC)),
@@ -124,6 +127,8 @@ def _answer(
             return _refused(site, request, error)
         except NotFoundError as error:
             return _problem(site, request, str(error), 404)
+        except NOT_DONE as error:
+            return _problem(site, request, redact(str(error)), 409)
         except (*DATABASE_FAILURES, UnreachableError) as error:
             return _problem(site, request, redact(str(error)), 503)
         except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets a page

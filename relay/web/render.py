@@ -21,7 +21,7 @@ from relay.diagnose.fate import fate_of
 from relay.diagnose.report.hops import span
 from relay.diagnose.verdicts import HOPS, MEANINGS, Verdict
 from relay.runtime.language import LANGUAGES, catalogue
-from relay.runtime.printable import printable
+from relay.runtime.printable import printable, printable_bytes
 
 FOLDER: Final = Path(__file__).parent
 TEMPLATES: Final = FOLDER / "templates"
@@ -44,6 +44,7 @@ def environment(language: str) -> Environment:
     made.globals.update(_gettext(spoken))
     made.filters.update(
         number=number, when=when, clock=clock, ago=ago, took=span, fate=_fate, say=spoken.gettext,
+        bytes=lambda value: printable_bytes(value, lines=True),
         lines=lambda value: printable(value, lines=True),
     )  # fmt: skip
     made.globals.update(

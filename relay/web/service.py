@@ -22,6 +22,7 @@ from relay.runtime.process import ProcessRecord
 from relay.runtime.settings import Settings
 from relay.runtime.tasks import background, end
 from relay.telemetry.metrics import Metrics
+from relay.web.acts import Acts
 from relay.web.app import application
 from relay.web.guard import Forms
 from relay.web.people import Gate
@@ -86,6 +87,7 @@ class WebService:
             ListenError: the port cannot be had.
         """
         web = self.settings.web
+        acts = Acts(self.site, self.stop)
         with listener(web.host, web.port, _HOW) as opened:
             tasks = [background(self.site.watcher.run(self.stop), "watcher")]
             beat = self._heartbeat()
@@ -93,13 +95,14 @@ class WebService:
                 tasks.append(background(beat.run(self.stop), "heartbeat"))
             try:
                 await serve_application(
-                    application(self.site, self.stop),
+                    application(self.site, self.stop, acts),
                     opened,
                     self.stop,
                     self._listening,
                     drain_seconds=_DRAIN_SECONDS,
                 )
             finally:
+                await acts.end()
                 await self.site.comparison.end()
                 for task in tasks:
                     await end(task)

@@ -152,7 +152,7 @@ def respond(
         "token": lambda act, shown=None: site.forms.token(person, act, shown) if person else "",
         "may_act": site.may_act and person is not None and person.role == "operator",
         "why_not": _why_not(site, person),
-        "notice": request.query_params.get("notice", "") if person else "",
+        "again": request.query_params.get("again") == "1",
         **facts,
         **page.data,
     }

@@ -227,7 +227,7 @@ async def unreturned(site: Site, request: Request) -> Page:
         rows, more = await read_cases(con, opened.flow, wanted, PAGE_ORDERS)
         looked = await read_looked(con)
         unjudged = await opened.unjudged()
-    query = {name: value for name, value in request.query_params.items() if name != "notice"}
+    query = {name: value for name, value in request.query_params.items() if name != "again"}
     following = None
     if more:
         last = rows[-1]
@@ -238,6 +238,7 @@ async def unreturned(site: Site, request: Request) -> Page:
             "kinds": kinds,
             "exact": exact,
             "rows": rows,
+            "ids": [one.order_id for one in rows],
             "following": following,
             "first": wanted.after is None,
             "looked": looked,

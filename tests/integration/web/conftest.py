@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from relay.runtime.settings import load_settings
+from relay.web.acts import Acts
 from relay.web.app import application
 from relay.web.service import WebService
 
@@ -24,7 +25,7 @@ async def login(
     made: list[str] = []
 
     async def make(role: str) -> str:
-        name = f"{role}_{urlsplit(database).path[-8:]}"
+        name = f"{role}_{urlsplit(database).path[-8:]}_{len(made)}"
         await pg.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE {role}")
         made.append(name)
         parts = urlsplit(database)
@@ -61,12 +62,13 @@ async def visit(login) -> AsyncIterator[Callable[..., Awaitable[Visit]]]:
             looking = asyncio.create_task(service.site.watcher.run(stop))
 
             async def end() -> None:
-                stop.set()
+                await acts.end()
                 await looking
 
             stack.push_async_callback(end)
+            acts = Acts(service.site, stop)
             client = httpx.AsyncClient(
-                transport=httpx.ASGITransport(application(service.site, stop)),
+                transport=httpx.ASGITransport(application(service.site, stop, acts)),
                 base_url="http://localhost",
                 headers=headers,
                 timeout=60,
