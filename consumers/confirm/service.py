@@ -108,7 +108,11 @@ class ConfirmService:
         self.outages = OutageLog(self.process)
         self.room = QuarantineRoom(self.options.quarantine_rows, self.options.quarantine_bytes)
         spans = ReturnSpans.of(
-            self.tracing, flow.returns_topic, group=flow.confirm_group, client_id=client_id
+            self.tracing,
+            flow.returns_topic,
+            group=flow.confirm_group,
+            client_id=client_id,
+            server=self.kafka.first_broker,
         )
         self.report = Report(spans, self.metrics, flow.terminal_statuses, self.test_point)
         if self.metrics is not None:

@@ -16,6 +16,7 @@ import asyncpg
 import structlog
 
 from relay.consumers.confirm.transaction import Done
+from relay.consumers.returns.fold import Outcome
 from relay.consumers.returns.reader import Return
 from relay.consumers.returns.stored_record import recorded_ms
 from relay.runtime.database import DATABASE_FAILURES
@@ -44,6 +45,12 @@ SELECT k.order_id, o.event_id, o.traceparent, o.tracestate
 Context = tuple[bytes | None, bytes | None]
 _NO_CONTEXT: Final[Context] = (None, None)
 
+# What became of a return that is no step (`Outcome` has the others): handled before, or kept in
+# quarantine. One whose order is locked has its span once it is decided.
+_DUPLICATE: Final = attribute(names.RELAY_DUPLICATE, True)  # noqa: FBT003 - an attribute's value
+_COPY: Final = attribute(names.RELAY_OUTCOME, "copy") + _DUPLICATE
+_HELD: Final = attribute(names.RELAY_OUTCOME, "held")
+
 
 class _Span(NamedTuple):
     partition: int
@@ -59,14 +66,24 @@ class ReturnSpans:
 
     tracing: Tracing
     encoder: SpanEncoder
-    _statuses: dict[tuple[str | None, str], bytes] = field(default_factory=dict)
+    _statuses: dict[tuple[Outcome, str | None, str], bytes] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, tracing: Tracing, topic: str, *, group: str, client_id: str) -> Self:
+    def of(
+        cls,
+        tracing: Tracing,
+        topic: str,
+        *,
+        group: str,
+        client_id: str,
+        server: str | None = None,
+    ) -> Self:
         """Prepare the encoder."""
-        attributes = names.process_attributes(topic, group=group, client_id=client_id)
+        attributes = names.process_attributes(
+            topic, group=group, client_id=client_id, server=server
+        )
         name = names.process_span(topic)
-        return cls(tracing, tracing.encoder(name, SpanKind.CONSUMER, attributes))
+        return cls(tracing, tracing.encoder(name, SpanKind.CONSUMER, attributes, linked=True))
 
     async def export(self, connection: asyncpg.Connection, done: Done, started_ns: int) -> None:
         """Export the spans of a batch: from its beginning to its commit."""
@@ -94,32 +111,34 @@ class ReturnSpans:
                 partition=partition,
                 offsets=[span.offset for span in spans],
                 fields=[span.fields for span in spans],
+                batch_size=len(spans),
             )
         )
 
     def _spans(self, done: Done, contexts: Mapping[str, Context]) -> Iterator[_Span]:
         for step in done.steps:
             one = step.returned
-            fields = self._status_fields(step.old_status, step.new_status)
+            fields = self._status_fields(step.outcome, step.old_status, step.new_status)
             yield _span(one, contexts, fields)
         for one in done.copies:
-            yield _span(one, contexts, b"")
+            yield _span(one, contexts, _COPY)
         for refusal in done.refused:
             record = refusal.record
             context = _encoded(refusal.traceparent, None)
             if context == _NO_CONTEXT:
                 context = contexts.get(refusal.order_id or "", _NO_CONTEXT)
-            fields = attribute(names.ERROR_TYPE, refusal.reason.value)
+            fields = _HELD + attribute(names.ERROR_TYPE, refusal.reason.value)
             fields += error_status(refusal.detail)
             yield _Span(record.partition, record.offset, refusal.order_id or "", context, fields)
 
-    def _status_fields(self, old: str | None, new: str) -> bytes:
-        known = self._statuses.get((old, new))
+    def _status_fields(self, outcome: Outcome, old: str | None, new: str) -> bytes:
+        known = self._statuses.get((outcome, old, new))
         if known is None:
-            known = attribute(names.ORDER_STATUS_NEW, new)
+            known = attribute(names.RELAY_OUTCOME, outcome.value)
+            known += attribute(names.ORDER_STATUS_NEW, new)
             if old is not None:
                 known += attribute(names.ORDER_STATUS_OLD, old)
-            self._statuses[old, new] = known
+            self._statuses[outcome, old, new] = known
         return known
 
     async def _missing_contexts(
@@ -162,6 +181,8 @@ def _span(one: Return, contexts: Mapping[str, Context], fields: bytes) -> _Span:
     context = _encoded(one.traceparent, one.tracestate)
     if context == _NO_CONTEXT:
         context = contexts.get(one.order_id, _NO_CONTEXT)
+    if one.own_identity is not None:
+        fields += attribute(names.MESSAGE_ID, one.own_identity)
     return _Span(one.record.partition, one.record.offset, one.order_id, context, fields)
 
 

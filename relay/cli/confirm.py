@@ -44,5 +44,7 @@ def confirm_options(settings: Settings) -> ConfirmOptions:
     session = dict(settings.confirm)
     rows, most_bytes = session.pop("quarantine_rows"), session.pop("quarantine_bytes")
     return ConfirmOptions(
-        session=SessionOptions(**session), quarantine_rows=rows, quarantine_bytes=most_bytes
+        session=SessionOptions(**session),
+        quarantine_rows=rows,
+        quarantine_bytes=most_bytes,
     )

@@ -35,6 +35,7 @@ class PublishOptions:
         lease_seconds: a relay that died is replaced after so long.
         request_timeout_seconds: the broker's time to answer one request.
         drain_seconds: after SIGTERM, time for acknowledgements under way.
+        wait_span_seconds: a row that waited longer has a span of its wait.
     """
 
     shard: int = 0
@@ -52,6 +53,7 @@ class PublishOptions:
     lease_seconds: float = 3.0
     request_timeout_seconds: float = 15.0
     drain_seconds: float = 10.0
+    wait_span_seconds: float = 1.0
 
     def __post_init__(self) -> None:
         positive = {
@@ -76,4 +78,4 @@ class PublishOptions:
 
 def publish_options(settings: Settings) -> PublishOptions:
     """Return them as the settings say."""
-    return PublishOptions(**dict(settings.publish))
+    return PublishOptions(**dict(settings.publish), wait_span_seconds=settings.trace.wait_seconds)

@@ -49,6 +49,7 @@ from relay.runtime.backoff import Backoff
 from relay.runtime.flow import Flow
 from relay.runtime.flows import Routes
 from relay.runtime.kafka_connection import KafkaConnection
+from relay.runtime.process import client_id
 from relay.runtime.shutdown import stopped_within
 from relay.telemetry.tracing import Tracing
 
@@ -195,7 +196,7 @@ class Tenure:
         timeout_seconds = self.work.options.request_timeout_seconds
         while not stop.is_set():
             client = AIOKafkaClient(
-                **self.work.kafka.client_options("relay"),
+                **self.work.kafka.client_options(client_id("relay")),
                 request_timeout_ms=int(timeout_seconds * 1000),
             )
             publisher = Publisher(client, timeout_seconds, 2 * timeout_seconds, self.watcher.waits)
@@ -261,7 +262,12 @@ class Tenure:
             commits=commits,
             lease=self.lease,
             options=options,
-            spans=SendSpans(work.tracing, "relay"),
+            spans=SendSpans(
+                work.tracing,
+                client_id("relay"),
+                work.kafka.first_broker,
+                options.wait_span_seconds,
+            ),
             replays=Replays(cursor, options.page_rows, conducted_only=not work.live),
             test_point=work.test_point,
             live=work.live,

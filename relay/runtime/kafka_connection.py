@@ -37,6 +37,11 @@ class KafkaConnection:
         if problem:
             raise KafkaSettingsError(problem)
 
+    @property
+    def first_broker(self) -> str:
+        """`host:port` of the first broker that is named, for traces."""
+        return brokers(self.bootstrap_servers)[0]
+
     def client_options(self, client_id: str) -> dict[str, Any]:
         """Return aiokafka's keyword arguments, the same for producer, consumer and admin client.
 

@@ -65,6 +65,11 @@ def instance_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def client_id(kind: str) -> str:
+    """Return what Kafka's logs, metrics and quotas call this process: none is called as another."""
+    return f"{kind}-{socket.gethostname()}-{os.getpid()}"
+
+
 def program_version() -> str:
     """Return the version of the installed distribution."""
     return metadata.version("outbox-relay")

@@ -41,6 +41,7 @@ _ROOM: Final = "00" * 7
 _STRIDE: Final = 39
 _LAST_TAG: Final = 29
 _SPAN_ID: Final = 31
+_CHILD: Final = 36
 
 _PARENT_TAG: Final = b"\x22\x08"
 _SPAN_TAG: Final = b"\x12\x08"
@@ -192,6 +193,29 @@ def identity(
     parent = _PARENT_TAG + parent_span_id if parent_span_id else b""
     state = b"" if not tracestate else _TRACESTATE_TAG + _length(tracestate) + tracestate
     return trace_id + parent + _SPAN_TAG + span_id + state
+
+
+def is_root(encoded: bytes) -> bool:
+    """Tell whether an identity is that of a trace's first span."""
+    return encoded[16:18] != _PARENT_TAG
+
+
+def below(encoded: bytes) -> bytes:
+    """Return the identity of a new span below a root; of a new sibling of any other span."""
+    if is_root(encoded):
+        return encoded[:16] + _PARENT_TAG + encoded[18:26] + _SPAN_TAG + new_span_id()
+    return encoded[:28] + new_span_id() + encoded[36:]
+
+
+def siblings(encoded: Sequence[bytes]) -> list[bytes]:
+    """Return identities of new spans beside others, all of which have a parent."""
+    if set(map(len, encoded)) != {_CHILD}:
+        return [below(one) for one in encoded]
+    count = len(encoded)
+    made, random = bytearray(b"".join(encoded)), os.urandom(8 * count)
+    for column in range(8):
+        made[_CHILD - 8 + column :: _CHILD] = random[column::8]
+    return list(chain.from_iterable(iter_unpack(f"{_CHILD}s", made)))
 
 
 def new_span_id() -> bytes:

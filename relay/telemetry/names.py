@@ -61,6 +61,9 @@ ORDER_NEXT: Final = "order.next"
 ORDER_CLOSED_BY: Final = "order.closed_by"
 ORDER_CLOSED_WHY: Final = "order.closed_why"
 OUTBOX_WAITED_SECONDS: Final = "relay.outbox.waited_seconds"
+RELAY_BATCH_SIZE: Final = "relay.batch.size"  # BATCH_MESSAGE_COUNT is a span's of many messages
+RELAY_OUTCOME: Final = "relay.outcome"
+RELAY_DUPLICATE: Final = "relay.duplicate"
 RELAY_EPOCH: Final = "relay.epoch"
 RELAY_REPLAY_ID: Final = "relay.replay_id"
 RELAY_RECONSTRUCTED: Final = "relay.reconstructed"
@@ -125,7 +128,7 @@ def return_settled_span(verdict: str, *, returned: bool) -> str:
     return f"return {'came late' if returned else 'closed by hand'}: {verdict}"
 
 
-def _messaging(operation: str, topic: str) -> dict[str, str]:
+def _messaging(operation: str, topic: str) -> dict[str, str | int]:
     return {
         MESSAGING_SYSTEM: KAFKA,
         OPERATION_NAME: operation,
@@ -134,21 +137,39 @@ def _messaging(operation: str, topic: str) -> dict[str, str]:
     }
 
 
-def create_attributes(topic: str) -> dict[str, str]:
+def create_attributes(topic: str) -> dict[str, str | int]:
     """What every `create` span to `topic` says."""
     return _messaging("create", topic)
 
 
-def send_attributes(topic: str, *, client_id: str | None = None) -> dict[str, str]:
-    """What every `send` span to `topic` says."""
+def wait_attributes(topic: str) -> dict[str, str]:
+    """What every `wait` span says: where the row was to go; it is no operation of messaging."""
+    return {MESSAGING_SYSTEM: KAFKA, DESTINATION_NAME: topic}
+
+
+def send_attributes(
+    topic: str, *, client_id: str | None = None, server: str | None = None
+) -> dict[str, str | int]:
+    """What every `send` span to `topic` says; `server`: `host:port` of a broker."""
     client = {} if client_id is None else {CLIENT_ID: client_id}
-    return _messaging("send", topic) | client
+    return _messaging("send", topic) | client | _server(server)
 
 
 def process_attributes(
-    topic: str, *, group: str | None = None, client_id: str | None = None
-) -> dict[str, str]:
-    """What every `process` span of `topic` says."""
+    topic: str,
+    *,
+    group: str | None = None,
+    client_id: str | None = None,
+    server: str | None = None,
+) -> dict[str, str | int]:
+    """What every `process` span of `topic` says; `server`: `host:port` of a broker."""
     consumer = {CONSUMER_GROUP_NAME: group, CLIENT_ID: client_id}
     given = {key: value for key, value in consumer.items() if value is not None}
-    return _messaging("process", topic) | given
+    return _messaging("process", topic) | given | _server(server)
+
+
+def _server(server: str | None) -> dict[str, str | int]:
+    if server is None:
+        return {}
+    host, _, port = server.rpartition(":")
+    return {SERVER_ADDRESS: host.strip("[]"), SERVER_PORT: int(port)}

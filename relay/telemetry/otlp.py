@@ -24,10 +24,12 @@ from relay.telemetry import names
 from relay.telemetry.names import SpanKind
 from relay.telemetry.protobuf import (
     DEFAULT_VALUE_LENGTH_LIMIT,
+    LINK_TO_PARENT_TAIL,
     AttributeValue,
     attribute,
     delimited,
     key_value,
+    link_to_parent,
     text,
     valid_text,
     varint,
@@ -35,7 +37,7 @@ from relay.telemetry.protobuf import (
 
 # Span.flags: sampled, and the parent is known to be in another process (trace.proto, SpanFlags).
 _FLAGS: Final = b"\x85\x01" + Struct("<I").pack(0x301)
-_TIMES: Final = Struct("<cQcQ")
+_END: Final = Struct("<cQ")
 
 _TRACE_ID_TAG: Final = b"\x0a\x10"
 # Two-byte lengths keep the head of `order.id` at one size; they reach this far.
@@ -43,6 +45,19 @@ _TWO_BYTE_LIMIT: Final = 16_000
 _ORDER_HEAD_BYTES: Final = 3 + (2 + len(names.ORDER_ID)) + 3 + 3
 
 _WAITED_HEAD: Final = attribute(names.OUTBOX_WAITED_SECONDS, 0.0)[:-8]
+_UUID_BYTES: Final = 36
+_MESSAGE_ID_HEAD: Final = attribute(names.MESSAGE_ID, "-" * _UUID_BYTES)[:-_UUID_BYTES]
+
+# An identity (identities.py) without a parent, and with one and no tracestate.
+_ROOT_BYTES: Final = 26
+_CHILD_BYTES: Final = 36
+_PARENT_TAG: Final = b"\x22\x08"
+_SPAN_ID_TAG: Final = b"\x12\x08"
+_LINK: Final = link_to_parent(bytes(16), bytes(8)).removesuffix(LINK_TO_PARENT_TAIL)
+_LINK_BYTES: Final = len(_LINK)
+_LINK_TRACE_ID: Final = 4
+_LINK_SPAN_ID: Final = 22
+_SMALL_BATCH: Final = 12
 
 # An offset is a varint; the low 14 bits are its first two bytes, and a batch shares the others.
 _LOW_BITS: Final = 14
@@ -78,6 +93,8 @@ class _Columns(NamedTuple):
     offsets: Sequence[int] | None
     waited_seconds: Sequence[float] | None
     fields: Sequence[bytes] | None
+    message_ids: Sequence[bytes] | None
+    starts_ns: Sequence[int] | None
 
     def where(self, chosen: Sequence[object]) -> Self:
         """Keep the events whose value in `chosen` is true."""
@@ -117,6 +134,7 @@ class SpanEncoder:
         kind: the span's kind.
         attributes: what every one of them says.
         limit: bytes of an order id that are kept.
+        linked: each span links to its parent, too: the context of the message's creation.
     """
 
     origin: Origin
@@ -124,6 +142,7 @@ class SpanEncoder:
     kind: SpanKind
     attributes: Mapping[str, AttributeValue]
     limit: int = DEFAULT_VALUE_LENGTH_LIMIT
+    linked: bool = False
     _constant: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -136,12 +155,14 @@ class SpanEncoder:
         *,
         identities: Sequence[bytes | None],
         order_ids: Sequence[bytes],
-        started_ns: int,
+        started_ns: int | Sequence[int],
         ended_ns: int,
         partition: int | None = None,
         offsets: Sequence[int] | None = None,
         waited_seconds: Sequence[float] | None = None,
+        message_ids: Sequence[bytes] | None = None,
         fields: Sequence[bytes] | None = None,
+        batch_size: int | None = None,
     ) -> list[SpanBatch]:
         """Encode a batch of one partition: one ExportTraceServiceRequest, more if it is large.
 
@@ -150,11 +171,13 @@ class SpanEncoder:
         Args:
             identities: from `Identities`; an event with None gets no span.
             order_ids: UTF-8, for example the records' keys.
-            started_ns: Unix time in nanoseconds when the batch was begun.
+            started_ns: Unix time in nanoseconds when the batch was begun; or of each.
             ended_ns: the same when it was done.
             partition: of the topic in `attributes`.
             offsets: a `range` is fastest; -1 where the broker did not say.
             waited_seconds: time each event spent in the outbox.
+            message_ids: as text, 36 bytes each.
+            batch_size: records that went, or came, together with each of these.
             fields: further Span fields of each, already encoded (`protobuf.attribute`, `link`).
 
         Returns:
@@ -163,15 +186,20 @@ class SpanEncoder:
         Raises:
             ValueError: the columns differ in length.
         """
-        columns = _Columns(identities, order_ids, offsets, waited_seconds, fields)
+        starts_ns = None if isinstance(started_ns, int) else started_ns
+        columns = _Columns(
+            identities, order_ids, offsets, waited_seconds, fields, message_ids, starts_ns
+        )
         if {len(one) for one in columns if one is not None} != {len(identities)}:
             raise ValueError("the columns of a batch of spans must have one length")
         if None in identities:
             columns = columns.where(identities)
         if not columns.identities:
             return []
-        times = _TIMES.pack(b"\x39", started_ns, b"\x41", ended_ns)
-        constant = self._constant + times + _partition(partition)
+        times = _END.pack(b"\x41", ended_ns)
+        if isinstance(started_ns, int):
+            times += _END.pack(b"\x39", started_ns)
+        constant = self._constant + times + _partition(partition, batch_size)
         return [
             SpanBatch(self.origin.wrap(spans), count)
             for high, run in _runs(columns)
@@ -183,6 +211,9 @@ class SpanEncoder:
         order_ids = _text_column(run.order_ids, min(self.limit, _TWO_BYTE_LIMIT))
         order_sizes = list(map(len, order_ids))
         sizes = map(add, map(len, run.identities), order_sizes)  # type: ignore[arg-type]
+        links: Sequence[bytes | _Piece] = ()
+        if self.linked:
+            links, run = _link_pieces(run)
         if run.fields is not None:
             sizes = map(add, sizes, map(len, run.fields))
         varying = list(sizes)
@@ -192,6 +223,9 @@ class SpanEncoder:
                 constant,
                 *_offset_pieces(high, run.offsets),
                 *_waited_pieces(run.waited_seconds),
+                *_start_pieces(run.starts_ns),
+                *_message_id_pieces(run.message_ids),
+                *links,
                 (_by_size(order_sizes, _order_head), _ORDER_HEAD_BYTES),
                 (order_ids, 0),
                 *([] if run.fields is None else [(run.fields, 0)]),
@@ -243,10 +277,9 @@ def _two_byte_varint(value: int) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _partition(partition: int | None) -> bytes:
-    if partition is None:
-        return b""
-    return attribute(names.DESTINATION_PARTITION_ID, str(partition))
+def _partition(partition: int | None, batch_size: int | None) -> bytes:
+    said = b"" if partition is None else attribute(names.DESTINATION_PARTITION_ID, str(partition))
+    return said if batch_size is None else said + attribute(names.RELAY_BATCH_SIZE, batch_size)
 
 
 def _runs(columns: _Columns) -> Iterator[tuple[int, _Columns]]:
@@ -286,6 +319,53 @@ def _waited_pieces(waited: Sequence[float] | None) -> list[bytes | _Piece]:
         return []
     doubles = chain.from_iterable(iter_unpack("8s", pack(f"<{len(waited)}d", *waited)))
     return [_WAITED_HEAD, (doubles, 8)]
+
+
+def _start_pieces(starts_ns: Sequence[int] | None) -> list[bytes | _Piece]:
+    if starts_ns is None:
+        return []
+    return [
+        b"\x39",
+        (chain.from_iterable(iter_unpack("8s", pack(f"<{len(starts_ns)}q", *starts_ns))), 8),
+    ]
+
+
+def _message_id_pieces(ids: Sequence[bytes] | None) -> list[bytes | _Piece]:
+    return [] if ids is None else [_MESSAGE_ID_HEAD, (ids, _UUID_BYTES)]
+
+
+def _link_pieces(run: _Columns) -> tuple[list[bytes | _Piece], _Columns]:
+    """Link each span to its parent; where not all have one, or a tracestate, by their fields."""
+    identities: Sequence[bytes] = run.identities  # type: ignore[assignment]
+    sizes = set(map(len, identities))
+    if sizes == {_ROOT_BYTES}:
+        return [], run
+    # A root with a tracestate may be as long.
+    if sizes == {_CHILD_BYTES} and all(one[16] == _PARENT_TAG[0] for one in identities):
+        return [(_links(identities), _LINK_BYTES), LINK_TO_PARENT_TAIL], run
+    fields = repeat(b"") if run.fields is None else run.fields
+    links = map(_link_to_parent, run.identities)
+    return [], run._replace(fields=list(map(add, fields, links)))
+
+
+def _links(identities: Sequence[bytes]) -> Iterable[bytes]:
+    """Write the links to the parents of spans that all have one, a byte's column at a time."""
+    count = len(identities)
+    if count < _SMALL_BATCH:
+        head = _LINK[:_LINK_TRACE_ID]
+        return [head + one[:16] + _SPAN_ID_TAG + one[18:26] for one in identities]
+    joined, made = b"".join(identities), bytearray(_LINK * count)
+    for column in range(16):
+        made[_LINK_TRACE_ID + column :: _LINK_BYTES] = joined[column::_CHILD_BYTES]
+    for column in range(8):
+        made[_LINK_SPAN_ID + column :: _LINK_BYTES] = joined[18 + column :: _CHILD_BYTES]
+    return chain.from_iterable(iter_unpack(f"{_LINK_BYTES}s", made))
+
+
+def _link_to_parent(identity: bytes | None) -> bytes:
+    if identity is None or identity[16:18] != _PARENT_TAG:
+        return b""
+    return link_to_parent(identity[:16], identity[18:26])
 
 
 def _text_column(values: Sequence[bytes], limit: int) -> Sequence[bytes]:

@@ -47,10 +47,15 @@ class Tracing:
     value_limit: int = DEFAULT_VALUE_LENGTH_LIMIT
 
     def encoder(
-        self, name: str, kind: SpanKind, attributes: Mapping[str, AttributeValue]
+        self,
+        name: str,
+        kind: SpanKind,
+        attributes: Mapping[str, AttributeValue],
+        *,
+        linked: bool = False,
     ) -> SpanEncoder:
-        """Prepare the encoder of one kind of per-event span."""
-        return SpanEncoder(self.origin, name, kind, attributes, self.value_limit)
+        """Prepare the encoder of one kind of per-event span; `linked`: to its parent, too."""
+        return SpanEncoder(self.origin, name, kind, attributes, self.value_limit, linked)
 
     def as_service(self, name: str) -> Tracing:
         """Return the same tracing for per-event spans of another service, whoever runs it.

@@ -277,8 +277,8 @@ PLANTED = (
         (
             Change(
                 "relay/publish/sending/record.py",
-                "uuid_texts(rows.event_ids),",
-                "uuid_texts([one.to_bytes(16, 'big', signed=True) for one in rows.ids]),",
+                "rows.id_texts(),",
+                "[b'%036d' % one for one in rows.ids],",
             ),
         ),
         ("tests/unit/publish/test_publish_bytes.py",),

@@ -118,7 +118,7 @@ def last_span_id(hops: Sequence[ProvenHop], key: str, root_id: bytes) -> bytes:
     return root_id if len(traced) < 2 else span_id_of(key, traced[-1])  # noqa: PLR2004 - the root
 
 
-def _kind(hop: Hop, topic: str, flow: Flow) -> tuple[str, SpanKind, dict[str, str]]:
+def _kind(hop: Hop, topic: str, flow: Flow) -> tuple[str, SpanKind, dict[str, str | int]]:
     match hop:
         case Hop.PLACE:
             return names.create_span(topic), SpanKind.PRODUCER, names.create_attributes(topic)

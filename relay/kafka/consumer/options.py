@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from relay.runtime.backoff import Backoff
+from relay.runtime.process import client_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class SessionOptions:
         backoff: between attempts to reach the broker, without end.
     """
 
-    client_id: str = "relay-confirm"
+    client_id: str = field(default_factory=lambda: client_id("relay-confirm"))
     batch_records: int = 2000
     connections: int = 3
     poll_seconds: float = 1.0

@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from relay.publish.reading.parked_orders import order_name
+from relay.publish.reading.uuid_text import uuid_texts
 from relay.publish.reading.window import Position
 
 
@@ -47,6 +48,7 @@ class Page:
     aggregate_types: Sequence[str]
     after: Position
     names: Sequence[bytes] = field(init=False)
+    _id_texts: list[bytes] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.names = self.keys
@@ -74,6 +76,12 @@ class Page:
     def payload_bytes(self) -> int:
         """The bytes of payloads, headers and ids together."""
         return sum(self.sizes)
+
+    def id_texts(self) -> list[bytes]:
+        """Return the event ids as text; made once."""
+        if self._id_texts is None:
+            self._id_texts = uuid_texts(self.event_ids)
+        return self._id_texts
 
     def ending_at(self, after: Position) -> Page:
         """Return the same rows with another position after them."""

@@ -20,7 +20,6 @@ from relay.publish.sending.record import (
     Rfc3339Times,
     header,
     own_headers,
-    uuid_texts,
     varint,
     varint_of,
 )
@@ -74,7 +73,7 @@ class DebeziumEncoder:
                 for place in range(len(kinds))
             ],
             repeat(_ID),
-            uuid_texts(rows.event_ids),
+            rows.id_texts(),
             repeat(_TIME),
             self._times.texts(rows.created_at),
             repeat(_PARENT),

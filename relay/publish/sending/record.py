@@ -112,7 +112,7 @@ class RecordEncoder:
             payloads,
             self._heads(rows, kinds, tracestates, replay_id),
             repeat(_ID),
-            uuid_texts(rows.event_ids),
+            rows.id_texts(),
             repeat(_SUBJECT),
             key_sizes,
             keys,
@@ -209,21 +209,6 @@ def microseconds(created_at: Sequence[bytes]) -> tuple[int, ...]:
 def _second_text(second: int) -> bytes:
     moment = _EPOCH_2000 + timedelta(seconds=min(max(second, _EARLIEST), _LATEST))
     return moment.strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0").encode() + b".%06dZ"
-
-
-# Where the 32 hexadecimal digits of a UUID stand in its text.
-_DIGIT_PLACES: Final = [place for place in range(36) if place not in (8, 13, 18, 23)]
-
-
-def uuid_texts(values: Sequence[bytes]) -> list[bytes]:
-    """Write 16-byte UUIDs as text, a digit's column at a time."""
-    count = len(values)
-    digits = b"".join(values).hex().encode()
-    text = bytearray(b"-" * (36 * count))
-    for digit, place in enumerate(_DIGIT_PLACES):
-        text[place::36] = digits[digit::32]
-    whole = bytes(text)
-    return [whole[start : start + 36] for start in range(0, 36 * count, 36)]
 
 
 def own_headers(

@@ -1,6 +1,8 @@
-"""Hop 2: one `send` span for each sampled event of an acknowledged batch.
+"""Hop 2: one `send` span for each sampled event of an acknowledged batch, and its `wait` before it.
 
-Invariant: nothing here fails or delays publishing; without exporting nothing is done.
+Invariant: nothing here fails or delays publishing; without exporting nothing is done. A row that
+waited longer than a setting has a span of that, from its commit to the hand-over; where the row has
+no context of its own, that is the root of its trace, and the `send` span hangs below it.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from relay.publish.reading.replays import Replayed
 from relay.publish.sending.batch import Batch
 from relay.publish.sending.record import microseconds
 from relay.telemetry import names
-from relay.telemetry.identities import TraceColumns
+from relay.telemetry.identities import TraceColumns, below, is_root, siblings
 from relay.telemetry.names import SpanKind
 from relay.telemetry.otlp import SpanEncoder
 from relay.telemetry.protobuf import attribute, link
 from relay.telemetry.tracing import Tracing
 
 _2000_IN_MICROSECONDS: Final = 946_684_800_000_000
+# A row says itself when it was made: what claims to be older than this says nothing of a wait.
+_LONGEST_WAIT_SECONDS: Final = 366 * 86_400.0
 
 
 @dataclass(slots=True)
@@ -33,6 +37,7 @@ class SentPage:
         keys: the page's `names`, which are short, and so are the others: a column each.
         started_ns: when it was handed over, Unix time.
         replay_id: of the replay that it is part of.
+        message_ids: the events' ids as text; None: not known.
     """
 
     keys: Sequence[bytes]
@@ -40,12 +45,20 @@ class SentPage:
     identities: Sequence[bytes | None]
     started_ns: int
     replay_id: UUID | None = None
+    message_ids: Sequence[bytes] | None = None
 
     @classmethod
     def of(cls, page: Page, trace: TraceColumns, replay: Replayed | None = None) -> SentPage:
         """Note a page that is handed over now."""
         replay_id = None if replay is None else replay.replay_id
-        return cls(page.names, page.created_at, trace.identities, time.time_ns(), replay_id)
+        return cls(
+            page.names,
+            page.created_at,
+            trace.identities,
+            time.time_ns(),
+            replay_id,
+            page.id_texts() if any(trace.identities) else None,
+        )
 
 
 @dataclass(slots=True)
@@ -54,7 +67,9 @@ class SendSpans:
 
     tracing: Tracing
     client_id: str
-    _encoders: dict[str, SpanEncoder] = field(default_factory=dict, init=False)
+    server: str | None = None
+    wait_seconds: float = 1.0
+    _encoders: dict[str, tuple[SpanEncoder, SpanEncoder]] = field(default_factory=dict, init=False)
 
     def acknowledged(self, sent: SentPage, batch: Batch, base_offset: int | None) -> None:
         """Write a batch's spans, from hand-over to now; `base_offset` None: not known."""
@@ -64,35 +79,74 @@ class SendSpans:
         identities = [sent.identities[place] for place in places]
         if not any(identities):
             return
-        started_us = sent.started_ns // 1000 - _2000_IN_MICROSECONDS
-        created_at = microseconds([sent.created_at[place] for place in places])
-        count = len(places)
-        offsets = None if base_offset is None else range(base_offset, base_offset + count)
+        ended_ns, count = time.time_ns(), len(places)
+        order_ids = [sent.keys[place] for place in places]
+        ids = sent.message_ids
+        message_ids = None if ids is None else [ids[place] for place in places]
+        send, wait = self._encoders_to(batch.topic)
+        waited: list[float] | None = None
+        if sent.replay_id is None:
+            started_us = sent.started_ns // 1000 - _2000_IN_MICROSECONDS
+            created_at = microseconds([sent.created_at[place] for place in places])
+            waited = [(started_us - at) / 1e6 for at in created_at]
+            if max(waited) > self.wait_seconds:
+                waits, identities = self._waits(identities, waited)
+                self.tracing.export(
+                    wait.encode(
+                        identities=waits,
+                        order_ids=order_ids,
+                        started_ns=[(at + _2000_IN_MICROSECONDS) * 1000 for at in created_at],
+                        ended_ns=sent.started_ns,
+                    )
+                )
+        else:
+            # The root, or what hangs below it, was sent before.
+            identities = [None if one is None else below(one) for one in identities]
         self.tracing.export(
-            self._encoder(batch.topic).encode(
+            send.encode(
                 identities=identities,
-                order_ids=[sent.keys[place] for place in places],
+                order_ids=order_ids,
                 started_ns=sent.started_ns,
-                ended_ns=time.time_ns(),
+                ended_ns=ended_ns,
                 partition=batch.partition,
-                offsets=offsets,
+                offsets=None if base_offset is None else range(base_offset, base_offset + count),
                 # What is sent again did not wait in the outbox: that its row is old says nothing.
-                waited_seconds=[(started_us - at) / 1e6 for at in created_at]
-                if sent.replay_id is None
-                else None,
+                waited_seconds=waited,
+                message_ids=message_ids,
                 fields=None if sent.replay_id is None else [_of_replay(sent.replay_id)] * count,
+                batch_size=count,
             )
         )
 
-    def _encoder(self, topic: str) -> SpanEncoder:
-        encoder = self._encoders.get(topic)
-        if encoder is None:
-            encoder = self._encoders[topic] = self.tracing.encoder(
-                names.send_span(topic),
-                SpanKind.CLIENT,
-                names.send_attributes(topic, client_id=self.client_id),
+    def _waits(
+        self, identities: list[bytes | None], waited: Sequence[float]
+    ) -> tuple[list[bytes | None], list[bytes | None]]:
+        """Return the identities of the waits, and of the sends beside or below them."""
+        own = [one for one in identities if one is not None]
+        plain = len(own) == len(identities) and not any(map(is_root, own))
+        if plain and self.wait_seconds < min(waited) and max(waited) < _LONGEST_WAIT_SECONDS:
+            return list(siblings(own)), identities
+        waits: list[bytes | None] = [None] * len(identities)
+        sends = list(identities)
+        for place, (one, seconds) in enumerate(zip(identities, waited, strict=True)):
+            if one is not None and self.wait_seconds < seconds < _LONGEST_WAIT_SECONDS:
+                root = is_root(one)
+                waits[place] = one if root else below(one)
+                sends[place] = below(one) if root else one
+        return waits, sends
+
+    def _encoders_to(self, topic: str) -> tuple[SpanEncoder, SpanEncoder]:
+        """Return the encoders of the `send` spans to a topic, and of the waits before them."""
+        known = self._encoders.get(topic)
+        if known is None:
+            said = names.send_attributes(topic, client_id=self.client_id, server=self.server)
+            known = self._encoders[topic] = (
+                self.tracing.encoder(names.send_span(topic), SpanKind.CLIENT, said, linked=True),
+                self.tracing.encoder(
+                    names.wait_span(topic), SpanKind.INTERNAL, names.wait_attributes(topic)
+                ),
             )
-        return encoder
+        return known
 
 
 def _of_replay(replay_id: UUID) -> bytes:

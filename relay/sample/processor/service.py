@@ -76,7 +76,13 @@ async def run_processor(
         for event_id, befallen in journal.recall():
             plan.remember(event_id, befallen)
         answered = frozenset(flow.deadlines) | {CANARY_EVENT}
-        spans = ProcessorTracing.of(tracing, flow, group=options.group, client_id=options.client_id)
+        spans = ProcessorTracing.of(
+            tracing,
+            flow,
+            group=options.group,
+            client_id=options.client_id,
+            server=kafka.first_broker,
+        )
         worker = Worker(options, plan, spans, answered)
         watched = report or ProcessorReport()
         watched.faults = journal.counts

@@ -19,6 +19,7 @@ from relay.telemetry import names, traceparent
 from relay.telemetry.identities import identity, new_span_id
 from relay.telemetry.names import SpanKind
 from relay.telemetry.otlp import SpanEncoder
+from relay.telemetry.protobuf import attribute
 from relay.telemetry.tracing import Tracing
 
 # Where the parts of an identity with a parent stand: trace id, tag, parent, tag, span id, state.
@@ -36,13 +37,24 @@ class ProcessorTracing:
     sent: SpanEncoder
 
     @classmethod
-    def of(cls, tracing: Tracing, flow: Flow, *, group: str, client_id: str) -> Self:
+    def of(
+        cls,
+        tracing: Tracing,
+        flow: Flow,
+        *,
+        group: str,
+        client_id: str,
+        server: str | None = None,
+    ) -> Self:
         """Prepare the encoders of both spans."""
-        process = names.process_attributes(flow.events_topic, group=group, client_id=client_id)
-        send = names.send_attributes(flow.returns_topic, client_id=client_id)
+        process = names.process_attributes(
+            flow.events_topic, group=group, client_id=client_id, server=server
+        )
+        send = names.send_attributes(flow.returns_topic, client_id=client_id, server=server)
+        name = names.process_span(flow.events_topic)
         return cls(
             tracing,
-            tracing.encoder(names.process_span(flow.events_topic), SpanKind.CONSUMER, process),
+            tracing.encoder(name, SpanKind.CONSUMER, process, linked=True),
             tracing.encoder(names.send_span(flow.returns_topic), SpanKind.PRODUCER, send),
         )
 
@@ -78,6 +90,8 @@ class ProcessorTracing:
                 ended_ns=ended_ns,
                 partition=page.partition,
                 offsets=[taken.offset for taken in page.taken],
+                fields=[_message_id(taken.event) for taken in page.taken],
+                batch_size=len(page.taken),
             )
         )
 
@@ -93,5 +107,10 @@ class ProcessorTracing:
                 ended_ns=sent.ended_ns,
                 partition=sent.partition,
                 offsets=offsets,
+                batch_size=len(sent.returns),
             )
         )
+
+
+def _message_id(event: Event) -> bytes:
+    return b"" if event.event_id is None else attribute(names.MESSAGE_ID, event.event_id)

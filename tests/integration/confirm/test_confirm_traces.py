@@ -70,6 +70,10 @@ async def test_the_span_is_the_child_of_the_returns_own_context(lab, collector):
     found = attributes(span)
     assert found["order.id"] == order
     assert (found["order.status.old"], found["order.status.new"]) == ("submitted", "confirmed")
+    assert found["relay.outcome"] == "applied"
+    assert f"{found['server.address']}:{found['server.port']}" == lab.bootstrap_servers
+    ((link,),) = ([(one.trace_id.hex(), one.span_id.hex()) for one in span.links],)
+    assert link == (TRACE, SPAN)
     assert found["messaging.destination.partition.id"] == "1"
     assert found["messaging.kafka.offset"] == 0
     assert found["messaging.consumer.group.name"] == lab.flow.confirm_group
@@ -130,6 +134,7 @@ async def test_a_refused_return_is_an_error_in_the_trace(lab, collector):
     assert "8 characters" in span.status.message
     assert "nonsense" not in span.status.message  # what a record holds is in no span
     assert attributes(span)["error.type"] == "unknown_status"
+    assert attributes(span)["relay.outcome"] == "held"
 
 
 async def test_copies_have_their_spans_too(lab, collector):
@@ -148,3 +153,26 @@ async def test_copies_have_their_spans_too(lab, collector):
     await lab.until(all_of_them)
     parents = sorted(span.parent_span_id.hex() for span in collector.spans())
     assert parents == [f"{n + 1:016x}" for n in range(3)]
+    # Which of them is the first is the order's own affair; the others are marked.
+    outcomes = sorted(attributes(span)["relay.outcome"] for span in collector.spans())
+    assert outcomes == ["applied", "copy", "copy"]
+    for span in collector.spans():
+        marked = {one.key: one.value.bool_value for one in span.attributes}.get("relay.duplicate")
+        assert marked == (True if attributes(span)["relay.outcome"] == "copy" else None)
+
+
+async def test_a_return_that_changes_nothing_says_so(lab, collector):
+    (order,) = await lab.place()
+    for n, status in enumerate(("confirmed", "processing")):
+        context = f"00-{TRACE}-{n + 1:016x}-01"
+        lab.send(order, status, headers={"traceparent": context.encode()})
+    lab.sent()
+    lab.start()
+    await lab.until_handled(2)
+
+    async def both():
+        return len(collector.spans()) == 2
+
+    await lab.until(both)
+    told = {one.parent_span_id[-1]: attributes(one)["relay.outcome"] for one in collector.spans()}
+    assert told == {1: "applied", 2: "no_change"}

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.publish.reading.page import Page
+from relay.publish.reading.uuid_text import uuid_texts
 from relay.publish.reading.window import Position, Snapshot
 from relay.publish.sending import wire
 from relay.publish.sending.compression import Codec
@@ -24,7 +25,6 @@ from relay.publish.sending.record import (
     own_headers,
     record_sizes,
     records_of,
-    uuid_texts,
     varint,
 )
 from relay.publish.sending.wire_form import WireEncoder

@@ -86,6 +86,8 @@ def test_process_is_the_child_of_the_event_and_send_of_process(collector: Collec
         "messaging.consumer.group.name": "order-processor",
         "messaging.client.id": "c",
         "messaging.kafka.offset": 41,
+        "messaging.message.id": "e-1",
+        "relay.batch.size": 1,
         "order.id": record.key.decode(),
     }
     assert attributes(send) == {
@@ -96,6 +98,7 @@ def test_process_is_the_child_of_the_event_and_send_of_process(collector: Collec
         "messaging.destination.partition.id": "3",
         "messaging.client.id": "c",
         "messaging.kafka.offset": 900,
+        "relay.batch.size": 1,
         "order.id": record.key.decode(),
     }
     headers = dict(page.returns[0].headers)

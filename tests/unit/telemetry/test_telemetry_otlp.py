@@ -22,8 +22,9 @@ ORIGIN = Origin({"service.name": "relay", "n": 1, "on": True, "share": 0.5}, ver
 CONSTANT = names.send_attributes("orders.events")
 
 
-def encoder(limit: int = 4096) -> SpanEncoder:
-    return SpanEncoder(ORIGIN, names.send_span("orders.events"), SpanKind.CLIENT, CONSTANT, limit)
+def encoder(limit: int = 4096, *, linked: bool = False) -> SpanEncoder:
+    name = names.send_span("orders.events")
+    return SpanEncoder(ORIGIN, name, SpanKind.CLIENT, CONSTANT, limit, linked)
 
 
 def spans_of(batches: list[SpanBatch]) -> list[Span]:
@@ -67,12 +68,14 @@ def batches(draw: st.DrawFn) -> dict[str, object]:
     return {
         "identities": column(st.none() | one_id),
         "order_ids": column(order_id | st.binary(max_size=30)),
-        "started_ns": draw(st.integers(0, 2**63)),
+        "started_ns": draw(st.integers(0, 2**63)) or column(st.integers(0, 2**63 - 1)),
         "ended_ns": draw(st.integers(0, 2**64 - 1)),
         "partition": draw(st.none() | st.integers(0, 2**31)),
         "offsets": draw(st.none() | st.just(range(base, base + count))) or column(offset),
         "waited_seconds": draw(st.none() | st.just(column(st.floats()))),
         "fields": draw(st.none() | st.just(column(st.text(max_size=9).map(status_field)))),
+        "message_ids": draw(st.none() | st.just(column(st.uuids().map(lambda i: str(i).encode())))),
+        "batch_size": draw(st.none() | st.integers(1, 5000)),
     }
 
 
@@ -85,9 +88,9 @@ def same(left: object, right: object) -> bool:
     return both_nan or left == right
 
 
-@given(batches())
-def test_any_batch_is_read_back_as_it_was(batch: dict[str, list[object]]) -> None:
-    found = spans_of(encoder().encode(**batch))  # type: ignore[arg-type]
+@given(batches(), st.booleans())
+def test_any_batch_is_read_back_as_it_was(batch: dict[str, list[object]], linked: bool) -> None:
+    found = spans_of(encoder(linked=linked).encode(**batch))  # type: ignore[arg-type]
     rows = [(index, one) for index, one in enumerate(batch["identities"]) if one is not None]
     assert len(found) == len(rows)
     if not isinstance(batch["offsets"], range):  # runs are written in order of their high bits
@@ -98,7 +101,12 @@ def test_any_batch_is_read_back_as_it_was(batch: dict[str, list[object]]) -> Non
         assert span.parent_span_id == expected.parent_span_id
         assert span.trace_state == expected.trace_state
         assert (span.name, span.kind) == ("send orders.events", Span.SPAN_KIND_CLIENT)
-        assert span.start_time_unix_nano == batch["started_ns"]
+        starts = batch["started_ns"]
+        started_ns = starts[index] if isinstance(starts, list) else starts
+        assert span.start_time_unix_nano == started_ns
+        links = [(one.trace_id, one.span_id) for one in span.links]
+        parent = (span.trace_id, span.parent_span_id)
+        assert links == ([parent] if linked and span.parent_span_id else [])
         assert span.end_time_unix_nano == batch["ended_ns"]
         assert span.flags & 0x101 == 0x101
         assert {**attributes(span.attributes)}.keys() == expected_attributes(batch, index).keys()
@@ -118,6 +126,10 @@ def expected_attributes(batch: dict[str, list[object]], index: int) -> dict[str,
         expected["messaging.kafka.offset"] = offset
     if batch["waited_seconds"] is not None:
         expected["relay.outbox.waited_seconds"] = batch["waited_seconds"][index]
+    if batch["message_ids"] is not None:
+        expected["messaging.message.id"] = batch["message_ids"][index].decode()  # type: ignore[attr-defined]
+    if batch["batch_size"] is not None:
+        expected["relay.batch.size"] = batch["batch_size"]
     if batch["fields"] is not None:
         field = batch["fields"][index]
         assert isinstance(field, bytes)
@@ -162,6 +174,16 @@ def test_offsets_count_on_across_the_bits_that_a_batch_shares(base: int) -> None
         attributes(span.attributes)["messaging.kafka.offset"] for span in spans_of(batches_made)
     ]
     assert found == list(range(base, base + count))
+
+
+def test_a_large_batch_links_to_its_parents_too() -> None:
+    identities = ids(500)
+    made = encoder(linked=True).encode(
+        identities=identities, order_ids=[b"o"] * 500, started_ns=1, ended_ns=2
+    )
+    for span in spans_of(made):
+        (one,) = span.links
+        assert (one.trace_id, one.span_id) == (span.trace_id, span.parent_span_id)
 
 
 def test_a_request_stays_below_what_collectors_take() -> None:
