@@ -1,6 +1,6 @@
 # Needs nothing but Python 3.11+, make and the package registries. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo unit test corpus nights faults mutants simulate soak check docs format lock jaeger prometheus bench clean
+.PHONY: help setup demo unit test corpus nights faults mutants simulate soak check docs format lock floors jaeger prometheus bench clean
 
 # The first Python that is new enough; `make setup PYTHON=/path/to/python3.11` chooses another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -68,6 +68,9 @@ lock: setup  ## lock Python's and Kafka's files again (ARGS=--upgrade for newer 
 	@$(MAKE) --no-print-directory setup
 	@.venv/bin/python tools/lock_kafka.py
 	@.venv/bin/python tools/lock_worlds.py
+
+floors: setup  ## hop 1 with the oldest libraries it may be installed with, on each Python (network)
+	@tools/floors.sh
 
 jaeger:  ## build Jaeger from its Go module, once (needs Go)
 	@tools/build_jaeger.sh

@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from relay.cli.output import own_settings
+from relay.setup.mirror_trigger import CutOver
 from relay.setup.order_trigger import OrderTrigger
 from relay.setup.triggers import print_mirror_trigger, print_order_trigger
 
@@ -116,17 +117,38 @@ def orders(
         "payload); also headers, traceparent, tracestate."
     ),
 )
+@click.option(
+    "--publication",
+    metavar="NAME",
+    help="The table leaves this publication at the same row: Debezium has all before, and no more.",
+)
+@click.option(
+    "--backlog",
+    metavar="CONDITION",
+    help="Copy rows that are there, too: SQL over the table, as 'published_at IS NULL'.",
+)
+@click.option("--order-by", metavar="SQL", help="The order of --backlog, as id.")
 @_WITHIN
 @click.pass_context
 def mirror(
-    ctx: click.Context, *, table: str, columns: dict[str, str], within_transaction: bool
+    ctx: click.Context,
+    *,
+    table: str,
+    columns: dict[str, str],
+    publication: str | None,
+    backlog: str | None,
+    order_by: str | None,
+    within_transaction: bool,
 ) -> None:
     """Print the trigger that copies the rows of an existing outbox TABLE, in their own transaction.
 
     It works where the rows are deleted at once, too.
     """
+    if order_by and backlog is None:
+        raise click.UsageError("--order-by belongs to --backlog")
     settings = own_settings(ctx)
-    printed = asyncio.run(print_mirror_trigger(settings.database.dsn, table, columns))
+    cut_over = CutOver(publication, backlog, order_by)
+    printed = asyncio.run(print_mirror_trigger(settings.database.dsn, table, columns, cut_over))
     click.echo(_script(printed, within_transaction), nl=False)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from relay.outbox.errors import FieldRefusedError
-from relay.outbox.event_types import EventTypes, standard
+from relay.outbox.errors import FieldRefusedError, SchemaMismatchError
+from relay.outbox.event_types import EventTypes, explain_sample, standard
 from relay.outbox.payload import DEFAULT_LIMITS, Limits, Payload, check, encode
 
 _TEXT_LIMIT: Final = 255
@@ -77,8 +77,7 @@ def checked(event: Event, event_types: EventTypes | None, limits: Limits = DEFAU
     _check_version(event.aggregate_version)
     text = encode(event.payload)
     document = check(text, limits)
-    types = standard() if event_types is None else event_types
-    types.check(event.event_type, event.aggregate_id, document)
+    _check_type(event, document, event_types)
     return Row(
         aggregate_type=event.aggregate_type,
         aggregate_id=event.aggregate_id,
@@ -87,6 +86,17 @@ def checked(event: Event, event_types: EventTypes | None, limits: Limits = DEFAU
         payload=text,
         headers=_headers(event.headers),
     )
+
+
+def _check_type(event: Event, document: Mapping[str, Any], event_types: EventTypes | None) -> None:
+    if event_types is not None:
+        event_types.check(event.event_type, event.aggregate_id, document)
+        return
+    try:
+        standard().check(event.event_type, event.aggregate_id, document)
+    except SchemaMismatchError as error:
+        explain_sample(error, event.event_type)
+        raise
 
 
 def check_text(name: str, value: object) -> None:

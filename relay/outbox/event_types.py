@@ -43,6 +43,11 @@ class EventTypes:
 
     known: Mapping[str, EventType] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, *event_types: str) -> EventTypes:
+        """The shop's own types, each with any JSON object as its payload."""
+        return cls({name: EventType(None) for name in event_types})
+
     def with_type(
         self, event_type: str, schema: Mapping[str, Any] | None, order_id_field: str | None = None
     ) -> EventTypes:
@@ -78,6 +83,14 @@ def _match(validator: _Validator, document: Mapping[str, Any]) -> None:
 
 def _escaped(part: str | int) -> str:
     return str(part).replace("~", "~0").replace("/", "~1")
+
+
+def explain_sample(error: SchemaMismatchError, event_type: str) -> None:
+    """Say on an error that it was the sample's own schema which refused the payload."""
+    error.add_note(
+        f"{event_type} has the sample's schema here; for a payload of your own give"
+        f" event_types=EventTypes.of({event_type!r}), or a schema: with_type(name, schema)"
+    )
 
 
 def _same_order(document: Mapping[str, Any], name: str, aggregate_id: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from relay.outbox.encoding import fault_of
 from relay.outbox.errors import (
     DuplicateKeyError,
     EventRefusedError,
@@ -48,8 +49,12 @@ DEFAULT_LIMITS: Final = Limits()
 Payload = str | bytes | Mapping[str, Any]
 
 
-def encode(payload: Payload) -> str:
+def encode(payload: Payload, encoder: type[json.JSONEncoder] = json.JSONEncoder) -> str:
     """Turn the caller's payload into text: text and bytes stay as they are, a mapping is written.
+
+    Args:
+        payload: the caller's.
+        encoder: writes a mapping; a framework's own knows more types.
 
     Raises:
         NotJsonError: not UTF-8, or a mapping with values that JSON has no form for.
@@ -63,17 +68,18 @@ def encode(payload: Payload) -> str:
         except UnicodeDecodeError as error:
             raise NotJsonError(f"not UTF-8: {error.reason} at byte {error.start}") from error
     if isinstance(payload, Mapping):
-        return _written(payload)
+        return _written(payload, encoder)
     raise NotAnObjectError(f"give an object, its JSON text or bytes, not {type(payload).__name__}")
 
 
-def _written(payload: Mapping[str, Any]) -> str:
+def _written(payload: Mapping[str, Any], encoder: type[json.JSONEncoder]) -> str:
     try:
-        return json.dumps(dict(payload), ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(dict(payload), cls=encoder, ensure_ascii=False, separators=(",", ":"))
     except RecursionError as error:
         raise TooDeepError("nested too deep to be written as JSON") from error
     except (TypeError, ValueError) as error:
-        raise NotJsonError(f"{error} (money is a string of decimal digits)") from error
+        path, reason = fault_of(payload, encoder)
+        raise NotJsonError(reason or str(error), path) from error
 
 
 def check(text: str, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:

@@ -6,7 +6,7 @@ transaction with its first statement; that must be the order's own, so an idle o
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry.trace import Tracer
 from psycopg import AsyncConnection, Connection
@@ -19,14 +19,7 @@ from relay.outbox.errors import NotInTransactionError
 from relay.outbox.event import Appended, Event, checked
 from relay.outbox.event_types import EventTypes
 from relay.outbox.payload import DEFAULT_LIMITS, Limits
-
-_INSERT: Final = """
-    INSERT INTO relay.outbox (aggregate_type, aggregate_id, aggregate_version, event_type,
-                              payload, headers, traceparent, tracestate)
-    VALUES (%s::text, %s::text, %s::int, %s::text,
-            %s::text::json, %s::text::json, %s::text, %s::text)
-    RETURNING id, event_id::text
-"""
+from relay.outbox.psycopg_statement import INSERT
 
 
 def append(
@@ -48,7 +41,7 @@ def append(
         creation(row.aggregate_id, topic, tracer) as made,
         connection.cursor(row_factory=tuple_row) as cursor,
     ):
-        return appended(cursor.execute(_INSERT, values(row, made)).fetchone(), made)
+        return appended(cursor.execute(INSERT, values(row, made)).fetchone(), made)
 
 
 async def append_async(
@@ -68,7 +61,7 @@ async def append_async(
     row = checked(event, event_types, limits)
     with creation(row.aggregate_id, topic, tracer) as made:
         async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(_INSERT, values(row, made))
+            await cursor.execute(INSERT, values(row, made))
             return appended(await cursor.fetchone(), made)
 
 

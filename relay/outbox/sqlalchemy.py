@@ -6,11 +6,10 @@ row is written, and locked, before its event. Any PostgreSQL driver that SQLAlch
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.trace import Tracer
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from relay.outbox.append import NOT_IN_TRANSACTION, appended, values
@@ -19,6 +18,9 @@ from relay.outbox.errors import NotInTransactionError
 from relay.outbox.event import Appended, Event, checked
 from relay.outbox.event_types import EventTypes
 from relay.outbox.payload import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:  # their module needs greenlet, which the synchronous forms do without
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 # CAST, because `::` and `:name` do not go together in SQLAlchemy's text.
 _INSERT: Final = text("""

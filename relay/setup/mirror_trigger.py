@@ -11,6 +11,7 @@ payload`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
@@ -51,8 +52,26 @@ SELECT pg_catalog.quote_ident(n.nspname) AS schema,
 """
 
 
+@dataclass(frozen=True, slots=True)
+class CutOver:
+    """What happens in the trigger's own transaction, so that each row is published once.
+
+    Attributes:
+        publication: Debezium's; it gives the table up at the very row from which the copies begin.
+        backlog: which rows that are there are copied, as SQL over the table; None: none.
+        order_by: the backlog's order, as SQL.
+    """
+
+    publication: str | None = None
+    backlog: str | None = None
+    order_by: str | None = None
+
+
 async def mirror_trigger_sql(
-    connection: asyncpg.Connection, table: str, columns: Mapping[str, str]
+    connection: asyncpg.Connection,
+    table: str,
+    columns: Mapping[str, str],
+    cut_over: CutOver = CutOver(),
 ) -> str:
     """Return the statements, to be run in one transaction.
 
@@ -60,6 +79,7 @@ async def mirror_trigger_sql(
         connection: any login that sees the table.
         table: the existing outbox table.
         columns: Debezium's name -> the table's own; those not named are called as Debezium's.
+        cut_over: what else belongs to the moment.
 
     Raises:
         TriggerError: no such table, or it lacks a column that is needed.
@@ -78,13 +98,27 @@ async def mirror_trigger_sql(
         raise TriggerError(f"there is no table {table}, or it is the relay's own")
     seen = {row["name"]: row for row in await connection.fetch(_COLUMNS, table)}
     values = _values(found["name"], seen, columns)
-    return _SQL.format(
+    made = _SQL.format(
         function=f"{found['schema']}.{found['trigger']}",
         trigger=found["trigger"],
         table=found["name"],
         into=", ".join(values),
-        values=",\n            ".join(values.values()),
+        values=",\n            ".join(one.format(row="NEW") for one in values.values()),
     )
+    if cut_over.publication is not None:
+        name = await connection.fetchval(_PUBLICATION, cut_over.publication)
+        if name is None:
+            raise TriggerError(f"there is no publication {cut_over.publication}")
+        made += _GIVE_UP.format(publication=name, table=found["name"])
+    if cut_over.backlog is not None:
+        made += _BACKLOG.format(
+            into=", ".join(values),
+            values=", ".join(one.format(row="o") for one in values.values()),
+            table=found["name"],
+            condition=cut_over.backlog,
+            order=f" ORDER BY {cut_over.order_by}" if cut_over.order_by else "",
+        )
+    return made
 
 
 def _values(
@@ -109,7 +143,8 @@ def _values(
 
 
 def _value(name: str, column: asyncpg.Record) -> str | None:
-    new = f"NEW.{column['quoted']}"
+    quoted = column["quoted"].replace("{", "{{").replace("}", "}}")
+    new = f"{{row}}.{quoted}"
     if name == "id":
         return new if column["type"] == "uuid" else None
     if name == "payload":
@@ -118,6 +153,19 @@ def _value(name: str, column: asyncpg.Record) -> str | None:
     return f"{new}::text::json" if name == "headers" else f"{new}::text"
 
 
+_PUBLICATION: Final = """
+SELECT pg_catalog.quote_ident(pubname) FROM pg_catalog.pg_publication WHERE pubname = $1
+"""
+# The trigger's lock waits for the transactions that have written the table, and keeps others out
+# until the commit: what came before is the publication's, what comes after is copied.
+_GIVE_UP: Final = """
+ALTER PUBLICATION {publication} DROP TABLE {table};
+"""
+_BACKLOG: Final = """
+INSERT INTO relay.outbox ({into})
+SELECT {values}
+  FROM {table} o WHERE {condition}{order};
+"""
 _SQL: Final = """\
 SET LOCAL lock_timeout = '3s';  -- writers are not to queue behind this
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from relay.runtime.database import connect
 from relay.runtime.flow import Flow
-from relay.setup.mirror_trigger import mirror_trigger_sql
+from relay.setup.mirror_trigger import CutOver, mirror_trigger_sql
 from relay.setup.order_trigger import OrderTrigger, order_trigger_sql
 
 _APPLICATION_NAME: Final = "relay-trigger"
@@ -30,7 +30,9 @@ async def print_order_trigger(dsn: str | None, flow: Flow, wanted: OrderTrigger)
         await connection.close()
 
 
-async def print_mirror_trigger(dsn: str | None, table: str, columns: Mapping[str, str]) -> str:
+async def print_mirror_trigger(
+    dsn: str | None, table: str, columns: Mapping[str, str], cut_over: CutOver
+) -> str:
     """Return the statements of the trigger that copies an existing outbox table.
 
     Raises:
@@ -39,6 +41,6 @@ async def print_mirror_trigger(dsn: str | None, table: str, columns: Mapping[str
     """
     connection = await connect(dsn, _APPLICATION_NAME, require_primary=False)
     try:
-        return await mirror_trigger_sql(connection, table, columns)
+        return await mirror_trigger_sql(connection, table, columns, cut_over)
     finally:
         await connection.close()

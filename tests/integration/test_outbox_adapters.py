@@ -6,6 +6,8 @@ from typing import Any
 
 import asyncpg
 import psycopg
+import psycopg2
+import psycopg2.extras
 import pytest
 import sqlalchemy as sa
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
@@ -13,9 +15,11 @@ from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from relay.outbox import Event, EventRefusedError, NotInTransactionError, standard
+from relay.outbox import Event, EventRefusedError, NotInTransactionError, append, standard
 from relay.outbox import psycopg as with_psycopg
+from relay.outbox import psycopg2 as with_psycopg2
 from relay.outbox import sqlalchemy as with_sqlalchemy
+from relay.outbox.testing import recorded, recorded_async
 
 ANY = standard().with_type("order.changed", None)
 TEXT = '{ "a": "\\u00e9é" }'
@@ -200,3 +204,49 @@ async def test_sqlalchemys_async_autocommit_is_refused(
         with pytest.raises(NotInTransactionError):
             await with_sqlalchemy.append_async(connection, EVENT, event_types=ANY)
     assert await pg.fetch("SELECT 1 FROM relay.outbox") == []
+
+
+def test_psycopg2_appends_in_its_transaction_whatever_its_rows_are(database: str) -> None:
+    connection = psycopg2.connect(database, cursor_factory=psycopg2.extras.RealDictCursor)
+    try:
+        with pytest.raises(NotInTransactionError):
+            with_psycopg2.append(connection, EVENT, event_types=ANY)
+        with recorded(connection) as outbox:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1 AS x")
+            appended = with_psycopg2.append(connection, EVENT, event_types=ANY)
+        (event,) = outbox.events
+        assert (event.event_id, event.text) == (appended.event_id, TEXT)
+        assert (event.headers, event.aggregate_version) == ({"tenant": "t"}, 2)
+        connection.rollback()
+        connection.autocommit = True
+        with pytest.raises(NotInTransactionError):
+            with_psycopg2.append(connection, EVENT, event_types=ANY)
+        with recorded(connection) as outbox:
+            pass
+        assert outbox.events == []
+    finally:
+        connection.close()
+
+
+async def test_the_test_kit_reads_what_each_kind_of_connection_appended(
+    database: str, engine: sa.Engine, pg: asyncpg.Connection
+) -> None:
+    with Session(engine) as session:
+        session.add(order())
+        with recorded(session) as outbox:
+            with_sqlalchemy.append(session, EVENT, event_types=ANY)
+        assert outbox.types == ["order.changed"]
+        session.rollback()
+    with psycopg.connect(database, row_factory=dict_row) as connection:
+        connection.execute("SELECT 1")
+        with recorded(connection) as outbox:
+            with_psycopg.append(connection, EVENT, event_types=ANY)
+        assert [one.aggregate_id for one in outbox.of("7")] == ["7"]
+        connection.rollback()
+    async with pg.transaction():
+        async with recorded_async(pg) as outbox:
+            await append(pg, EVENT, event_types=ANY)
+        assert outbox.types == ["order.changed"]
+    with pytest.raises(TypeError, match="a connection is needed"), recorded(object()):
+        pass

@@ -60,8 +60,18 @@ SELECT u.name AS username,
        LATERAL (SELECT c.relrowsecurity
                        AND NOT (SELECT rolsuper OR rolbypassrls
                                   FROM pg_roles WHERE rolname = u.name)
-                       AND (c.relforcerowsecurity OR pg_get_userbyid(c.relowner) <> u.name) AS value
-                  FROM pg_class c WHERE c.oid = to_regclass($2)) AS row_security_applies
+                       AND (c.relforcerowsecurity OR pg_get_userbyid(c.relowner) <> u.name)
+                       -- A policy that shows it every order, and none that takes some away.
+                       AND NOT (bool_or(p.polpermissive AND p.polcmd IN ('r', '*')
+                                        AND pg_get_expr(p.polqual, p.polrelid) = 'true')
+                                AND bool_and(p.polpermissive)) IS TRUE AS value
+                  FROM pg_class c
+                  LEFT JOIN pg_policy p ON p.polrelid = c.oid
+                   AND (p.polroles = '{0}'
+                        OR EXISTS (SELECT FROM unnest(p.polroles) AS r
+                                    WHERE pg_has_role(u.name, r, 'USAGE')))
+                 WHERE c.oid = to_regclass($2)
+                 GROUP BY c.oid) AS row_security_applies
 """
 
 _RELAY_GRANTS: Final = """

@@ -134,3 +134,16 @@ async def test_a_function_of_another_signature_and_a_history_without_a_column_ar
     checked = await check()
     assert checked.states["orders.types"] == "failed"
     assert "event_id" in checked.found("orders.types")
+
+
+async def test_a_policy_that_shows_every_order_is_enough(check, pg, login):
+    user = await login("relay-confirm")
+    await pg.execute(f"GRANT relay_confirmer TO {user}")
+    await pg.execute("ALTER TABLE public.orders ENABLE ROW LEVEL SECURITY")
+    name = f"confirm.grants:{user}"
+    await pg.execute("CREATE POLICY own ON orders FOR SELECT USING (customer_id = current_user)")
+    assert (await check()).states[name] == "failed"
+    await pg.execute("CREATE POLICY relay_all ON orders TO relay_confirmer USING (true)")
+    assert (await check()).states[name] == "ok"
+    await pg.execute("CREATE POLICY fewer ON orders AS RESTRICTIVE FOR SELECT USING (total > 0)")
+    assert (await check()).states[name] == "failed"

@@ -40,3 +40,13 @@ def test_the_guard_would_notice() -> None:
 def test_schemas_are_compiled_at_the_first_event_not_at_import() -> None:
     done = run("import sys, relay.outbox; sys.exit('jsonschema_rs' in sys.modules)")
     assert done.returncode == 0
+
+
+def test_sqlalchemys_synchronous_forms_do_without_greenlet() -> None:
+    done = run("import sys; sys.modules['greenlet'] = None; import relay.outbox.sqlalchemy")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_test_kit_needs_no_driver() -> None:
+    done = run(GUARD + "import relay.outbox.testing")
+    assert done.returncode == 0, done.stderr

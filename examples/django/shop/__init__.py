@@ -1,0 +1,1 @@
+"""A small shop: orders with lines, and the event of each order."""

@@ -1,0 +1,1 @@
+"""Setup for Django: one migration, which applies whatever the installed version has."""
