@@ -15,7 +15,7 @@ from relay.cli.demo_text import as_json, lines
 from relay.cli.errors import FAILURE, INTERRUPTED
 from relay.cli.output import print_json, wants_json
 from relay.runtime.shutdown import stop_on_signals
-from relay.sample.demo import run_demo
+from relay.sample.demo import Standing, run_demo
 from relay.sample.demo_result import DemoOptions, DemoResult, DemoStoppedError
 
 _OTLP_PORT = 4318
@@ -55,8 +55,13 @@ _OTLP_PORT = 4318
     metavar="URL",
     help="Address of a Jaeger: spans are sent to it, and links lead to it.",
 )
+@click.option(
+    "--web", is_flag=True, help="Keep everything running, with the operator's page, until Ctrl-C."
+)
 @click.pass_context
-def command(ctx: click.Context, /, jaeger_url: str | None, timeout: float, **given: Any) -> None:
+def command(
+    ctx: click.Context, /, jaeger_url: str | None, timeout: float, web: bool, **given: Any
+) -> None:
     """Place orders over HTTP and see their returns come back, hop by hop.
 
     On a PostgreSQL and a Kafka of its own, gone afterwards; DATABASE_URL and
@@ -66,6 +71,9 @@ def command(ctx: click.Context, /, jaeger_url: str | None, timeout: float, **giv
     """
     environment = _environment(os.environ, jaeger_url)
     options = DemoOptions(timeout_seconds=timeout, **given)
+    if web:
+        _with_page(options, environment)
+        return
     try:
         result = asyncio.run(_run(options, environment))
     except DemoStoppedError as error:
@@ -77,6 +85,34 @@ def command(ctx: click.Context, /, jaeger_url: str | None, timeout: float, **giv
     else:
         click.echo("\n".join(lines(result, trace_url)))
     _conclude(ctx, result)
+
+
+def _with_page(options: DemoOptions, environment: Mapping[str, str]) -> None:
+    """Run it, and then its page until Ctrl-C; stopped before the page is shown is no success.
+
+    Raises:
+        DemoStoppedError: it was stopped before.
+    """
+    from relay.cli.demo_page import DemoPage  # noqa: PLC0415 - no page, no templates
+
+    async def run() -> None:
+        screen = Screen(options.orders)
+        with stop_on_signals() as stop:
+            page = DemoPage(stop, environment.get("RELAY_TRACE_URL"))
+
+            async def afterwards(standing: Standing) -> None:
+                screen.close()
+                await page.serve(standing)
+
+            try:
+                await run_demo(options, environment, screen, stop, afterwards)
+            except DemoStoppedError:
+                if not page.shown:
+                    raise
+            finally:
+                screen.close()
+
+    asyncio.run(run())
 
 
 async def _run(options: DemoOptions, environment: Mapping[str, str]) -> DemoResult:

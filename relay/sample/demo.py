@@ -11,7 +11,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from relay.diagnose.session import session
 from relay.embedded.folders import run_folder
 from relay.kafka.broker import connected
 from relay.runtime.database import connect
+from relay.runtime.settings import Settings
 from relay.runtime.tasks import awaited
 from relay.sample.demo_counts import Counts, HopCounter
 from relay.sample.demo_mishaps import Mishaps, lost_by_processor
@@ -59,11 +60,24 @@ SELECT order_id::text AS order_id,
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The loop that a demo leaves standing for a while: what a page of it is served with."""
+
+    settings: Settings
+    environment: Mapping[str, str]
+    result: DemoResult
+
+
+Afterwards = Callable[[Standing], Awaitable[None]]
+
+
 async def run_demo(
     options: DemoOptions,
     environment: Mapping[str, str],
     audience: Audience,
     stop: asyncio.Event,
+    afterwards: Afterwards | None = None,
 ) -> DemoResult:
     """Tell the whole story.
 
@@ -72,13 +86,14 @@ async def run_demo(
         environment: `os.environ`; it may name servers to use, and where spans go.
         audience: watches.
         stop: ends it early.
+        afterwards: what is done while everything still runs; the demo ends when it returns.
 
     Raises:
         DemoStoppedError: `stop` was set.
         DemoFailedError: a service died, or something was not ready in time; the logs are kept.
         EmbeddedError, DatabaseError, MigrationError: there is nothing to run it on.
     """
-    story = awaited(_story(options, environment, audience), "demo")
+    story = awaited(_story(options, environment, audience, afterwards), "demo")
     stopping = awaited(stop.wait(), "stop")
     await asyncio.wait({story, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -92,7 +107,10 @@ async def run_demo(
 
 
 async def _story(
-    options: DemoOptions, environment: Mapping[str, str], audience: Audience
+    options: DemoOptions,
+    environment: Mapping[str, str],
+    audience: Audience,
+    afterwards: Afterwards | None,
 ) -> DemoResult:
     started = time.monotonic()
     async with servers(environment, options.deadline_seconds, audience.tell) as ground:
@@ -105,7 +123,7 @@ async def _story(
             mishaps = Mishaps.dealt(options.lose)
             arguments = ("--reject-above", _REJECT_ABOVE, *mishaps.processor_arguments(journal))
             services = Services(folder, ground.environment, arguments)
-            stage = _Stage(options, ground, services, mishaps, journal, audience)
+            stage = _Stage(options, ground, services, mishaps, journal, audience, afterwards)
             try:
                 result = await _on_stage(stage)
             except Exception as error:
@@ -125,6 +143,7 @@ class _Stage:
     mishaps: Mishaps
     journal: Path
     audience: Audience
+    afterwards: Afterwards | None
 
 
 async def _on_stage(stage: _Stage) -> DemoResult:
@@ -132,6 +151,9 @@ async def _on_stage(stage: _Stage) -> DemoResult:
         connection = await connect(stage.ground.settings.database.dsn, "relay demo")
         try:
             result = await _orders_and_returns(stage, connection)
+            if stage.afterwards is not None:
+                ground = stage.ground
+                await stage.afterwards(Standing(ground.settings, ground.environment, result))
         finally:
             await connection.close()
     return replace(result, exit_codes=exit_codes)

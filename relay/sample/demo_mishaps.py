@@ -17,6 +17,7 @@ import asyncpg
 import orjson
 
 from relay.diagnose.verdicts import Hop
+from relay.runtime.database import connect
 
 EXPRESS: Final = "order.express"
 EXPRESS_TOPIC: Final = "orders.express"
@@ -81,6 +82,19 @@ class Mishaps:
                         await connection.execute(_EVENT, order_id, event_type)
                 placed[order_id] = hop
         return placed
+
+
+async def lose_at(dsn: str | None, hop: Hop, number: int) -> list[str]:
+    """Place orders that are lost at hop 1, 2 or 3; return their ids.
+
+    Raises:
+        DatabaseError, asyncpg.PostgresError: they cannot be written.
+    """
+    connection = await connect(dsn, "relay demo")
+    try:
+        return list(await Mishaps({**dict.fromkeys(_DEALT, 0), hop: number}).place(connection))
+    finally:
+        await connection.close()
 
 
 def lost_by_processor(journal: Path) -> dict[str, Hop]:

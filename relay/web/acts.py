@@ -48,7 +48,7 @@ TYPED_ABOVE: Final = 100
 _KEPT: Final = 1000
 _AFTER_DEADLINE_SECONDS: Final = 1.0
 _LONGEST_REASON: Final = 1000
-_WITHOUT_REASON: Final = ("plan", "check", "probe", "reconcile", "pause", "look")
+_WITHOUT_REASON: Final = ("plan", "check", "probe", "reconcile", "pause", "look", "lose")
 
 
 class NotDoneError(Exception):
@@ -337,6 +337,14 @@ async def _reconcile(doing: Doing) -> str:
     return "/reconcile"
 
 
+async def _lose(doing: Doing) -> str:
+    lose, hop = doing.site.lose, doing.form.fields.get("hop", "")
+    if lose is None or hop not in ("place", "publish", "process"):
+        raise NotDoneError("there is nothing to lose orders with")
+    await lose(hop)
+    return "/"
+
+
 _ACTS: Final[Mapping[str, Do]] = {
     "plan": _plan,
     "pause": _pause,
@@ -349,6 +357,7 @@ _ACTS: Final[Mapping[str, Do]] = {
     "check": _check,
     "probe": _probe,
     "reconcile": _reconcile,
+    "lose": _lose,
 }
 
 NOT_DONE: Final = (NotDoneError, NothingToCloseError, ReplayError, NotPermittedError)

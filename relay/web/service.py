@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,6 +46,7 @@ class WebService:
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("web"))
     site: Site = field(init=False)
     url: str | None = None
+    listening: Callable[[str], None] = lambda _url: None
 
     def __post_init__(self) -> None:
         key = secrets.token_urlsafe(32)
@@ -111,6 +112,7 @@ class WebService:
 
     def _listening(self, url: str) -> None:
         self.url = url
+        self.listening(url)
         acts = "acts" if self.site.may_act else "only reads"
         _LOG.info("page_ready", url=url, auth=self.settings.web.auth, acts=acts)
 

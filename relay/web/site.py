@@ -59,6 +59,7 @@ class Site:
 
     Attributes:
         config: the settings file that was named, for where each setting comes from.
+        lose: loses orders at a hop: a demo's, and nobody else's.
         last: path and query -> when it was last read, and what it showed.
     """
 
@@ -68,6 +69,7 @@ class Site:
     forms: Forms
     environment: Mapping[str, str]
     config: str | None = None
+    lose: Callable[[str], Awaitable[None]] | None = None
     comparison: Comparison = field(default_factory=Comparison)
     last: OrderedDict[str, tuple[datetime, Page]] = field(default_factory=OrderedDict)
     _reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
