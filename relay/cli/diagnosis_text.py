@@ -16,6 +16,7 @@ from relay.diagnose.report.diagnosis import Diagnosis, HopLine, Mark
 from relay.diagnose.report.explain import headline
 from relay.diagnose.report.hops import span
 from relay.diagnose.verdicts import Fate, found_something
+from relay.runtime.language import said
 
 # Causes that are told with what to do, and those that are counted.
 BLOCKS = 5
@@ -42,11 +43,11 @@ def one_order(found: Diagnosis, now_at: datetime, orders: int | None = None) -> 
     if found.found_as is not None:
         lines.append(f" id    {found.asked} is {found.found_as}: order {found.order_id}")
     lines += [_hop_line(line) for line in found.lines]
-    lines.append(f" why   {found.meaning}")
+    lines.append(f" why   {said(found.meaning)}")
     if found.missing is not None:
         lines.append(f" miss  {found.missing}")
     if found.fix:
-        lines.append(f" fix   {found.fix}")
+        lines.append(f" fix   {said(found.fix)}")
     if found.mend_sql is not None:
         lines.append(f" sql   {found.mend_sql}")
     if found.next:
@@ -120,8 +121,8 @@ def _block(kind: Kind, count: int, bad: Sequence[Diagnosis], now_at: datetime) -
     """Return the lines of one cause; of several incidents of it, the first order's is next."""
     own = [one for one in bad if _kind(one) == kind]
     first = own[0]
-    lines = [_group_line(kind, count, bad, now_at), f"          why   {first.meaning}"]
-    lines += [f"          fix   {first.fix}"] if first.fix else []
+    lines = [_group_line(kind, count, bad, now_at), f"          why   {said(first.meaning)}"]
+    lines += [f"          fix   {said(first.fix)}"] if first.fix else []
     lines.append(f"          order {first.order_id}")
     nexts = dict.fromkeys(command for one in own for command in _first_next(one))
     return [*lines, *(f"          next  {command}" for command in list(nexts)[:_NEXT_SHOWN])]

@@ -24,6 +24,7 @@ from relay.diagnose.session import UnreachableError, session
 from relay.diagnose.verdicts import HOPS, Hop, page
 from relay.diagnose.watch.looked import Looked
 from relay.diagnose.watch.watchdog import looked_by, watch_once
+from relay.runtime.language import said
 from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
 
@@ -133,9 +134,9 @@ def _one(one: IncidentSeen, *, whole: bool) -> list[str]:
     colour = "red" if one.closed_at is None else None
     head = f"{one.name}  {place}: {verdict} / {cause}   {when}   {_counts(one)}   {state}"
     lines = [click.style(head, fg=colour, bold=True)]
-    lines.append(f"      {one.story.get('text') or meaning_of(cause).meaning}")
+    lines.append(f"      {said(one.story.get('text') or meaning_of(cause).meaning)}")
     if whole:
-        lines += [f"      why   {meaning_of(cause).meaning}"]
+        lines += [f"      why   {said(meaning_of(cause).meaning)}"]
         lines += [f"      order {order}" for order in one.examples[:_SAMPLE_ORDERS]]
         if one.closed_at is None and one.orders > _SAMPLE_ORDERS:
             lines.append(f"      more  relay unreturned --incident {one.name} --ids")
@@ -143,7 +144,7 @@ def _one(one: IncidentSeen, *, whole: bool) -> list[str]:
             lines.append(f"      closed {one.closed_why}")
     fix = meaning_of(cause).fix
     if fix and (whole or one.closed_at is None):
-        lines.append(f"      fix   {fix}")
+        lines.append(f"      fix   {said(fix)}")
     if one.closed_at is None:
         lines.append(f"      next  {next_command(one)}")
     if whole:

@@ -7,6 +7,7 @@ English and never as a code. JSON, logs and metrics are in English whatever the 
 from __future__ import annotations
 
 import gettext
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from io import BytesIO
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 ENGLISH: Final = "en"
-LANGUAGES: Final[Mapping[str, str]] = {ENGLISH: "English"}
+LANGUAGES: Final[Mapping[str, str]] = {ENGLISH: "English", "zh": "简体中文"}
 """Code -> its own name, as a switch shows it."""
 
 FOLDER: Final = Path(__file__).with_name("languages")
@@ -66,3 +67,27 @@ def accepted(header: str) -> list[str]:
         if weight > 0:
             found.append((-weight, number, name.strip()))
     return [name for _weight, _number, name in sorted(found)]
+
+
+def of_environment(environment: Mapping[str, str]) -> str:
+    """Return the language of whoever types: RELAY_LANG, else what the locale's variables say.
+
+    The C locale and POSIX are English, as all of it was written.
+    """
+    for name in ("RELAY_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
+        if environment.get(name):
+            return preferred([environment[name]])
+    return ENGLISH
+
+
+def said(sentence: str) -> str:
+    """Return one of our own sentences in the language of whoever types.
+
+    Where Babel is not installed, it stays in English.
+    """
+    if not sentence:
+        return sentence
+    try:
+        return catalogue(of_environment(os.environ)).gettext(sentence)
+    except ModuleNotFoundError:
+        return sentence

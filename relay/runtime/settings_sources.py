@@ -30,6 +30,7 @@ OTHER_VARIABLES = {
     "RELAY_CONFIG": "the settings file",
     "RELAY_FLOW": "the flow that a command or consumer is about, where the file has several",
     "RELAY_TRACEBACK": "set: errors come with their traceback",
+    "RELAY_LANG": "the language of what is printed for people: en, zh; by default LANG's",
 }
 
 _PREFIXES = {"database": "DATABASE_", "kafka": "KAFKA_"}

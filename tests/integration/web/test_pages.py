@@ -182,6 +182,14 @@ async def test_settings_are_shown_with_their_source_and_without_secrets(visit) -
     assert "environment" in row
 
 
+async def test_the_language_is_the_browsers_until_somebody_chooses(visit) -> None:
+    page = await visit({"accept-language": "zh-CN,zh;q=0.9", "origin": "http://localhost"})
+    assert "夜班" in (await page.get("/")).text
+    chosen = await page.client.post("/language/en", data={"next": "//evil.example"})
+    assert chosen.headers["location"] == "/"
+    assert "夜班" not in (await page.get("/")).text
+
+
 async def test_whoever_may_not_look_sees_nothing(pg, visit) -> None:
     await fill(pg, evil="secret-order", cases=3)
     page = await visit(RELAY_WEB_AUTH="proxy")
