@@ -1,0 +1,133 @@
+"""The operator's page in a real browser: Debian's Chromium, driven by Playwright.
+
+Where there is no Chromium these tests are skipped; in CI, which installs it, they must run.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from relay.runtime.settings import load_settings
+from relay.web.service import WebService
+from tests.integration.web.test_pages import CASE, INCIDENT, fill
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+if CHROMIUM is None and os.environ.get("RELAY_TEST_REQUIRE_BROWSER") == "1":
+    raise RuntimeError("RELAY_TEST_REQUIRE_BROWSER=1, and there is no chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install the package")
+AXE = Axe()
+
+
+@pytest.fixture
+async def page_url(pg, database) -> AsyncIterator[str]:
+    """Serve the page, which may act, on a database with an incident; Kafka is away."""
+    await fill(pg, evil="plain", cases=120)
+    environment = {
+        "DATABASE_URL": database, "RELAY_WEB_OPERATOR_URL": database, "RELAY_WEB_PORT": "0",
+        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "RELAY_WEB_POLL_SECONDS": "1",
+    }  # fmt: skip
+    stop = asyncio.Event()
+    service = WebService(load_settings("/dev/null", environment), stop, environment)
+    running = asyncio.create_task(service.run())
+    while service.url is None:
+        assert not running.done(), running
+        await asyncio.sleep(0.02)
+    yield service.url
+    stop.set()
+    await running
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        opened = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS])
+        yield opened
+        await opened.close()
+
+
+async def tab(browser: Browser, **context: object) -> tuple[BrowserContext, Page, list[str]]:
+    """Open a tab; what its console complains of is collected."""
+    made = await browser.new_context(**context)
+    page = await made.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None,
+    )
+    return made, page, complaints
+
+
+PATHS = (
+    *("/", "/incidents", "/incidents/I-1", "/unreturned", "/replays", "/quarantine", "/checks"),
+    *("/probes", "/reconcile", "/processes", "/audit", "/orders?q=order-2+nobody", "/nope"),
+)
+
+
+async def test_every_page_fits_a_phone_and_has_no_barrier(browser, page_url) -> None:
+    some = ("/", "/incidents/I-1", "/unreturned", "/audit")
+    for scheme, locale, paths in (("light", "en", PATHS), ("dark", "zh-CN", some)):
+        context, page, complaints = await tab(
+            browser, viewport={"width": 360, "height": 740}, color_scheme=scheme, locale=locale
+        )
+        for path in paths:
+            await page.goto(page_url + path)
+            width = await page.evaluate("document.documentElement.scrollWidth")
+            assert width <= 360, (path, width)
+            found = await AXE.run(page)
+            broken = [
+                (one["id"], [node["html"][:200] for node in one["nodes"]])
+                for one in found.response["violations"]
+            ]
+            assert broken == [], (path, scheme)
+        assert [one for one in complaints if "404" not in one] == []
+        await context.close()
+
+
+async def test_what_changes_is_pushed_and_a_second_click_does_nothing(
+    browser, page_url, pg
+) -> None:
+    context, page, complaints = await tab(browser)
+    await page.goto(page_url)
+    await page.wait_for_selector("#incident-1")
+    number = await pg.fetchval(INCIDENT, "another night", 5)
+    await pg.execute(CASE.replace("'e' || n", "'f' || n"), "other", number, 5)
+    await page.wait_for_selector(f"#incident-{number}", timeout=30_000)  # nobody reloaded it
+    await page.click(f"#incident-{number}")
+    await page.fill("form[action='/acts/close-incident'] input[name=reason]", "told them")
+    await page.dblclick("form[action='/acts/close-incident'] button")
+    await page.wait_for_selector("text=told them")
+    closed = "SELECT count(*) FROM relay.audit_log WHERE subject = $1 AND action = 'close'"
+    assert await pg.fetchval(closed, f"I-{number}") == 1
+    assert complaints == []
+    await context.close()
+
+
+async def test_the_worst_incident_is_found_by_keyboard_and_without_javascript(
+    browser, page_url
+) -> None:
+    context, page, _complaints = await tab(browser)
+    await page.goto(page_url)
+    await page.keyboard.press("/")
+    await page.keyboard.type("I-1")
+    await page.keyboard.press("Enter")
+    await page.wait_for_url("**/incidents/I-1")
+    await context.close()
+    context, page, _complaints = await tab(browser, java_script_enabled=False)
+    await page.goto(page_url)
+    assert re.search("119 orders\\s+LOST\\s+at\\s+4 return", await page.inner_text("h1"))
+    await page.click("#incident-1")
+    assert "relay replay --incident I-1" in await page.inner_text("main")
+    await page.click("form[action='/acts/plan'] button")
+    assert "Nothing is sent yet." in await page.inner_text("main")
+    await context.close()
