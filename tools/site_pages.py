@@ -22,6 +22,7 @@ OF_THE_ROOT = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md",
 GUIDES = (
     "adopting",
     "order-service",
+    "web",
     "settings",
     "replay",
     "quarantine",

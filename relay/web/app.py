@@ -23,6 +23,7 @@ from starlette.staticfiles import StaticFiles
 from relay.diagnose.session import UnreachableError
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.language import LANGUAGES
+from relay.runtime.migration_files import MigrationError
 from relay.telemetry.redaction import redact
 from relay.web.acts import NOT_DONE, Acts
 from relay.web.guard import WithHeaders, read_fields, require_host, require_own_origin
@@ -129,7 +130,7 @@ def _answer(
             return _problem(site, request, str(error), 404)
         except NOT_DONE as error:
             return _problem(site, request, redact(str(error)), 409)
-        except (*DATABASE_FAILURES, UnreachableError) as error:
+        except (*DATABASE_FAILURES, UnreachableError, MigrationError) as error:
             return _problem(site, request, redact(str(error)), 503)
         except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets a page
             _LOG.error("request_failed", path=request.url.path, exc_info=error)

@@ -24,6 +24,8 @@ from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import Session, UnreachableError, session
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.language import LANGUAGES, accepted, preferred
+from relay.runtime.migration_files import MigrationError
+from relay.runtime.migrations import require_schema
 from relay.runtime.settings import Settings
 from relay.runtime.settings_web import WebSettings
 from relay.web.comparison import Comparison
@@ -89,7 +91,7 @@ class Site:
         """Open a session that only reads; so many at a time.
 
         Raises:
-            UnreachableError: the database is away.
+            UnreachableError, MigrationError: the database is away, or of another version.
         """
         settings = self.settings
         async with (
@@ -104,6 +106,7 @@ class Site:
         ):
             if isinstance(opened.connection, Missing):
                 raise UnreachableError(opened.connection.detail)
+            await require_schema(opened.connection)
             yield opened
 
     def keep(self, key: str, page: Page) -> None:
@@ -130,7 +133,7 @@ async def read_page(site: Site, request: Request, read: Read) -> tuple[Page, dic
     key = f"{request.url.path}?{request.url.query}"
     try:
         page = await read(site, request)
-    except (*DATABASE_FAILURES, UnreachableError) as error:
+    except (*DATABASE_FAILURES, UnreachableError, MigrationError) as error:
         why = str(error) or type(error).__name__
         known = site.last.get(key)
         if known is None:

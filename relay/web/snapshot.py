@@ -26,6 +26,8 @@ from relay.diagnose.status.reading import read_status
 from relay.diagnose.watch.case_pages import CaseKind, count_cases
 from relay.diagnose.watch.happened import Happened, read_happened
 from relay.runtime.database import DATABASE_FAILURES
+from relay.runtime.migration_files import MigrationError
+from relay.runtime.migrations import require_schema
 from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stopped_within
 
@@ -80,6 +82,7 @@ class Watcher:
     looks: int = 0
     failure: str | None = None
     _asked_at: float = float("-inf")
+    _looked_at: float = float("-inf")
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -111,12 +114,13 @@ class Watcher:
             self.failure = f"{type(error).__name__}: {error}"
             _LOG.error("look_failed", error=self.failure, exc_info=error)
         self.looks += 1
+        self._looked_at = self.clock()
         async with self._changed:
             self._changed.notify_all()
 
     async def current(self, within_seconds: float = 15.0) -> Night | None:
         """Return the last look, or wait for the first; None: there is none in time."""
-        stale = self.clock() - self._asked_at > IDLE_SECONDS
+        stale = self.clock() - self._looked_at > 3 * self.every_seconds
         self._asked_at = self.clock()
         seen = self.looks
         self._wanted.set()
@@ -158,8 +162,9 @@ class Watcher:
             if isinstance(opened.connection, Missing):
                 return self._away(status, now_at, opened.connection.detail)
             try:
+                await require_schema(opened.connection)
                 return await self._whole(opened, status)
-            except DATABASE_FAILURES as error:
+            except (*DATABASE_FAILURES, MigrationError) as error:
                 return self._away(status, now_at, str(error) or type(error).__name__)
 
     async def _whole(self, opened: Session, status: Status) -> Night:
@@ -182,7 +187,7 @@ class Watcher:
 
     def _away(self, status: Status, now_at: datetime, why: str) -> Night:
         """Keep what was seen last; what Kafka alone can say is new."""
-        if self.night is not None:
+        if self.night is not None and self.night.minutes is not None:
             return replace(self.night, away=why, tried_at=now_at)
         told = headline((), None, now_at, 0.0)
         return Night(now_at, status, told, away=why, tried_at=now_at)
