@@ -28,6 +28,7 @@ GUIDES = (
     "quarantine",
     "restore",
     "probe",
+    "running",
     "alerts",
 )
 ABOUT = ("reliability", "performance", "glossary")

@@ -105,7 +105,7 @@ async def _compared(
         )
     except DATABASE_FAILURES as error:
         # The batch is committed: whoever uses the connection next learns of a lost one.
-        log.info("traces not compared", error=str(error))
+        log.info("traces_not_compared", error=str(error))
         return Compared()
     results = Counter(
         continuity(

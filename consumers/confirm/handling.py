@@ -185,7 +185,7 @@ class Returns:
                 )
             self.streak.refused += 1
         log.warning(
-            "return refused by the database",
+            "return_refused_by_database",
             order_id=read.order_id,
             partition=record.partition,
             offset=record.offset,
@@ -207,7 +207,7 @@ class Returns:
             refused = error
         record = refusal.record
         log.error(
-            "a refused return cannot be kept: only its place is",
+            "refused_return_not_kept",
             partition=record.partition,
             offset=record.offset,
             error=str(refused),
@@ -292,7 +292,7 @@ class Returns:
                     case Failure.REFUSED | Failure.LOCKED:
                         raise _OneByOneError(error) from error
                     case Failure.RETRY:
-                        log.info("batch tried again", error=without_values(error))
+                        log.info("batch_tried_again", error=without_values(error))
                         await asyncio.sleep(_FIRST_RETRY_SECONDS * 2**number)
         if last is None:
             raise ValueError("a transaction is tried once at least")

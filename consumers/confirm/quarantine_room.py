@@ -60,7 +60,7 @@ class QuarantineRoom:
         self._bytes += sum(len(one.record.value or b"") for one in refused)
         full = self._rows > self.max_rows or self._bytes > self.max_bytes
         if full and not self.full:
-            log.error("the quarantine is full: of refused returns only the places are kept",
+            log.error("quarantine_full",
                       rows=self._rows, bytes=int(self._bytes))  # fmt: skip
         self.full = full
         return places(refused) if full else refused

@@ -123,7 +123,7 @@ class Report:
             self.metrics.confirm.offset_gaps.inc()
         level = log.info if gap.reason is GapReason.NOT_READABLE else log.error
         level(
-            "records not seen",
+            "records_not_seen",
             topic=partition.topic,
             partition=partition.partition,
             reason=gap.reason.value,
@@ -155,7 +155,7 @@ def _show_example(
 def _log_refused(refused: Sequence[Refusal]) -> None:
     for refusal in refused[:_LOGGED_REFUSALS]:
         log.warning(
-            "return refused",
+            "return_refused",
             reason=refusal.reason.value,
             detail=refusal.detail,
             order_id=refusal.order_id,
@@ -163,4 +163,4 @@ def _log_refused(refused: Sequence[Refusal]) -> None:
             offset=refusal.record.offset,
         )
     if len(refused) > _LOGGED_REFUSALS:
-        log.warning("more returns refused", count=len(refused) - _LOGGED_REFUSALS)
+        log.warning("more_returns_refused", count=len(refused) - _LOGGED_REFUSALS)

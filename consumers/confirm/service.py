@@ -51,6 +51,7 @@ from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
 from relay.runtime.outage import JOINED_WITHIN_SECONDS, OutageLog, Resource
 from relay.runtime.process import ProcessRecord
+from relay.runtime.progress_mark import LIMIT_SECONDS, ProgressMark
 from relay.runtime.tasks import background, end
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing
@@ -93,6 +94,7 @@ class ConfirmService:
     waiting_for: str | None = None
     failure_code: str | None = None
     blocked: BlockedPartitions = field(default_factory=BlockedPartitions)
+    mark: ProgressMark = field(init=False)
     room: QuarantineRoom = field(init=False)
     outages: OutageLog = field(init=False)
     report: Report = field(init=False)
@@ -106,6 +108,8 @@ class ConfirmService:
         flow, client_id = self.flow, self.options.session.client_id
         self.process.flow = as_recorded(flow)
         self.outages = OutageLog(self.process)
+        # One statement may take that long, and the loop waits for it.
+        self.mark = ProgressMark(LIMIT_SECONDS + self._longest_seconds)
         self.room = QuarantineRoom(self.options.quarantine_rows, self.options.quarantine_bytes)
         spans = ReturnSpans.of(
             self.tracing,
@@ -121,6 +125,11 @@ class ConfirmService:
             confirm.partitions_blocked.set_function(lambda: len(self.blocked.reasons()))
             confirm.quarantine_full.set_function(lambda: int(self.room.full))
             confirm.deadlines(flow.deadlines)
+
+    @property
+    def stalled_seconds(self) -> float | None:
+        """For how long it has made no progress, if that is too long."""
+        return self.mark.stalled_seconds()
 
     @property
     def ready(self) -> bool:
@@ -180,6 +189,7 @@ class ConfirmService:
         """Work on one database connection after the other."""
         attempt, waiter = 0, StoppableCalls(self.stop)
         while not self.stop.is_set():
+            self.mark.turn()
             before, backoff = self.report.counts.total(), self.options.away_backoff
             try:
                 await self._connection()
@@ -199,9 +209,10 @@ class ConfirmService:
         self.state, self.waiting_for = "blocked", f"the database: {described(error)}"
         self.failure_code = failure_code(error, "database")
         # It is away for this work, although it answers.
-        self.outages.began("database", error)
+        said = self.outages.began("database", error)
         self._refused_at, self._done_at_refusal = time.monotonic(), self.report.counts.total()
-        log.error("the database refuses to apply returns", error=described(error))
+        if said:
+            log.error("returns_refused_by_database", error=described(error))
         return self.options.blocked_backoff
 
     def _refused_lately(self) -> bool:
@@ -304,6 +315,7 @@ class ConfirmService:
             self.options.session,
             self,
             self.blocked,
+            self.mark.turn,
         )
 
     def broker_away(self, error: Exception) -> None:

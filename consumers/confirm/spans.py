@@ -150,7 +150,7 @@ class ReturnSpans:
         try:
             rows = await connection.fetch(_CONTEXTS, list(around), list(around.values()))
         except DATABASE_FAILURES as error:
-            log.info("returns stay outside their orders' traces", error=str(error))
+            log.info("returns_without_traces", error=str(error))
             return {}
         return {row["order_id"]: self._context(row) for row in rows}
 

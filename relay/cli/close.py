@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from relay.cli.errors import NotFoundError
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.parameters import INCIDENT
 from relay.diagnose.evidence.system_state import Missing
@@ -128,5 +129,5 @@ async def _close_orders(opened: Session, ids: Sequence[str], who: str, why: str)
         raise NothingToCloseError(f"not overdue: {said}")
     unplaced = [one.order_id for one in found if one.placed_at is None]
     if unplaced:
-        raise NothingToCloseError(f"no such order: {', '.join(unplaced[:5])}")
+        raise NotFoundError(f"no such order: {', '.join(unplaced[:5])}")
     return await close_orders(opened.connection, opened.flow, found, who=who, why=why)

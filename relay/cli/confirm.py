@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from relay.cli.output import settings_named
-from relay.cli.service import ServiceContext, serve
+from relay.cli.service import ServiceContext, logged, serve
 from relay.cli.with_watchdog import with_watchdog
 from relay.consumers.confirm.options import ConfirmOptions
 from relay.consumers.confirm.service import ConfirmService
@@ -22,8 +22,9 @@ def command(ctx: click.Context) -> None:
 
     Several may run: they share the topic's partitions. SIGTERM drains and ends with 0.
     """
-    settings = load_settings(**settings_named(ctx))
-    serve("confirm", settings, METRICS_PORT, with_watchdog(_service))
+    with logged():
+        settings = load_settings(**settings_named(ctx))
+        serve("confirm", settings, METRICS_PORT, with_watchdog(_service))
 
 
 def _service(context: ServiceContext) -> ConfirmService:

@@ -25,6 +25,12 @@ class Found(Exception):  # noqa: N818 - not an error: exit code 3 says something
     """Something was found (a lost order, a failed check); what, is printed already or said here."""
 
 
+class NotFoundError(Exception):
+    """What was named is not there: an order, an incident, a row of quarantine, a replay."""
+
+    not_found = True
+
+
 class NotLookedError(Exception):
     """Nothing was found, and nobody has looked: that nothing is wrong cannot be said."""
 
@@ -43,6 +49,8 @@ def report(error: Exception, *, as_json: bool) -> int:
     if os.environ.get("RELAY_TRACEBACK"):
         _say(redact("".join(traceback.format_exception(error))))
     _say(json.dumps(_redacted(as_data(error)), default=str) if as_json else as_text(error))
+    if getattr(error, "not_found", False):
+        return FOUND
     return USAGE if isinstance(error, click.UsageError) else FAILURE
 
 

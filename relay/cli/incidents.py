@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from relay.cli.errors import Found, NotLookedError
+from relay.cli.errors import Found, NotFoundError, NotLookedError
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.cli.parameters import INCIDENT, SINCE
 from relay.cli.watchdog import watch_options
@@ -50,7 +50,7 @@ def command(ctx: click.Context, incident: int | None, closed: bool, since: datet
     everything = closed or incident is not None or since is not None
     seen, single, looked, unjudged = asyncio.run(_read(settings, incident, everything, since))
     if incident is not None and not seen:
-        raise click.UsageError(f"there is no incident I-{incident}")
+        raise NotFoundError(f"there is no incident I-{incident}")
     if wants_json(ctx):
         incidents = [as_data(one) for one in seen]
         watch = looked.as_data()

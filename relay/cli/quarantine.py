@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from relay.cli.errors import NotFoundError
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.quarantine_decisions import discard_command, release_command
 from relay.cli.quarantine_options import in_states, selection_of, selects, states_of
@@ -98,7 +99,7 @@ def show_command(ctx: click.Context, ids: tuple[int, ...], most_bytes: int) -> N
     rows, contents = asyncio.run(_show(settings_of(ctx), ids, most_bytes))
     missing = sorted(set(ids).difference(row.quarantine_id for row in rows))
     if missing:
-        raise click.UsageError(f"there is no {', '.join(map(str, missing))} in quarantine")
+        raise NotFoundError(f"there is no {', '.join(map(str, missing))} in quarantine")
     if wants_json(ctx):
         print_json({"quarantine": [_shown(row, contents) for row in rows]})
         return

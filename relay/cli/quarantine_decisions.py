@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from relay.cli.errors import Found
+from relay.cli.errors import Found, NotFoundError
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.quarantine_options import ASK_FROM, STATES, decides, selection_of, selects
 from relay.cli.quarantine_text import released_lines
@@ -170,7 +170,7 @@ def _refuse_unknown(asked: tuple[int, ...], found: list[int]) -> None:
     unknown = sorted(set(asked).difference(found))
     if unknown:
         numbers = ", ".join(map(str, unknown[:10]))
-        raise click.UsageError(f"not in quarantine, or not what else is asked for: {numbers}")
+        raise NotFoundError(f"not in quarantine, or not what else is asked for: {numbers}")
 
 
 async def _confirm(

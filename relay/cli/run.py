@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from relay.cli.output import settings_named
-from relay.cli.service import ServiceContext, serve
+from relay.cli.service import ServiceContext, logged, serve
 from relay.cli.with_watchdog import with_watchdog
 from relay.publish.maintenance.duties import maintenance_options
 from relay.publish.options import publish_options
@@ -22,8 +22,9 @@ def command(ctx: click.Context) -> None:
 
     Several may run: one is active, the others stand by. SIGTERM drains and ends with 0.
     """
-    settings = load_settings(**settings_named(ctx))
-    serve("relay", settings, METRICS_PORT, with_watchdog(_service))
+    with logged():
+        settings = load_settings(**settings_named(ctx))
+        serve("relay", settings, METRICS_PORT, with_watchdog(_service))
 
 
 def _service(context: ServiceContext) -> RelayService:

@@ -20,6 +20,7 @@ import structlog
 import uvloop
 
 from relay.cli.output import settings_named
+from relay.cli.service import configure_logs, logged
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.process import instance_name, program_version
 from relay.runtime.settings import Settings, load_settings
@@ -30,7 +31,6 @@ from relay.sample.processor.metrics import ProcessorCollector
 from relay.sample.processor.options import Corruption, CrashAt, FaultOptions, ProcessorOptions
 from relay.sample.processor.report import ProcessorReport
 from relay.sample.processor.service import run_processor
-from relay.telemetry import logs
 from relay.telemetry.endpoint import Health, serving
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing, configure
@@ -129,10 +129,11 @@ def processor(ctx: click.Context, /, without_database: bool, **given: Any) -> No
     every order that expects a return gets one. /metrics, /livez and /readyz are served where
     RELAY_METRICS_PORT names a port.
     """
-    settings = load_settings(**settings_named(ctx))
-    options = _options(settings, given)
-    with _telemetry(settings) as tracing:
-        report = uvloop.run(_run(settings, options, tracing, check=not without_database))
+    with logged():
+        settings = load_settings(**settings_named(ctx))
+        options = _options(settings, given)
+        with _telemetry(settings) as tracing:
+            report = uvloop.run(_run(settings, options, tracing, check=not without_database))
     _print(ctx, report)
 
 
@@ -166,7 +167,7 @@ def _rule(fault: Fault, given: Mapping[str, Any]) -> FaultRule:
 
 @contextmanager
 def _telemetry(settings: Settings) -> Iterator[Tracing]:
-    logs.configure(settings.log.level, settings.log.format, environment=os.environ)
+    configure_logs(settings.log.level, settings.log.format)
     tracing = configure(
         _SERVICE, os.environ, version=program_version(), instance_id=instance_name()
     )

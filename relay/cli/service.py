@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import click
 import structlog
 import uvloop
 
+from relay.cli.errors import FAILURE, Found, as_data
+from relay.runtime.heartbeat import stop_reason
 from relay.runtime.process import instance_name, program_version
 from relay.runtime.settings import Settings
 from relay.runtime.settings_model import MetricsSettings
+from relay.runtime.settings_origin import told_settings
 from relay.runtime.shutdown import stop_on_signals
 from relay.runtime.tasks import log_unobserved
 from relay.telemetry import logs
@@ -49,6 +55,11 @@ class Service(Protocol):
         """Return what it cannot go on without."""
         ...
 
+    @property
+    def stalled_seconds(self) -> float | None:
+        """Return for how long it has made no progress, if that is too long."""
+        ...
+
     def detail(self) -> Mapping[str, Any]:
         """Return what it does, for people."""
         ...
@@ -68,6 +79,41 @@ class ServiceContext:
     stop: asyncio.Event
 
 
+@contextmanager
+def logged() -> Iterator[None]:
+    """Let a service's last words be a line of its log, too.
+
+    Whoever reads a JSON log can read each of its lines. In the text format an error is said as by
+    every command. What is wrong with the command line itself is said before there is a log.
+    """
+    # Until the settings are read, by the environment alone.
+    log_format: logs.Format = "text" if os.environ.get("RELAY_LOG_FORMAT") == "text" else "json"
+    configure_logs("info", log_format)
+    try:
+        yield
+    except (click.ClickException, Found):
+        raise
+    except Exception as error:
+        if logs.is_text():
+            raise
+        data = as_data(error)
+        _LOG.critical(
+            "fatal",
+            code=data["code"],
+            error=data["message"],
+            details=dict(data["details"]),
+            hint=getattr(error, "hint", None),
+            exc_info=error if os.environ.get("RELAY_TRACEBACK") else None,
+        )
+        sys.exit(FAILURE)
+
+
+def configure_logs(level: str, log_format: logs.Format) -> None:
+    """Send a service's logs to stderr, each line of JSON with the instance and the version."""
+    always = {"instance": instance_name(), "version": program_version()}
+    logs.configure(level, log_format, environment=os.environ, always=always)
+
+
 def serve(
     kind: str, settings: Settings, default_port: int, build: Callable[[ServiceContext], Service]
 ) -> None:
@@ -79,14 +125,21 @@ def serve(
         default_port: of /metrics, /livez and /readyz.
         build: makes the service.
     """
-    logs.configure(settings.log.level, settings.log.format, environment=os.environ)
+    began = time.monotonic()
+    configure_logs(settings.log.level, settings.log.format)
+    _LOG.info(
+        "starting",
+        kind=kind,
+        settings=told_settings(click.get_current_context().find_root().obj["config"]),
+    )
     name = kind if kind.startswith("relay") else f"relay-{kind}"
     tracing = configure(name, os.environ, version=program_version(), instance_id=instance_name())
     metrics = Metrics(kind, program_version(), tracing.counts)
     try:
-        uvloop.run(_serve(settings, tracing, metrics, default_port, build))
+        reason = uvloop.run(_serve(settings, tracing, metrics, default_port, build))
     finally:
         tracing.close(SPANS_DEADLINE_SECONDS)
+    _LOG.info("stopped", kind=kind, reason=reason, ran_seconds=round(time.monotonic() - began, 3))
 
 
 async def _serve(
@@ -95,12 +148,13 @@ async def _serve(
     metrics: Metrics,
     default_port: int,
     build: Callable[[ServiceContext], Service],
-) -> None:
+) -> str:
     log_unobserved(asyncio.get_running_loop())
     with stop_on_signals() as stop:
         service = build(ServiceContext(settings, tracing, metrics, stop))
         async with _endpoint(settings.metrics, default_port, metrics, service):
             await service.run()
+        return stop_reason(stop)
 
 
 @asynccontextmanager
@@ -129,8 +183,11 @@ async def _endpoint(
 
 
 def alive(service: Service) -> Health:
-    """Answering at all is what counts: a process whose loop hangs does not."""
-    return Health(ok=True, checks={"state": service.state})
+    """Say whether its work's loop turns; that the event loop does, the answer itself says."""
+    checks, stalled = {"state": service.state}, service.stalled_seconds
+    if stalled is not None:
+        checks["stalled"] = f"no progress for {stalled:.0f} s"
+    return Health(stalled is None, checks)
 
 
 def readiness(service: Service) -> Health:

@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from relay.cli.errors import NotLookedError
 from relay.cli.output import console, harmless, print_json, settings_of, wants_json
 from relay.diagnose.status.evidence import ProcessSeen
 from relay.diagnose.status.hops import HopStatus, Status, is_alive
@@ -24,7 +25,8 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 def command(ctx: click.Context) -> None:
     """Show each hop: what waits, since when, how fast it goes, and who does it.
 
-    Without the database, or without the broker, it shows what the other one knows.
+    Without the database, or without the broker, it shows what the other one knows; without the
+    database it ends with exit code 1.
     """
     settings = settings_of(ctx)
     status = asyncio.run(read_status(settings.database.dsn, settings.kafka, settings.flow))
@@ -32,6 +34,8 @@ def command(ctx: click.Context) -> None:
         print_json(as_data(status))
     else:
         show(harmless(status))
+    if status.database_away:
+        raise NotLookedError("the database cannot be asked: nothing here says that all is well")
 
 
 def as_data(status: Status) -> dict[str, Any]:

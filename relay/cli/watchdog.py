@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from relay.cli.output import own_settings
-from relay.cli.service import ServiceContext, serve
+from relay.cli.output import settings_named
+from relay.cli.service import ServiceContext, logged, serve
 from relay.diagnose.watch.round import WatchOptions
 from relay.diagnose.watch.watchdog import Watchdog
 from relay.runtime.flow_record import as_recorded
 from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord
-from relay.runtime.settings import Settings
+from relay.runtime.settings import Settings, load_settings
 from relay.runtime.tasks import background, end
 
 METRICS_PORT = 9466
@@ -30,10 +30,14 @@ def command(ctx: click.Context) -> None:
     `relay run` and `relay confirm` do this already (watch.inside): alone it is for hosts where
     neither runs. Of all watchdogs one is active. SIGTERM ends with 0.
     """
-    settings = own_settings(ctx)
-    serve(
-        "watchdog", settings, METRICS_PORT, lambda context: WatchdogService(make_watchdog(context))
-    )
+    with logged():
+        settings = load_settings(**settings_named(ctx))
+        serve(
+            "watchdog",
+            settings,
+            METRICS_PORT,
+            lambda context: WatchdogService(make_watchdog(context)),
+        )
 
 
 def make_watchdog(context: ServiceContext) -> Watchdog:
@@ -56,6 +60,7 @@ def watch_options(settings: Settings) -> WatchOptions:
     return WatchOptions(
         round_seconds=watch.round_seconds,
         position_seconds=watch.position_seconds,
+        measure_seconds=watch.round_seconds,
         wait_span_seconds=settings.trace.wait_seconds,
     )
 
@@ -84,6 +89,11 @@ class WatchdogService:
     def waiting_for(self) -> str | None:
         """What it cannot go on without."""
         return self.watchdog.waiting_for
+
+    @property
+    def stalled_seconds(self) -> float | None:
+        """For how long it has made no progress, if that is too long."""
+        return self.watchdog.mark.stalled_seconds()
 
     def detail(self) -> Mapping[str, Any]:
         """What `relay status` shows of it."""

@@ -53,6 +53,11 @@ class WithWatchdog:
         """What the service cannot go on without."""
         return self.service.waiting_for
 
+    @property
+    def stalled_seconds(self) -> float | None:
+        """For how long the service has made no progress, if that is too long."""
+        return self.service.stalled_seconds
+
     def detail(self) -> Mapping[str, Any]:
         """What `relay status` shows of the service."""
         return self.service.detail()

@@ -16,6 +16,7 @@ from relay.publish.sending.in_flight_pages import InFlightPage
 from relay.publish.sending.record import microseconds
 from relay.runtime.canary import count_canaries
 from relay.runtime.outage import Resource
+from relay.runtime.progress_mark import ProgressMark
 from relay.telemetry.batch_histogram import BatchHistogram
 from relay.telemetry.metrics import Metrics, known
 
@@ -27,9 +28,10 @@ _LOOKED_AT: Final = 8
 
 @dataclass(slots=True)
 class Meter:
-    """Updates the metrics that belong to hop 2."""
+    """Updates the metrics that belong to hop 2, and marks the turns of its loops."""
 
     metrics: Metrics | None = None
+    mark: ProgressMark = field(default_factory=ProgressMark)
     _counters: dict[tuple[Counter, str], Counter] = field(default_factory=dict)
 
     def begin(self, shard: int, topics: Iterable[str]) -> None:

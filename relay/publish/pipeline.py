@@ -73,10 +73,12 @@ class Pipeline:
         async with asyncio.TaskGroup() as group:
             commits = group.create_task(self.commits.run())
             wakes = group.create_task(self._wake_at(stop))
+            looks = group.create_task(self.publisher.look())
             await self._read_pages(stop)
             await self._drain()
             commits.cancel()
             wakes.cancel()
+            looks.cancel()
 
     async def _wake_at(self, stop: asyncio.Event) -> None:
         await stop.wait()
@@ -89,6 +91,7 @@ class Pipeline:
         await self._ask_again(Page.empty(self.cursor.position), of_flow, of_flow)
         pace = Pace(options.poll_seconds, options.idle_poll_seconds, time.monotonic())
         while not stop.is_set():
+            self.commits.meter.mark.turn()
             if not self._may_read():
                 self.in_flight.left.clear()
                 await self.in_flight.left.wait()

@@ -48,6 +48,7 @@ from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
 from relay.runtime.outage import OutageLog, Resource
 from relay.runtime.process import ProcessRecord
+from relay.runtime.repeats import Repeats
 from relay.runtime.shutdown import stopped_within
 from relay.runtime.tasks import background, end
 from relay.telemetry.metrics import Metrics
@@ -100,6 +101,7 @@ class RelayService:
     _failure_code: str | None = None
     _connected_once: bool = False
     _broker_took_us: bool = False
+    _repeats: Repeats = field(default_factory=Repeats)
 
     def __post_init__(self) -> None:
         self.process.flow = as_recorded(*self.flows)
@@ -121,6 +123,11 @@ class RelayService:
     def ready(self) -> bool:
         """Whether it does its work now: publishes, or stands by for another that does."""
         return self.state == "standby" or (self.state == "active" and not self.progress.failing)
+
+    @property
+    def stalled_seconds(self) -> float | None:
+        """For how long it has made no progress, if that is too long."""
+        return self._meter.mark.stalled_seconds()
 
     @property
     def waiting_for(self) -> str | None:
@@ -185,6 +192,7 @@ class RelayService:
     async def _sessions(self) -> None:
         attempt = 0
         while not self.stop.is_set():
+            self._meter.mark.turn()
             published, backoff = self.progress.published, _REFUSED
             try:
                 await self._session()
@@ -238,6 +246,7 @@ class RelayService:
         told = False
         while not self.stop.is_set():
             taken = None
+            self._meter.mark.turn()
             if self.live or await self._deference.may_take(tenure.writer):
                 with suppress(asyncpg.LockNotAvailableError):
                     taken = await tenure.lease.take()
@@ -264,6 +273,7 @@ class RelayService:
         Raises:
             KafkaRefusedError: it never took us: settings that never worked.
         """
+        self._meter.mark.turn()
         if isinstance(error, KafkaRefusedError) and not self._broker_took_us:
             raise error
         if error is None:
@@ -271,7 +281,7 @@ class RelayService:
             self.state = "active"
         elif not isinstance(error, TopicWaitError):
             self._lost("broker", error)
-        elif self.waiting_for != str(error):
+        elif self.waiting_for != str(error) or self._repeats.due(str(error)):
             self.state, self._waiting_for = "waiting", str(error)
             self._failure_code = failure_code(error, "broker")
             _LOG.warning("waiting", waiting_for=str(error))
@@ -281,7 +291,7 @@ class RelayService:
         self._failure_code = failure_code(error, resource)
         self._meter.away(resource)
         if self.outages.began(resource, error):
-            _LOG.warning("waiting", waiting_for=self._waiting_for)
+            _LOG.warning("waiting", resource=resource, waiting_for=self._waiting_for)
 
     def _back(self, resource: Resource) -> None:
         seconds = self.outages.ended(resource)

@@ -149,6 +149,7 @@ class Tenure:
     async def _produce(self, taken: Taken, stop: asyncio.Event) -> None:
         backoff, attempt = Backoff(0.05, 5.0), 0
         while not stop.is_set():
+            self.work.meter.mark.turn()
             published = self.work.progress.published
             try:
                 await self._with_producer(taken, stop)

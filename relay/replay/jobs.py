@@ -27,6 +27,12 @@ class ReplayError(Exception):
     """It cannot be done to this replay; the message says why and what to do."""
 
 
+class NoSuchReplayError(ReplayError):
+    """No replay has that id."""
+
+    not_found = True
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A replay as it is stored."""
@@ -182,7 +188,7 @@ async def read_job(connection: asyncpg.Connection, replay_id: UUID) -> Job:
     """
     row = await connection.fetchrow(_READ_ONE, replay_id)
     if row is None:
-        raise ReplayError(f"there is no replay {replay_id}: `relay replay list` names them")
+        raise NoSuchReplayError(f"there is no replay {replay_id}: `relay replay list` names them")
     return _job(row)
 
 

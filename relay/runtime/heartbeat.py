@@ -31,7 +31,7 @@ class Heartbeat:
     Attributes:
         detail: asked at every beat for what `relay status` shows of this process.
         failure_code: asked at every beat for the code of what the process waits for.
-        noticed: told of each change (`"database is away: ..."`), for the log.
+        noticed: told of each change, for the log: an event, and its fields.
     """
 
     dsn: str | None
@@ -40,7 +40,7 @@ class Heartbeat:
     detail: Callable[[], Mapping[str, Any]] = dict
     failure_code: Callable[[], str | None] = lambda: None
     every_seconds: float = HEARTBEAT_SECONDS
-    noticed: Callable[[str], None] = lambda _text: None
+    noticed: Callable[..., None] = lambda _event, **_fields: None
     _connection: asyncpg.Connection | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -69,7 +69,7 @@ class Heartbeat:
                 await self.record.stop(connection, reason, code)
                 await connection.close()
         except DATABASE_FAILURES as error:
-            self.noticed(f"the process record could not be closed: {error}")
+            self.noticed("process_record_not_closed", error=str(error) or type(error).__name__)
         finally:
             self._drop()
 
@@ -79,16 +79,16 @@ class Heartbeat:
             detail = {**self.detail(), **({"failed_tasks": dict(failures)} if failures else {})}
             await self.record.heartbeat(connection, detail, self.failure_code())
             if self.outages.ended("database", "heartbeat") is not None:
-                self.noticed("database is back")
+                self.noticed("heartbeat_is_back")
             await self.outages.write(connection)
         except DATABASE_FAILURES as error:
             self._drop()
             if self.outages.began("database", error, "heartbeat"):
-                self.noticed(f"database is away: {error}")
+                self.noticed("heartbeat_not_written", error=str(error) or type(error).__name__)
             return False
         except Exception as error:  # noqa: BLE001 - a process that lives must not look dead
             self._drop()
-            self.noticed(f"the heartbeat failed: {error!r}")
+            self.noticed("heartbeat_failed", error=repr(error))
             return False
         return True
 

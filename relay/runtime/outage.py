@@ -19,6 +19,7 @@ import asyncpg
 
 from relay.runtime.failure_code import failure_code
 from relay.runtime.process import ProcessRecord
+from relay.runtime.repeats import Repeats
 
 Resource = Literal["database", "broker"]
 Witness = Literal["service", "heartbeat"]
@@ -63,22 +64,27 @@ class OutageLog:
     clock: Callable[[], float] = time.monotonic
     _outages: list[_Outage] = field(default_factory=list)
     _last: dict[Resource, _Outage] = field(default_factory=dict)
+    _repeats: Repeats = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._repeats = Repeats(self.clock)
 
     def began(
         self, resource: Resource, error: BaseException | str, witness: Witness = "service"
     ) -> bool:
-        """Note that the resource is away; True when that is news."""
+        """Note that the resource is away; True when that is to be said: now and each minute."""
         code = failure_code(error, resource) if isinstance(error, BaseException) else None
         outage = self._open(resource) or self._resumed(resource, code)
         if outage is not None:
             outage.witnesses.add(witness)
-            return False
+            return self._repeats.due(f"{resource} {witness}")
         text = str(error)[:_ERROR_CHARACTERS] or type(error).__name__
         outage = _Outage(resource, self.clock(), text, code, {witness}, self.clock())
         self._outages.append(outage)
         self._last[resource] = outage
         self._join_oldest()
-        return True
+        self._repeats.over(f"{resource} {witness}")
+        return self._repeats.due(f"{resource} {witness}")
 
     def ended(self, resource: Resource, witness: Witness = "service") -> float | None:
         """Note that it is back for one witness.

@@ -5,7 +5,7 @@ Passwords are secrets: they are in no repr and in no error.
 """
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    field_validator,
     model_validator,
 )
 
@@ -367,6 +368,11 @@ class LogSettings(Section):
     format: Literal["json", "text"] = Field(
         default="json", description="json: one object a line; or text"
     )
+
+    @field_validator("level", mode="before")
+    @classmethod
+    def _in_any_case(cls, level: Any) -> Any:
+        return level.lower() if isinstance(level, str) else level
 
 
 class MetricsSettings(Section):

@@ -10,6 +10,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import structlog
+
+_LOG = structlog.get_logger("relay")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -44,6 +47,7 @@ def stop_on_signals() -> Iterator[StopEvent]:
     def received(number: signal.Signals) -> None:
         if stop.is_set():
             os._exit(128 + number)
+        _LOG.info("stop_requested", signal=number.name)
         stop.ask(number.name)
 
     for number in _SIGNALS:

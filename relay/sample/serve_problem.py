@@ -92,7 +92,7 @@ def problem_of(error: Exception) -> Problem:
                 "the order could not be stored now: send it again, with the same Idempotency-Key",
                 headers={"Retry-After": _RETRY_AFTER_SECONDS},
             )
-    _LOG.error("request failed", exc_info=error)
+    _LOG.error("request_failed", exc_info=error)
     return Problem(
         HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the request failed; it was logged"
     )

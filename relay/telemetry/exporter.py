@@ -194,7 +194,7 @@ class SpanExporter:
                 requests.append(batch.request)
                 spans += batch.spans
             except Exception as error:  # noqa: BLE001 - somebody's attribute; the others must go
-                _LOG.warning("a span could not be encoded", error=repr(error))
+                _LOG.warning("span_not_encoded", error=repr(error))
                 self._settle("not_encoded", batch.spans)
         return b"".join(requests), spans
 
@@ -257,15 +257,15 @@ class _Report:
     def failing(self, problem: str) -> None:
         if self._failing_since is None:
             self._failing_since = monotonic()
-            _LOG.warning("spans are not exported", endpoint=self._endpoint, problem=problem)
+            _LOG.warning("spans_not_exported", endpoint=self._endpoint, problem=problem)
 
     def delivered(self, dropped: Mapping[DropReason, int]) -> None:
         now = monotonic()
         lost = sum(dropped.values())
         if self._failing_since is not None:
             seconds = round(now - self._failing_since, 1)
-            _LOG.info("spans are exported again", endpoint=self._endpoint, after_seconds=seconds)
+            _LOG.info("spans_exported_again", endpoint=self._endpoint, after_seconds=seconds)
             self._failing_since = None
         if lost > self._lost_told and now - self._told_at >= _LOSS_LOG_SECONDS:
-            _LOG.warning("spans were lost", spans=lost - self._lost_told, total=dict(dropped))
+            _LOG.warning("spans_lost", spans=lost - self._lost_told, total=dict(dropped))
             self._lost_told, self._told_at = lost, now

@@ -22,6 +22,7 @@ from opentelemetry import trace
 from structlog.typing import Processor
 
 from relay.runtime.printable import printable
+from relay.runtime.repeats import Repeats
 from relay.telemetry.redaction import HIDDEN, redact
 from relay.telemetry.traceparent import parse
 
@@ -33,8 +34,7 @@ _SECRET_KEY: Final = re.compile(
 _PAYLOAD_KEYS: Final = frozenset({"payload", "body", "raw"})
 _VALUE_CHARACTERS: Final = 8192
 _OUR_LOGGER: Final = "relay"
-_REPEAT_SECONDS: Final = 30.0
-_REMEMBERED_LINES: Final = 1000
+_written: list[Format] = ["text"]
 
 
 def configure(
@@ -43,6 +43,7 @@ def configure(
     *,
     stream: TextIO | None = None,
     environment: Mapping[str, str] | None = None,
+    always: Mapping[str, str] | None = None,
 ) -> None:
     """Send this process's logs, and those of the libraries in it, to stderr.
 
@@ -51,7 +52,9 @@ def configure(
         log_format: `json`, one object a line, or `text` for people.
         stream: instead of stderr.
         environment: for NO_COLOR; usually `os.environ`.
+        always: fields of every line of JSON: `instance`, `version`.
     """
+    _written[0] = log_format
     target = stream or sys.stderr
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -61,6 +64,8 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         _with_trace_ids,
     ]
+    if log_format == "json":
+        shared.append(_adding(always or {}))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -73,6 +78,11 @@ def configure(
     )
     color = target.isatty() and not (environment or {}).get("NO_COLOR")
     _install(target, _formatter(shared, log_format, color=color), level)
+
+
+def is_text() -> bool:
+    """Tell whether this process's logs are written for people."""
+    return _written[0] == "text"
 
 
 def configure_command() -> None:
@@ -95,6 +105,17 @@ def configure_command() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         cache_logger_on_first_use=False,
     )
+
+
+def _adding(always: Mapping[str, str]) -> Processor:
+    def add(
+        _logger: object, _method: str, fields: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        for name, value in always.items():
+            fields.setdefault(name, value)
+        return fields
+
+    return add
 
 
 def _formatter(
@@ -125,27 +146,20 @@ def _install(target: TextIO, formatter: logging.Formatter, level: str) -> None:
 
 
 class LibraryRepeats(logging.Filter):
-    """Lets a library say the same thing once in a while: aiokafka does every 100 ms.
+    """Lets a library say a thing of one kind once a minute: aiokafka does every 100 ms.
 
-    Our own lines all pass: they are written once a change.
+    Our own lines all pass: they are written once a change, and once a minute while it lasts.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._clock = clock
-        self._said_at: dict[tuple[str, str], float] = {}
+        self._repeats = Repeats(clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether a line passes."""
         if record.name.partition(".")[0] == _OUR_LOGGER:
             return True
-        said, now = (record.name, str(record.msg)), self._clock()
-        if now - self._said_at.get(said, -_REPEAT_SECONDS) < _REPEAT_SECONDS:
-            return False
-        if len(self._said_at) > _REMEMBERED_LINES:
-            self._said_at.clear()
-        self._said_at[said] = now
-        return True
+        return self._repeats.due(f"{record.name} {record.levelname}")
 
 
 def _with_trace_ids(

@@ -96,8 +96,13 @@ def test_errors_are_json_under_json(
 def test_errors_of_settings_name_them(relay_command: RelayCommand) -> None:
     wrong = relay_command("run", env={"RELAY_PUBLSH_PAGE_ROWS": "1"})
     assert wrong.returncode == 1
-    assert wrong.stderr.startswith("error[settings]: unknown variable RELAY_PUBLSH_PAGE_ROWS")
-    assert "did you mean RELAY_PUBLISH_PAGE_ROWS?" in wrong.stderr
+    line = json.loads(wrong.stderr)  # a service's last words are a line of its log
+    assert (line["level"], line["message"], line["code"]) == ("critical", "fatal", "settings")
+    assert line["error"].startswith("unknown variable RELAY_PUBLSH_PAGE_ROWS")
+    assert "did you mean RELAY_PUBLISH_PAGE_ROWS?" in line["error"]
+    said = relay_command("run", env={"RELAY_PUBLSH_PAGE_ROWS": "1", "RELAY_LOG_FORMAT": "text"})
+    assert said.returncode == 1
+    assert said.stderr.startswith("error[settings]: unknown variable RELAY_PUBLSH_PAGE_ROWS")
 
 
 def test_the_settings_file_may_stand_behind_the_command(relay_command: RelayCommand) -> None:

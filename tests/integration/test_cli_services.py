@@ -69,7 +69,7 @@ async def test_a_service_from_start_to_sigterm(
     command: str,
     kind: str,
 ) -> None:
-    process = relay_process(command, env=environment)
+    process = relay_process(command, env={**environment, "RELAY_LOG_LEVEL": "INFO"})
     await eventually(lambda: ready(process), 40)
     assert (await get(process, "/livez")).status_code == 200
     assert f'kind="{kind}"' in (await get(process, "/metrics")).text
@@ -82,6 +82,16 @@ async def test_a_service_from_start_to_sigterm(
     row = await pg.fetchrow("SELECT * FROM relay.process_record WHERE kind = $1", kind)
     assert (row["stop_reason"], row["stopped_at"] is None) == ("SIGTERM", False)
     assert "Traceback" not in process.stderr
+    lines = [json.loads(line) for line in process.stderr.splitlines()]
+    assert {line["instance"] for line in lines} == {row["instance"]}
+    assert {line["version"] for line in lines} == {row["version"]}
+    said = {line["message"]: line for line in lines}
+    settings = said["starting"]["settings"]
+    assert settings["database.url"] == {"value": "[hidden]", "from": "DATABASE_URL"}
+    assert settings["metrics.port"] == {"value": "0", "from": "RELAY_METRICS_PORT"}
+    assert said["stop_requested"]["signal"] == "SIGTERM"
+    assert lines[-1]["message"] == "stopped"
+    assert lines[-1]["reason"] == "SIGTERM"
 
 
 async def test_rows_are_published_and_counted(
@@ -195,7 +205,7 @@ async def test_a_port_that_was_asked_for_and_is_taken_is_an_error(
     taken = {**environment, "RELAY_METRICS_PORT": str(port(first))}
     second = relay_process("run", env=taken)
     assert second.wait(40) == 1
-    assert "error[endpoint]" in second.stderr
+    assert '"code": "endpoint"' in second.stderr
     assert "RELAY_METRICS_PORT" in second.stderr
 
 
@@ -208,7 +218,7 @@ async def test_a_schema_that_is_not_there_is_an_error_at_start(
 ) -> None:
     process = relay_process(command, env={**environment, "DATABASE_URL": empty_database})
     assert process.wait(40) == 1
-    assert "error[schema_version]" in process.stderr
+    assert '"code": "schema_version"' in process.stderr
     assert "relay migrate" in process.stderr
 
 

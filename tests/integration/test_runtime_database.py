@@ -222,7 +222,11 @@ async def test_heartbeats_survive_a_database_that_goes_and_comes(
     said: list[str] = []
     process = ProcessRecord("relay")
     heartbeat = Heartbeat(
-        private_database, process, OutageLog(process), every_seconds=0.05, noticed=said.append
+        private_database,
+        process,
+        OutageLog(process),
+        every_seconds=0.05,
+        noticed=lambda event, **_fields: said.append(event),
     )
     stop = StopEvent()
     beating = asyncio.create_task(heartbeat.run(stop))
@@ -239,9 +243,9 @@ async def test_heartbeats_survive_a_database_that_goes_and_comes(
 
     await eventually(row)
     private_postgres.kill()
-    await eventually(lambda: any("away" in text for text in said))
+    await eventually(lambda: "heartbeat_not_written" in said)
     private_postgres.start()
-    await eventually(lambda: "database is back" in said)
+    await eventually(lambda: "heartbeat_is_back" in said)
 
     async def recorded() -> bool:
         found = await row()
@@ -260,11 +264,14 @@ async def test_a_farewell_to_a_database_that_is_away_takes_seconds() -> None:
     said: list[str] = []
     process = ProcessRecord("relay")
     heartbeat = Heartbeat(
-        "postgresql://127.0.0.1:1/x", process, OutageLog(process), noticed=said.append
+        "postgresql://127.0.0.1:1/x",
+        process,
+        OutageLog(process),
+        noticed=lambda event, **_fields: said.append(event),
     )
     async with asyncio.timeout(6):
         await heartbeat.farewell("SIGTERM")
-    assert "could not be closed" in said[0]
+    assert said == ["process_record_not_closed"]
 
 
 async def test_signals_ask_and_say_which(eventually: Eventually) -> None:

@@ -300,7 +300,7 @@ def test_an_absent_collector_costs_spans_and_nothing_else() -> None:
         exporter.offer(batch(4))
         wait_until(lambda: exporter.counts().dropped == {"unreachable": 7})
     told = [line for line in logs if line["log_level"] == "warning"]
-    assert [line["event"] for line in told] == ["spans are not exported"]
+    assert [line["event"] for line in told] == ["spans_not_exported"]
 
 
 def test_a_collector_that_comes_later_gets_what_waited() -> None:
@@ -315,7 +315,7 @@ def test_a_collector_that_comes_later_gets_what_waited() -> None:
             wait_until(lambda: exporter.counts().exported == 3)
             wait_until(lambda: len(logs) == 2)
             assert collector.spans == 3
-    assert logs[1]["event"] == "spans are exported again"
+    assert logs[1]["event"] == "spans_exported_again"
 
 
 def test_a_slow_collector_bounds_memory_and_never_holds_the_caller(collector: Collector) -> None:

@@ -313,7 +313,7 @@ async def test_a_service_that_never_got_in_ends_and_says_why(
     env = reach | {"KAFKA_SASL_PASSWORD": "wrong-marker"}
     done = await asyncio.to_thread(relay_command, *command, env=env, within_seconds=60)
     assert done.returncode == 1, done.stderr
-    assert "error[kafka_refused]" in done.stderr
+    assert "kafka_refused" in done.stderr
     assert "correct KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD" in done.stderr
     assert "wrong-marker" not in done.stderr + done.stdout
 

@@ -59,6 +59,7 @@ class Status:
         traces: of the newest answered orders; None: not known.
         looked: whether a watchdog looks for overdue orders; None: not known.
         blind: nobody looks, and that does not end by itself.
+        database_away: it could not be asked; what is known is the broker's word alone.
     """
 
     hops: tuple[HopStatus, ...]
@@ -71,6 +72,7 @@ class Status:
     traces: Traces | None = None
     looked: Looked | None = None
     blind: bool = False
+    database_away: bool = False
 
     @property
     def healthy(self) -> bool:
@@ -83,7 +85,8 @@ def decide(counts: Counts | Missing, lags: Lags, flow: Flow, now: datetime) -> S
     """Say how each hop stands."""
     if isinstance(counts, Missing):
         hops = _without_database(counts, lags, flow, now)
-        return _status(hops, None, (counts, lags.process, lags.confirm))
+        status = _status(hops, None, (counts, lags.process, lags.confirm))
+        return replace(status, database_away=True)
     publish = _publish(counts)
     process = _process(lags, flow, now)
     confirm = _confirm(counts, lags, now)

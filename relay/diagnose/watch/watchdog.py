@@ -38,6 +38,8 @@ from relay.runtime.database import DATABASE_FAILURES, DRIVER_FAILURES, connect
 from relay.runtime.duty_record import WATCH_POSITIONS, WATCH_ROUND, duty_completed, duty_failed
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
+from relay.runtime.progress_mark import ProgressMark
+from relay.runtime.repeats import Repeats
 from relay.runtime.shutdown import stopped_within
 from relay.telemetry.metrics import Metrics, known
 from relay.telemetry.tracing import Tracing
@@ -80,6 +82,8 @@ class Watchdog:
     waiting_for: str | None = None
     last: RoundReport | None = None
     rounds: int = 0
+    mark: ProgressMark = field(default_factory=ProgressMark)
+    _repeats: Repeats = field(default_factory=Repeats, init=False)
 
     def detail(self) -> Mapping[str, Any]:
         """Return what `relay status` shows of it."""
@@ -95,6 +99,7 @@ class Watchdog:
         backoff, attempt = Backoff(0.5, 10.0), 0
         while not self.stop.is_set():
             began = time.monotonic()
+            self.mark.turn()
             try:
                 await self._session()
             except WatchLostError as error:
@@ -134,7 +139,7 @@ class Watchdog:
             self.metrics.duties.failures.labels(duty).inc()
 
     def _wait_for(self, state: str, why: str) -> None:
-        if self.waiting_for != why:
+        if self._repeats.due(state):
             _LOG.warning("watchdog_waits", state=state, why=why)
         self.state, self.waiting_for = state, why
 
@@ -146,11 +151,13 @@ class Watchdog:
         try:
             lease = WatchLease(leasing, self.owner, self.options.lease_seconds)
             while not await lease.take():
+                self.mark.turn()
                 self.state, self.waiting_for = "standby", None
                 await stopped_within(self.stop, self.options.lease_seconds / 3)
                 if self.stop.is_set():
                     return
             _LOG.info("watchdog_active", epoch=lease.epoch)
+            self._repeats = Repeats()
             if self.metrics is not None:
                 self.metrics.watch.hold(lease.valid)
             await self._watch(lease)
@@ -194,6 +201,7 @@ class Watchdog:
         while True:
             await asyncio.sleep(self.options.lease_seconds / 3)
             await lease.renew()
+            self.mark.turn()
 
     async def _do_rounds(self, lease: WatchLease, connection: asyncpg.Connection) -> None:
         work = []

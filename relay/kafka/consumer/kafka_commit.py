@@ -54,7 +54,7 @@ class KafkaCommit:
                     await self._task
                 await self._commit()
         except TimeoutError:
-            log.info("Kafka's committed offset stays behind the database's", error="no answer")
+            log.info("kafka_offset_behind", error="no answer")
 
     async def _commit(self) -> None:
         offsets = {TopicPartition(*tp): at for tp, at in self._handled.items()}
@@ -65,4 +65,4 @@ class KafkaCommit:
             await self.consumer.commit(offsets)
         except (KafkaError, IllegalStateError, OSError) as error:
             # A rebalance, as a rule: the next owner commits.
-            log.info("Kafka's committed offset stays behind the database's", error=str(error))
+            log.info("kafka_offset_behind", error=str(error))

@@ -28,7 +28,7 @@ async def leave(consumer: Any, seconds: float) -> None:
     await asyncio.wait({stopping}, timeout=seconds)
     if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
         return
-    log.info("leaving the group without a farewell")
+    log.info("left_group_without_farewell")
     stopping.cancel()
     await asyncio.gather(stopping, return_exceptions=True)
     await _cut(consumer)
@@ -52,4 +52,4 @@ async def _cut(consumer: Any) -> None:
             if isinstance(ended[0], Exception):
                 raise ended[0]
     except BROKER_FAILURES as error:
-        log.warning("a Kafka connection could not be closed", error=str(error) or "no answer")
+        log.warning("kafka_connection_not_closed", error=str(error) or "no answer")

@@ -8,6 +8,7 @@ whoever called it knows how to come back from that.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,6 +45,7 @@ class Loop:
 
     Attributes:
         blocked: partitions that wait while the others go on.
+        progressed: called at each turn of the loop.
     """
 
     kafka: KafkaConnection
@@ -52,11 +54,13 @@ class Loop:
     options: SessionOptions
     watch: BrokerWatch
     blocked: BlockedPartitions = field(default_factory=BlockedPartitions)
+    progressed: Callable[[], None] = lambda: None
 
     async def run(self, handler: Handler[WorkT], stop: asyncio.Event) -> None:
         """Consume until `stop` is set; errors of the handler's own are passed on."""
         broker, failures, stall_seconds = StoppableCalls(stop), 0, self.options.stall_seconds
         while not stop.is_set():
+            self.progressed()
             session = Session(
                 self.kafka,
                 self.topic,
@@ -66,15 +70,16 @@ class Loop:
                 broker,
                 stall_seconds,
                 self.blocked,
+                self.progressed,
             )
             try:
                 await self._watched(session)
             except (PartitionLostError, DiscontinuityError) as error:
-                log.warning("rejoining the group", group=self.group, error=str(error))
+                log.warning("rejoining_group", group=self.group, error=str(error))
                 failures = 0 if session.alive.is_set() else failures + 1
             except PartitionBlockedError as error:
                 seconds = self.blocked.block(error.partition, str(error))
-                log.error("a partition waits", error=str(error), seconds=seconds)  # noqa: TRY400 - it says all
+                log.error("partition_waits", error=str(error), seconds=seconds)  # noqa: TRY400 - it says all
                 failures = 0
             except BrokerError as error:
                 self.watch.broker_away(await self._explained(error, session))
@@ -82,9 +87,6 @@ class Loop:
                 if isinstance(error, StalledError):
                     # One partition without a leader must not cost the others a rejoin every time.
                     stall_seconds = min(2 * stall_seconds, _LONGEST_STALL_SECONDS)
-                log.warning(
-                    "waiting for the broker", broker=self.kafka.bootstrap_servers, error=str(error)
-                )
             if not stop.is_set():
                 await broker.pause(self.options.backoff.delay_seconds(failures))
 

@@ -46,7 +46,7 @@ class Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
             async with asyncio.timeout(self.drain_seconds):
                 await self.drained.wait()
         except TimeoutError:
-            log.info("a rebalance goes on before the batch in hand is done", revoked=len(revoked))
+            log.info("rebalance_did_not_wait", revoked=len(revoked))
         except Exception as error:  # noqa: BLE001 - aiokafka would log it and go on
             self.error = error
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic
@@ -61,6 +61,7 @@ class Session(Generic[WorkT]):
     Attributes:
         stall_seconds: a fetch without an answer for so long ends the session.
         blocked: partitions that wait; nothing of them is polled.
+        progressed: called at each turn of its loop.
         alive: the broker answered: what failed before is over.
     """
 
@@ -72,6 +73,7 @@ class Session(Generic[WorkT]):
     broker: StoppableCalls
     stall_seconds: float
     blocked: BlockedPartitions = field(default_factory=BlockedPartitions)
+    progressed: Callable[[], None] = lambda: None
     alive: asyncio.Event = field(default_factory=asyncio.Event)
     _consumer: Any = field(init=False)
     _commit: KafkaCommit = field(init=False)
@@ -130,8 +132,9 @@ class Session(Generic[WorkT]):
         """
         try:
             await self.broker.ask(self._consumer.start(), self.options.start_seconds)
-            log.info("joined the group", group=self.group, topic=self.topic)
+            log.info("joined_group", group=self.group, topic=self.topic)
             while not self.broker.stop.is_set():
+                self.progressed()
                 await self._step()
         except StoppedError:
             pass  # as if the loop had ended by itself
@@ -196,7 +199,7 @@ class Session(Generic[WorkT]):
             self._consumer.seek(TopicPartition(*partition), start.seek_offset)
         self._starts, self._sought = dict(starts), generation
         self.blocked.assigned(starts)
-        log.info("partitions sought", group=self.group, partitions=_shown(starts))
+        log.info("partitions_sought", group=self.group, partitions=_shown(starts))
         return True
 
     async def _positions(
@@ -210,7 +213,7 @@ class Session(Generic[WorkT]):
                     await self._log.bounds(assigned), truncated=truncated
                 )
             except LogBehindError as error:
-                log.warning("waiting for the log to come back", error=str(error))
+                log.warning("waiting_for_log", error=str(error))
                 await self.broker.pause(_ASK_AGAIN_SECONDS)
         return None
 
@@ -223,7 +226,7 @@ class Session(Generic[WorkT]):
         try:
             polled = await self._polling.poll(wanted, seconds)
         except OffsetOutOfRangeError as error:
-            log.warning("the position is not in the log", error=str(error))
+            log.warning("position_not_in_log", error=str(error))
             self._sought = _NEVER
             await self.broker.pause(_ASK_AGAIN_SECONDS)
             return {}
@@ -269,7 +272,7 @@ class Session(Generic[WorkT]):
         try:
             fresh = continuing(partition, start, records)
         except OtherLogError as error:
-            log.warning("the log is another one", error=str(error))
+            log.warning("log_is_another", error=str(error))
             await self._queues.settle()
             logs = await self._log.bounds([partition])
             await self.handler.other_log(partition, logs[partition])

@@ -70,7 +70,7 @@ class TopicLog:
         asked = check.result()
         if None in (self.topic_id, asked) or asked == self.topic_id:
             return False
-        log.warning("the topic was made anew", topic=self.topic, was=self.topic_id, now=asked)
+        log.warning("topic_made_anew", topic=self.topic, was=self.topic_id, now=asked)
         return True
 
     async def close(self) -> None:

@@ -24,6 +24,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     DuplicateSequenceNumber,
+    KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
     NoError,
@@ -52,6 +53,7 @@ _LOG: Final = structlog.get_logger("relay.publish")
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 # Refused before anything was written: whoever grants it finds the batch still here.
 _FORBIDDEN: Final = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
+LOOK_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 0.1
 _LARGEST_SEQUENCE: Final = 2**31 - 1
 _TRANSACTION_TIMEOUT_MS: Final = 60_000
@@ -301,6 +303,34 @@ class Publisher:
         self._queues.clear()
         self._ready.clear()
         self.broken(error)
+
+    async def look(self) -> None:
+        """Ask the cluster every few seconds while nothing is sent, until cancelled.
+
+        An idle producer never speaks to anybody: a broker that died would be seen with the next
+        event, and the process would say meanwhile that it is ready.
+        """
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._queues:
+                continue  # what is sent tells
+            error: BaseException | None = None
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    if not await self.client.force_metadata_update():
+                        error = KafkaConnectionError("no broker answers")
+            except TimeoutError:
+                error = TimeoutError(f"no broker answers within {LOOK_SECONDS:g} s")
+            except BROKER_FAILURES as failure:
+                error = failure
+            if self._queues or self._broken is not None:
+                continue
+            if error is not None:
+                self._in_trouble = True
+                self.troubled(error)
+            elif self._in_trouble:
+                self._in_trouble = False
+                self.troubled(None)
 
     async def close(self, deadline_seconds: float) -> None:
         """Stop; what has no acknowledgement by now has none. Its connections close in time."""

@@ -117,7 +117,7 @@ class _Processor:
                 if refused is not None:
                     raise refused from error  # settings that never worked
                 log.warning(
-                    "waiting for the broker",
+                    "waiting_for_broker",
                     broker=self.kafka.bootstrap_servers,
                     error=f"{type(error).__name__}: {error}",
                     retry_in_seconds=round(delay_seconds, 3),
@@ -200,7 +200,7 @@ class _Processor:
             await asyncio.wait_for(consumer.commit(offsets), self.options.request_seconds)
         except (CommitFailedError, IllegalStateError) as error:
             # Partitions moved to another member, who answers these events again.
-            log.info("not committed: the group rebalanced", error=str(error))
+            log.info("offsets_not_committed", error=str(error))
 
     def _count(self, pages: list[Page], started_ns: int) -> None:
         ended_ns = time.time_ns()

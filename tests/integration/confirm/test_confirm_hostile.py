@@ -211,7 +211,7 @@ async def test_what_a_record_holds_is_in_no_summary_and_in_no_log(
     assert len(found) == 3
     assert "SECRET" not in str([dict(row) for row in found])
     shown = capfd.readouterr()
-    assert "return refused" in shown.out + shown.err
+    assert "return_refused" in shown.out + shown.err
     assert "SECRET" not in shown.out + shown.err
 
 

@@ -257,3 +257,47 @@ async def test_an_unexpected_error_ends_it_and_no_batch_is_forgotten(
     broker.asked[0][1].set_exception(RuntimeError("a bug"))
     with pytest.raises(ProducerBrokenError, match="a bug"):
         await future
+
+
+async def test_an_idle_producer_asks_whether_the_cluster_is_there(
+    publisher: Sender,
+    broker: Broker,
+    troubles: list[BaseException | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publisher_module, "LOOK_SECONDS", 0.02)
+    there: list[bool | None] = [True, False, None, False, True, True]
+
+    async def answer() -> bool:
+        found = there.pop(0) if len(there) > 1 else there[0]
+        if found is None:
+            await asyncio.sleep(10)  # a frozen broker
+        return bool(found)
+
+    monkeypatch.setattr(broker, "force_metadata_update", answer)
+    told_all = asyncio.Event()
+
+    def told(error: BaseException | None) -> None:
+        troubles.append(error)
+        if len(troubles) == 4:
+            told_all.set()
+
+    publisher.troubled = told
+    looking = asyncio.create_task(publisher.look())
+    await asyncio.wait_for(told_all.wait(), 5)
+    looking.cancel()
+    kinds = [None if one is None else type(one).__name__ for one in troubles]
+    assert kinds == ["KafkaConnectionError", "TimeoutError", "KafkaConnectionError", None]
+
+
+async def test_while_something_is_sent_nobody_asks(
+    publisher: Sender, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "LOOK_SECONDS", 0.001)
+    hand_over(publisher, 1)
+    await broker.until_asked(1)
+    looking = asyncio.create_task(publisher.look())
+    await asyncio.sleep(0.02)
+    looking.cancel()
+    assert broker.refreshed == 0
+    await publisher.close(1.0)
