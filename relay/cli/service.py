@@ -55,11 +55,6 @@ class Service(Protocol):
         """Return what it cannot go on without."""
         ...
 
-    @property
-    def stalled_seconds(self) -> float | None:
-        """Return for how long it has made no progress, if that is too long."""
-        ...
-
     def detail(self) -> Mapping[str, Any]:
         """Return what it does, for people."""
         ...
@@ -183,8 +178,12 @@ async def _endpoint(
 
 
 def alive(service: Service) -> Health:
-    """Say whether its work's loop turns; that the event loop does, the answer itself says."""
-    checks, stalled = {"state": service.state}, service.stalled_seconds
+    """Say whether its work's loop turns; that the event loop does, the answer itself says.
+
+    A service without a loop of its own (it only answers requests) is alive when it answers.
+    """
+    checks = {"state": service.state}
+    stalled: float | None = getattr(service, "stalled_seconds", None)
     if stalled is not None:
         checks["stalled"] = f"no progress for {stalled:.0f} s"
     return Health(stalled is None, checks)

@@ -56,7 +56,8 @@ class WithWatchdog:
     @property
     def stalled_seconds(self) -> float | None:
         """For how long the service has made no progress, if that is too long."""
-        return self.service.stalled_seconds
+        stalled: float | None = getattr(self.service, "stalled_seconds", None)
+        return stalled
 
     def detail(self) -> Mapping[str, Any]:
         """What `relay status` shows of the service."""
