@@ -228,6 +228,7 @@ class Returns:
             self.waiting.look_at = now + _LOOK_FOR_RELEASES_SECONDS
             offsets = self.confirmation.offsets
             where = (self.connection, offsets.group, offsets.topic, owned)
+            await self.confirmation.room.look_again(self.connection, offsets.group)
             # `relay replay returns` puts some there, too.
             if await release_requested(*where) or await count_pending(*where):
                 self.waiting.likely = True

@@ -52,18 +52,30 @@ class QuarantineRoom:
         self, connection: asyncpg.Connection, group: str, refused: Sequence[Refusal]
     ) -> Sequence[Refusal]:
         """Return what is to be written: these or, in a full quarantine, their places."""
-        now = time.monotonic()
-        if now - self._counted_at > _COUNT_SECONDS:
-            self._counted_at = now
-            self._rows, self._bytes = await connection.fetchrow(_HELD, group, self.max_rows + 1)
+        await self._count(connection, group)
         self._rows += len(refused)
         self._bytes += sum(len(one.record.value or b"") for one in refused)
-        full = self._rows > self.max_rows or self._bytes > self.max_bytes
+        full = self._is_over()
         if full and not self.full:
             log.error("quarantine_full",
                       rows=self._rows, bytes=int(self._bytes))  # fmt: skip
         self.full = full
         return places(refused) if full else refused
+
+    async def look_again(self, connection: asyncpg.Connection, group: str) -> None:
+        """Count while it is full: somebody makes room, and nothing need be refused after that."""
+        if self.full:
+            await self._count(connection, group)
+            self.full = self._is_over()
+
+    async def _count(self, connection: asyncpg.Connection, group: str) -> None:
+        now = time.monotonic()
+        if now - self._counted_at > _COUNT_SECONDS:
+            self._counted_at = now
+            self._rows, self._bytes = await connection.fetchrow(_HELD, group, self.max_rows + 1)
+
+    def _is_over(self) -> bool:
+        return self._rows > self.max_rows or self._bytes > self.max_bytes
 
 
 def places(refused: Sequence[Refusal]) -> list[Refusal]:
