@@ -12,6 +12,7 @@ in which they changed it.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -30,6 +31,15 @@ _INSERT: Final = """
                               payload, headers, traceparent, tracestate)
     VALUES ($1::text, $2::text, $3::int, $4::text,
             $5::text::json, $6::text::json, $7::text, $8::text)
+    RETURNING id, event_id::text
+"""
+
+# Bytes are sent as text, too; a JSON payload's INSERT is that of the versions before.
+_INSERT_BYTES: Final = """
+    INSERT INTO relay.outbox (aggregate_type, aggregate_id, aggregate_version, event_type,
+                              payload_bytes, headers, traceparent, tracestate, content_type)
+    VALUES ($1::text, $2::text, $3::int, $4::text,
+            decode($5::text, 'base64'), $6::text::json, $7::text, $8::text, $9::text)
     RETURNING id, event_id::text
 """
 
@@ -74,7 +84,8 @@ async def append(
     require_transaction(connection)
     row = checked(event, event_types, limits)
     with creation(row.aggregate_id, topic, tracer) as made:
-        stored = await connection.fetchrow(_INSERT, *values(row, made))
+        statement = _INSERT if row.payload_bytes is None else _INSERT_BYTES
+        stored = await connection.fetchrow(statement, *values(row, made))
         return appended(stored, made)
 
 
@@ -101,17 +112,24 @@ NOT_IN_TRANSACTION: Final = (
 
 
 def values(row: Row, made: Creation) -> tuple[str | int | None, ...]:
-    """Return the row's eight columns in the order of every INSERT of this package."""
-    return (
+    """Return the row's columns in the order of every INSERT of this package.
+
+    Of a payload of bytes, base64 stands in the payload's place, and its content type at the end.
+    """
+    payload = row.payload
+    if row.payload_bytes is not None:
+        payload = b64encode(row.payload_bytes).decode()
+    columns = (
         row.aggregate_type,
         row.aggregate_id,
         row.aggregate_version,
         row.event_type,
-        row.payload,
+        payload,
         row.headers,
         made.traceparent,
         made.tracestate,
     )
+    return columns if row.payload_bytes is None else (*columns, row.content_type)
 
 
 def appended(stored: Any, made: Creation) -> Appended:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from relay.outbox.errors import FieldRefusedError, SchemaMismatchError
+from relay.outbox.errors import FieldRefusedError, PayloadTooLargeError, SchemaMismatchError
 from relay.outbox.event_types import EventTypes, explain_sample, standard
 from relay.outbox.payload import DEFAULT_LIMITS, Limits, Payload, check, encode
 
@@ -31,6 +31,9 @@ class Event:
     """A business fact about one order (or another aggregate).
 
     `payload` is JSON text or UTF-8 bytes, kept byte for byte, or a mapping, written compactly.
+    With a `content_type` it is the bytes that a serializer of yours made (Avro, Protobuf, with
+    Confluent's framing or without); they are stored and published as they are, and no schema is
+    looked at.
     `aggregate_version` counts the order's own changes, when it has a counter. `headers` travel as
     extra record headers.
     """
@@ -41,6 +44,7 @@ class Event:
     aggregate_type: str = "order"
     aggregate_version: int | None = None
     headers: Mapping[str, str] | None = None
+    content_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,10 @@ class Row:
     aggregate_id: str
     aggregate_version: int | None
     event_type: str
-    payload: str
+    payload: str | None
     headers: str | None
+    payload_bytes: bytes | None = None
+    content_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,9 @@ def checked(event: Event, event_types: EventTypes | None, limits: Limits = DEFAU
     check_text("aggregate_id", event.aggregate_id)
     check_text("event_type", event.event_type)
     _check_version(event.aggregate_version)
+    if event.content_type is not None:
+        types = standard() if event_types is None else event_types
+        return _row_of_bytes(event, event.content_type, types, limits)
     text = encode(event.payload)
     document = check(text, limits)
     _check_type(event, document, event_types)
@@ -97,6 +106,27 @@ def _check_type(event: Event, document: Mapping[str, Any], event_types: EventTyp
     except SchemaMismatchError as error:
         explain_sample(error, event.event_type)
         raise
+
+
+def _row_of_bytes(event: Event, content_type: str, types: EventTypes, limits: Limits) -> Row:
+    """Check what can be checked of bytes that only their reader understands."""
+    check_text("content_type", content_type)
+    if not isinstance(event.payload, bytes):
+        reason = f"with a content_type it must be bytes, not {type(event.payload).__name__}"
+        raise FieldRefusedError(reason, "payload")
+    if len(event.payload) > limits.max_bytes:
+        raise PayloadTooLargeError(f"larger than {limits.max_bytes} bytes")
+    types.require(event.event_type)
+    return Row(
+        aggregate_type=event.aggregate_type,
+        aggregate_id=event.aggregate_id,
+        aggregate_version=event.aggregate_version,
+        event_type=event.event_type,
+        payload=None,
+        headers=_headers(event.headers),
+        payload_bytes=event.payload,
+        content_type=content_type,
+    )
 
 
 def check_text(name: str, value: object) -> None:

@@ -55,12 +55,11 @@ class EventTypes:
         text = None if schema is None else json.dumps(schema)
         return EventTypes({**self.known, event_type: EventType(text, order_id_field)})
 
-    def check(self, event_type: str, aggregate_id: str, document: Mapping[str, Any]) -> None:
-        """Refuse a payload that its type does not allow.
+    def require(self, event_type: str) -> EventType:
+        """Return what is known of a type.
 
         Raises:
             UnknownEventTypeError: the type is not registered.
-            SchemaMismatchError: the payload does not match, or names another order.
         """
         known = self.known.get(event_type)
         if known is None:
@@ -69,6 +68,16 @@ class EventTypes:
                 " Register it: EventTypes.with_type(name, schema)",
                 "event_type",
             )
+        return known
+
+    def check(self, event_type: str, aggregate_id: str, document: Mapping[str, Any]) -> None:
+        """Refuse a payload that its type does not allow.
+
+        Raises:
+            UnknownEventTypeError: the type is not registered.
+            SchemaMismatchError: the payload does not match, or names another order.
+        """
+        known = self.require(event_type)
         if known.schema is not None:
             _match(_validator(known.schema), document)
         if known.order_id_field is not None:

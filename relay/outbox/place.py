@@ -180,6 +180,7 @@ def _submission(order: NewOrder) -> _Submission:
         "submitted_at": _SOME_TIME,
     }
     text = checked(Event("order.placed", order_id, payload), None).payload
+    assert text is not None  # it is JSON
     before, _, after = text.rpartition(_SOME_TIME)
     return _Submission(order, order_id, _compact(items), total, before, after)
 

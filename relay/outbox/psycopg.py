@@ -19,7 +19,7 @@ from relay.outbox.errors import NotInTransactionError
 from relay.outbox.event import Appended, Event, checked
 from relay.outbox.event_types import EventTypes
 from relay.outbox.payload import DEFAULT_LIMITS, Limits
-from relay.outbox.psycopg_statement import INSERT
+from relay.outbox.psycopg_statement import statement
 
 
 def append(
@@ -41,7 +41,7 @@ def append(
         creation(row.aggregate_id, topic, tracer) as made,
         connection.cursor(row_factory=tuple_row) as cursor,
     ):
-        return appended(cursor.execute(INSERT, values(row, made)).fetchone(), made)
+        return appended(cursor.execute(statement(row), values(row, made)).fetchone(), made)
 
 
 async def append_async(
@@ -61,7 +61,7 @@ async def append_async(
     row = checked(event, event_types, limits)
     with creation(row.aggregate_id, topic, tracer) as made:
         async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(INSERT, values(row, made))
+            await cursor.execute(statement(row), values(row, made))
             return appended(await cursor.fetchone(), made)
 
 

@@ -17,7 +17,7 @@ from relay.outbox.errors import NotInTransactionError
 from relay.outbox.event import Appended, Event, checked
 from relay.outbox.event_types import EventTypes
 from relay.outbox.payload import DEFAULT_LIMITS, Limits
-from relay.outbox.psycopg_statement import INSERT
+from relay.outbox.psycopg_statement import statement
 
 # The caller's own cursor factory may return rows of another shape.
 _PLAIN: Final = cursor
@@ -43,5 +43,5 @@ def append(
         creation(row.aggregate_id, topic, tracer) as made,
         connection.cursor(cursor_factory=_PLAIN) as opened,
     ):
-        opened.execute(INSERT, values(row, made))
+        opened.execute(statement(row), values(row, made))
         return appended(opened.fetchone(), made)

@@ -31,6 +31,14 @@ _INSERT: Final = text("""
             CAST(:p6 AS text), CAST(:p7 AS text))
     RETURNING id, CAST(event_id AS text)
 """)
+_INSERT_BYTES: Final = text("""
+    INSERT INTO relay.outbox (aggregate_type, aggregate_id, aggregate_version, event_type,
+                              payload_bytes, headers, traceparent, tracestate, content_type)
+    VALUES (CAST(:p0 AS text), CAST(:p1 AS text), CAST(:p2 AS int), CAST(:p3 AS text),
+            decode(CAST(:p4 AS text), 'base64'), CAST(CAST(:p5 AS text) AS json),
+            CAST(:p6 AS text), CAST(:p7 AS text), CAST(:p8 AS text))
+    RETURNING id, CAST(event_id AS text)
+""")
 
 
 def append(
@@ -55,7 +63,10 @@ def append(
     _refuse_autocommit(within)
     with creation(row.aggregate_id, topic, tracer) as made:
         named = {f"p{at}": value for at, value in enumerate(values(row, made))}
-        return appended(within.execute(_INSERT, named).one(), made)
+        return appended(
+            within.execute(_INSERT if row.payload_bytes is None else _INSERT_BYTES, named).one(),
+            made,
+        )
 
 
 async def append_async(

@@ -15,6 +15,7 @@ Connection, Django's `connection`; for asyncpg and SQLAlchemy's async forms ther
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from uuid import UUID
 _LAST: Final = "SELECT coalesce(max(id), 0)::text FROM relay.outbox"
 _SINCE: Final = """
 SELECT id::text, event_id::text, aggregate_type, aggregate_id, aggregate_version::text, event_type,
-       payload::text, headers::text, traceparent
+       payload::text, headers::text, traceparent, encode(payload_bytes, 'base64'), content_type
   FROM relay.outbox WHERE id > {after} ORDER BY id
 """
 
@@ -34,7 +35,9 @@ class RecordedEvent:
     """An event that was appended, in the order of the outbox.
 
     Attributes:
-        payload: as JSON says it; `text` is what the record's value will be, byte for byte.
+        payload: as JSON says it, and `text` as it is written; of a payload of bytes those bytes,
+            and `text` is empty.
+        content_type: of a payload of bytes.
     """
 
     outbox_id: int
@@ -47,6 +50,7 @@ class RecordedEvent:
     text: str
     headers: dict[str, str]
     traceparent: str | None
+    content_type: str | None = None
 
 
 @dataclass(slots=True)
@@ -116,8 +120,9 @@ def _event(row: tuple[Any, ...]) -> RecordedEvent:
         aggregate_id=row[3],
         aggregate_version=None if row[4] is None else int(row[4]),
         event_type=row[5],
-        payload=json.loads(row[6]),
-        text=row[6],
+        payload=b64decode(row[9] or "") if row[6] is None else json.loads(row[6]),
+        text=row[6] or "",
         headers=json.loads(row[7]) if row[7] else {},
         traceparent=row[8],
+        content_type=row[10],
     )

@@ -152,13 +152,14 @@ SELECT quarantine_id, record_key, substring(record_value FOR $2) AS record_value
 # By outbox id, wherever the row is now. As bytes: left() of a text of megabytes counts characters.
 _EVENTS: Final = """
 SELECT q.quarantine_id, convert_to(e.aggregate_id, 'UTF8') AS record_key,
-       substring(json_send(e.payload) FOR $2) AS record_value,
-       octet_length(e.payload::text) > $2 AS cut, left(e.headers::text, $3) AS record_headers
+       substring(coalesce(json_send(e.payload), e.payload_bytes) FOR $2) AS record_value,
+       coalesce(octet_length(e.payload::text), octet_length(e.payload_bytes)) > $2 AS cut,
+       left(e.headers::text, $3) AS record_headers
   FROM relay.quarantine AS q
  CROSS JOIN LATERAL (
-       SELECT aggregate_id, payload, headers FROM relay.outbox WHERE id = q.outbox_id
+       SELECT aggregate_id, payload, payload_bytes, headers FROM relay.outbox WHERE id = q.outbox_id
         UNION ALL
-       SELECT aggregate_id, payload, headers FROM relay.kept WHERE id = q.outbox_id
+       SELECT aggregate_id, payload, payload_bytes, headers FROM relay.kept WHERE id = q.outbox_id
         LIMIT 1) AS e
  WHERE q.quarantine_id = ANY ($1::bigint[]) AND q.kind = 'event'
 """

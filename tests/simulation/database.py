@@ -47,7 +47,7 @@ class Row:
 
     def fetched(self) -> tuple[Any, ...]:
         key, empty = str(self.order).encode(), bytes(8)
-        return (self.id, self.event_id, key, "e", b"{}", 2, None, None, None, empty, "order")
+        return (self.id, self.event_id, key, "e", b"{}", 2, None, None, None, empty, "order", None)
 
 
 @dataclass
@@ -166,7 +166,7 @@ def _window(db: Database, _c: Connection, xmax: int, limit: int, _i: int, xip: A
     new = [row for row in db.rows if row.txid >= xmax and db.visible(row, cur)]
     ended = [row for row in db.rows if row.txid in xip and db.visible(row, cur)]
     new.sort(key=lambda row: (row.txid, row.id))
-    head = (None, None, None, None, None, None, None, str(cur), None, None, None)
+    head = (None, None, None, None, None, None, None, str(cur), None, None, None, None)
     return [head, *(row.fetched() for row in [*new[:limit], *ended[:limit]])]
 
 

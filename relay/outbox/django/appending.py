@@ -21,7 +21,7 @@ from relay.outbox.errors import NotInTransactionError
 from relay.outbox.event import Appended, Event, checked
 from relay.outbox.event_types import EventTypes
 from relay.outbox.payload import DEFAULT_LIMITS, Limits, encode
-from relay.outbox.psycopg_statement import INSERT
+from relay.outbox.psycopg_statement import statement
 
 
 def append(
@@ -53,7 +53,7 @@ def append(
         event = replace(event, payload=encode(event.payload, DjangoJSONEncoder))
     row = checked(event, event_types, limits)
     with creation(row.aggregate_id, topic, tracer) as made, connection.cursor() as cursor:
-        cursor.execute(INSERT, values(row, made))
+        cursor.execute(statement(row), values(row, made))
         return appended(cursor.fetchone(), made)
 
 

@@ -26,11 +26,13 @@ class Page:
         ids: the outbox's own.
         event_ids: 16 bytes each.
         keys: the aggregate ids, as UTF-8; empty until a long one was read.
-        payloads: JSON as written, as UTF-8; None until a large one was read.
+        payloads: JSON as written, as UTF-8, or the bytes of another content type; None until a
+            large one was read.
         sizes: of payload, headers and twice the aggregate id, in bytes.
         headers: the row's own headers, a JSON object as UTF-8, or None.
         created_at: PostgreSQL's binary timestamptz, 8 bytes each.
         aggregate_types: their first 256 characters.
+        content_types: None: JSON.
         after: the position once all of them are published.
         names: the aggregate ids as quarantine has them (`order_name`).
     """
@@ -46,6 +48,7 @@ class Page:
     tracestates: Sequence[str | None]
     created_at: Sequence[bytes]
     aggregate_types: Sequence[str]
+    content_types: Sequence[str | None]
     after: Position
     names: Sequence[bytes] = field(init=False)
     _id_texts: list[bytes] | None = field(default=None, init=False, repr=False)
@@ -56,7 +59,7 @@ class Page:
     @classmethod
     def empty(cls, after: Position) -> Page:
         """Return a page without rows."""
-        return cls((), (), (), (), [], (), [], (), (), (), (), after)
+        return cls((), (), (), (), [], (), [], (), (), (), (), (), after)
 
     @classmethod
     def of_records(cls, records: Sequence[Sequence[Any]], after: Position) -> Page:
@@ -64,12 +67,13 @@ class Page:
         if not records:
             return cls.empty(after)
         columns = zip(*records, strict=True)
-        ids, event_ids, keys, types, payloads, sizes, headers, parents, states, times, kinds = (
-            columns
-        )
+        (
+            ids, event_ids, keys, types, payloads, sizes, headers, parents, states, times, kinds,
+            contents,
+        ) = columns  # fmt: skip
         return cls(
             ids, event_ids, keys, types, list(payloads), sizes, list(headers), parents, states,
-            times, kinds, after,
+            times, kinds, contents, after,
         )  # fmt: skip
 
     @property
@@ -103,6 +107,7 @@ class Page:
             self.tracestates[:count],
             self.created_at[:count],
             self.aggregate_types[:count],
+            self.content_types[:count],
             self.after,
         )
 
@@ -121,6 +126,7 @@ class Page:
             taken(self.tracestates),
             taken(self.created_at),
             taken(self.aggregate_types),
+            taken(self.content_types),
             self.after,
         )
         page.names = taken(self.names)

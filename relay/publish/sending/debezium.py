@@ -67,7 +67,7 @@ class DebeziumEncoder:
         pieces = (
             map(varint_of, map(len, rows.keys)),
             rows.keys,
-            map(_value, rows.payloads),
+            map(_value, rows.payloads, rows.content_types),
             [
                 self._head(rows, kinds[place], place, tracestates[place], replay_id)
                 for place in range(len(kinds))
@@ -101,6 +101,9 @@ class DebeziumEncoder:
         own = own_headers(rows.headers[place], frozenset({DEBEZIUM_ID, *named}))
         found = [*own, *((name.encode(), fields[field]) for name, field in named.items())]
         found += [(DEBEZIUM_TYPE.encode(), event_type), (b"relay_epoch", self._epoch)]
+        content_type = rows.content_types[place]
+        if content_type is not None:
+            found.append((b"content-type", content_type.encode("utf-8", "replace")))
         if tracestate:
             found.append((b"tracestate", tracestate))
         if replay_id is not None:
@@ -108,7 +111,7 @@ class DebeziumEncoder:
         return varint_of(len(found) + _VARYING) + b"".join(header(*one) for one in found)
 
 
-def _value(payload: bytes | None) -> bytes:
-    if not payload or payload.strip() == b"null":
+def _value(payload: bytes | None, content_type: str | None) -> bytes:
+    if not payload or (content_type is None and payload.strip() == b"null"):
         return _NO_VALUE
     return varint_of(len(payload)) + payload

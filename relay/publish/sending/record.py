@@ -89,7 +89,7 @@ class RecordEncoder:
         self._source = source
         self._dataschemas = dataschemas
         self._epoch = str(epoch).encode()
-        self._constants: dict[tuple[str, bytes | None], tuple[int, bytes]] = {}
+        self._constants: dict[tuple[str, bytes | None, str | None], tuple[int, bytes]] = {}
         self._times = Rfc3339Times()
 
     def tails(
@@ -131,8 +131,8 @@ class RecordEncoder:
         replay_id: bytes | None,
     ) -> Iterable[bytes]:
         """Return for each row the number of headers, and those that do not vary."""
-        if any(tracestates) or any(rows.headers):
-            varying = zip(kinds, tracestates, rows.headers, strict=True)
+        if any(tracestates) or any(rows.headers) or any(rows.content_types):
+            varying = zip(kinds, rows.content_types, tracestates, rows.headers, strict=True)
             return [self._own_head(*row, replay_id) for row in varying]
         if kinds.count(kinds[0]) == len(kinds):
             return repeat(self._head(kinds[0], replay_id))
@@ -145,25 +145,28 @@ class RecordEncoder:
     def _own_head(
         self,
         kind: str,
+        content_type: str | None,
         tracestate: bytes | None,
         headers: bytes | None,
         replay_id: bytes | None,
     ) -> bytes:
-        count, encoded = self._constant(kind, replay_id)
+        count, encoded = self._constant(kind, replay_id, content_type)
         more = [header(name, value) for name, value in own_headers(headers)]
         if tracestate:
             more.append(header(b"tracestate", tracestate))
         return varint_of(count + len(more) + _VARYING) + b"".join(more) + encoded
 
-    def _constant(self, kind: str, replay_id: bytes | None) -> tuple[int, bytes]:
-        known = self._constants.get((kind, replay_id))
+    def _constant(
+        self, kind: str, replay_id: bytes | None, content_type: str | None = None
+    ) -> tuple[int, bytes]:
+        known = self._constants.get((kind, replay_id, content_type))
         if known is None:
             event_type = event_type_of(kind)
             given = {
                 b"ce_specversion": b"1.0",
                 b"ce_type": event_type.encode(),
                 b"ce_source": self._source_of(kind).encode(),
-                b"content-type": b"application/json",
+                b"content-type": (content_type or "application/json").encode("utf-8", "replace"),
                 b"relay_epoch": self._epoch,
             }
             if event_type in self._dataschemas:
@@ -173,7 +176,7 @@ class RecordEncoder:
             known = len(given), b"".join(header(*pair) for pair in given.items())
             if len(self._constants) > 1000:  # noqa: PLR2004 - replays come and go
                 self._constants.clear()
-            self._constants[kind, replay_id] = known
+            self._constants[kind, replay_id, content_type] = known
         return known
 
     def _source_of(self, kind: str) -> str:

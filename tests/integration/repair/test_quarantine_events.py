@@ -122,7 +122,10 @@ async def test_an_event_of_a_dropped_partition_is_released_from_what_was_kept(sh
     event = (await park(shop, "o-1", "order.new"))[0]
     await shop.pg.execute(
         """WITH gone AS (DELETE FROM relay.outbox RETURNING *)
-           INSERT INTO relay.kept SELECT *, clock_timestamp(), 'parked' FROM gone"""
+           INSERT INTO relay.kept (txid, id, event_id, aggregate_type, aggregate_id,
+    aggregate_version, event_type, payload, headers, traceparent, tracestate, created_at,
+    payload_bytes, content_type, kept_at, why)
+SELECT *, clock_timestamp(), 'parked' FROM gone"""
     )
     assert shop.data("quarantine", "show", "1")["quarantine"][0]["lies_in"] == "kept"
     shop.data("quarantine", "release", "--order", "o-1", "--reason", "x")

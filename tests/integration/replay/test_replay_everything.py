@@ -23,7 +23,10 @@ SELECT 'order', 'o-' || n % 100, 'order.placed', '{}', now() + make_interval(day
 """
 KEEP = """
 WITH gone AS (DELETE FROM relay.outbox WHERE id % 50 = 0 RETURNING *)
-INSERT INTO relay.kept SELECT gone.*, clock_timestamp(), 'parked' FROM gone
+INSERT INTO relay.kept (txid, id, event_id, aggregate_type, aggregate_id,
+    aggregate_version, event_type, payload, headers, traceparent, tracestate, created_at,
+    payload_bytes, content_type, kept_at, why)
+SELECT gone.*, clock_timestamp(), 'parked' FROM gone
 """
 PUBLISHED = "UPDATE relay.checkpoint SET prev = pg_current_snapshot() WHERE shard = 0"
 

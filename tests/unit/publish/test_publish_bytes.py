@@ -49,6 +49,7 @@ def page_of(rows: list[dict[str, Any]]) -> Page:
             None,
             pack(">q", row.get("created_at", 0)),
             row.get("aggregate_type", "order"),
+            row.get("content_type"),
         )
         for number, row in enumerate(rows, 1)
     ]

@@ -13,7 +13,10 @@ SOMEBODY_OPEN = "12:20:12"
 ALL_OVER = "20:20:"
 NEWER_OVER = "12:21:12"
 BOTH = (SOMEBODY_OPEN, [])
-ROW = (7, b"e" * 16, b"order-1", "order.placed", b"{}", 2, None, None, None, b"t" * 8, "order")
+ROW = (
+    *(7, b"e" * 16, b"order-1", "order.placed", b"{}", 2, None, None, None, b"t" * 8),
+    *("order", None),
+)
 
 
 @dataclass
