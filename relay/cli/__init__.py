@@ -35,6 +35,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "List, show, release, discard or export what is held.",
         ),
         "close": ("relay.cli.close", "Close overdue orders or an incident by hand."),
+        "erase": ("relay.cli.erase", "Blank what is stored of a person's orders."),
         "rebaseline": ("relay.cli.rebaseline", "Set a new checkpoint after a restore."),
     },
     "Verify": {

@@ -22,6 +22,9 @@ PROBE_EVENT = "relay.probe"
 CANARY_EVENT = "relay.canary"
 """The same of the canaries that go through the processor and back: on the events' own topic."""
 
+ERASED_EVENT = "relay.erased"
+"""Event type of a tombstone that `relay erase` sends on a compacted topic."""
+
 
 class FlowError(ValueError):
     """The flow's settings contradict each other; the message names them."""
@@ -171,7 +174,7 @@ class Flow:
     others: OtherFlows = OtherFlows()
 
     def __post_init__(self) -> None:
-        problem = contradiction(self, frozenset({PROBE_EVENT, CANARY_EVENT}))
+        problem = contradiction(self, frozenset({PROBE_EVENT, CANARY_EVENT, ERASED_EVENT}))
         if problem:
             raise FlowError(f"flow {self.name!r}: {problem}")
 
@@ -244,7 +247,7 @@ class Flow:
     @property
     def routes(self) -> Mapping[str, EventRoute]:
         """Where each event type of this flow is published, canaries included."""
-        return {**self.events, **self.canary_routes}
+        return {**self.events, ERASED_EVENT: EventRoute(self.events_topic), **self.canary_routes}
 
     @property
     def canary_topic(self) -> str:

@@ -11,7 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from relay.runtime.flow import ApplyColumns, Flow, FlowError, OtherFlows, Wire
+from relay.runtime.flow import (
+    ApplyColumns,
+    Flow,
+    FlowError,
+    OtherFlows,
+    Wire,
+)
 
 BEFORE_FLOWS: Final = ""
 """As whose a row is marked that was written before flows were told apart."""
@@ -101,13 +107,11 @@ class Routes:
         shared = frozenset(one for one, count in counts.items() if count > 1 or by_aggregate)
         listed: dict[str, tuple[Flow, str]] = {}
         for flow in flows:
-            for event_type, route in flow.events.items():
-                kind = (
-                    _kind(flow.aggregate_type, event_type) if event_type in shared else event_type
-                )
-                listed[kind] = flow, route.topic
-            for event_type, route in flow.canary_routes.items():
-                aggregate_type = flow.canary_aggregate_type(event_type)
+            canaries = flow.canary_routes
+            for event_type, route in flow.routes.items():
+                aggregate_type = flow.aggregate_type
+                if event_type in canaries:
+                    aggregate_type = flow.canary_aggregate_type(event_type)
                 kind = _kind(aggregate_type, event_type) if event_type in shared else event_type
                 listed[kind] = flow, route.topic
         return cls(listed, shared, catching)

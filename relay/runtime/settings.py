@@ -19,12 +19,12 @@ from pydantic_settings import (
 
 from relay.runtime.database_url import DatabaseUrlError, read_database_url
 from relay.runtime.flow import Flow, FlowError
+from relay.runtime.flow_settings import FlowSettings
 from relay.runtime.flows import beside_each_other, named_flow
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings_model import (
     ConfirmSettings,
     DatabaseSettings,
-    FlowSettings,
     KafkaSettings,
     LogSettings,
     MaintenanceSettings,

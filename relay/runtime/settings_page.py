@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from relay.runtime.flow_settings import ColumnsSettings, EventSettings
 from relay.runtime.settings import Settings
-from relay.runtime.settings_model import ColumnsSettings, EventSettings
 from relay.runtime.settings_sources import OTHER_VARIABLES, is_secret, sections, variables
 
 _HEAD = """# Settings

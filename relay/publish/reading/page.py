@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 from relay.publish.reading.parked_orders import order_name
 from relay.publish.reading.uuid_text import uuid_texts
 from relay.publish.reading.window import Position
+
+ERASED: Final = "application/x-relay-erased"
+"""The content type of a row whose payload was taken out (`relay erase`): it goes as a tombstone."""
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from itertools import repeat
 from typing import Final
 
 from relay.kafka.event_headers import DEBEZIUM_CREATED_AT, DEBEZIUM_ID, DEBEZIUM_TYPE
-from relay.publish.reading.page import Page
+from relay.publish.reading.page import ERASED, Page
 from relay.publish.sending.record import (
     Rfc3339Times,
     header,
@@ -112,6 +112,10 @@ class DebeziumEncoder:
 
 
 def _value(payload: bytes | None, content_type: str | None) -> bytes:
-    if not payload or (content_type is None and payload.strip() == b"null"):
+    if (
+        not payload
+        or content_type == ERASED
+        or (content_type is None and payload.strip() == b"null")
+    ):
         return _NO_VALUE
     return varint_of(len(payload)) + payload

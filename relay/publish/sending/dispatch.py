@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.publish.reading.checkpoint import Parked
-from relay.publish.reading.page import Page
+from relay.publish.reading.page import ERASED, Page
 from relay.publish.reading.parked_orders import ParkedOrders
 from relay.publish.reading.replays import Refused, Replayed
 from relay.publish.sending.batch import Batch, batches
@@ -30,6 +30,7 @@ NO_TOPIC: Final = "no_topic"
 TOO_LARGE: Final = "too_large"
 ORDER_PARKED: Final = "order_parked"
 PARKED_FOR: Final = (NO_TOPIC, TOO_LARGE, ORDER_PARKED)
+WAS_ERASED: Final = "erased"
 
 
 @dataclass(slots=True)
@@ -104,6 +105,8 @@ class Dispatcher:
         for place, outbox_id in enumerate(page.ids):
             topic = self._topic(kinds[place], replay)
             reason = self._reason_at(page, place, sizes, topic)
+            if page.content_types[place] == ERASED:
+                reason = WAS_ERASED
             if reason is None and topic is not None:
                 by_topic.setdefault(topic, []).append(place)
             else:

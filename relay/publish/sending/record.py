@@ -20,7 +20,7 @@ from operator import add
 from struct import unpack
 from typing import Final
 
-from relay.publish.reading.page import Page
+from relay.publish.reading.page import ERASED, Page
 from relay.runtime.flows import Routes, event_type_of
 
 _EPOCH_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -105,10 +105,15 @@ class RecordEncoder:
         key_sizes = list(map(varint_of, map(len, keys)))
         # One that was never read is too large to be sent, and is parked.
         payloads = [payload or b"" for payload in rows.payloads]
+        sizes = list(map(len, payloads))
+        if ERASED in rows.content_types:
+            erased = [one == ERASED for one in rows.content_types]
+            payloads = [b"" if gone else one for one, gone in zip(payloads, erased, strict=True)]
+            sizes = [-1 if gone else size for size, gone in zip(sizes, erased, strict=True)]
         pieces = (
             key_sizes,
             keys,
-            map(varint_of, map(len, payloads)),
+            map(varint_of, sizes),
             payloads,
             self._heads(rows, kinds, tracestates, replay_id),
             repeat(_ID),

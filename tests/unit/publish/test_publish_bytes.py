@@ -14,7 +14,7 @@ from aiokafka.record.util import calc_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.publish.reading.page import Page
+from relay.publish.reading.page import ERASED, Page
 from relay.publish.reading.uuid_text import uuid_texts
 from relay.publish.reading.window import Position, Snapshot
 from relay.publish.sending import wire
@@ -29,8 +29,8 @@ from relay.publish.sending.record import (
 )
 from relay.publish.sending.wire_form import WireEncoder
 from relay.runtime.flow import EventRoute, Flow
+from relay.runtime.flow_settings import FlowSettings
 from relay.runtime.flows import Routes, beside_each_other
-from relay.runtime.settings_model import FlowSettings
 
 AFTER = Position(Snapshot(3, 3))
 
@@ -310,3 +310,19 @@ def test_a_page_of_two_presets_keeps_its_order() -> None:
         one == "order" for one in types
     ]
     assert ["id" in dict(one.headers) for one in records] == [one == "payment" for one in types]
+
+
+def test_what_was_erased_goes_as_a_tombstone_in_both_presets() -> None:
+    rows = [
+        {"key": b"1", "payload": b"null", "content_type": ERASED, "aggregate_type": "payment"},
+        {"key": b"2", "payload": b"null", "aggregate_type": "payment"},
+        {"key": b"3", "payload": b"{}", "aggregate_type": "payment"},
+    ]
+    page, parents, states = page_of(rows), [b"t" * 55] * 3, [None] * 3
+    found = []
+    for flow in (Flow(aggregate_type="payment"), ROUTED.flow("payments")):
+        routes = Routes.of([flow])
+        kinds = routes.kinds(page.aggregate_types, page.event_types)
+        tails = WireEncoder(routes, None, {}, 4).tails(page, kinds, parents, states)
+        found.append([record.value for record in decoded(batch_bytes(tails))])
+    assert found == [[None, b"null", b"{}"], [None, None, b"{}"]]
