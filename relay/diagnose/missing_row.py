@@ -19,13 +19,15 @@ _LITERAL: Final = "SELECT quote_literal($1::text)"
 
 
 async def insert_template(connection: asyncpg.Connection, flow: Flow) -> InsertTemplate | None:
-    """Return the statement for this flow's orders; None where there is no orders table."""
+    """Return the statement for this flow's orders; None: nobody says where, or what, they are."""
     columns = flow.orders_columns
     if columns is None:
         return None
     try:
         table = await orders_table(connection, flow)
-        payload = await order_payload(connection, columns.table)
+        payload = await order_payload(connection, flow, table)
+        if payload is None:
+            return None
         expecting = next(iter(flow.deadlines), "order.placed")
         kind = await connection.fetchval(_LITERAL, expecting)
         aggregate = await connection.fetchval(_LITERAL, flow.aggregate_type)

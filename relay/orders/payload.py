@@ -1,7 +1,8 @@
 """Hop 1: what an order's own row says of it, as the payload of an event that was never written.
 
 Invariant: an expression for the database to evaluate, so that nothing is retyped; what the row does
-not hold is not invented.
+not hold is not invented. It is what the shop's own function says, or the contract's payload where
+the table is the contract's; a raw row of another table is never sent: it may hold anything.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
+
+from relay.orders.catalog import FlowTableError
+from relay.orders.table import OrdersTable
+from relay.runtime.flow import Flow
 
 # The contract's payload of order.placed; money is a string of decimal digits, a time RFC 3339.
 _CONTRACT: Final = ("order_id", "customer_id", "items", "total", "currency", "submitted_at")
@@ -24,17 +29,40 @@ class OrderPayload:
     """An expression over a row `o` of the orders table.
 
     Attributes:
-        by_contract: the table has the contract's columns; else the payload is the row as it is.
+        by_contract: the table has the contract's columns; else the shop's function says it.
     """
 
     sql: str
     by_contract: bool
 
 
-async def order_payload(connection: asyncpg.Connection, table: str) -> OrderPayload:
-    """Return the payload that rows of the orders table give."""
-    columns = {row["attname"] for row in await connection.fetch(_COLUMNS, table)}
-    if not columns >= set(_CONTRACT):
-        return OrderPayload("row_to_json(o)", by_contract=False)
+# A view is asked through one, too: SELECT to_json(v) FROM shop.order_event v WHERE v.id = $1.
+_FUNCTION: Final = """
+SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname)
+  FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+ WHERE p.oid = to_regprocedure($1)
+   AND p.prorettype IN ('pg_catalog.json'::regtype, 'pg_catalog.jsonb'::regtype)
+"""
+
+
+async def order_payload(
+    connection: asyncpg.Connection, flow: Flow, table: OrdersTable
+) -> OrderPayload | None:
+    """Return the payload that the flow's orders give; None: nobody says what it is.
+
+    Raises:
+        FlowTableError: there is no such function.
+    """
+    named = flow.payload_function
+    if named is not None:
+        function = await connection.fetchval(_FUNCTION, f"{named}(text)")
+        if function is None:
+            raise FlowTableError(f"there is no function {named}(text) that returns json")
+        return OrderPayload(f"{function}({table.id_of()})", by_contract=False)
+    columns = flow.orders_columns
+    assert columns is not None
+    found = {row["attname"] for row in await connection.fetch(_COLUMNS, columns.table)}
+    if not found >= set(_CONTRACT):
+        return None
     fields = (f"'{name}', o.{name}{'::text' if name == 'total' else ''}" for name in _CONTRACT)
     return OrderPayload(f"json_build_object({', '.join(fields)})", by_contract=True)

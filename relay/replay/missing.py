@@ -23,10 +23,16 @@ from relay.runtime.flow import Flow
 _LOCK: Final = "SELECT FROM relay.lease WHERE duty = 'write_missing' FOR NO KEY UPDATE"
 _THERE: Final = """
 SELECT EXISTS (SELECT FROM relay.outbox_summary
-                WHERE aggregate_id = $1 AND event_type = ANY ($2::text[]))
+                WHERE aggregate_id = $1 AND event_type = $2 AND (aggregate_type = $3 OR $4))
     OR EXISTS (SELECT FROM relay.kept_summary
-                WHERE aggregate_id = $1 AND event_type = ANY ($2::text[]))
+                WHERE aggregate_id = $1 AND event_type = $2 AND (aggregate_type = $3 OR $4))
 """
+
+
+NO_PAYLOAD: Final = (
+    "what such an event says is not known, and a raw row is never sent: name the shop's function"
+    " (text) that returns json as [flow.NAME] payload_function"
+)
 
 
 class NotWrittenError(Exception):
@@ -39,7 +45,7 @@ async def write_missing(
     """Write the events of orders that have none; return those that could not be, and why.
 
     Raises:
-        NotWrittenError: the flow has no orders table.
+        NotWrittenError: the flow has no orders table, or nobody says what the event holds.
         asyncpg.InsufficientPrivilegeError: this login may not write events.
     """
     refused: dict[str, str] = {}
@@ -50,11 +56,22 @@ async def write_missing(
         try:
             async with connection.transaction():
                 await connection.execute(_LOCK)
-                if not await connection.fetchval(_THERE, order_id, [maker.kind]):
+                alone = maker.kind in flow.own_event_types
+                whose = order_id, maker.kind, flow.aggregate_type, alone
+                if not await connection.fetchval(_THERE, *whose):
                     await _write(connection, flow, maker, order_id)
         except (EventRefusedError, NotWrittenError) as error:
             refused[order_id] = str(error)
     return refused
+
+
+async def require_payload(connection: asyncpg.Connection, flow: Flow) -> None:
+    """Refuse to plan what could not be written.
+
+    Raises:
+        NotWrittenError: the flow has no orders table, or nobody says what the event holds.
+    """
+    await _maker(connection, flow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +95,9 @@ async def _maker(connection: asyncpg.Connection, flow: Flow) -> _Maker:
     if columns is None:
         raise NotWrittenError("--write-missing needs the orders' table: [flow.NAME.columns]")
     table = await orders_table(connection, flow)
-    payload = await order_payload(connection, columns.table)
+    payload = await order_payload(connection, flow, table)
+    if payload is None:
+        raise NotWrittenError(NO_PAYLOAD)
     kind = next(iter(flow.deadlines or flow.events))
     # An order table of the user's own shape makes an event of that shape.
     ours = payload.by_contract and kind in standard().known

@@ -36,6 +36,7 @@ from relay.replay.jobs import (
     store_items,
     store_plan,
 )
+from relay.replay.missing import require_payload
 from relay.replay.plan import Judged, Plan, Skip, decide, skipped_at_once
 from relay.replay.selection import Selection
 from relay.runtime.flow import Flow
@@ -106,6 +107,8 @@ async def _plan(settings: Settings, connection: Any, wanted: Wanted) -> Plan:
     ids = [one.outbox_id for one in judged if one.outbox_id is not None]
     rows = await event_rows(connection, flow, ids, selection, wanted.topic)
     plan = decide(judged, rows, selection, again=wanted.again, write_missing=wanted.write_missing)
+    if plan.missing:
+        await require_payload(connection, flow)
     if wanted.topic is not None:
         plan.twice = 0  # whoever reads there has not seen them
     if not selection.names_orders:

@@ -147,6 +147,7 @@ class Flow:
         wire_headers: of `debezium`: header -> what of the row stands in it.
         every_event: event types of the aggregate type that are not listed are published, too, and
             expect no return.
+        payload_function: of the shop: what the event of an order says that was written without.
         others: the other flows' names for things.
     """
 
@@ -171,6 +172,7 @@ class Flow:
     wire: Wire = "cloudevents"
     wire_headers: Mapping[str, WireField] = field(default_factory=dict)
     every_event: bool = False
+    payload_function: str | None = None
     others: OtherFlows = OtherFlows()
 
     def __post_init__(self) -> None:

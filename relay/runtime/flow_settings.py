@@ -137,6 +137,12 @@ class FlowSettings(Section):
         description="whether event types that are not listed go to events_topic, too, by their"
         " aggregate type, and expect no return; not given: with `wire` debezium they do",
     )
+    payload_function: str | None = Field(
+        default=None,
+        description="schema.name of a function (text) that returns json: what the event of an"
+        " order says that was committed without one; not given: no such event is made of a table"
+        " of the shop's own shape",
+    )
     probe_topic: str = Field(default="relay.probe", description="where `relay probe` sends to")
     max_return_bytes: int = Field(
         default=1_048_576,
@@ -172,6 +178,7 @@ class FlowSettings(Section):
             orders=self._looked_at(),
             events_since=self.events_since,
             probe_topic=self.probe_topic,
+            payload_function=self.payload_function,
             wire=self.wire,
             wire_headers=dict(self.wire_headers),
             every_event=by_router if self.every_event is None else self.every_event,

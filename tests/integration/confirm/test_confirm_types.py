@@ -16,7 +16,7 @@ from relay.orders.catalog import FlowTableError, as_far_as_known, orders_table, 
 from relay.orders.keys import canonical_order_id
 from relay.replay.candidates import canonical, count_returned
 from relay.replay.follow import returned_orders
-from relay.replay.missing import write_missing
+from relay.replay.missing import NotWrittenError, write_missing
 from relay.runtime.flow import ApplyColumns, EventRoute, Flow, KeyType
 from relay.runtime.kafka_connection import KafkaConnection
 
@@ -181,6 +181,14 @@ async def test_an_order_goes_all_the_way_whatever_its_columns_are(lab, name, sta
     await reconcile_statuses(lab.pg, flow, since, None, tally)
     assert tally.counts == {"terminal statuses with their return": 1}
     assert tally.clean
+    # A raw row is never sent; what the shop's function says is.
+    with pytest.raises(NotWrittenError, match="payload_function"):
+        await write_missing(lab.pg, flow, [bypassed])
+    await lab.pg.execute(
+        "CREATE FUNCTION said(text) RETURNS json LANGUAGE sql"
+        " AS $$ SELECT json_build_object('No', $1) $$"
+    )
+    flow = replace(flow, payload_function="public.said")
     assert await write_missing(lab.pg, flow, [bypassed]) == {}
     written = "SELECT payload->>'No' FROM relay.outbox WHERE aggregate_id = $1"
     got = str(await lab.pg.fetchval(written, bypassed))
