@@ -119,6 +119,12 @@ def _vocabulary(dsn: str | None, orders: OrdersProposal, asked: Asked) -> Vocabu
             final=_ask_list(asked, "statuses that end the wait", found.final),
             later=given["later"],
         )
+    if not known and status.default is None and not (given["initial"] and given["final"]):
+        click.echo(
+            "no order is there yet, and the column names no words: those of the next line are"
+            " guesses. Say your own with --initial and --final",
+            err=True,
+        )
     aliases = {**found.aliases, **given["aliases"]}
     return Vocabulary(found.initial, found.steps, found.final, found.later, aliases)
 

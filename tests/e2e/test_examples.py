@@ -123,6 +123,7 @@ async def test_a_new_shop_goes_from_nothing_to_its_first_returned_order(
         "--returns-topic", returns, "--processor-group", group,
         "--confirm-group", f"c-{topics.suffix}", env=env,
     )  # fmt: skip
+    assert "Say your own with --initial and --final" in done.stderr  # Django has no default there
     assert "public.shop_order, id id (bigint), status status, placed created_at" in done.stderr
     assert done.stdout.count("\n NO") == 1, done.stdout  # database.fsync, of the tests' server
     for service in ("run", "confirm"):
