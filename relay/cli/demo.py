@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
 from relay.cli.demo_screen import Screen
-from relay.cli.demo_text import as_json, lines
+from relay.cli.demo_text import as_json, lines, traces
 from relay.cli.errors import FAILURE, INTERRUPTED
 from relay.cli.output import print_json, wants_json
 from relay.runtime.shutdown import stop_on_signals
 from relay.sample.demo import Standing, run_demo
+from relay.sample.demo_jaeger import jaeger_beside
 from relay.sample.demo_result import DemoOptions, DemoResult, DemoStoppedError
 
 _OTLP_PORT = 4318
@@ -58,9 +61,21 @@ _OTLP_PORT = 4318
 @click.option(
     "--web", is_flag=True, help="Keep everything running, with the operator's page, until Ctrl-C."
 )
+@click.option(
+    "--jaeger",
+    is_flag=True,
+    help="Run a Jaeger beside the loop, print three traces to open, and stay until Ctrl-C.",
+)
 @click.pass_context
 def command(
-    ctx: click.Context, /, jaeger_url: str | None, timeout: float, web: bool, **given: Any
+    ctx: click.Context,
+    /,
+    *,
+    jaeger_url: str | None,
+    jaeger: bool,
+    timeout: float,
+    web: bool,
+    **given: Any,
 ) -> None:
     """Place orders over HTTP and see their returns come back, hop by hop.
 
@@ -69,11 +84,40 @@ def command(
     hop another way, and found by the evidence. Exit code 0: every order it expected back came
     back, and every lost one was found where it was lost.
     """
-    environment = _environment(os.environ, jaeger_url)
+    if jaeger and jaeger_url is not None:
+        raise click.UsageError("--jaeger runs one, --jaeger-url names another: give one of them")
     options = DemoOptions(timeout_seconds=timeout, **given)
-    if web:
-        _with_page(options, environment)
+    if not jaeger:
+        environment = _environment(os.environ, jaeger_url)
+        if web:
+            _with_page(options, environment)
+        else:
+            _tell(ctx, options, environment)
         return
+    with (
+        tempfile.TemporaryDirectory(prefix="relay-demo-jaeger-") as folder,
+        jaeger_beside(Path(folder), os.environ) as beside,
+    ):
+        click.echo(f"Jaeger is at {beside.url}", err=True)
+        given_too = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": beside.otlp}
+        environment = _environment(given_too, beside.url)
+        if web:
+            _with_page(options, environment)
+            return
+        result = _tell(ctx, options, environment)
+        click.echo("\n".join(traces(result, beside.url)))
+        if not beside.pages:
+            click.echo(
+                "this Jaeger was built without its pages: its API answers at "
+                f"{beside.url}/api/traces/TRACE_ID; a release's `jaeger` on the PATH has them",
+                err=True,
+            )
+        click.echo("Jaeger stays until Ctrl-C", err=True)
+        asyncio.run(_until_stopped())
+
+
+def _tell(ctx: click.Context, options: DemoOptions, environment: Mapping[str, str]) -> DemoResult:
+    """Tell the story and say what it came to."""
     try:
         result = asyncio.run(_run(options, environment))
     except DemoStoppedError as error:
@@ -85,6 +129,12 @@ def command(
     else:
         click.echo("\n".join(lines(result, trace_url)))
     _conclude(ctx, result)
+    return result
+
+
+async def _until_stopped() -> None:
+    with stop_on_signals() as stop:
+        await stop.wait()
 
 
 def _with_page(options: DemoOptions, environment: Mapping[str, str]) -> None:

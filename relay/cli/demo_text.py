@@ -25,6 +25,8 @@ _MEANING: Final = {
 }
 _IN_A_LINE: Final = 6
 _OF_A_HOP: Final = 2
+# Which of the lost ones say most in a trace viewer.
+_TO_SHOW: Final = (Hop.RETURN, Hop.PROCESS, Hop.CONFIRM, Hop.PUBLISH, Hop.PLACE)
 
 
 def lines(result: DemoResult, trace_url: str | None) -> Iterator[str]:
@@ -84,6 +86,21 @@ def _missing(result: DemoResult, now_at: datetime, trace_url: str | None) -> Ite
         yield from timeline_lines(result.unexpected_told[0], now_at, trace_url)
         for one in result.unexpected_told[1:_IN_A_LINE]:
             yield f"order {one.diagnosis.order_id}  {headline(one.diagnosis, now_at)}"
+
+
+def traces(result: DemoResult, trace_url: str) -> Iterator[str]:
+    """Return three traces to open: an order that came back, and two lost at different hops."""
+    yield "\nThree traces to open:"
+    if result.example is not None:
+        yield f" came back          {result.example.diagnosis.trace_link(trace_url)}"
+    lost: dict[Hop, str] = {}
+    for one in result.missing:
+        hop = result.lost.get(one.diagnosis.order_id)
+        link = one.diagnosis.trace_link(trace_url)
+        if hop is not None and link is not None:
+            lost.setdefault(hop, link)
+    for hop in sorted(lost, key=_TO_SHOW.index)[:2]:
+        yield f" lost at {hop.value:<10} {lost[hop]}"
 
 
 def as_json(result: DemoResult, trace_url: str | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from relay.diagnose.report.diagnosis import Diagnosis
 from relay.diagnose.session import Session, UnreachableError, session
 from relay.diagnose.verdicts import found_something
 from relay.runtime.settings import Settings
+from relay.runtime.trace_link import NOT_SAMPLED
 
 TRIAGE_ORDERS = 10_000
 
@@ -160,7 +161,9 @@ def _print(
         lines = causes(found, now_at) if found else ["no order is overdue: nothing is lost"]
     elif len(found) == 1:
         lines = one_order(found[0], now_at)
-        link = settings.trace.link(found[0].trace_id)
+        link = found[0].trace_link(settings.trace.url)
+        if link is None and found[0].trace_sampled is False:
+            link = NOT_SAMPLED
         lines += [f" trace {link}"] if link else []
     else:
         lines = many_orders(found, now_at)

@@ -118,7 +118,7 @@ def place(
         placed, status = asyncio.run(
             _place(_way(settings, tracing, url), order, timeout if wait else None)
         )
-    data = asdict(placed) | {"status": status, "trace_url": _trace_url(settings, placed.trace_id)}
+    data = asdict(placed) | {"status": status, "trace_url": settings.trace.link(placed.trace_id)}
     _print(ctx, data, _shown(data))
     if wait and status not in TERMINAL:
         raise Found(f"order {placed.order_id} is {status} after {timeout:g} s")
@@ -135,11 +135,6 @@ async def _place(
         return placed, await follow(
             lambda: placing.status(placed.order_id), _tell, timeout_seconds=follow_seconds
         )
-
-
-def _trace_url(settings: Settings, trace_id: str | None) -> str | None:
-    base = settings.trace.url
-    return f"{base.rstrip('/')}/trace/{trace_id}" if base and trace_id else None
 
 
 def _shown(data: dict[str, Any]) -> str:

@@ -8,12 +8,13 @@ from typing import Final
 
 import click
 
-from relay.diagnose.report.diagnosis import Mark, viewer_link
+from relay.diagnose.report.diagnosis import Mark
 from relay.diagnose.report.explain import headline
 from relay.diagnose.report.hops import span
 from relay.diagnose.report.timeline import Timeline, TimelineHop
 from relay.runtime.command_line import command
 from relay.runtime.printable import printable
+from relay.runtime.trace_link import NOT_SAMPLED
 
 _COLOURS: Final[Mapping[Mark, str | None]] = {
     Mark.OK: "green",
@@ -35,7 +36,9 @@ def timeline_lines(told: Timeline, now_at: datetime, trace_url: str | None) -> I
         why = command("relay diagnose {order}", order=printable(found.order_id))
         yield f" the gap is at `{told.gap}`; why: {why}"
     if found.trace_id is not None:
-        link = viewer_link(trace_url, found.trace_id)
+        link = found.trace_link(trace_url)
+        if link is None and found.trace_sampled is False:
+            link = NOT_SAMPLED
         yield f" trace {found.trace_id}{f'  {link}' if link else ''}"
 
 

@@ -17,13 +17,14 @@ import asyncpg
 from relay.diagnose.causes import Cause
 from relay.diagnose.fate import fate_of
 from relay.diagnose.gather.logs import LogReading
-from relay.diagnose.report.diagnosis import Diagnosis, viewer_link
+from relay.diagnose.report.diagnosis import Diagnosis
 from relay.diagnose.session import Session
 from relay.diagnose.verdicts import Fate, found_something, page
 from relay.diagnose.watch.cases import NO_HOP
 from relay.diagnose.watch.odd_statuses import count_unknown
 from relay.diagnose.watch.overdue_spans import context_of, report_of
 from relay.runtime.command_line import command
+from relay.runtime.trace_link import trace_link
 
 # Of those that no watchdog has seen, so many are diagnosed at once: some tenths of a second.
 DIAGNOSED_AT_ONCE: Final = 100
@@ -45,6 +46,7 @@ class Unreturned:
         hop: None where it cannot be told.
         verdict: None when nobody has diagnosed it yet.
         recorded: the watchdog's word, and not this moment's.
+        traced: something of it is in its trace.
     """
 
     order_id: str
@@ -58,6 +60,7 @@ class Unreturned:
     evidence: Sequence[Mapping[str, str]] = ()
     next: tuple[str, ...] = ()
     recorded: bool = False
+    traced: bool = True
 
     def as_json(self, trace_url: str | None) -> dict[str, Any]:
         """Return the contract's object."""
@@ -69,12 +72,16 @@ class Unreturned:
             "evidence": list(self.evidence),
             "next": list(self.next),
             "trace_id": self.trace_id,
-            "trace_url": viewer_link(trace_url, self.trace_id),
+            "trace_url": self.trace_link(trace_url),
             "event_id": self.event_id,
             "placed_at": self.placed_at.isoformat(),
             "incident": None if self.incident_id is None else f"I-{self.incident_id}",
             "docs": None if self.verdict is None else page(self.verdict),
         }
+
+    def trace_link(self, trace_url: str | None) -> str | None:
+        """Return where its trace can be looked at, the missing return highlighted."""
+        return trace_link(trace_url, self.trace_id, overdue=True) if self.traced else None
 
     @property
     def fate(self) -> Fate:
@@ -103,7 +110,7 @@ class UnreturnedList:
 
 _CASES: Final = """
 SELECT DISTINCT ON (aggregate_id) aggregate_id, event_id, event_type, hop, verdict, cause,
-       incident_id, placed_at, deadline_at, traceparent, evidence::text AS evidence
+       incident_id, placed_at, deadline_at, traceparent, evidence::text AS evidence, reported_at
   FROM relay.overdue
  WHERE aggregate_id = ANY ($1::text[]) AND closed_at IS NULL AND flow <> ALL ($2::text[])
  ORDER BY aggregate_id, opened_at DESC
@@ -151,6 +158,7 @@ def _of_case(row: asyncpg.Record) -> Unreturned:
         ],
         next=tuple(report.evidence.get("next", ())),
         recorded=True,
+        traced=report.reported_at is not None or context_of(report).sampled,
     )
 
 
@@ -165,6 +173,7 @@ def _of_diagnosis(found: Diagnosis, placed_at: datetime) -> Unreturned:
         cause=None if unread else found.cause.value,
         event_id=found.event_id,
         trace_id=found.trace_id,
+        traced=found.trace_told or bool(found.trace_sampled),
         incident_id=found.incident_id,
         evidence=[{"what": line.hop.value, "found": line.text} for line in found.lines],
         next=found.next

@@ -28,7 +28,7 @@ from relay.replay.follow import Counted
 from relay.replay.jobs import Job, ReplayError, claim, move, read_job, refused
 from relay.replay.missing import write_missing
 from relay.replay.returns import Stretch, feed_returns
-from relay.replay.spans import tell_replay
+from relay.replay.spans import Run, tell_replay
 from relay.runtime.active_services import active_services
 from relay.runtime.database import is_connection_loss
 from relay.runtime.operator_connection import operator_connection
@@ -37,7 +37,7 @@ from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stop_on_signals
 from relay.runtime.tasks import awaited
 from relay.telemetry import logs
-from relay.telemetry.tracing import configure
+from relay.telemetry.tracing import Tracing, configure
 
 _DIAGNOSED_AT_MOST = 10_000
 _SPANS_DEADLINE_SECONDS = 5.0
@@ -133,18 +133,33 @@ async def run_until_stopped(
         job = await read_job(connection, job.replay_id)
         if job.over:
             raise ReplayError(f"replay {job.replay_id} is {job.state}: make a new plan")
+        first, started_ns = job.started_at is None, time.time_ns()
         await move(connection, job, "running", who=who, why=why)
         job = await read_job(connection, job.replay_id)
         unwritten = await write_missing(connection, settings.flow, job.missing)
         await _feed(settings, connection, job)
         conductor = Conductor(connection, settings.flow, job, options, who, tell)
+        # Whoever holds the relay's lease is `relay` in the traces.
+        tracing = configure(
+            "relay",
+            os.environ,
+            version=program_version(),
+            instance_id=instance_name(),
+            install=False,
+        )
         try:
-            await _conduct(settings, conductor, stop)
-            return await _finish(settings, conductor, unwritten)
+            await _conduct(settings, conductor, tracing, stop)
+            outcome = await _finish(settings, conductor, unwritten)
+            run = Run(first, who, outcome.result(), outcome.well, started_ns)
+            await tell_replay(connection, tracing, outcome.job, run)
         except Exception as error:
             if is_connection_loss(error):
                 raise ReplayInterruptedError(job, error) from error
             raise
+        else:
+            return outcome
+        finally:
+            await asyncio.to_thread(tracing.close, _SPANS_DEADLINE_SECONDS)
 
 
 async def _feed(settings: Settings, connection: Any, job: Job) -> None:
@@ -156,12 +171,11 @@ async def _feed(settings: Settings, connection: Any, job: Job) -> None:
         await feed_returns(connection, settings.kafka, flow, stretch, execute=True)
 
 
-async def _conduct(settings: Settings, conductor: Conductor, stop: asyncio.Event) -> None:
+async def _conduct(
+    settings: Settings, conductor: Conductor, tracing: Tracing, stop: asyncio.Event
+) -> None:
     """Conduct, with a publisher of replays standing by in case that no relay runs."""
-    tracing = configure(
-        "relay-run", os.environ, version=program_version(), instance_id=instance_name()
-    )
-    relay_stop, started_ns = asyncio.Event(), time.time_ns()
+    relay_stop = asyncio.Event()
     relay = RelayService(
         settings.database.dsn,
         settings.kafka,
@@ -189,11 +203,9 @@ async def _conduct(settings: Settings, conductor: Conductor, stop: asyncio.Event
                 )  # fmt: skip
             publishing.result()
         conducting.result()
-        await tell_replay(conductor.connection, tracing, conductor.job, started_ns)
     finally:
         relay_stop.set()
         await asyncio.gather(publishing, return_exceptions=True)
-        tracing.close(_SPANS_DEADLINE_SECONDS)
 
 
 async def _finish(

@@ -1,24 +1,30 @@
 """All hops: a replay's own span, in a trace whose id is the replay's, with links to its orders'.
 
 Invariant: written once a run, whatever came of it; without exporting nothing is done. The `send`
-spans of its events are in the orders' own traces, and link here.
+spans of its events are in the orders' own traces, and link here: to the first run's span, whose id
+is made of the replay's. What is run again after a pause hangs below it. Only spans that exist are
+linked to: those of orders that were sampled.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import time
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
-from opentelemetry import trace
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
 from relay.replay.jobs import Job
 from relay.telemetry import names
 from relay.telemetry import traceparent as w3c
+from relay.telemetry.identities import identity, new_span_id
+from relay.telemetry.names import SpanKind
+from relay.telemetry.otlp import one_span
+from relay.telemetry.protobuf import AttributeValue, attribute, error_status, link
+from relay.telemetry.sampling import Sampler
 from relay.telemetry.tracing import Tracing
 
-# OpenTelemetry keeps 128 links of a span.
+# What OpenTelemetry keeps of a span, by default.
 _LINKS: Final = 128
 _FIRST_ORDERS: Final = """
 SELECT e.event_id::text, e.traceparent
@@ -29,43 +35,67 @@ SELECT e.event_id::text, e.traceparent
 """
 
 
-def context_of(replay_id: UUID) -> SpanContext:
-    """Return what a replayed event's `send` span links to."""
-    return SpanContext(
-        trace_id=replay_id.int,
-        span_id=replay_id.int & (2**64 - 1),
-        is_remote=True,
-        trace_flags=TraceFlags(TraceFlags.SAMPLED),
-    )
+class Run(NamedTuple):
+    """A run of a replay, for its span.
+
+    Attributes:
+        first: it is the replay's first one.
+        who: ran it.
+        result: what came of it, in a few words.
+        well: everything was sent, and what was waited for came back.
+        started_ns: Unix time in nanoseconds.
+    """
+
+    first: bool
+    who: str
+    result: str
+    well: bool
+    started_ns: int
 
 
-async def tell_replay(
-    connection: asyncpg.Connection, tracing: Tracing, job: Job, started_ns: int
-) -> None:
-    """Write the span of a run that began at `started_ns`, Unix time, and ends now."""
+def root_of(replay_id: UUID) -> tuple[bytes, bytes]:
+    """Return trace id and span id of what a replayed event's `send` span links to."""
+    return replay_id.bytes, replay_id.bytes[8:]
+
+
+async def tell_replay(connection: asyncpg.Connection, tracing: Tracing, job: Job, run: Run) -> None:
+    """Write the span of a run that ends now."""
     if not tracing.identities.recording:
         return
     rows = await connection.fetch(_FIRST_ORDERS, job.replay_id, _LINKS)
-    parent = trace.set_span_in_context(NonRecordingSpan(context_of(job.replay_id)))
-    span = tracing.tracer().start_span(
-        names.REPLAY,
-        context=parent,
-        kind=SpanKind.INTERNAL,
-        attributes={
-            names.RELAY_REPLAY_ID: str(job.replay_id),
-            names.BATCH_MESSAGE_COUNT: job.sent_count,
-        },
-        links=[Link(_context(*row)) for row in rows],
-        start_time=started_ns,
+    said: dict[str, AttributeValue | None] = {
+        names.RELAY_REPLAY_ID: str(job.replay_id),
+        names.BATCH_MESSAGE_COUNT: job.sent_count,
+        names.RELAY_REPLAY_REASON: job.reason,
+        names.RELAY_REPLAY_WHO: run.who,
+        names.RELAY_REPLAY_RESULT: run.result,
+    }
+    fields = [attribute(key, value) for key, value in said.items() if value is not None]
+    sampler = tracing.identities.sampler
+    fields += [link(*one) for row in rows if (one := _linked(sampler, *row)) is not None]
+    if not run.well:
+        fields.append(error_status(run.result))
+    trace_id, root = root_of(job.replay_id)
+    tracing.export(
+        [
+            one_span(
+                tracing.as_service(names.REPLAY_SERVICE).origin,
+                (names.REPLAY if run.first else names.REPLAY_RESUMED, SpanKind.INTERNAL),
+                identity(trace_id, root) if run.first else identity(trace_id, new_span_id(), root),
+                (run.started_ns, time.time_ns()),
+                b"".join(fields),
+            )
+        ]
     )
-    span.end()
 
 
-def _context(event_id: str, traceparent: str | None) -> SpanContext:
-    known = w3c.parse(traceparent) or w3c.of_event(UUID(event_id).bytes, sampled=True)
-    return SpanContext(
-        trace_id=int(known.trace_id, 16),
-        span_id=int(known.span_id, 16),
-        is_remote=True,
-        trace_flags=TraceFlags(int(known.sampled)),
-    )
+def _linked(sampler: Sampler, event_id: str, traceparent: str | None) -> tuple[bytes, bytes] | None:
+    """Return trace id and span id of the span that an order's record names; None: there is none."""
+    context = w3c.parse(traceparent)
+    if context is None:
+        context = w3c.of_event(UUID(event_id).bytes, sampled=False)
+        sampled = sampler.root(bytes.fromhex(context.trace_id))
+    else:
+        trace_id = bytes.fromhex(context.trace_id)
+        sampled = sampler.child(trace_id, parent_sampled=context.sampled)
+    return (bytes.fromhex(context.trace_id), bytes.fromhex(context.span_id)) if sampled else None

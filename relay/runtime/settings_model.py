@@ -28,6 +28,7 @@ from relay.runtime.settings_limits import (
     Rows,
     SessionTimeout,
 )
+from relay.runtime.trace_link import trace_link
 
 
 class Section(BaseModel):
@@ -205,7 +206,8 @@ class TraceSettings(Section):
 
     url: str | None = Field(
         default=None,
-        description="of the trace viewer, e.g. http://localhost:16686; links are printed",
+        description="of the trace viewer: a Jaeger's address, e.g. http://localhost:16686, or any "
+        "address with {trace_id} in it (Grafana); links are printed",
     )
     wait_seconds: float = Field(
         default=1.0,
@@ -216,7 +218,7 @@ class TraceSettings(Section):
 
     def link(self, trace_id: str | None) -> str | None:
         """Return where a trace can be looked at; None when that is not known."""
-        return f"{self.url.rstrip('/')}/trace/{trace_id}" if self.url and trace_id else None
+        return trace_link(self.url, trace_id)
 
 
 class ProbeSettings(Section):

@@ -46,11 +46,18 @@ from relay.sample.place import over_http
 _READY_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.2
 _HTTP_SECONDS: Final = 10.0
+# Two rounds of the watchdog, whose first looks are often too early.
+_TRACES_SECONDS: Final = 30.0
 # Above this total the demo's processor rejects: a third of the load's orders.
 _REJECT_ABOVE: Final = "50"
 # Orders that did not come back, and are diagnosed: those lost on purpose first.
 _TOLD_AT_MOST: Final = 50
 
+_UNTOLD: Final = """
+SELECT count(*) FROM unnest($1::text[]) AS k (order_id)
+ WHERE NOT EXISTS (SELECT FROM relay.overdue AS v
+                    WHERE v.aggregate_id = k.order_id AND v.reported_at IS NOT NULL)
+"""
 _UNRETURNED: Final = """
 SELECT order_id::text AS order_id,
        extract(epoch FROM submitted_at - clock_timestamp())::float8 + $2::float8 AS left_seconds
@@ -188,6 +195,8 @@ async def _orders_and_returns(stage: _Stage, connection: asyncpg.Connection) -> 
     orders = [*load.order_ids, *lost]
     lost |= await asyncio.to_thread(lost_by_processor, stage.journal)
     unreturned = await _overdue(stage, connection, orders)
+    if "OTEL_EXPORTER_OTLP_ENDPOINT" in stage.ground.environment:
+        await _told_in_traces(stage, connection, unreturned)
     example = next((one for one in reversed(load.order_ids) if one not in set(unreturned)), None)
     stage.audience.tell("reading the evidence")
     told = sorted(unreturned, key=lost.__contains__, reverse=True)[:_TOLD_AT_MOST]
@@ -218,6 +227,18 @@ async def _overdue(
         stage.audience.tell(f"{len(rows)} did not come back; overdue in {left_seconds:.1f} s")
         await asyncio.sleep(left_seconds)
     return [row["order_id"] for row in rows]
+
+
+async def _told_in_traces(
+    stage: _Stage, connection: asyncpg.Connection, orders: Sequence[str]
+) -> None:
+    """Wait until the watchdog has written the missing returns into the orders' traces."""
+    stage.audience.tell("waiting for the watchdog's spans")
+    deadline = time.monotonic() + _TRACES_SECONDS
+    while time.monotonic() < deadline:
+        if await connection.fetchval(_UNTOLD, orders) == 0:
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _watch(stage: _Stage, load: Load, counter: HopCounter) -> None:

@@ -66,6 +66,9 @@ RELAY_OUTCOME: Final = "relay.outcome"
 RELAY_DUPLICATE: Final = "relay.duplicate"
 RELAY_EPOCH: Final = "relay.epoch"
 RELAY_REPLAY_ID: Final = "relay.replay_id"
+RELAY_REPLAY_REASON: Final = "relay.replay.reason"
+RELAY_REPLAY_WHO: Final = "relay.replay.who"
+RELAY_REPLAY_RESULT: Final = "relay.replay.result"
 RELAY_RECONSTRUCTED: Final = "relay.reconstructed"
 
 KAFKA: Final = "kafka"
@@ -85,7 +88,10 @@ class SpanKind(IntEnum):
 WATCHDOG_SERVICE: Final = "relay-watchdog"
 RECONSTRUCTED_SERVICE: Final = "relay-reconstructed"
 
+REPLAY_SERVICE: Final = "relay-replay"
+
 REPLAY: Final = "replay"
+REPLAY_RESUMED: Final = "replay resumed"
 
 
 def server_span(method: str, route: str) -> str:

@@ -240,6 +240,27 @@ class SpanEncoder:
             yield b"".join(chain.from_iterable(part)), min(most, len(order_ids) - first)
 
 
+def one_span(
+    origin: Origin,
+    what: tuple[str, SpanKind],
+    identity: bytes,
+    times_ns: tuple[int, int],
+    fields: bytes,
+) -> SpanBatch:
+    """Encode a span that is about no single order.
+
+    Args:
+        origin: who writes it.
+        what: name and kind.
+        identity: from `identities`.
+        times_ns: Unix times in nanoseconds of its begin and end.
+        fields: further Span fields, already encoded (`protobuf.attribute`, `link`).
+    """
+    times = _END.pack(b"\x39", times_ns[0]) + _END.pack(b"\x41", times_ns[1])
+    said = delimited(b"\x2a", text(what[0])) + bytes((0x30, what[1])) + _FLAGS + times + fields
+    return SpanBatch(origin.wrap(delimited(b"\x12", b"\x0a\x10" + identity + said)), 1)
+
+
 def _merged(pieces: Sequence[bytes | _Piece]) -> list[_Piece]:
     """Join neighbours that all spans have in common: every piece costs 20 ns a span."""
     merged: list[_Piece] = []

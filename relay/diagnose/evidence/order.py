@@ -325,6 +325,7 @@ class Evidence:
     searched: Missing | None = None
     dropped_partition: str | Missing | None = None
     incident_id: int | None = None
+    trace_told: bool = False
     case_kind: tuple[str, str] | None = None
     lost_kind: tuple[str, str] | None = None
     default_deadline_seconds: float = 900.0

@@ -59,12 +59,14 @@ class CaseRow:
     Attributes:
         kind: hop and cause as last recorded.
         lost_kind: the same before the order was sent again.
+        reported: the watchdog wrote it into the order's trace.
     """
 
     incident_id: int | None
     closed: ClosedByHand | None
     kind: tuple[str, str] | None = None
     lost_kind: tuple[str, str] | None = None
+    reported: bool = False
 
 
 @dataclass(frozen=True, slots=True)

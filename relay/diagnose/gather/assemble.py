@@ -111,6 +111,7 @@ class Joiner:
             scan=self._scan(order_id, (), None),
             closed=case.closed if case else None,
             incident_id=case.incident_id if case else None,
+            trace_told=case.reported if case else False,
             case_kind=case.kind if case else None,
             lost_kind=case.lost_kind if case else None,
             other_types=() if isinstance(events, Missing) else _other_types(events, chosen),

@@ -296,6 +296,7 @@ async def _held(
 
 _CASES: Final = """
 SELECT aggregate_id, incident_id, closed_as, closed_by, closed_why, closed_at, hop, cause,
+       reported_at IS NOT NULL AS reported,
        coalesce(evidence #>> '{lost,hop}', hop) AS lost_hop,
        coalesce(evidence #>> '{lost,cause}', cause) AS lost_cause
   FROM relay.overdue WHERE aggregate_id = ANY ($1::text[]) AND flow <> ALL ($2::text[])
@@ -315,6 +316,7 @@ async def _cases(
             closed if by_hand else None,
             (row["hop"], row["cause"]),
             (row["lost_hop"], row["lost_cause"]),
+            row["reported"],
         )
     return found
 

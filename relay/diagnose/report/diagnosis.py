@@ -10,7 +10,9 @@ from typing import Any
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.delay import Delay
 from relay.diagnose.fate import fate_of
-from relay.diagnose.verdicts import Fate, Hop, Verdict, page
+from relay.diagnose.verdicts import MEANINGS, Fate, Hop, Verdict, page
+from relay.runtime.trace_link import trace_link
+from relay.telemetry.traceparent import parse
 
 
 class Mark(StrEnum):
@@ -45,6 +47,7 @@ class Diagnosis:
         mend_sql: the INSERT that makes a missing outbox row.
         asked: the id that was given, where it was not the order's own.
         found_as: what that id is: `order_number`, `event id`.
+        trace_told: the watchdog wrote into its trace, sampled or not.
         event_deleted: the event's row is gone from the outbox, and its record proves it.
     """
 
@@ -68,6 +71,7 @@ class Diagnosis:
     missing: str | None = None
     mend_sql: str | None = None
     event_deleted: bool = False
+    trace_told: bool = False
     asked: str | None = None
     found_as: str | None = None
 
@@ -80,6 +84,21 @@ class Diagnosis:
     def page(self) -> str:
         """The verdict's page of documentation."""
         return page(self.verdict)
+
+    @property
+    def trace_sampled(self) -> bool | None:
+        """Whether the order's trace is recorded, by its caller's word; None: it has no trace."""
+        if self.trace_id is None:
+            return None
+        context = parse(self.traceparent)
+        return True if context is None else context.sampled
+
+    def trace_link(self, trace_url: str | None) -> str | None:
+        """Return where its trace can be looked at; None: nowhere, or it holds nothing."""
+        if not self.trace_sampled and not self.trace_told:
+            return None
+        overdue = MEANINGS[self.verdict].fate is not Fate.FINE
+        return trace_link(trace_url, self.trace_id, overdue=overdue)
 
     def as_json(self, trace_url: str | None = None) -> dict[str, Any]:
         """Return the contract's object; `trace_url` is the trace viewer's address."""
@@ -98,7 +117,8 @@ class Diagnosis:
             "evidence": facts,
             "next": list(self.next),
             "trace_id": self.trace_id,
-            "trace_url": viewer_link(trace_url, self.trace_id),
+            "trace_url": self.trace_link(trace_url),
+            "trace_sampled": self.trace_sampled,
             "meaning": self.meaning,
             "event_id": self.event_id,
             "placed_at": _iso(self.placed_at),
@@ -109,13 +129,6 @@ class Diagnosis:
             "asked": self.asked,
             "found_as": self.found_as,
         }
-
-
-def viewer_link(trace_url: str | None, trace_id: str | None) -> str | None:
-    """Return where a trace can be looked at, when both are known (Jaeger's path)."""
-    if not trace_url or not trace_id:
-        return None
-    return f"{trace_url.rstrip('/')}/trace/{trace_id}"
 
 
 def _iso(at: datetime | None) -> str | None:

@@ -47,6 +47,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         delay=_delay(evidence, finding),
         missing=_missing(finding),
         event_deleted=event is not None and event.deleted,
+        trace_told=evidence.trace_told,
     )
 
 

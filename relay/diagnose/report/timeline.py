@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from relay.diagnose.report.diagnosis import Diagnosis, HopLine, Mark, viewer_link
+from relay.diagnose.report.diagnosis import Diagnosis, HopLine, Mark
 from relay.diagnose.verdicts import Hop, Verdict
 
 
@@ -72,7 +72,8 @@ class Timeline:
                 for one in self.hops
             ],
             "trace_id": found.trace_id,
-            "trace_url": viewer_link(trace_url, found.trace_id),
+            "trace_url": found.trace_link(trace_url),
+            "trace_sampled": found.trace_sampled,
         }
 
 

@@ -8,7 +8,7 @@ no context of its own, that is the root of its trace, and the `send` span hangs 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -69,6 +69,7 @@ class SendSpans:
     client_id: str
     server: str | None = None
     wait_seconds: float = 1.0
+    now_ns: Callable[[], int] = time.time_ns
     _encoders: dict[str, tuple[SpanEncoder, SpanEncoder]] = field(default_factory=dict, init=False)
 
     def acknowledged(self, sent: SentPage, batch: Batch, base_offset: int | None) -> None:
@@ -79,7 +80,7 @@ class SendSpans:
         identities = [sent.identities[place] for place in places]
         if not any(identities):
             return
-        ended_ns, count = time.time_ns(), len(places)
+        ended_ns, count = self.now_ns(), len(places)
         order_ids = [sent.keys[place] for place in places]
         ids = sent.message_ids
         message_ids = None if ids is None else [ids[place] for place in places]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from relay.runtime.backoff import Backoff
+from relay.runtime.process import client_id
 from relay.sample.processor.faults import Fault, FaultRule
 
 CrashAt = Literal["received", "sent", "committed"]
@@ -60,7 +61,7 @@ class ProcessorOptions:
 
     group: str = "order-processor"
     source: str = "/outbox-relay/sample-processor"
-    client_id: str = "sample-processor"
+    client_id: str = field(default_factory=lambda: client_id("sample-processor"))
     reject_above: Decimal = Decimal(10_000)
     processing_first: bool = False
     batch_records: int = 2000

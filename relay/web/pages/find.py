@@ -182,7 +182,7 @@ async def order(site: Site, request: Request) -> Page:
             "others": found[1:],
             "told": told,
             "says": headline(one, now_at),
-            "trace_url": site.settings.trace.link(one.trace_id),
+            "trace_url": one.trace_link(site.settings.trace.url),
             "json": one.as_json(site.settings.trace.url),
             "audit": audit,
             "jobs": jobs,

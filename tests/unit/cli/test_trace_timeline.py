@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -79,7 +80,8 @@ def test_an_order_on_its_way_has_its_gap_at_the_first_hop_not_done() -> None:
 def test_json_holds_what_the_contract_names() -> None:
     told = timeline(lost()).as_json("http://localhost:16686/")
     assert (told["order_id"], told["verdict"], told["gap"]) == ("order-2", "no_return", "return")
-    assert told["trace_url"] == f"http://localhost:16686/trace/{TRACE}"
+    assert told["trace_url"] == f"http://localhost:16686/trace/{TRACE}?uiFind=relay-watchdog"
+    assert told["trace_sampled"] is True
     assert [hop["hop"] for hop in told["hops"]] == [str(hop) for hop in HOPS]
     assert [hop["state"] for hop in told["hops"]] == ["ok", "ok", "ok", "no", "not_reached"]
 
@@ -92,6 +94,17 @@ def test_text_shows_proofs_times_and_the_link() -> None:
     assert "+1.00 s  proof of confirm" in text
     assert " placed to returned: 1.04 s" in text or " placed to returned: 1.05 s" in text
     assert lines[-1] == f" trace {TRACE}  http://j/trace/{TRACE}"
+
+
+def test_an_order_that_was_not_sampled_has_no_dead_link() -> None:
+    quiet = replace(diagnosis((0, 20, None, 45, 1045)), traceparent=f"00-{TRACE}-{'7' * 16}-00")
+    lines = list(timeline_lines(timeline(quiet), PLACED, "http://j"))
+    assert lines[-1] == f" trace {TRACE}  not sampled"
+    assert timeline(quiet).as_json("http://j")["trace_url"] is None
+    # What the watchdog wrote is there, whoever sampled.
+    told = replace(lost(), traceparent=quiet.traceparent, trace_told=True)
+    link = f"http://j/trace/{TRACE}?uiFind=relay-watchdog"
+    assert timeline(told).as_json("http://j")["trace_url"] == link
 
 
 def test_text_names_the_gap_and_the_next_command() -> None:

@@ -9,7 +9,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from relay.publish.sending.batch import Batch
 from relay.publish.sending.spans import SendSpans, SentPage
-from relay.replay.spans import context_of
+from relay.replay.spans import root_of
 from relay.telemetry import names
 from relay.telemetry.identities import identity
 from relay.telemetry.otlp import SpanBatch
@@ -140,8 +140,7 @@ def test_an_unsampled_event_has_neither() -> None:
 def test_a_replayed_event_says_so_in_the_trace_of_its_order() -> None:
     root = identity(TRACE, b"\5" * 8)
     first, second = exported(page([child(1), root], 3600.0, 3600.0, replay_id=REPLAY))
-    context = context_of(REPLAY)
-    replay = (REPLAY.bytes, context.span_id.to_bytes(8, "big"))
+    replay = root_of(REPLAY)
     for span, parent in ((first, PARENT), (second, b"\5" * 8)):
         assert span.name == "send orders.events"
         assert (span.trace_id, span.parent_span_id) == (TRACE, parent)

