@@ -15,6 +15,7 @@ def every_metric() -> Metrics:
     assert all((found.publish, found.confirm, found.watch, found.duties))
     found.dependencies.back("broker")
     found.probe.last_ok_at.set(1)
+    found.witness.unproven.set(1)
     found.watch.hold(lambda: True)
     for name, labels, _ in GAUGES:
         found.watch.show("orders", **{name: {labels: 1.0}})

@@ -25,7 +25,6 @@ from relay.consumers.apply.observe import Observer
 from relay.consumers.confirm.failures import Failure, classify, described
 from relay.consumers.confirm.handling import DatabaseBlockedError, Returns, Streak, Waiting
 from relay.consumers.confirm.lanes import Lanes
-from relay.consumers.confirm.offset_store import OffsetStore
 from relay.consumers.confirm.options import ConfirmOptions
 from relay.consumers.confirm.quarantine_room import QuarantineRoom
 from relay.consumers.confirm.report import Report
@@ -37,6 +36,7 @@ from relay.consumers.returns.reader import ReturnReader
 from relay.consumers.returns.trimming import trimming
 from relay.kafka.consumer.blocked import BlockedPartitions
 from relay.kafka.consumer.loop import Loop
+from relay.kafka.consumer.offset_store import OffsetStore
 from relay.kafka.consumer.stoppable_calls import StoppableCalls
 from relay.kafka.refusal import KafkaRefusedError
 from relay.orders.catalog import FlowTableError, as_far_as_known, orders_table, with_key_column

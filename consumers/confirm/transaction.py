@@ -18,7 +18,6 @@ from relay.consumers.apply.applying import Applier, Decided, Identified
 from relay.consumers.apply.columns import StatusNotKeptError
 from relay.consumers.apply.inbox import look_up
 from relay.consumers.confirm.names import held_for_names, naming_others
-from relay.consumers.confirm.offset_store import OffsetStore
 from relay.consumers.confirm.pending import (
     Pending,
     drop_pending,
@@ -34,6 +33,7 @@ from relay.consumers.returns.identity import tell_apart
 from relay.consumers.returns.reader import Return, ReturnReader
 from relay.consumers.returns.refusals import Reason, Refusal
 from relay.kafka.consumer.handler import Part
+from relay.kafka.consumer.offset_store import OffsetStore
 from relay.kafka.consumer.partitions import Partition, Record
 from relay.runtime.flow import NamesDiffer
 

@@ -45,6 +45,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Services": {
         "run": ("relay.cli.run", "The relay: publishes the outbox (hop 2)."),
+        "witness": (
+            "relay.cli.witness",
+            "Writes the ledger, where somebody else publishes (hop 2).",
+        ),
         "confirm": ("relay.cli.confirm", "The confirmation consumer: applies returns (hop 5)."),
         "watchdog": (
             "relay.cli.watchdog",

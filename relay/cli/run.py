@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import click
 
 from relay.cli.output import settings_named
@@ -10,21 +12,49 @@ from relay.cli.with_watchdog import with_watchdog
 from relay.publish.maintenance.duties import maintenance_options
 from relay.publish.options import publish_options
 from relay.publish.service import RelayService
-from relay.runtime.settings import load_settings
+from relay.runtime.audit import this_person
+from relay.runtime.settings import Settings, load_settings
+from relay.runtime.settings_sources import SettingsError
 
 METRICS_PORT = 9464
 
 
 @click.command("run")
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Publish from now on what somebody else published: exactly what has no record yet. "
+    "His slot must be inactive, and `relay witness` stopped.",
+)
 @click.pass_context
-def command(ctx: click.Context) -> None:
+def command(ctx: click.Context, *, take_over: bool) -> None:
     """Publish the outbox to Kafka until told to stop (hop 2).
 
-    Several may run: one is active, the others stand by. SIGTERM drains and ends with 0.
+    Several may run: one is active, the others stand by. SIGTERM drains and ends with 0. Where
+    somebody else publishes ([publisher] kind), it refuses: it would send everything again.
     """
     with logged():
         settings = load_settings(**settings_named(ctx))
+        if settings.publisher.kind == "external":
+            raise SettingsError(
+                'somebody else publishes this outbox: [publisher] kind = "external". relay witness '
+                "keeps the ledger; to publish with the relay, set "
+                'kind = "relay" and: relay run --take-over'
+            )
+        if take_over:
+            _take_over(settings)
         serve("relay", settings, METRICS_PORT, with_watchdog(_service))
+
+
+def _take_over(settings: Settings) -> None:
+    from relay.repair.take_over import take_over  # noqa: PLC0415 - a relay's start is quick
+
+    who = this_person()
+    done = asyncio.run(take_over(settings.database.dsn, settings.kafka, settings.every_flow, who))
+    if done is None:
+        click.echo("the relay publishes this outbox already: nothing to take over", err=True)
+    else:
+        click.echo(f"taken over: {done.unproven:,} transactions without a record to send", err=True)
 
 
 def _service(context: ServiceContext) -> RelayService:

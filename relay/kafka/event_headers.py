@@ -1,13 +1,16 @@
 """Hop 2: what an event's record says of itself, whichever wire preset it was published with.
 
-Invariant: pure. CloudEvents' headers are asked first, then those of the `debezium` preset: on the
-day of a move a topic holds records of both.
+Invariant: pure, and never raises, whatever the headers hold. CloudEvents' headers are asked first,
+then those of the `debezium` preset and of Debezium's own outbox event router: on the day of a move
+a topic holds records of both. Debezium Server writes header values as JSON strings: quotes around a
+text are no part of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
+from uuid import UUID
 
 from relay.kafka.ranges import header_text
 
@@ -35,4 +38,37 @@ def created_at_text(headers: Headers) -> str | None:
 
 def _first(headers: Headers, *names: str) -> str | None:
     known = list(headers)
-    return next((text for name in names if (text := header_text(known, name)) is not None), None)
+    texts = (header_text(known, name) for name in names)
+    return next((unquoted(text) for text in texts if text), None)
+
+
+def unquoted(text: str) -> str:
+    """Return a header's text without the quotes of a JSON string around it."""
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return text[1:-1]
+    return text
+
+
+_UUID_TEXT: Final = 36
+_HEXADECIMAL: Final = frozenset("0123456789abcdefABCDEF")
+
+
+def event_id_of(headers: Headers) -> str | None:
+    """Return the event's id as PostgreSQL writes it; None: there is none, or it is no UUID."""
+    text = event_id_text(headers)
+    if text is None or not text.isascii():  # other alphabets have digits, too
+        return None
+    if len(text) == _UUID_TEXT and _has_form(text):
+        return text.lower()
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return None
+
+
+def _has_form(text: str) -> bool:
+    """Tell whether it is a UUID in its usual form: parsing takes four times as long."""
+    if not (text[8] == text[13] == text[18] == text[23] == "-"):
+        return False
+    digits = text[:8] + text[9:13] + text[14:18] + text[19:23] + text[24:]
+    return _HEXADECIMAL.issuperset(digits)

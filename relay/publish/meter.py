@@ -79,6 +79,11 @@ class Meter:
         if self.metrics is not None:
             self.metrics.publish.producer_rebuilds.inc()
 
+    def unproven(self, transactions: int) -> None:
+        """Say how many transactions have a row that nobody's record proves."""
+        if self.metrics is not None:
+            self.metrics.witness.unproven.set(transactions)
+
     def holds(self, shard: int, epoch: int, *, active: bool) -> None:
         """Say whether this relay is the active one."""
         if self.metrics is not None:

@@ -24,6 +24,7 @@ from relay.publish.reading.cursor import OutboxCursor
 from relay.publish.reading.pacing import Pace
 from relay.publish.reading.page import Page
 from relay.publish.reading.parking import asked_for, leaving, still_parked
+from relay.publish.reading.proven import ProvenPosition
 from relay.publish.reading.replays import Replayed, Replays, pause
 from relay.publish.sending.batch import Batch
 from relay.publish.sending.commits import Commits
@@ -48,6 +49,7 @@ class Pipeline:
     Attributes:
         live: False: a replay's items are sent and nothing else: no window is read, no row leaves
             quarantine or enters it, and the checkpoint stays where it is.
+        proven: where somebody else publishes, what the checkpoint follows; None: it does not.
     """
 
     cursor: OutboxCursor
@@ -62,6 +64,7 @@ class Pipeline:
     replays: Replays
     test_point: TestPoint
     live: bool = True
+    proven: ProvenPosition | None = None
     _look_for_releases_at: float = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -101,6 +104,8 @@ class Pipeline:
             rows = await self._replay()
             if self.live:
                 rows += await self._read_window(stop)
+            elif self.proven is not None:
+                await self._follow(self.proven)
             now = time.monotonic()
             pace = pace.after_read(rows, now)
             if not (self.live and self.cursor.in_window):
@@ -116,6 +121,18 @@ class Pipeline:
         elif not self.in_flight:
             self.commits.reached(page.after)
         return len(page.ids)
+
+    async def _follow(self, proven: ProvenPosition) -> None:
+        """Move the checkpoint over what the ledger proves, with nothing of a replay under way."""
+        if self.in_flight:
+            return
+        position = await proven.next(self.cursor.connection, self.cursor.position)
+        self.commits.meter.unproven(proven.unproven)
+        if position is None:
+            return
+        async with self.commits.writing:
+            await self.commits.writer.advance(position, (), (), high_id=proven.high_id)
+        self.cursor.move_to(position)
 
     def _may_read(self) -> bool:
         """Tell whether another page may be under way, and how large it may be."""

@@ -24,9 +24,17 @@ from relay.publish.maintenance.loop import maintain
 from relay.publish.meter import Meter
 from relay.publish.options import PublishOptions
 from relay.publish.ownership.deference import Deference
-from relay.publish.ownership.lease import REPLAY_WRITER_NAME, WRITER_NAME, Lease, Taken, holder
+from relay.publish.ownership.lease import (
+    REPLAY_WRITER_NAME,
+    WITNESS_WRITER_NAME,
+    WRITER_NAME,
+    Lease,
+    Taken,
+    holder,
+)
 from relay.publish.ownership.server_identity import note_timeline, refuse_two_servers, server_state
 from relay.publish.reading.outbox_sql import READER_SETTINGS
+from relay.publish.reading.proven import ProvenPosition
 from relay.publish.sending.batch import Limit
 from relay.publish.sending.commits import Progress
 from relay.publish.sending.sizing import Sizing
@@ -48,6 +56,7 @@ from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
 from relay.runtime.outage import OutageLog, Resource
 from relay.runtime.process import ProcessRecord
+from relay.runtime.publisher_record import refuse_external, refuse_relay
 from relay.runtime.repeats import Repeats
 from relay.runtime.shutdown import stopped_within
 from relay.runtime.tasks import background, end
@@ -64,6 +73,7 @@ _WRITER_SETTINGS: Final = {"synchronous_commit": "off", "jit": "off"}
 # Reader and writer: who diagnoses looks for a relay by these.
 _NAMES: Final = ("relay-run-reader", WRITER_NAME)
 _REPLAY_NAMES: Final = ("relay-replay-reader", REPLAY_WRITER_NAME)
+_WITNESS_NAMES: Final = ("relay-witness-reader", WITNESS_WRITER_NAME)
 _DATABASE_ERRORS: Final = (*DATABASE_FAILURES, ServersDifferError)
 
 
@@ -75,6 +85,8 @@ class RelayService:
         flows: all of them: an outbox has one relay.
         live: False: it sends what is replayed and nothing else, and leaves the lease to any relay
             that wants it.
+        proven: of a witness's leader, beside `live` False: somebody else publishes, and the
+            checkpoint follows what the ledger proves. It holds the lease as a relay does.
         state: `starting`, `connecting`, `standby`, `active`, `waiting`, `stopped`.
         maintenance: its duties; None: another process has them.
     """
@@ -89,6 +101,7 @@ class RelayService:
     metrics: Metrics | None = None
     maintenance: MaintenanceOptions | None = field(default_factory=MaintenanceOptions)
     live: bool = True
+    proven: ProvenPosition | None = None
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("relay"))
     state: str = "starting"
     epoch: int = 0
@@ -112,7 +125,7 @@ class RelayService:
         )
         self._work = Work(
             self.kafka, self.flows, self.options, self.tracing, self.test_point, sizing,
-            self.progress, self._meter, self.live,
+            self.progress, self._meter, self.live, self.proven,
         )  # fmt: skip
         self._deference = Deference(self.options.shard)
         self._meter.begin(
@@ -157,6 +170,7 @@ class RelayService:
 
         Raises:
             RestoredDatabaseError: going on would lose events.
+            ExternalPublisherError: somebody else publishes this outbox.
             SchemaVersionError, DatabaseRefusedError, KafkaSettingsError, KafkaRefusedError,
                 CompressionMissingError: the settings cannot work.
         """
@@ -214,12 +228,13 @@ class RelayService:
         """Connect, wait for the lease, and publish while this relay holds it."""
         self.state = "connecting"
         async with AsyncExitStack() as stack:
-            names = _NAMES if self.live else _REPLAY_NAMES
+            names = self._names()
             reader = await connect(self.dsn, names[0], server_settings=READER_SETTINGS)
             stack.callback(reader.terminate)
             writer = await connect(self.dsn, names[1], server_settings=_WRITER_SETTINGS)
             stack.callback(writer.terminate)
             await require_schema(writer)
+            await self._refuse_other_publisher(writer)
             refuse_two_servers(await server_state(reader), await server_state(writer))
             self._back("database")
             self._connected_once = True
@@ -228,12 +243,13 @@ class RelayService:
             tenure = Tenure(self._work, reader, writer, lease, self)
             taken = await self._wait_for_lease(tenure)
             if taken is not None:
+                await self._refuse_other_publisher(writer)
                 await note_timeline(writer, taken.timeline, taken.old_timeline)
                 if self.maintenance is not None:
                     duties = maintain(self.dsn, self.maintenance, self.metrics)
                     stack.push_async_callback(end, background(duties, "upkeep"))
                 stop = self.stop
-                if not self.live:
+                if self._defers:
                     stop = asyncio.Event()
                     leaving = tenure.until_relay_waits(self._deference, self.stop, stop)
                     stack.push_async_callback(end, background(leaving, "deference"))
@@ -242,12 +258,35 @@ class RelayService:
                 finally:
                     self._meter.holds(self.options.shard, self.epoch, active=False)
 
+    @property
+    def _defers(self) -> bool:
+        """Whether a relay that comes is given the lease."""
+        return not self.live and self.proven is None
+
+    def _names(self) -> tuple[str, str]:
+        if self.live:
+            return _NAMES
+        return _REPLAY_NAMES if self.proven is None else _WITNESS_NAMES
+
+    async def _refuse_other_publisher(self, writer: asyncpg.Connection) -> None:
+        """Refuse to publish beside somebody else, or to follow somebody who no longer publishes.
+
+        Asked again behind the lease: whoever changes the kind holds its row.
+
+        Raises:
+            ExternalPublisherError, RelayPublishesError: it is not this process's turn, for good.
+        """
+        if self.live:
+            await refuse_external(writer)
+        elif self.proven is not None:
+            await refuse_relay(writer)
+
     async def _wait_for_lease(self, tenure: Tenure) -> Taken | None:
         told = False
         while not self.stop.is_set():
             taken = None
             self._meter.mark.turn()
-            if self.live or await self._deference.may_take(tenure.writer):
+            if not self._defers or await self._deference.may_take(tenure.writer):
                 with suppress(asyncpg.LockNotAvailableError):
                     taken = await tenure.lease.take()
             if taken is not None:

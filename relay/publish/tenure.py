@@ -33,6 +33,7 @@ from relay.publish.reading.checkpoint import CheckpointWriter
 from relay.publish.reading.cursor import OutboxCursor
 from relay.publish.reading.parked_orders import ParkedOrders
 from relay.publish.reading.parking import learn_types, parked_orders
+from relay.publish.reading.proven import ProvenPosition
 from relay.publish.reading.replays import Replays
 from relay.publish.sending.commits import Commits, Progress
 from relay.publish.sending.compression import Codec
@@ -74,6 +75,7 @@ class Work:
 
     Attributes:
         live: False: only what is replayed.
+        proven: of a witness's leader: what the checkpoint follows.
     """
 
     kafka: KafkaConnection
@@ -85,6 +87,7 @@ class Work:
     progress: Progress
     meter: Meter
     live: bool = True
+    proven: ProvenPosition | None = None
 
 
 @dataclass(slots=True)
@@ -269,9 +272,12 @@ class Tenure:
                 work.kafka.first_broker,
                 options.wait_span_seconds,
             ),
-            replays=Replays(cursor, options.page_rows, conducted_only=not work.live),
+            replays=Replays(
+                cursor, options.page_rows, conducted_only=not work.live and work.proven is None
+            ),
             test_point=work.test_point,
             live=work.live,
+            proven=work.proven,
         )
 
 

@@ -30,6 +30,7 @@ from relay.runtime.settings_model import (
     MaintenanceSettings,
     MetricsSettings,
     ProbeSettings,
+    PublisherSettings,
     PublishSettings,
     TraceSettings,
     WatchSettings,
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
         default_factory=lambda: {FLOW: FlowSettings()}, alias="flow"
     )
     publish: PublishSettings = PublishSettings()
+    publisher: PublisherSettings = PublisherSettings()
     confirm: ConfirmSettings = ConfirmSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     log: LogSettings = LogSettings()

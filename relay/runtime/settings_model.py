@@ -117,6 +117,38 @@ class PublishSettings(Section):
     )
 
 
+class PublisherSettings(Section):
+    """Who publishes the outbox: `relay run`, or somebody else, whom `relay witness` follows."""
+
+    kind: Literal["relay", "external"] = Field(
+        default="relay", description="relay, or external: Debezium, Sequin, a poller of your own"
+    )
+    slot: str | None = Field(
+        default=None, description="external: the publisher's replication slot, where it has one"
+    )
+    connector: str | None = Field(
+        default=None, description="external: the connector's name in Kafka Connect"
+    )
+    connect_url: SecretStr | None = Field(
+        default=None,
+        description="external: REST interface of a Kafka Connect worker, as http://connect:8083; "
+        "user and password may stand in it",
+    )
+    witness_group: str = Field(
+        default="relay-witness",
+        description="external: the consumer group of `relay witness`; one for each installation",
+    )
+
+    @model_validator(mode="after")
+    def _named_where_external(self) -> Self:
+        named = [key for key in ("slot", "connector", "connect_url") if getattr(self, key)]
+        if self.kind == "relay" and named:
+            raise ValueError(f'{", ".join(named)}: given only with kind = "external"')
+        if self.connect_url is not None and self.connector is None:
+            raise ValueError("connect_url needs connector, the name to ask for")
+        return self
+
+
 class ConfirmSettings(Section):
     """The confirmation consumer (`relay confirm`)."""
 

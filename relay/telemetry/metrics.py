@@ -18,6 +18,9 @@ The watchdog's are in `watch_metrics.py`; only the one that holds the lease has 
 | relay_publish_latency_seconds | histogram | | an event's append to its acknowledgement |
 | relay_polls_total | counter | result | reads of the outbox: rows, empty |
 | relay_producer_rebuilds_total | counter | | producers thrown away after an error |
+| relay_witness_records_total | counter | outcome | records witnessed, by what they were |
+| relay_witness_gaps_total | counter | | gaps in the records seen, each one recorded |
+| relay_witness_unproven_transactions | gauge | | transactions without a record, at the last look |
 | relay_consumer_active | gauge | | 1 while this consumer handles returns |
 | relay_returns_total | counter | outcome | returns handled, by what became of them |
 | relay_process_latency_seconds | histogram | | acknowledgement to return's record, of a sample |
@@ -170,6 +173,27 @@ class PublishMetrics(_Section):
         known(self.polls, ("rows", "empty"))
 
 
+class WitnessMetrics(_Section):
+    """Hop 2's, where somebody else publishes."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        self.records = self._counter(
+            "witness_records", "Records that were witnessed, by what they were.", "outcome"
+        )
+        self.gaps = self._counter(
+            "witness_gaps", "Gaps in the records of the events' topics that were seen."
+        )
+
+    @cached_property
+    def unproven(self) -> Gauge:
+        """Of the witness that keeps the checkpoint."""
+        return self._gauge(
+            "witness_unproven_transactions",
+            "Transactions with a row that has no record, at the last look.",
+        )
+
+
 class ConfirmMetrics(_Section):
     """Hop 5's, of a confirmation consumer; and what only a return tells of hops 3 and 4."""
 
@@ -294,6 +318,11 @@ class Metrics:
     def publish(self) -> PublishMetrics:
         """Hop 2's."""
         return PublishMetrics(self.registry)
+
+    @cached_property
+    def witness(self) -> WitnessMetrics:
+        """Hop 2's, where somebody else publishes."""
+        return WitnessMetrics(self.registry)
 
     @cached_property
     def confirm(self) -> ConfirmMetrics:

@@ -29,7 +29,7 @@ _OUTBOX_SQL = "relay/publish/reading/outbox_sql.py"
 _PUBLISHER = "relay/publish/sending/publisher.py"
 _CHECKPOINT = "relay/publish/reading/checkpoint.py"
 _SESSION = "relay/kafka/consumer/session.py"
-_OFFSETS = "consumers/confirm/offset_store.py"
+_OFFSETS = "relay/kafka/consumer/offset_store.py"
 _TRANSACTION = "consumers/confirm/transaction.py"
 _FOLD = "consumers/returns/fold.py"
 

@@ -64,6 +64,8 @@ DELETED_BY = {
         "relay.outage_record",
         "relay.position",
         "relay.process_record",
+        "relay.unmatched_record",
+        "relay.wal_mark",
     ),
     "relay_confirmer": ("relay.pending_return",),
 }

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.consumers.confirm.offset_store import OffsetStore
 from relay.consumers.returns.fold import Statuses, Step, fold
 from relay.consumers.returns.identity import tell_apart
 from relay.consumers.returns.reader import Return
 from relay.consumers.returns.refusals import Refusal
 from relay.kafka.consumer.handler import Part, PartitionLostError
+from relay.kafka.consumer.offset_store import OffsetStore
 from relay.kafka.consumer.partitions import LogBounds, Partition, Start, continuing, gap_between
 from relay.runtime.flow import Flow
 from tests.simulation.broker import Broker, Returned

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from relay.consumers.confirm import offset_store
+from relay.kafka.consumer import offset_store
 from relay.publish.ownership import lease
 from relay.publish.reading import checkpoint, outbox_sql
 from relay.publish.reading.window import Snapshot

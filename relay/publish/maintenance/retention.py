@@ -41,6 +41,16 @@ DELETE FROM relay.outage_record WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM relay.outage_record
      WHERE coalesce(to_at, from_at) < clock_timestamp() - make_interval(days => $1) LIMIT $2))
 """
+_UNMATCHED = """
+DELETE FROM relay.unmatched_record WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM relay.unmatched_record
+     WHERE seen_at < clock_timestamp() - make_interval(days => $1) LIMIT $2))
+"""
+_WAL_MARK = """
+DELETE FROM relay.wal_mark WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM relay.wal_mark
+     WHERE taken_at < clock_timestamp() - make_interval(days => $1) LIMIT $2))
+"""
 _KEPT = "SELECT relay.forget_kept($1, $2)"
 
 
@@ -63,7 +73,9 @@ async def forget(
     """Delete what is older than its days; return how many rows of which table."""
     duties = (
         _Duty("delivery_ledger", _LEDGER, ledger_days),
+        _Duty("unmatched_record", _UNMATCHED, ledger_days),
         _Duty("position", _POSITION, position_days),
+        _Duty("wal_mark", _WAL_MARK, position_days),
         _Duty("process_record", _PROCESS, record_days),
         _Duty("outage_record", _OUTAGE, record_days),
     )

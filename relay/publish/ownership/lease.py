@@ -81,6 +81,8 @@ SELECT pg_terminate_backend(l.backend_pid)
 DUTY: Final = "relay"
 WRITER_NAME: Final = "relay-run-writer"
 REPLAY_WRITER_NAME: Final = "relay-replay-writer"
+WITNESS_WRITER_NAME: Final = "relay-witness-writer"
+_WRITER_NAMES: Final = [WRITER_NAME, REPLAY_WRITER_NAME, WITNESS_WRITER_NAME]
 
 
 @dataclass(slots=True)
@@ -118,9 +120,7 @@ class Lease:
                     return None
                 taken = await self._read_checkpoint(epoch)
         except asyncpg.LockNotAvailableError:
-            await self.connection.execute(
-                END_STALE, DUTY, self.shard, [WRITER_NAME, REPLAY_WRITER_NAME]
-            )
+            await self.connection.execute(END_STALE, DUTY, self.shard, _WRITER_NAMES)
             raise
         self.epoch = epoch
         self._valid_until = asked + self.seconds

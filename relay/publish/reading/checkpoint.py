@@ -144,6 +144,8 @@ class CheckpointWriter:
         parked: Sequence[Parked],
         released: Sequence[int] = (),
         replay: Replayed | None = None,
+        *,
+        high_id: int = LOWEST_ID,
     ) -> None:
         """Record that everything up to `position` was acknowledged or parked.
 
@@ -153,6 +155,7 @@ class CheckpointWriter:
             parked: what waits in quarantine instead.
             released: what left quarantine.
             replay: the items of a replay that are among the deliveries, or were refused.
+            high_id: the highest id that somebody else was seen to have published.
 
         Raises:
             CheckpointConflictError: another relay's epoch, or a write of unknown outcome, stands
@@ -161,7 +164,7 @@ class CheckpointWriter:
         now = self.checkpoint
         lowest = [min(delivery.outbox_ids) for delivery in deliveries]
         highest = [max(delivery.outbox_ids) for delivery in deliveries]
-        hint_id = max(highest, default=now.hint_id)
+        hint_id = max(highest, default=high_id)
         sql, more = ADVANCE, tuple[object, ...]()
         if replay is not None:
             sql, more = ADVANCE_REPLAY, _replay_values(replay)

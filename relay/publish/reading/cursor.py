@@ -84,6 +84,10 @@ class OutboxCursor:
         """How far was read."""
         return self._position
 
+    def move_to(self, position: Position) -> None:
+        """Go on from another position: somebody else's records prove that it was reached."""
+        self._position, self._paging, self._still = position, None, None
+
     @property
     def in_window(self) -> bool:
         """Whether the next page belongs to a window that is already open."""

@@ -1,0 +1,1 @@
+"""Hop 2 when somebody else publishes: what stands in Kafka is written into the delivery ledger."""

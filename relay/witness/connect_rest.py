@@ -1,0 +1,86 @@
+"""Hop 2, witnessed: asks Kafka Connect's REST interface how a connector and its tasks are.
+
+Invariant: reads only, within seconds, and never raises: what cannot be had is said in words. The
+state of a connector says little about its tasks: one that failed leaves it RUNNING (KIP-52).
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote, unquote, urlsplit
+
+from relay.runtime.printable import printable
+
+_SECONDS: Final = 2.0
+_LARGEST_ANSWER: Final = 1_000_000
+_TRACE_CHARACTERS: Final = 300
+_NOT_FOUND: Final = 404
+_OK: Final = 200
+
+
+def connector_state(url: str, connector: str) -> dict[str, Any]:
+    """Return what Kafka Connect says, for relay.publisher.
+
+    Args:
+        url: of a worker, with user and password in it where it asks for them.
+        connector: its name.
+
+    Returns:
+        `{"state", "tasks": [{"id", "state", "trace"}]}`, `{"state": "ABSENT"}` where there is no
+        such connector, or `{"unreachable": why}`.
+    """
+    try:
+        status, body = _get(url, f"/connectors/{quote(connector, safe='')}/status")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return {"unreachable": printable(str(error) or repr(error))[:_TRACE_CHARACTERS]}
+    if status == _NOT_FOUND:
+        return {"state": "ABSENT", "tasks": []}
+    if status != _OK:
+        return {"unreachable": f"HTTP {status}"}
+    return _read(body)
+
+
+def _get(url: str, path: str) -> tuple[int, bytes]:
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=_SECONDS)
+    headers = {"Accept": "application/json"}
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    try:
+        connection.request("GET", parts.path.rstrip("/") + path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read(_LARGEST_ANSWER)
+    finally:
+        connection.close()
+
+
+def _read(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+        state = str(found["connector"]["state"])
+        tasks = [_task(one) for one in found["tasks"]]
+    except (ValueError, KeyError, TypeError):
+        return {"unreachable": "the answer is not Kafka Connect's"}
+    return {"state": printable(state), "tasks": tasks}
+
+
+def _task(task: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": int(task["id"]),
+        "state": printable(str(task["state"])),
+        "trace": _last_cause(str(task.get("trace") or "")),
+    }
+
+
+def _last_cause(trace: str) -> str:
+    """Return the innermost cause of a Java trace, in one line."""
+    lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    last = causes[-1] if causes else next(iter(lines), "")
+    return printable(last)[:_TRACE_CHARACTERS]

@@ -1,0 +1,162 @@
+"""A witness accounts for every record once, and the checkpoint follows what is proven."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from relay.publish.options import PublishOptions
+from relay.publish.service import RelayService
+from relay.repair.adoption import adopt
+from relay.repair.take_over import UnreadRecordsError, take_over
+from relay.runtime.publisher_record import ExternalPublisherError, PublisherActiveError
+
+
+def places(entries: list[asyncpg.Record]) -> set[tuple[int, int]]:
+    return {(one["partition"], one["record_offset"]) for one in entries}
+
+
+async def unmatched(lab: Any) -> list[str]:
+    rows = await lab.pg.fetch("SELECT reason FROM relay.unmatched_record ORDER BY 1")
+    return [row["reason"] for row in rows]
+
+
+async def test_each_record_is_proof_once_and_the_checkpoint_leaves_out_what_has_none(
+    lab: Any,
+) -> None:
+    rows = await lab.fill(40)
+    lost, sent = rows[7], rows[:7] + rows[8:]
+    await lab.publish(sent[:20])
+    await lab.publish(sent[20:], header="ce_id", quoted=True)
+    await lab.publish(sent[:3])  # a publisher that crashed sends again
+    lab.send([])
+    lab.send([("id", b"order-7")])
+    lab.send([("id", b"01890a5d-ac96-774b-bcce-b302099a8057")])
+    lab.send([("ce_id", sent[0][1].encode()), ("relay_epoch", b"9"), ("replay_id", b"x")])
+    await lab.sent()
+    witness = lab.witness()
+    entries = await lab.until_entries(42)
+    assert len(places(entries)) == 42
+    assert {one["id"] for one in entries} == {one[0] for one in sent}
+    assert await unmatched(lab) == ["no_id", "no_id", "no_row"]
+    proven = [one[0] for one in sent]
+
+    async def followed() -> bool:
+        return bool(await lab.handed_over() == proven)
+
+    await lab.until(followed)
+    # A record of a row whose commit becomes visible later is matched then.
+    late = await lab.pg.fetchrow(
+        "INSERT INTO relay.outbox (event_id, aggregate_type, aggregate_id, event_type, payload)"
+        " VALUES ('01890a5d-ac96-774b-bcce-b302099a8057', 'order', 'late', 'order.placed', '{}')"
+        " RETURNING id"
+    )
+    await lab.until_entries(43)
+    assert await unmatched(lab) == ["no_id", "no_id"]
+    proven.append(late["id"])
+    await lab.until(followed)
+    await witness.stop()
+    assert lost[0] not in await lab.handed_over()
+
+
+async def test_a_relay_is_refused_and_takes_over_exactly_what_has_no_record(lab: Any) -> None:
+    rows = await lab.fill(12)
+    await lab.publish(rows[:9])
+    witness = lab.witness()
+    await lab.until_entries(9)
+    relay = RelayService(
+        lab.dsn,
+        lab.kafka,
+        [lab.flow],
+        PublishOptions(),
+        lab.tracing,
+        asyncio.Event(),
+    )
+    with pytest.raises(ExternalPublisherError):
+        await relay.run()
+    with pytest.raises(PublisherActiveError):
+        await take_over(lab.dsn, lab.kafka, [lab.flow], "somebody")
+    await witness.stop()
+    # The publisher was still at it: what nobody has read would be sent again.
+    await lab.publish(rows[9:10])
+    with pytest.raises(UnreadRecordsError):
+        await take_over(lab.dsn, lab.kafka, [lab.flow], "somebody")
+    again = lab.witness()
+    await lab.until_entries(10)
+    await again.stop()
+    done = await take_over(lab.dsn, lab.kafka, [lab.flow], "somebody")
+    assert done is not None
+    assert done.unproven == 2
+    assert await take_over(lab.dsn, lab.kafka, [lab.flow], "somebody") is None
+    relay = RelayService(
+        lab.dsn,
+        lab.kafka,
+        [lab.flow],
+        PublishOptions(),
+        lab.tracing,
+        asyncio.Event(),
+    )
+    task = asyncio.create_task(relay.run())
+    entries = await lab.until_entries(12)
+    assert {one["id"] for one in entries} == {one[0] for one in rows}
+    relay.stop.set()
+    await task
+    assert relay.progress.published == 2
+    assert [row["action"] for row in await lab.pg.fetch("SELECT action FROM relay.audit_log")] == [
+        "publisher_changed", "publisher_changed",
+    ]  # fmt: skip
+
+
+async def test_witnesses_that_are_killed_and_a_topic_made_anew_lose_and_double_nothing(
+    lab: Any, topics: Any
+) -> None:
+    rows = await lab.fill(300)
+    first, second = lab.witness(), lab.witness()
+    await lab.publish(rows[:150])
+
+    async def some() -> bool:
+        return len(await lab.entries()) > 0
+
+    await lab.until(some)
+    await first.kill()
+    await lab.publish(rows[150:])
+    entries = await lab.until_entries(300)
+    assert len(places(entries)) == 300
+    assert {one["id"] for one in entries} == {one[0] for one in rows}
+
+    async def leads() -> bool:
+        return bool(await lab.handed_over() == [one[0] for one in rows])
+
+    await lab.until(leads)  # the other one has the lease by now
+    await asyncio.to_thread(topics.recreate, lab.topic)
+    more = await lab.fill(5)
+    await lab.publish(more)
+    entries = await lab.until_entries(305)
+    assert {one["id"] for one in entries} == {one[0] for one in rows + more}
+    gaps = await lab.pg.fetch("SELECT DISTINCT reason FROM relay.offset_gap")
+    assert [row["reason"] for row in gaps] == ["topic_recreated"]
+    await second.stop()
+
+
+async def test_rows_older_than_the_topics_records_are_adopted(lab: Any) -> None:
+    old = await lab.fill(6)
+    newer = await lab.fill(4)
+    await lab.publish(newer[:3])
+    await lab.pg.execute(
+        "UPDATE relay.outbox SET created_at = created_at - interval '1 day' WHERE id = ANY ($1)",
+        [one[0] for one in old],
+    )
+    before = await lab.pg.fetchval("SELECT created_at FROM relay.outbox WHERE id = $1", newer[0][0])
+    done = await adopt(lab.dsn, lab.kafka, [lab.flow], "somebody", before=before)
+    assert done.rows == 6
+    assert await lab.handed_over() == [one[0] for one in old]
+    witness = lab.witness()
+    await lab.until_entries(3)
+    proven = [one[0] for one in old + newer[:3]]
+
+    async def followed() -> bool:
+        return bool(await lab.handed_over() == proven)
+
+    await lab.until(followed)
+    await witness.stop()
