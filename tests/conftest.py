@@ -46,7 +46,8 @@ KAFKA_FIXTURES = {"kafka_bootstrap", "topics", "private_kafka"}
 QUICKLY_BACK = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
 # Making and dropping a database scans the buffers and waits for the disk. Nothing here outlives
 # the run, and the tests that kill a PostgreSQL have their own, which waits for its disk.
-FOR_MANY_CLONES = {"fsync": "off", "shared_buffers": "64MB"}
+# Slots of other publishers are made in some tests.
+FOR_MANY_CLONES = {"fsync": "off", "shared_buffers": "64MB", "wal_level": "logical"}
 RELAY = Path(sys.executable).with_name("relay")
 
 

@@ -12,7 +12,13 @@ from relay.diagnose.verdicts import MEANINGS, Fate, Verdict
 # A verdict that usually flows on by itself, with a cause for which it never will: whoever should
 # take it is past it, and no restart brings it back to it.
 NEVER_BY_ITSELF: Final = frozenset(
-    {Cause.CHECKPOINT_SKIPPED, Cause.SENT_TO_OTHER_TOPIC, Cause.GROUP_REPLACED}
+    {
+        Cause.CHECKPOINT_SKIPPED,
+        Cause.PUBLISHER_SKIPPED,
+        Cause.SLOT_LOST,
+        Cause.SENT_TO_OTHER_TOPIC,
+        Cause.GROUP_REPLACED,
+    }
 )
 
 

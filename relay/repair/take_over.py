@@ -41,7 +41,7 @@ SELECT topic, partition, next_offset FROM relay.consumer_offset
 class UnreadRecordsError(Exception):
     """Records of the other publisher were not witnessed yet: their rows would be sent again."""
 
-    hint = "let `relay witness` run until it has read them (`relay check` says so), then stop it"
+    hint = "let `relay witness` run until it has read them (`relay status` says so), then stop it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from relay.diagnose.causes.anywhere import ANYWHERE
 from relay.diagnose.causes.codes import Cause
 from relay.diagnose.causes.confirm import CONFIRM
+from relay.diagnose.causes.external import EXTERNAL
 from relay.diagnose.causes.meaning import CauseMeaning
 from relay.diagnose.causes.place import FINE, PLACE
 from relay.diagnose.causes.process import PROCESS, RETURN
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 MEANINGS: Mapping[Cause, CauseMeaning] = MappingProxyType(
-    FINE | PLACE | PUBLISH | PROCESS | RETURN | CONFIRM | ANYWHERE
+    FINE | PLACE | PUBLISH | EXTERNAL | PROCESS | RETURN | CONFIRM | ANYWHERE
 )
 
 _OF_ANOTHER_VERSION = CauseMeaning(
@@ -46,6 +47,7 @@ def meaning_of(code: str) -> CauseMeaning:
 MOVING_BY_ITSELF = frozenset(
     {
         Cause.RELAY_BEHIND,
+        Cause.PUBLISHER_BEHIND,
         Cause.RELEASE_PENDING,
         Cause.PROCESSOR_LAGGING,
         Cause.PROCESSOR_REBALANCING,
@@ -59,7 +61,9 @@ MOVING_BY_ITSELF = frozenset(
 )
 
 # What is said of a process whose last heartbeat is fresh; it may have been killed right after it.
-PROVISIONAL = frozenset({Cause.RELAY_BEHIND, Cause.PROCESSOR_LAGGING, Cause.CONSUMER_LAGGING})
+PROVISIONAL = frozenset(
+    {Cause.RELAY_BEHIND, Cause.PUBLISHER_BEHIND, Cause.PROCESSOR_LAGGING, Cause.CONSUMER_LAGGING}
+)
 
 # What holds the orders of an incident in quarantine, in the quarantine's own word.
 _HELD_FOR: Mapping[Cause, str] = MappingProxyType(

@@ -28,7 +28,7 @@ _START: Final = MappingProxyType(
     {
         WATCH_ROUND: "start relay run, relay confirm or relay watchdog",
         WATCH_POSITIONS: "start relay run, relay confirm or relay watchdog",
-        UPKEEP: "start relay run",
+        UPKEEP: "start relay run (relay witness, where somebody else publishes)",
     }
 )
 _NOW: Final = "SELECT clock_timestamp()"

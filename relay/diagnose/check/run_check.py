@@ -30,6 +30,7 @@ from relay.diagnose.check.orders_facts import gather_orders
 from relay.diagnose.check.orders_rules import judge_orders
 from relay.diagnose.check.placing import check_placing
 from relay.diagnose.check.pooler import gather_pooler
+from relay.diagnose.check.publisher import check_publisher
 from relay.diagnose.check.result import (
     Change,
     Result,
@@ -158,6 +159,7 @@ async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
     if flow.orders_columns is not None:
         tables.append(flow.orders_columns.table)
     results += await check_duties(connection)
+    results += await check_publisher(connection, flow)
     results += await check_set_aside(connection, flow)
     results += await check_held_returns(connection, flow.confirm_group)
     facts = await gather_database(connection, tuple(tables))

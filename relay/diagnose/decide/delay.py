@@ -124,6 +124,8 @@ def _cause(evidence: Evidence, hop: Hop, start: datetime, end: datetime) -> Caus
     outage = _outage(outages, kind, start, end)
     if outage is not None:
         return outage
+    if relay and around.publisher is not None:
+        return None  # whoever publishes has no process record here
     if isinstance(processes, Missing) or not _nobody(processes, start, end):
         return None
     return Cause.RELAY_DOWN if relay else Cause.CONSUMER_DOWN

@@ -14,6 +14,7 @@ from relay.diagnose.decide.duty import (
     recorded_end,
     standing,
 )
+from relay.diagnose.decide.external import decide_external
 from relay.diagnose.decide.finding import Finding, unknown
 from relay.diagnose.evidence.order import Delivery, EventSeen, Evidence, Found, HeldEvent, ReadBack
 from relay.diagnose.evidence.system_state import (
@@ -55,6 +56,15 @@ def decide_unpublished(evidence: Evidence, event: EventSeen) -> Finding:
         return unknown(evidence.handed_over, Hop.PUBLISH)
     if evidence.handed_over:
         return _skipped_or_forgotten(evidence, event)
+    return _not_handed_over(evidence, event)
+
+
+def _not_handed_over(evidence: Evidence, event: EventSeen) -> Finding:
+    publisher = evidence.around.publisher
+    if isinstance(publisher, Missing):
+        return unknown(publisher, Hop.PUBLISH)
+    if publisher is not None:
+        return decide_external(evidence, event, publisher)
     return Finding(Verdict.NOT_PUBLISHED, _relay_cause(evidence, event))
 
 

@@ -285,6 +285,7 @@ class Evidence:
         searched: whether Kafka was searched to its end for an id of which no row knows.
         dropped_partition: the partition that would have held the row and was dropped.
         handed_over: the checkpoint is past the row.
+        passed: another publisher's slot confirmed its commit.
         deliveries: publications of the event on the flow's topics, oldest first; where there are
             none, those on topics that the flow does not name (any more).
         strayed: those are all that there is.
@@ -305,6 +306,7 @@ class Evidence:
     order: OrderSeen | Missing | None
     event: EventSeen | Missing | None
     handed_over: bool | Missing = False
+    passed: bool = False
     deliveries: tuple[Delivery, ...] | Missing = ()
     strayed: bool = False
     readback: ReadBack | Missing | None = None

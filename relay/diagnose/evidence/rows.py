@@ -23,6 +23,7 @@ class EventRow:
 
     Attributes:
         handed_over: the checkpoint is past it; Missing: nobody could look whether Kafka has it.
+        passed: the other publisher's slot confirmed its commit.
         deleted: it is gone from the outbox, and its record on Kafka proves that it was there.
     """
 
@@ -33,6 +34,7 @@ class EventRow:
     traceparent: str | None
     kept: bool
     handed_over: bool | Missing
+    passed: bool = False
     deleted: bool = False
 
 

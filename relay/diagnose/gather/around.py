@@ -15,6 +15,7 @@ from typing import Final
 import asyncpg
 
 from relay.diagnose.evidence.history import BEFORE_SECONDS, STEPS_OF_A_READER
+from relay.diagnose.evidence.publisher import PublisherSeen
 from relay.diagnose.evidence.system_state import (
     PROCESSES_AT_MOST,
     CheckpointSeen,
@@ -29,6 +30,7 @@ from relay.diagnose.evidence.system_state import (
     Shrink,
 )
 from relay.diagnose.gather.cut_over import events_since, watched_since
+from relay.diagnose.gather.publisher import read_external
 from relay.diagnose.gather.reading import part
 from relay.diagnose.gather.unwritten import DISABLED_TRIGGERS
 from relay.runtime.flow import Flow
@@ -54,6 +56,7 @@ class AroundRows:
     lone_readers: frozenset[str] | Missing = frozenset()
     shrinks: Mapping[str, tuple[Shrink, ...]] | Missing = field(default_factory=dict)
     newcomers: frozenset[str] = frozenset()
+    publisher: PublisherSeen | Missing | None = None
 
 
 async def read_around(
@@ -86,6 +89,7 @@ async def read_around(
         shrinks=await part(con, "topics made again", lambda: _shrinks(con, flow, start)),
         lone_readers=await part(con, "positions", lambda: _lone_readers(con, flow, now_at)),
         newcomers=frozenset() if isinstance(newcomers, Missing) else newcomers,
+        publisher=await part(con, "the publisher", lambda: _publisher(con, flow)),
     )
 
 
@@ -119,6 +123,11 @@ async def read_processes(
         _PROCESSES, kind, PROCESSES_AT_MOST, names, list(flow.others.names)
     )
     return tuple(_process(row) for row in rows)
+
+
+async def _publisher(connection: asyncpg.Connection, flow: Flow) -> PublisherSeen | None:
+    witnesses = await read_processes(connection, flow, "witness")
+    return await read_external(connection, flow, witnesses)
 
 
 # It connects first and records itself a moment later.

@@ -106,6 +106,7 @@ class Joiner:
             order=self._order(order_id),
             event=events if isinstance(events, Missing) else self._event(chosen),
             handed_over=chosen.handed_over if chosen else False,
+            passed=chosen.passed if chosen else False,
             held=self._held(order_id, chosen),
             returns=_seen(returns, given, chosen),
             scan=self._scan(order_id, (), None),

@@ -153,12 +153,25 @@ _EVENT_TYPE: Final = f"""
         END"""
 _TRACEPARENT: Final = "left(e.traceparent, 256)"
 
+# The newest place of the WAL that another publisher's slot confirmed: what its snapshot shows was
+# given to him.
+_MARK: Final = """(
+       SELECT w.seen
+         FROM relay.publisher AS p
+         JOIN pg_catalog.pg_replication_slots AS s
+           ON s.slot_name = p.slot AND s.database = current_database()
+        CROSS JOIN LATERAL (SELECT seen FROM relay.wal_mark AS k
+                             WHERE k.lsn <= s.confirmed_flush_lsn
+                             ORDER BY k.lsn DESC LIMIT 1) AS w
+        WHERE p.kind = 'external')"""
+
 # A row was handed over when the checkpoint's past snapshot shows it, or the page being read does.
 _EVENTS: Final = f"""
 SELECT e.aggregate_id, e.aggregate_type = $2, e.id, e.event_id::text, {_EVENT_TYPE}, e.created_at,
        {_TRACEPARENT}, e.kept,
        coalesce(pg_visible_in_snapshot(e.txid, c.prev)
-                OR (e.id <= c.last_id AND pg_visible_in_snapshot(e.txid, c.cur)), false)
+                OR (e.id <= c.last_id AND pg_visible_in_snapshot(e.txid, c.cur)), false),
+       coalesce(pg_visible_in_snapshot(e.txid, m.seen), false)
   FROM (SELECT aggregate_id, aggregate_type, id, event_id, event_type, created_at, traceparent,
                txid, false AS kept
           FROM relay.outbox_summary WHERE aggregate_id = ANY ($1::text[])
@@ -167,6 +180,7 @@ SELECT e.aggregate_id, e.aggregate_type = $2, e.id, e.event_id::text, {_EVENT_TY
                txid, true
           FROM relay.kept_summary WHERE aggregate_id = ANY ($1::text[])) AS e
   LEFT JOIN relay.checkpoint AS c ON c.shard = 0
+  LEFT JOIN {_MARK} AS m ON true
  WHERE e.aggregate_type = $2 OR e.event_type = ANY ($3::text[])
  ORDER BY e.id
 """  # noqa: S608 - constants of this module
@@ -177,7 +191,8 @@ _EVENTS_NEAR: Final = f"""
 SELECT k.order_id, e.aggregate_type = $2, e.id, e.event_id::text, {_EVENT_TYPE}, e.created_at,
        {_TRACEPARENT}, false,
        coalesce(pg_visible_in_snapshot(e.txid, c.prev)
-                OR (e.id <= c.last_id AND pg_visible_in_snapshot(e.txid, c.cur)), false)
+                OR (e.id <= c.last_id AND pg_visible_in_snapshot(e.txid, c.cur)), false),
+       coalesce(pg_visible_in_snapshot(e.txid, m.seen), false)
   FROM unnest($1::text[], $4::timestamptz[]) AS k (order_id, placed_at)
  CROSS JOIN LATERAL (
        SELECT o.id, o.aggregate_type, o.event_id, o.event_type, o.created_at, o.traceparent,
@@ -189,6 +204,7 @@ SELECT k.order_id, e.aggregate_type = $2, e.id, e.event_id::text, {_EVENT_TYPE},
           AND (o.aggregate_type = $2 OR o.event_type = ANY ($3::text[]))
         ORDER BY o.id) AS e
   LEFT JOIN relay.checkpoint AS c ON c.shard = 0
+  LEFT JOIN {_MARK} AS m ON true
 """  # noqa: S608 - constants of this module
 # With fewer orders than this, looking everywhere costs a few milliseconds.
 _NEAR_FROM: Final = 200

@@ -22,6 +22,7 @@ from relay.diagnose.gather.database import read_rows, reread
 from relay.diagnose.gather.deleted_rows import find_deleted
 from relay.diagnose.gather.logs import LogReading, read_broker
 from relay.diagnose.gather.positions import Series, read_positions
+from relay.diagnose.gather.publisher import read_unread
 from relay.diagnose.gather.reading import database_missing, part
 from relay.diagnose.gather.recorded_returns import read_answered, read_refused_at
 from relay.diagnose.gather.succession import read_answered_past
@@ -92,6 +93,7 @@ class Gatherer:
         )
         log.positions, log.positions_missing = positions, positions_missing
         rows, log.answered = await self._once_more(open_ids, rows, log)
+        around_rows = await self._with_unread(around_rows, open_ids)
         around = self._surroundings(around_rows, topics, positions)
         if open_ids and not isinstance(self.connection, Missing):
             answered = await read_answered_past(self.connection, self.flow, around, positions)
@@ -104,6 +106,14 @@ class Gatherer:
                 await asyncio.sleep(0)
             found.append(joiner.evidence(one, (events or {}).get(one)))
         return found
+
+    async def _with_unread(self, rows: AroundRows, open_ids: Sequence[str]) -> AroundRows:
+        """Ask what of another publisher's records no witness has read."""
+        publisher = rows.publisher
+        if publisher is None or isinstance(publisher, Missing) or not open_ids:
+            return rows
+        left = await read_unread(self.kafka, self.flow, publisher.read_to)
+        return replace(rows, publisher=replace(publisher, unread=left))
 
     async def _read_database(
         self, ids: Sequence[str]
@@ -219,6 +229,7 @@ class Gatherer:
             lone_readers=rows.lone_readers,
             disabled_triggers=rows.disabled_triggers,
             newcomers=rows.newcomers,
+            publisher=rows.publisher,
         )
 
 

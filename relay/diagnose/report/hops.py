@@ -13,6 +13,7 @@ from relay.diagnose.decide.confirm import CONSUMER
 from relay.diagnose.decide.contradiction import held_conflict, overwritten
 from relay.diagnose.decide.decision import applied_return, returned_at
 from relay.diagnose.decide.duty import alive
+from relay.diagnose.decide.external import WITNESS
 from relay.diagnose.decide.process import Passed, passage
 from relay.diagnose.decide.publish import RELAY
 from relay.diagnose.decide.succession import succession
@@ -29,6 +30,7 @@ from relay.diagnose.evidence.order import (
     ReturnSeen,
     Scan,
 )
+from relay.diagnose.evidence.publisher import PublisherSeen
 from relay.diagnose.evidence.system_state import GroupSeen, Missing, ProcessSeen
 from relay.diagnose.report.transactions import transaction_text
 from relay.kafka.partition import Partition
@@ -155,7 +157,31 @@ def _unsent(evidence: Evidence) -> str:
         one = next((each for each in held if each.own), held[0])
         return _cut(f"quarantined ({one.state}): {one.reason}, {one.detail}")
     passed = "checkpoint is past it" if evidence.handed_over is True else "not in the ledger"
+    publisher = evidence.around.publisher
+    if publisher is not None and not isinstance(publisher, Missing):
+        return f"{passed}; {_publisher(evidence, publisher)}"
     return f"{passed}; relay {_running(evidence, evidence.around.relays, RELAY)}"
+
+
+def _publisher(evidence: Evidence, seen: PublisherSeen) -> str:
+    """Say what is known of a publisher that is not ours."""
+    parts = []
+    connector, slot = seen.connector, seen.slot
+    if isinstance(connector, Missing):
+        parts.append(_could_not("connector", connector))
+    elif connector is not None:
+        task = connector.failed_task
+        failed = f", task {task.number} failed: {task.trace}" if task else ""
+        parts.append(f"connector {connector.name} {connector.state}{failed}")
+    if slot is not None:
+        state = "active" if slot.active else "not active"
+        state = state if slot.lost is None else f"lost ({slot.lost})"
+        behind = "" if slot.behind_bytes is None else f", {slot.behind_bytes:,} bytes behind"
+        known = f"{state}{behind}" if slot.exists else "does not exist"
+        passed = ", past the row" if evidence.passed else ""
+        parts.append(f"slot {slot.name} {known}{passed}")
+    parts.append(f"witness {_running(evidence, seen.witnesses, WITNESS)}")
+    return _cut("; ".join(parts))
 
 
 def _running(evidence: Evidence, processes: Sequence[ProcessSeen] | Missing, kind: str) -> str:

@@ -16,6 +16,7 @@ import asyncpg
 from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.cut_over import watched_from, watched_since
+from relay.diagnose.gather.publisher import read_external
 from relay.diagnose.gather.reading import part
 from relay.diagnose.status.evidence import Counts, ProcessSeen, SetAsideCount, Waiting
 from relay.diagnose.status.traces import Position, read_answered_orders
@@ -75,6 +76,7 @@ async def _read(connection: asyncpg.Connection, flow: Flow) -> Counts:
         processes=await read("the processes", read_processes, flow),
         read_only=await connection.fetchval(_READ_ONLY),
         never_an_event=judged_from is None,
+        publisher=await read("the publisher", read_external, flow, ()),
         looked=await read("the watchdog's rounds", read_looked),
     )
 

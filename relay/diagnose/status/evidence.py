@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from relay.diagnose.evidence.publisher import PublisherSeen
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.status.traces import Answered, Position
 from relay.diagnose.watch.looked import Looked
@@ -86,6 +87,7 @@ class Counts:
         canaries: where records and returns of the last days' canaries stand.
         set_aside: returns without their bytes in quarantine.
         read_only: nobody is let write, so that no heartbeat tells who lives.
+        publisher: who publishes where our relay does not.
         never_an_event: no event of the flow was ever written here.
     """
 
@@ -105,5 +107,6 @@ class Counts:
     processes: tuple[ProcessSeen, ...] | Missing
     read_only: bool = False
     never_an_event: bool = False
+    publisher: PublisherSeen | Missing | None = None
     looked: Looked | Missing = LOOKS
     set_aside: SetAsideCount | Missing = field(default_factory=SetAsideCount)

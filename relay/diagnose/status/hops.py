@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeVar
 
+from relay.diagnose.evidence.publisher import PublisherSeen
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.status.evidence import Counts, ProcessSeen
+from relay.diagnose.status.external import tell_publisher
 from relay.diagnose.status.lags import Lag, Lags
 from relay.diagnose.status.traces import Traces, compare
 from relay.diagnose.watch.looked import Looked
@@ -166,13 +168,17 @@ def _place(counts: Counts) -> HopStatus:
 
 
 def _publish(counts: Counts) -> HopStatus:
-    processes = _alive(counts, "relay")
-    active = [p for p in processes if p.active]
+    publisher = _known(counts.publisher)
     found = HopStatus("publish", None, rate_per_second=_rate(counts, "publish"))
-    found = replace(found, run_by=_run_by(counts, "relay", processes))
-    found = replace(
-        found, healthy=bool(active), note=_trouble(counts, active or processes, "relay run")
-    )
+    if publisher is not None:
+        found = _external(found, counts, publisher)
+    else:
+        processes = _alive(counts, "relay")
+        active = [p for p in processes if p.active]
+        found = replace(found, run_by=_run_by(counts, "relay", processes))
+        found = replace(
+            found, healthy=bool(active), note=_trouble(counts, active or processes, "relay run")
+        )
     held = (_known(counts.held) or {}).get("event", 0)
     if held:
         found = replace(found, note=_joined(found.note, f"{held} parked in quarantine"))
@@ -184,6 +190,19 @@ def _publish(counts: Counts) -> HopStatus:
         waiting=waiting.count,
         exact=waiting.exact,
         oldest_age_seconds=_age(waiting.oldest_at, counts.now),
+    )
+
+
+def _external(found: HopStatus, counts: Counts, publisher: PublisherSeen) -> HopStatus:
+    """Say who publishes where our relay does not, and who witnesses it."""
+    witnesses, told = _alive(counts, "witness"), tell_publisher(publisher)
+    active = [one for one in witnesses if _state(one) == "active"]
+    by = _run_by(counts, "witness", witnesses)
+    return replace(
+        found,
+        run_by=f"{told.named}; witnessed by {by}",
+        note=_joined(*told.troubles, _trouble(counts, witnesses, "relay witness"), told.behind),
+        healthy=bool(active) and not told.troubles,
     )
 
 

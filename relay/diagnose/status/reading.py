@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
 import asyncpg
 
 from relay.diagnose.evidence.system_state import Missing
+from relay.diagnose.gather.publisher import read_unread
 from relay.diagnose.gather.reading import database_missing
 from relay.diagnose.status.counts import read_counts
 from relay.diagnose.status.evidence import Counts
@@ -40,6 +42,10 @@ async def read_status(dsn: str | None, kafka: KafkaConnection, flow: Flow) -> St
             canaries=() if isinstance(counts.canaries, Missing) else counts.canaries,
             answered=() if isinstance(counts.answered, Missing) else counts.answered,
         )
+        publisher = counts.publisher
+        if publisher is not None and not isinstance(publisher, Missing):
+            left = await read_unread(kafka, flow, publisher.read_to)
+            counts = replace(counts, publisher=replace(publisher, unread=left))
     now = datetime.now(UTC) if isinstance(counts, Missing) else counts.now
     return decide(counts, lags, flow, now)
 

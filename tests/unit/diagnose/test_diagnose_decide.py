@@ -30,6 +30,7 @@ from relay.diagnose.evidence.order import (
     Scan,
     Waiting,
 )
+from relay.diagnose.evidence.publisher import ConnectorSeen, PublisherSeen, SlotSeen, TaskSeen
 from relay.diagnose.evidence.system_state import (
     AnsweredPast,
     CheckpointSeen,
@@ -117,8 +118,18 @@ UNPASSED = replace(LOST, around=replace(AROUND, groups={GROUP: BEHIND}))
 CROSSED = Crossing(GROUP, ago(minutes=59), 118_402, 3, ago(minutes=2), 118_971, 3)
 
 
+SLOT = SlotSeen("relay_outbox", active=True)
+
+
 def around(case: Evidence, **changes: Any) -> Evidence:
     return replace(case, around=replace(case.around, **changes))
+
+
+def external(*, passed: bool = False, **changes: Any) -> Evidence:
+    """Return a row without a record, where somebody else publishes."""
+    seen = PublisherSeen(slot=SLOT, witnesses=(RUNNING,), last_record_at=ago(minutes=40))
+    case = replace(UNSENT, passed=passed)
+    return around(case, relays=(), lease=None, publisher=replace(seen, **changes))
 
 
 def relay(**changes: Any) -> Evidence:
@@ -228,6 +239,26 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
         UNSENT, checkpoint=CheckpointSeen(NOW, rebaseline_needed=True)
     ),
     (Verdict.NOT_PUBLISHED, Cause.CHECKPOINT_SKIPPED): replace(UNSENT, handed_over=True),
+    (Verdict.NOT_PUBLISHED, Cause.PUBLISHER_SKIPPED): external(passed=True),
+    (Verdict.NOT_PUBLISHED, Cause.PUBLISHER_BEHIND): external(last_record_at=ago(seconds=5)),
+    (Verdict.NOT_PUBLISHED, Cause.PUBLISHER_STUCK): external(),
+    (Verdict.NOT_PUBLISHED, Cause.SLOT_LOST): external(slot=replace(SLOT, lost="wal_removed")),
+    (Verdict.NOT_PUBLISHED, Cause.SLOT_MISSING): external(slot=SlotSeen("s", exists=False)),
+    (Verdict.NOT_PUBLISHED, Cause.SLOT_INACTIVE): external(slot=SlotSeen("s")),
+    (Verdict.NOT_PUBLISHED, Cause.CONNECTOR_FAILED): external(
+        connector=ConnectorSeen("c", "FAILED")
+    ),
+    (Verdict.NOT_PUBLISHED, Cause.CONNECTOR_PAUSED): external(
+        connector=ConnectorSeen("c", "STOPPED"), slot=SlotSeen("s")
+    ),
+    (Verdict.NOT_PUBLISHED, Cause.CONNECTOR_MISSING): external(
+        connector=ConnectorSeen("c", "ABSENT")
+    ),
+    (Verdict.NOT_PUBLISHED, Cause.CONNECT_TASK_FAILED): external(
+        connector=ConnectorSeen("c", "RUNNING", (TaskSeen(0, "FAILED", "no publication"),))
+    ),
+    (Verdict.UNKNOWN, Cause.WITNESS_DOWN): external(witnesses=(KILLED,), slot=SlotSeen("s")),
+    (Verdict.UNKNOWN, Cause.WITNESS_BEHIND): external(unread={(EVENTS, 0): 7}, slot=SlotSeen("s")),
     (Verdict.NOT_PUBLISHED, Cause.SENT_TO_OTHER_TOPIC): replace(
         LOST, deliveries=(Delivery("orders.evnets", 3, OFFSET, PUBLISHED),), strayed=True
     ),

@@ -15,7 +15,9 @@ from relay.diagnose.verdicts import Fate, Hop, Verdict
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("cause", [Cause.CHECKPOINT_SKIPPED, Cause.SENT_TO_OTHER_TOPIC])
+@pytest.mark.parametrize(
+    "cause", [Cause.CHECKPOINT_SKIPPED, Cause.SENT_TO_OTHER_TOPIC, Cause.PUBLISHER_SKIPPED]
+)
 def test_what_the_relay_went_past_is_lost_wherever_it_is_shown(cause: Cause) -> None:
     verdict = Verdict.NOT_PUBLISHED
     found = Diagnosis("o", verdict, cause, Hop.PUBLISH, (), (), "", "")
