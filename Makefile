@@ -67,6 +67,7 @@ lock: setup  ## lock Python's and Kafka's files again (ARGS=--upgrade for newer 
 	@echo "hatchling" | $(UV_COMPILE) -c requirements-dev.txt - -o deploy/requirements-build.txt
 	@$(MAKE) --no-print-directory setup
 	@.venv/bin/python tools/lock_kafka.py
+	@.venv/bin/python tools/lock_connect.py
 	@.venv/bin/python tools/lock_worlds.py
 
 floors: setup  ## hop 1 with the oldest libraries it may be installed with, on each Python (network)

@@ -36,25 +36,27 @@ def lock_release(version: str, lock: Path) -> None:
         context = MavenContext(repo_cache=Path(repository))
         # Raw: none of the two may impose its managed versions upon the other's dependencies.
         coordinates = (f"org.apache.kafka:kafka_2.13:{version}", LOGGING)
-        asked = [_dependency(context, coordinate) for coordinate in coordinates]
+        asked = [asked_for(context, coordinate) for coordinate in coordinates]
         inputs, transitive = context.resolver.resolve(asked)
         kept = [d for d in transitive if d.scope in ("compile", "runtime")]
-        lines = sorted(_line(dependency) for dependency in [*inputs, *kept])
+        lines = sorted(line_of(dependency) for dependency in [*inputs, *kept])
     _refuse_mixed_releases(lines, version)
     lock.write_text(HEADER + "".join(lines), encoding="ascii")
 
 
 def lock_line(context: MavenContext, coordinate: str) -> str:
     """Return the line of one file alone."""
-    return _line(_dependency(context, coordinate))
+    return line_of(asked_for(context, coordinate))
 
 
-def _dependency(context: MavenContext, coordinate: str) -> Dependency:
+def asked_for(context: MavenContext, coordinate: str) -> Dependency:
+    """Return a file to be resolved, with nothing imposed upon what it depends on."""
     group, artifact, version = coordinate.split(":")
     return Dependency(context.project(group, artifact).at_version(version).artifact(), raw=True)
 
 
-def _line(dependency: Dependency) -> str:
+def line_of(dependency: Dependency) -> str:
+    """Return a file's line of a lock."""
     content = Path(dependency.artifact.resolve()).read_bytes()
     coordinate = f"{dependency.groupId}:{dependency.artifactId}:{dependency.version}"
     return f"{coordinate} {hashlib.sha256(content).hexdigest()} {len(content)}\n"
