@@ -68,6 +68,13 @@ def placed_at(evidence: Evidence) -> datetime | None:
     return None
 
 
+def _by_our_clock(evidence: Evidence) -> datetime | None:
+    """Return the same, corrected where the order's own clock is all that says it and is behind."""
+    at = placed_at(evidence)
+    own = evidence.event is None or isinstance(evidence.event, Missing)
+    return at + evidence.around.clock_behind if own and at is not None else at
+
+
 def waited_from(evidence: Evidence) -> datetime | None:
     """Return since when its customer waits: an event that was missing was written later."""
     placed, order, lost = placed_at(evidence), evidence.order, evidence.lost_kind
@@ -153,7 +160,7 @@ def _returned_cause(evidence: Evidence) -> Cause:
 
 
 def _unwatched(evidence: Evidence) -> Finding | None:
-    since, start = evidence.around.watched_since, placed_at(evidence)
+    since, start = evidence.around.watched_since, _by_our_clock(evidence)
     if isinstance(since, Missing):
         return unknown(since)
     if since is None or start is None or start >= since:
@@ -214,7 +221,8 @@ def _delivered_and_then(evidence: Evidence, newest: Delivery) -> Finding:
         # A group that read it there is cleared above: the topic was renamed since.
         return Finding(Verdict.NOT_PUBLISHED, Cause.SENT_TO_OTHER_TOPIC)
     readback = evidence.readback
-    if not isinstance(readback, ReadBack) or readback.found is Found.SAME:
+    copied = isinstance(evidence.copy, Delivery)
+    if copied or not isinstance(readback, ReadBack) or readback.found is Found.SAME:
         if came_past.missing is not None:
             return unknown(came_past.missing, Hop.PROCESS)
         return decide_unprocessed(evidence, newest)

@@ -96,6 +96,7 @@ def _order_without_event(evidence: Evidence, order: OrderSeen) -> Finding:
 def _before_events(evidence: Evidence, order: OrderSeen, moment: Moment) -> Missing | None:
     """Say that the order's time knew no events, as far as that can be told; None: it did."""
     since, at = evidence.around.events_since, order.submitted_at
+    at = None if at is None else at + evidence.around.clock_behind
     if isinstance(since, Missing):
         return since
     if since is None:

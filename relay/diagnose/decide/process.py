@@ -55,6 +55,9 @@ def passage(evidence: Evidence, delivery: Delivery) -> Passage:
     recorded = _recorded_passage(evidence, delivery)
     if recorded is not None:
         return recorded
+    copied = _copied_passage(evidence)
+    if copied is not None:
+        return copied
     if delivery.offset is None:
         return Passage(Passed.UNKNOWN, missing=_offset_unknown(delivery))
     if _not_there(evidence):
@@ -64,6 +67,20 @@ def passage(evidence: Evidence, delivery: Delivery) -> Passage:
     if isinstance(groups, Missing):
         return _passage_unasked(evidence, groups)
     return _committed_passage(evidence, delivery, delivery.offset)
+
+
+def _copied_passage(evidence: Evidence) -> Passage | None:
+    """Tell whether a group came past the copy that it reads instead; None: it reads none."""
+    copy, groups = evidence.copy, evidence.around.groups
+    if isinstance(copy, Missing):
+        return Passage(Passed.UNKNOWN, missing=copy)
+    if copy is None or copy.offset is None or isinstance(groups, Missing):
+        return None
+    where = (copy.topic, copy.partition)
+    for name in evidence.around.processor_groups:
+        if name in groups and groups[name].committed.get(where, -1) > copy.offset:
+            return Passage(Passed.YES, name)
+    return Passage(Passed.NO)
 
 
 def _recorded_passage(evidence: Evidence, delivery: Delivery) -> Passage | None:
@@ -232,10 +249,11 @@ def decide_unprocessed(evidence: Evidence, delivery: Delivery) -> Finding:
         return unknown(groups, Hop.PROCESS)
     if isinstance(evidence.around.answered_past, Missing):
         return unknown(evidence.around.answered_past, Hop.PROCESS)
-    heir = succession(evidence, delivery)
+    copy = evidence.copy if isinstance(evidence.copy, Delivery) else None
+    heir = succession(evidence, delivery) if copy is None else None
     if heir is not None:
         return Finding(Verdict.NOT_PROCESSED, _of_heir(heir, delivery))
-    cause = _cause_of_flow(evidence, delivery, groups)
+    cause = _cause_of_flow(evidence, copy or delivery, groups)
     lone = evidence.around.lone_readers
     if cause is Cause.PROCESSOR_DOWN and isinstance(lone, Missing):
         return unknown(lone, Hop.PROCESS)

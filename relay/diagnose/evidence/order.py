@@ -290,6 +290,8 @@ class Evidence:
             none, those on topics that the flow does not name (any more).
         strayed: those are all that there is.
         readback: what stands at the newest delivery's offset; None: nothing was delivered.
+        copy: where a copy stands that a processor group reads instead (a mirror, a re-partitioned
+            one); None: none of the groups reads another topic, or there is none.
         held: quarantined events that hold this one back.
         returns: its returns, wherever they are; those of the log only as far as `scan` reached.
         crossing: by processor group that was recorded past the newest delivery.
@@ -310,6 +312,7 @@ class Evidence:
     deliveries: tuple[Delivery, ...] | Missing = ()
     strayed: bool = False
     readback: ReadBack | Missing | None = None
+    copy: Delivery | Missing | None = None
     held: tuple[HeldEvent, ...] | Missing = ()
     returns: tuple[ReturnSeen, ...] | Missing = ()
     scan: Scan | Missing = field(

@@ -6,7 +6,7 @@ empty value; whoever decides can so tell "there is none" from "nobody could look
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from relay.diagnose.evidence.parts import Missing as Missing  # noqa: PLC0414 - asked for here
@@ -261,6 +261,7 @@ class SystemState:
         other_readers: the same, as far as the broker says where they stand; asked for where none of
             the flow's groups has members.
         answered_past: where somebody else answers, by partition.
+        clock_behind: by so much the orders' own times are behind the database's.
         lone_readers: groups without members that move on: they assign partitions themselves.
         publisher: who publishes where our relay does not; None: it does.
         newcomers: kinds of which a process has just connected and not recorded itself yet.
@@ -289,6 +290,7 @@ class SystemState:
     answered_past: Mapping[Partition, AnsweredPast] | Missing = field(
         default_factory=lambda: MappingProxyType({})
     )
+    clock_behind: timedelta = timedelta(0)
     lone_readers: frozenset[str] | Missing = frozenset()
     disabled_triggers: tuple[str, ...] | Missing = ()
     newcomers: frozenset[str] = frozenset()

@@ -29,7 +29,7 @@ from relay.diagnose.evidence.system_state import (
     SetAside,
     Shrink,
 )
-from relay.diagnose.gather.cut_over import events_since, watched_since
+from relay.diagnose.gather.cut_over import events_since, orders_behind, watched_since
 from relay.diagnose.gather.publisher import read_external
 from relay.diagnose.gather.reading import part
 from relay.diagnose.gather.unwritten import DISABLED_TRIGGERS
@@ -52,6 +52,7 @@ class AroundRows:
     lease: LeaseSeen | Missing | None
     consumer: ConsumerSeen | Missing
     ledger_from_at: datetime | Missing | None = None
+    clock_behind: timedelta = timedelta(0)
     disabled_triggers: tuple[str, ...] | Missing = ()
     lone_readers: frozenset[str] | Missing = frozenset()
     shrinks: Mapping[str, tuple[Shrink, ...]] | Missing = field(default_factory=dict)
@@ -72,6 +73,7 @@ async def read_around(
     con = connection
     now_at: datetime = await con.fetchval("SELECT clock_timestamp()")
     start = since or now_at - timedelta(days=1)
+    behind = await part(con, "the orders' clock", lambda: orders_behind(con, flow))
     newcomers = await part(con, "connections", lambda: _newcomers(con))
     return AroundRows(
         now_at=now_at,
@@ -90,6 +92,7 @@ async def read_around(
         lone_readers=await part(con, "positions", lambda: _lone_readers(con, flow, now_at)),
         newcomers=frozenset() if isinstance(newcomers, Missing) else newcomers,
         publisher=await part(con, "the publisher", lambda: _publisher(con, flow)),
+        clock_behind=timedelta(0) if isinstance(behind, Missing) else behind,
     )
 
 

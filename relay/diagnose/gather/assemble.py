@@ -31,6 +31,7 @@ from relay.diagnose.evidence.order import (
 from relay.diagnose.evidence.rows import EventRow, ReturnRow, Rows
 from relay.diagnose.evidence.system_state import Missing, SystemState
 from relay.diagnose.gather.answers import in_question, share_out
+from relay.diagnose.gather.copies import Copies
 from relay.diagnose.gather.database import trace_id
 from relay.diagnose.gather.lost_unread import unread_lost
 from relay.diagnose.gather.positions import Series
@@ -61,6 +62,7 @@ class LogFacts:
     """
 
     readbacks: ReadBacks = field(default_factory=ReadBacks)
+    copies: Copies = field(default_factory=Copies)
     scan: ScanResult | Missing | None = None
     elsewhere: Mapping[str, list[ReturnRow]] = field(default_factory=dict)
     answered: frozenset[str] | Missing = frozenset()
@@ -219,6 +221,7 @@ class Joiner:
             deliveries=own,
             strayed=newest.topic not in self.flow.topics,
             readback=self._readback(newest, chosen.event_id),
+            copy=self.log.copies.of(chosen.event_id),
             scan=self._scan(base.order_id, own, chosen),
             crossing=self._crossings(newest),
             waiting=self._waiting(newest),

@@ -17,6 +17,7 @@ from relay.diagnose.evidence.rows import EventRow, Rows
 from relay.diagnose.evidence.system_state import Missing, Shrink, TopicSeen
 from relay.diagnose.gather.around import AroundRows
 from relay.diagnose.gather.assemble import LogFacts
+from relay.diagnose.gather.copies import Copies, find_copies, read_instead
 from relay.diagnose.gather.database import trace_id
 from relay.diagnose.gather.positions import Series
 from relay.diagnose.gather.readback import ReadBacks, Wanted, first_record, read_back
@@ -108,6 +109,7 @@ class _Reader:
             return
         began = _now()
         await self._read_back(pairs)
+        await self._read_copies(pairs)
         await self._scan(pairs)
         await self._search_elsewhere(pairs)
         await self._watch(pairs, positions, began)
@@ -129,6 +131,25 @@ class _Reader:
             await self._read_beginnings(self.log.readbacks)
         except READING_FAILURES:
             return  # what was not read is Missing by its absence
+
+    async def _read_copies(self, pairs: Sequence[tuple[str, EventRow, Delivery]]) -> None:
+        """Where a processor reads another topic: does a copy of the event stand there?"""
+        groups = {} if isinstance(self.topics.groups, Missing) else self.topics.groups
+        topics = read_instead(self.flow, groups)
+        wanted = [pair for pair in pairs if not self._passed(pair[2])]
+        if not topics or not wanted:
+            return
+        try:
+            self.log.copies = await find_copies(
+                self.broker,
+                topics,
+                {event.event_id: order for order, event, _sent in wanted},
+                since=min(event.created_at for _order, event, _sent in wanted),
+                deadline=_now() + self.options.readback_seconds,
+            )
+        except READING_FAILURES as error:
+            missing = broker_missing(f"copies on {', '.join(topics)}", error)
+            self.log.copies = Copies(missing=missing)
 
     async def _read_beginnings(self, readbacks: ReadBacks) -> None:
         """Where a record is not what it was: how old is the log that stands there now?"""

@@ -227,6 +227,7 @@ class Gatherer:
             other_groups=topics.other_groups,
             other_readers=topics.other_readers,
             lone_readers=rows.lone_readers,
+            clock_behind=rows.clock_behind,
             disabled_triggers=rows.disabled_triggers,
             newcomers=rows.newcomers,
             publisher=rows.publisher,

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import asyncpg
 
-from relay.diagnose.gather.cut_over import orders_without_any_event, watched_from
+from relay.diagnose.gather.cut_over import orders_watched_from, orders_without_any_event
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
 from relay.diagnose.reconcile.paging import each_row
 from relay.orders.catalog import orders_table
@@ -33,7 +33,7 @@ async def reconcile_orders(
     columns = flow.orders_columns
     if columns is None:
         return ["orders without an event: no setting says in which table orders stand"]
-    start = await watched_from(connection, flow)
+    start = await orders_watched_from(connection, flow)
     if start is None:
         count = await orders_without_any_event(connection, flow)
         return [f"{count:,} orders: no event was ever written"] if count else []

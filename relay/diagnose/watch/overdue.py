@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.diagnose.gather.cut_over import watched_from
+from relay.diagnose.gather.cut_over import orders_behind, watched_from
 from relay.diagnose.watch.odd_statuses import (
     find_contradicted,
     find_overwritten,
@@ -68,11 +68,12 @@ async def find_open(
     start = since or await watched_from(connection, flow)
     if start is None:
         return []
+    own = since or start - await orders_behind(connection, flow)
     found: list[Open] = []
     if not isinstance(flow.apply, ApplyColumns):
         found = await _unanswered_events(connection, flow, start, unrecorded, at_most)
     if flow.orders_columns is not None:
-        found += await _open_orders(connection, flow, start, unrecorded, at_most)
+        found += await _open_orders(connection, flow, own, unrecorded, at_most)
     once = {one.order_id: one for one in reversed(found)}
     return sorted(once.values(), key=lambda one: one.placed_at)[:at_most]
 

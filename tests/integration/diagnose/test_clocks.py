@@ -137,7 +137,7 @@ async def test_looking_for_them_reads_no_table_whole(many) -> None:
     table = await orders_table(many, flow)
     now = await many.fetchval("SELECT now()")
     start = await many.fetchval("SELECT now() - interval '2 days'")
-    asked = (start, 3600.0, False, 100_000, "order", ["order.placed"], now)
+    asked = (start, 3600.0, False, 100_000, "order", ["order.placed"], now, [])
     for query in (overdue._orders_query, overdue._elsewhere_query):
         text = query(table, "'processing', 'submitted'")
         plan = "\n".join(row[0] for row in await many.fetch(f"EXPLAIN ANALYZE {text}", *asked))

@@ -8,6 +8,7 @@ import pytest
 from aiokafka.partitioner import murmur2
 
 from tests.foreign_processor import foreign_processor
+from tests.integration.diagnose.test_returns_set_aside import take
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -100,3 +101,18 @@ async def test_what_the_new_group_left_unanswered_is_lost_at_the_return(wiring) 
         await wiring.until_overdue(unanswered)
         named = await asyncio.to_thread(wiring.named, unanswered)
     assert {(hop, verdict) for hop, verdict, _cause in named} == {("return", "no_return")}
+
+
+async def test_a_processor_that_reads_a_mirror_is_not_said_to_read_another_topic(wiring) -> None:
+    mirror = wiring.topics.create("mirror.orders.events", 2)
+    wiring.relay()
+    lost = await wiring.place(2)
+    await wiring.until_published(lost, 90)
+    rows = await wiring.pg.fetch(
+        "SELECT aggregate_id, event_id::text FROM relay.outbox ORDER BY id"
+    )
+    for order, event in rows:
+        wiring.send(mirror, order, b"{}", ce_id=event)
+    await asyncio.to_thread(take, wiring, 2, mirror)
+    await wiring.until_overdue(lost)
+    assert {one[:2] for one in wiring.named(lost)} == {("return", "no_return")}

@@ -21,7 +21,7 @@ from tests.integration.confirm.test_confirm_hostile import bomb, produce
 pytestmark = pytest.mark.timeout(300)
 
 
-def take(wiring, count: int) -> None:
+def take(wiring, count: int, topic: str | None = None) -> None:
     """Take events and commit, and answer nothing."""
     consumer = Consumer(
         {
@@ -32,7 +32,7 @@ def take(wiring, count: int) -> None:
             "log_level": 0,
         }
     )
-    consumer.subscribe([wiring.events])
+    consumer.subscribe([topic or wiring.events])
     try:
         taken = 0
         while taken < count:

@@ -29,6 +29,7 @@ from relay.diagnose.evidence.system_state import (
     TopicSeen,
 )
 from relay.diagnose.gather.assemble import Joiner, LogFacts
+from relay.diagnose.gather.cut_over import clock_behind
 from relay.diagnose.gather.deleted_rows import _without_ledger
 from relay.diagnose.gather.readback import ReadBacks
 from relay.diagnose.gather.scan import ScanResult
@@ -197,3 +198,20 @@ def test_processes_older_than_those_looked_at_may_have_been_there() -> None:
     found = longest_delay(around(late, relays=(one,) * PROCESSES_AT_MOST))
     assert found is not None
     assert found.cause is None
+
+
+def test_a_clock_is_behind_where_all_orders_say_so_by_hours_and_alike() -> None:
+    hour = 3600.0
+    assert clock_behind([2 * hour, 2 * hour + 1]) == timedelta(hours=2, seconds=1)
+    assert clock_behind([2 * hour] * 20 + [-1e14]) == timedelta(hours=2)
+    assert clock_behind([]) == timedelta(0)
+    assert clock_behind([1.0, 2.0]) == timedelta(0)
+    assert clock_behind([2 * hour, 5 * hour]) == timedelta(0)  # imported
+    assert clock_behind([400 * 24 * hour] * 3) == timedelta(0)
+
+
+def test_an_order_without_an_event_was_placed_by_a_clock_that_is_known_to_be_behind() -> None:
+    young = around(BARE, watched_since=ago(minutes=70), events_since=ago(minutes=70))
+    young = replace(young, order=OrderSeen("submitted", terminal=False, submitted_at=ago(hours=3)))
+    assert decide(young).cause is Cause.NOT_WATCHED
+    assert decide(around(young, clock_behind=timedelta(hours=2))).cause is Cause.OUTBOX_BYPASSED
