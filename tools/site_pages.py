@@ -24,6 +24,8 @@ GUIDES = (
     "order-service",
     "web",
     "settings",
+    "flows",
+    "wire",
     "replay",
     "quarantine",
     "restore",
