@@ -26,6 +26,8 @@ GUIDES = (
     "settings",
     "flows",
     "wire",
+    "publishers",
+    "erase",
     "replay",
     "quarantine",
     "restore",
