@@ -48,7 +48,7 @@ async def test_an_order_that_nobody_published_has_its_gap_at_publish(
     assert told["hops"][0]["state"] == "ok"
     assert told["event_id"] == str(event_id)
     assert told["trace_id"] == event_id.hex, "a row without context has its event's id as trace"
-    assert told["trace_url"] == f"http://viewer/trace/{event_id.hex}"
+    assert told["trace_url"] == f"http://viewer/trace/{event_id.hex}?uiFind=relay-watchdog"
 
 
 async def test_the_trace_is_the_rows_own(
