@@ -23,6 +23,7 @@ from benchmarks import (
     polls,
     replay,
     returns,
+    witness,
     writers,
 )
 from benchmarks.report import say
@@ -48,6 +49,7 @@ WORKLOADS: dict[str, Callable[[Servers, Settings], None]] = {
     "partitions": partitions.run,
     "returns": returns.run,
     "replay": replay.run,
+    "witness": witness.run,
     "diagnosis": diagnosis.run,
     "idle": idle.run,
     "memory": idle.run_memory,
