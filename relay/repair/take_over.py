@@ -44,6 +44,14 @@ class UnreadRecordsError(Exception):
     hint = "let `relay witness` run until it has read them (`relay status` says so), then stop it"
 
 
+class TooMuchUnprovenError(UnreadRecordsError):
+    """More transactions have no proof than a checkpoint can leave out."""
+
+    hint = (
+        "count what the topics no longer hold as published: relay witness --adopt; then try again"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class TakenOver:
     """What a take-over found.
@@ -56,7 +64,12 @@ class TakenOver:
 
 
 async def take_over(
-    dsn: str | None, kafka: KafkaConnection, flows: Sequence[Flow], who: str
+    dsn: str | None,
+    kafka: KafkaConnection,
+    flows: Sequence[Flow],
+    who: str,
+    *,
+    most_unproven: int = _MOST_UNPROVEN,
 ) -> TakenOver | None:
     """Make the relay the publisher; None: it is already.
 
@@ -65,10 +78,12 @@ async def take_over(
         kafka: where the topics are.
         flows: all of them: they share the outbox.
         who: decides it, for the audit log.
+        most_unproven: transactions without a record that a checkpoint may leave out.
 
     Raises:
         PublisherActiveError: the other publisher's slot is active, or a witness or relay runs.
         UnreadRecordsError: the witness has not read to the topics' ends, or there was none.
+        TooMuchUnprovenError: too many transactions have no record to be sent exactly.
         RestoredDatabaseError: the checkpoint is not of this database.
     """
     connection = await connect(dsn, _APPLICATION, server_settings={"jit": "off"})
@@ -84,7 +99,7 @@ async def take_over(
             raise PublisherActiveError("a witness or a relay is active: stop it first")
         try:
             await _refuse_unread(connection, kafka, flows, record.witness_group)
-            unproven = await _move_checkpoint(connection, taken.checkpoint)
+            unproven = await _move_checkpoint(connection, taken.checkpoint, most_unproven)
             await _refuse_active_slot(connection, record.slot)
             why = f"relay run --take-over: {unproven} transactions without proof are to be sent"
             await become(connection, "relay", who, why, lease_owner=lease.owner)
@@ -118,12 +133,20 @@ async def _refuse_unread(
         raise UnreadRecordsError(f"records were not witnessed yet: {named}")
 
 
-async def _move_checkpoint(connection: asyncpg.Connection, checkpoint: Checkpoint) -> int:
+async def _move_checkpoint(
+    connection: asyncpg.Connection, checkpoint: Checkpoint, most_unproven: int
+) -> int:
     """Move the checkpoint over all that is proven; return how many transactions are not."""
     writer = CheckpointWriter(connection, checkpoint)
-    proven = ProvenPosition(most_unproven=_MOST_UNPROVEN)
+    proven = ProvenPosition(most_unproven=most_unproven)
     while True:
         position = await proven.next(connection, writer.checkpoint.position)
+        if proven.unproven > proven.most_unproven:
+            raise TooMuchUnprovenError(
+                f"{proven.unproven} transactions of the outbox have no record that was witnessed; "
+                f"{proven.most_unproven} can be sent exactly, beyond that published ones would be "
+                "sent again"
+            )
         if position is None:
             return len(writer.checkpoint.position.prev.xip)
         await writer.advance(position, (), (), high_id=proven.high_id)

@@ -9,7 +9,7 @@ import pytest
 from relay.publish.options import PublishOptions
 from relay.publish.service import RelayService
 from relay.repair.adoption import adopt
-from relay.repair.take_over import UnreadRecordsError, take_over
+from relay.repair.take_over import TooMuchUnprovenError, UnreadRecordsError, take_over
 from relay.runtime.publisher_record import ExternalPublisherError, PublisherActiveError
 
 
@@ -85,6 +85,9 @@ async def test_a_relay_is_refused_and_takes_over_exactly_what_has_no_record(lab:
     again = lab.witness()
     await lab.until_entries(10)
     await again.stop()
+    # A checkpoint that cannot leave out all of them would send published rows again.
+    with pytest.raises(TooMuchUnprovenError):
+        await take_over(lab.dsn, lab.kafka, [lab.flow], "somebody", most_unproven=1)
     done = await take_over(lab.dsn, lab.kafka, [lab.flow], "somebody")
     assert done is not None
     assert done.unproven == 2
