@@ -16,7 +16,11 @@ pytestmark = pytest.mark.timeout(400)
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 import consumers, relay
+import django, django.conf
 
+# A model of Django is imported by a project that has settings.
+django.conf.settings.configure(INSTALLED_APPS=["relay.outbox.django"])
+django.setup()
 for module in pkgutil.walk_packages(relay.__path__, "relay."):
     importlib.import_module(module.name)
 assert consumers.OWNER == "the company", consumers

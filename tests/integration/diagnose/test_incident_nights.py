@@ -168,7 +168,7 @@ async def test_without_any_watchdog_the_command_records_what_is_overdue(wiring) 
     assert kind(found) == ("publish", "not_published", "relay_down")
     (again,) = incidents(wiring, "I-1")
     assert again["incident"] == found["incident"] == "I-1"
-    assert wiring.command("incidents", "I-99").returncode == 2
+    assert wiring.command("incidents", "I-99").returncode == 3
 
 
 async def test_a_night_larger_than_a_page_is_told_at_once(wiring) -> None:
