@@ -10,12 +10,15 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
+
+from tests.corpus.wiring import Wiring
 
 BUILD_SCRIPT = Path(__file__).parents[2] / "tools" / "build_jaeger.sh"
 START_SECONDS = 60.0
@@ -203,3 +206,17 @@ def _free_ports(*names: str) -> dict[str, int]:
     for one in sockets:
         one.close()
     return ports
+
+
+@pytest.fixture
+def wiring(
+    database: str,
+    pg: asyncpg.Connection,
+    kafka_bootstrap: str,
+    topics: Any,
+    relay_process: Callable[..., Any],
+    relay_command: Callable[..., Any],
+    eventually: Callable[..., Awaitable[Any]],
+) -> Wiring:
+    """The test's own loop."""
+    return Wiring(database, pg, kafka_bootstrap, topics, relay_process, relay_command, eventually)
