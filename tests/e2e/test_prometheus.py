@@ -383,8 +383,8 @@ async def test_every_metric_every_alert_and_every_panel(
     wiring.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{free_port()}"
     wiring.environment["RELAY_CONFIRM_QUARANTINE_ROWS"] = "1"
     await eventually(prometheus.answers, 20)
-    await _backdated(wiring, 5, "submitted")  # missing, and long due
     await stage.fires("RelayNothingScraped")
+    await _backdated(wiring, 5, "submitted")  # missing, and long due
     relay = await stage.scraped("relay", wiring.relay())
     consumer = await stage.scraped("confirm", wiring.consumer())
     await stage.stops("RelayNothingScraped")
