@@ -189,7 +189,9 @@ async def test_how_it_stands_as_json(
     }
     for name in ("publish", "process", "confirm"):
         assert 0 <= hops[name]["oldest_age_seconds"] < 120
-    assert hops["process"]["run_by"] == f"group {group}: 0 members"
+    assert hops["process"]["run_by"] == (
+        f"group {group}: a reader that assigns its partitions itself, in no group"
+    )
     assert (hops["confirm"]["healthy"], hops["publish"]["healthy"]) == (True, False)
     (seen,) = found["processes"]
     assert (seen["kind"], seen["alive"], seen["instance"]) == ("confirm", True, process.instance)
@@ -199,12 +201,12 @@ async def test_how_it_stands_as_json(
 def test_it_answers_with_everything_away(relay_command: RelayCommand) -> None:
     away = {"DATABASE_URL": "postgresql://127.0.0.1:1/x", "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
     shown = relay_command("status", "--json", env=away)
-    assert shown.returncode == 0
+    assert shown.returncode == 1
     found = json.loads(shown.stdout)
     assert [hop["waiting"] for hop in found["hops"].values()] == [None] * 5
     assert len(found["missing"]) == 2
     plain = relay_command("status", env=away)
-    assert plain.returncode == 0
+    assert plain.returncode == 1
     assert "next: relay check" in plain.stdout
 
 

@@ -49,7 +49,8 @@ async def plan(pg: asyncpg.Connection, query: str, *arguments: Any) -> str:
 
 async def test_rates_read_the_last_minute_of_a_month(large: asyncpg.Connection) -> None:
     since = NOW - timedelta(seconds=60)
-    found = await plan(large, counts._RATES, 60.0, 20_000, since, [TOPIC])
+    given = (60.0, 20_000, since, [TOPIC], [], "order", ["order.placed"], True)
+    found = await plan(large, counts._RATES, *given)
     assert "Seq Scan on inbox" not in found, found
     assert "inbox_received_at" in found, found
 
