@@ -115,6 +115,13 @@ async def serving(
             f"cannot listen on {host}:{port} for /metrics ({error.strerror or error}): choose "
             "another RELAY_METRICS_PORT, or turn it off with RELAY_METRICS_ENABLED=false"
         ) from error
+    if None in server.sockets:
+        # uvloop says nothing where another process began to listen between bind and listen.
+        server.close()
+        raise EndpointError(
+            f"cannot listen on {host}:{port} for /metrics (somebody else was quicker): choose "
+            "another RELAY_METRICS_PORT, or turn it off with RELAY_METRICS_ENABLED=false"
+        )
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
