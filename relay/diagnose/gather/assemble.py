@@ -234,11 +234,11 @@ class Joiner:
         topics = self.around.topics
         if isinstance(topics, Missing):
             return topics
-        if newest.topic not in topics:
-            return None  # no setting names it: the ledger and the group's offset are the proof
         where = (newest.topic, newest.partition)
         unread = Missing("the record", Cause.TIMED_OUT, "not read back in time", "again")
         read = self.log.readbacks.at(where, newest.offset, event_id)
+        if read is None and newest.topic not in self.flow.topics:
+            return None  # no setting names it: the ledger and the group's offset are the proof
         return unread if read is None else read
 
     def _crossings(self, newest: Delivery) -> dict[str, Crossing]:
