@@ -38,21 +38,19 @@ from relay.kafka.consumer.blocked import BlockedPartitions
 from relay.kafka.consumer.loop import Loop
 from relay.kafka.consumer.offset_store import OffsetStore
 from relay.kafka.consumer.stoppable_calls import StoppableCalls
-from relay.kafka.refusal import KafkaRefusedError
+from relay.kafka.service import RecordedService
 from relay.orders.catalog import FlowTableError, as_far_as_known, orders_table, with_key_column
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import DATABASE_FAILURES, DatabaseRefusedError, connect
 from relay.runtime.failure_code import failure_code
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
 from relay.runtime.flow_record import as_recorded
-from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.kafka_connection import KafkaConnection
-from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
-from relay.runtime.outage import JOINED_WITHIN_SECONDS, OutageLog, Resource
+from relay.runtime.outage import JOINED_WITHIN_SECONDS, OutageLog
 from relay.runtime.process import ProcessRecord
 from relay.runtime.progress_mark import LIMIT_SECONDS, ProgressMark
-from relay.runtime.tasks import background, end
+from relay.runtime.tasks import background
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing
 
@@ -70,17 +68,16 @@ _WAITED_OUT: Final = (*DATABASE_FAILURES, DatabaseBlockedError, FlowTableError)
 
 
 @dataclass(slots=True)
-class ConfirmService:
+class ConfirmService(RecordedService):
     """One confirmation consumer.
 
     Attributes:
         state: for `relay status` and /readyz: starting, connecting, joining, active, waiting (for
             database or broker), blocked (the database refuses everything), stopped.
-        waiting_for: what it cannot go on without, in words.
-        failure_code: the same as a code.
         blocked: partitions that wait, and why; the others go on.
     """
 
+    log = log
     dsn: str | None
     kafka: KafkaConnection
     flow: Flow
@@ -91,14 +88,14 @@ class ConfirmService:
     test_point: TestPoint = nothing
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("confirm"))
     state: str = "starting"
-    waiting_for: str | None = None
-    failure_code: str | None = None
     blocked: BlockedPartitions = field(default_factory=BlockedPartitions)
     mark: ProgressMark = field(init=False)
     room: QuarantineRoom = field(init=False)
     outages: OutageLog = field(init=False)
     report: Report = field(init=False)
     _streak: Streak = field(default_factory=Streak)
+    _waiting_for: str | None = None
+    _failure_code: str | None = None
     _worked: bool = False
     _broker_took_us: bool = False
     _refused_at: float = -inf
@@ -155,35 +152,7 @@ class ConfirmService:
             SchemaVersionError: the database's schema is not this program's.
             DatabaseRefusedError, KafkaSettingsError, KafkaRefusedError: the settings cannot work.
         """
-        keep_freed_memory()
-        collect_rarely()
-        beat = Heartbeat(
-            self.dsn,
-            self.process,
-            self.outages,
-            detail=self.detail,
-            failure_code=self._failure_code_now,
-            noticed=log.warning,
-        )
-        beating = background(beat.run(self.stop), "heartbeat")
-        try:
-            await self._connections()
-        except BaseException as error:
-            await self._end(beating, beat, type(error).__name__, error)
-            raise
-        await self._end(beating, beat, stop_reason(self.stop))
-
-    async def _end(
-        self,
-        beating: asyncio.Task[None],
-        beat: Heartbeat,
-        reason: str,
-        error: BaseException | None = None,
-    ) -> None:
-        self.state = "stopped"
-        await end(beating)
-        self.process.detail = self.detail()
-        await beat.farewell(reason, error)
+        await self._live(self._connections)
 
     async def _connections(self) -> None:
         """Work on one database connection after the other."""
@@ -206,8 +175,8 @@ class ConfirmService:
         if classify(error) is Failure.AWAY:
             self._lost("database", error)
             return self.options.away_backoff
-        self.state, self.waiting_for = "blocked", f"the database: {described(error)}"
-        self.failure_code = failure_code(error, "database")
+        self.state, self._waiting_for = "blocked", f"the database: {described(error)}"
+        self._failure_code = failure_code(error, "database")
         # It is away for this work, although it answers.
         said = self.outages.began("database", error)
         self._refused_at, self._done_at_refusal = time.monotonic(), self.report.counts.total()
@@ -223,11 +192,13 @@ class ConfirmService:
         handled = self.report.counts.total() > self._done_at_refusal
         return not handled and time.monotonic() - self._refused_at < JOINED_WITHIN_SECONDS
 
-    def _failure_code_now(self) -> str | None:
+    @property
+    def failure_code(self) -> str | None:
+        """The code of what it waits for; None: it does its work."""
         if self.state in ("waiting", "blocked"):
-            return self.failure_code
+            return self._failure_code
         if self._refused_lately():
-            return self.failure_code
+            return self._failure_code
         if self.state == "active":
             self._back("database")
         return None
@@ -245,7 +216,7 @@ class ConfirmService:
             if not self._refused_lately():
                 self._back("database")
             self._worked = True
-            self.state, self.waiting_for = "joining", f"the group {self.flow.confirm_group}"
+            self.state, self._waiting_for = "joining", f"the group {self.flow.confirm_group}"
             await self._loop().run(lanes, self.stop)
 
     async def _cut_when_stopped(self, connections: Sequence[asyncpg.Connection]) -> None:
@@ -318,36 +289,8 @@ class ConfirmService:
             self.mark.turn,
         )
 
-    def broker_away(self, error: Exception) -> None:
-        """Note that the broker cannot be reached.
-
-        Raises:
-            KafkaRefusedError: it never took us: settings that never worked.
-        """
-        if isinstance(error, KafkaRefusedError) and not self._broker_took_us:
-            raise error
-        self._lost("broker", error)
-
-    def broker_back(self) -> None:
-        """Note that the broker answers."""
-        self._broker_took_us = True
-        self._back("broker")
-        self.state, self.waiting_for = "active", None
-
-    def _lost(self, resource: Resource, error: BaseException) -> None:
-        self.state, self.waiting_for = "waiting", f"the {resource}: {described(error)}"
-        self.failure_code = failure_code(error, resource)
-        if self.metrics is not None:
-            self.metrics.dependencies.away(resource)
-        if self.outages.began(resource, error):
-            log.warning("waiting", resource=resource, error=described(error))
-
-    def _back(self, resource: Resource) -> None:
-        seconds = self.outages.ended(resource)
-        if self.metrics is not None:
-            self.metrics.dependencies.back(resource)
-        if seconds is not None:
-            log.info("back", resource=resource, away_seconds=round(seconds, 3))
+    def _described(self, error: BaseException) -> str:
+        return described(error)
 
 
 async def _close(connection: asyncpg.Connection) -> None:

@@ -13,11 +13,10 @@ from relay.cli.service import ServiceContext, logged, serve
 from relay.diagnose.watch.round import WatchOptions
 from relay.diagnose.watch.watchdog import Watchdog
 from relay.runtime.flow_record import as_recorded
-from relay.runtime.heartbeat import Heartbeat, stop_reason
+from relay.runtime.heartbeat import Heartbeat
 from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord
 from relay.runtime.settings import Settings, load_settings
-from relay.runtime.tasks import background, end
 
 METRICS_PORT = 9466
 
@@ -105,9 +104,4 @@ class WatchdogService:
         beat = Heartbeat(
             self.watchdog.dsn, self.process, OutageLog(self.process), detail=self.detail
         )
-        beating = background(beat.run(stop), "heartbeat")
-        try:
-            await self.watchdog.run()
-        finally:
-            await end(beating)
-            await beat.farewell(stop_reason(stop))
+        await beat.beside(self.watchdog.run, stop)

@@ -15,7 +15,6 @@ from relay.publish.sending.dispatch import PARKED_FOR
 from relay.publish.sending.in_flight_pages import InFlightPage
 from relay.publish.sending.record import microseconds
 from relay.runtime.canary import count_canaries
-from relay.runtime.outage import Resource
 from relay.runtime.progress_mark import ProgressMark
 from relay.telemetry.batch_histogram import BatchHistogram
 from relay.telemetry.metrics import Metrics, known
@@ -93,16 +92,6 @@ class Meter:
                 publish.epoch.labels(str(shard)).set(epoch)
             else:
                 publish.epoch.clear()
-
-    def away(self, resource: Resource) -> None:
-        """Say that database or broker do not answer."""
-        if self.metrics is not None:
-            self.metrics.dependencies.away(resource)
-
-    def back(self, resource: Resource) -> None:
-        """Say that it answers."""
-        if self.metrics is not None:
-            self.metrics.dependencies.back(resource)
 
 
 def _events(page: InFlightPage) -> dict[str, int]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from relay.kafka.refusal import KafkaRefusedError
+from relay.kafka.service import RecordedService
 from relay.publish.errors import LeaseLostError, ServersDifferError, TopicWaitError
 from relay.publish.maintenance.duties import MaintenanceOptions
 from relay.publish.maintenance.loop import maintain
@@ -50,11 +50,9 @@ from relay.runtime.database import (
 from relay.runtime.failure_code import failure_code
 from relay.runtime.flow import Flow
 from relay.runtime.flow_record import as_recorded
-from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.kafka_connection import KafkaConnection
-from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
-from relay.runtime.outage import OutageLog, Resource
+from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord
 from relay.runtime.publisher_record import refuse_external, refuse_relay
 from relay.runtime.repeats import Repeats
@@ -78,7 +76,7 @@ _DATABASE_ERRORS: Final = (*DATABASE_FAILURES, ServersDifferError)
 
 
 @dataclass(slots=True)
-class RelayService:
+class RelayService(RecordedService):
     """One relay process.
 
     Attributes:
@@ -91,6 +89,7 @@ class RelayService:
         maintenance: its duties; None: another process has them.
     """
 
+    log = _LOG
     dsn: str | None
     kafka: KafkaConnection
     flows: Sequence[Flow]
@@ -142,17 +141,6 @@ class RelayService:
         """For how long it has made no progress, if that is too long."""
         return self._meter.mark.stalled_seconds()
 
-    @property
-    def waiting_for(self) -> str | None:
-        """What it cannot go on without, in words; None while it publishes."""
-        publishing = self.state == "active" and not self.progress.failing
-        return None if publishing else self._waiting_for
-
-    @property
-    def failure_code(self) -> str | None:
-        """The code of what it waits for; None: it publishes, or stands by."""
-        return self._failure_code if self.state == "waiting" else None
-
     def detail(self) -> Mapping[str, Any]:
         """Return what `relay status` shows of this process."""
         return {
@@ -174,34 +162,7 @@ class RelayService:
             SchemaVersionError, DatabaseRefusedError, KafkaSettingsError, KafkaRefusedError,
                 CompressionMissingError: the settings cannot work.
         """
-        keep_freed_memory()
-        collect_rarely()
-        beat = Heartbeat(
-            self.dsn,
-            self.process,
-            self.outages,
-            detail=self.detail,
-            failure_code=lambda: self.failure_code,
-            noticed=_LOG.warning,
-        )
-        beating = background(beat.run(self.stop), "heartbeat")
-        try:
-            await self._sessions()
-        except BaseException as error:
-            await self._end(beating, beat, type(error).__name__, error)
-            raise
-        await self._end(beating, beat, stop_reason(self.stop))
-
-    async def _end(
-        self,
-        beating: asyncio.Task[None],
-        beat: Heartbeat,
-        reason: str,
-        error: BaseException | None = None,
-    ) -> None:
-        self.state, self._waiting_for = "stopped", None
-        await end(beating)
-        await beat.farewell(reason, error)
+        await self._live(self._sessions)
 
     async def _sessions(self) -> None:
         attempt = 0
@@ -300,9 +261,8 @@ class RelayService:
 
     def active(self, epoch: int) -> None:
         """The broker is reached, and rows are being published."""
-        self._back("broker")
-        self._broker_took_us = True
-        self.state, self.epoch = "active", epoch
+        self.broker_back()
+        self.epoch = epoch
         self._meter.holds(self.options.shard, epoch, active=True)
         _LOG.info("active", epoch=epoch, shard=self.options.shard)
 
@@ -313,27 +273,11 @@ class RelayService:
             KafkaRefusedError: it never took us: settings that never worked.
         """
         self._meter.mark.turn()
-        if isinstance(error, KafkaRefusedError) and not self._broker_took_us:
-            raise error
         if error is None:
-            self._back("broker")
-            self.state = "active"
+            self.broker_back()
         elif not isinstance(error, TopicWaitError):
-            self._lost("broker", error)
+            self.broker_away(error)
         elif self.waiting_for != str(error) or self._repeats.due(str(error)):
             self.state, self._waiting_for = "waiting", str(error)
             self._failure_code = failure_code(error, "broker")
             _LOG.warning("waiting", waiting_for=str(error))
-
-    def _lost(self, resource: Resource, error: BaseException) -> None:
-        self.state, self._waiting_for = "waiting", f"the {resource}: {str(error) or repr(error)}"
-        self._failure_code = failure_code(error, resource)
-        self._meter.away(resource)
-        if self.outages.began(resource, error):
-            _LOG.warning("waiting", resource=resource, waiting_for=self._waiting_for)
-
-    def _back(self, resource: Resource) -> None:
-        seconds = self.outages.ended(resource)
-        self._meter.back(resource)
-        if seconds is not None:
-            _LOG.info("back", resource=resource, away_seconds=round(seconds, 3))

@@ -5,7 +5,7 @@ records come later. Its own view of the database is an outage like any other.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from relay.runtime.liveness import HEARTBEAT_SECONDS
 from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord
 from relay.runtime.shutdown import StopEvent, stopped_within
-from relay.runtime.tasks import failures
+from relay.runtime.tasks import background, end, failures
 
 FAREWELL_SECONDS = 3.0
 _COMMAND_TIMEOUT_SECONDS = 5.0
@@ -42,6 +42,33 @@ class Heartbeat:
     every_seconds: float = HEARTBEAT_SECONDS
     noticed: Callable[..., None] = lambda _event, **_fields: None
     _connection: asyncpg.Connection | None = None
+
+    async def beside(
+        self,
+        work: Callable[[], Awaitable[None]],
+        stop: asyncio.Event,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Beat for as long as the work lasts; the last record says why it ended.
+
+        Args:
+            work: what the process is there for; it ends after `stop`, or raises.
+            stop: asks for the end.
+            ended: called before the last record is written.
+        """
+        beating = background(self.run(stop), "heartbeat")
+        reason, ended_by = "asked", None
+        try:
+            await work()
+            reason = stop_reason(stop)
+        except BaseException as error:
+            reason, ended_by = type(error).__name__, error
+            raise
+        finally:
+            ended()
+            await end(beating)
+            self.record.detail = self.detail()
+            await self.farewell(reason, ended_by)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Beat until `stop` is set; the row then says that the process ended in good order."""

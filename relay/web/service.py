@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,7 +16,7 @@ from typing import Any, Final
 import structlog
 
 from relay.runtime.flow_record import as_recorded
-from relay.runtime.heartbeat import Heartbeat, stop_reason
+from relay.runtime.heartbeat import Heartbeat
 from relay.runtime.http_server import listener, serve_application
 from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord
@@ -87,28 +88,28 @@ class WebService:
         Raises:
             ListenError: the port cannot be had.
         """
-        web = self.settings.web
-        acts = Acts(self.site, self.stop)
+        web, beat = self.settings.web, self._heartbeat()
         with listener(web.host, web.port, _HOW) as opened:
-            tasks = [background(self.site.watcher.run(self.stop), "watcher")]
-            beat = self._heartbeat()
-            if beat is not None:
-                tasks.append(background(beat.run(self.stop), "heartbeat"))
-            try:
-                await serve_application(
-                    application(self.site, self.stop, acts),
-                    opened,
-                    self.stop,
-                    self._listening,
-                    drain_seconds=_DRAIN_SECONDS,
-                )
-            finally:
-                await acts.end()
-                await self.site.comparison.end()
-                for task in tasks:
-                    await end(task)
-                if beat is not None:
-                    await beat.farewell(stop_reason(self.stop))
+            if beat is None:
+                await self._serve(opened)
+            else:
+                await beat.beside(lambda: self._serve(opened), self.stop)
+
+    async def _serve(self, opened: socket.socket) -> None:
+        acts = Acts(self.site, self.stop)
+        watching = background(self.site.watcher.run(self.stop), "watcher")
+        try:
+            await serve_application(
+                application(self.site, self.stop, acts),
+                opened,
+                self.stop,
+                self._listening,
+                drain_seconds=_DRAIN_SECONDS,
+            )
+        finally:
+            await acts.end()
+            await self.site.comparison.end()
+            await end(watching)
 
     def _listening(self, url: str) -> None:
         self.url = url

@@ -20,17 +20,14 @@ import structlog
 from relay.kafka.consumer.loop import Loop
 from relay.kafka.consumer.offset_store import OffsetStore
 from relay.kafka.consumer.stoppable_calls import StoppableCalls
-from relay.kafka.refusal import KafkaRefusedError
+from relay.kafka.service import RecordedService
 from relay.runtime.database import DATABASE_FAILURES, DatabaseRefusedError, connect
-from relay.runtime.failure_code import failure_code
 from relay.runtime.flow import Flow
 from relay.runtime.flow_record import as_recorded
 from relay.runtime.flows import every_topic
-from relay.runtime.heartbeat import Heartbeat, stop_reason
 from relay.runtime.kafka_connection import KafkaConnection
-from relay.runtime.memory import collect_rarely, keep_freed_memory
 from relay.runtime.migrations import require_schema
-from relay.runtime.outage import OutageLog, Resource
+from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord
 from relay.runtime.publisher_record import become
 from relay.runtime.tasks import awaited, background, end
@@ -69,7 +66,7 @@ class Leader(Protocol):
 
 
 @dataclass(slots=True)
-class WitnessService:
+class WitnessService(RecordedService):
     """One witness.
 
     Attributes:
@@ -79,6 +76,7 @@ class WitnessService:
         state: starting, connecting, joining, active, waiting (for database or broker), stopped.
     """
 
+    log = log
     dsn: str | None
     kafka: KafkaConnection
     flows: Sequence[Flow]
@@ -89,11 +87,11 @@ class WitnessService:
     metrics: Metrics | None = None
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("witness"))
     state: str = "starting"
-    waiting_for: str | None = None
-    failure_code: str | None = None
     outages: OutageLog = field(init=False)
     report: Report = field(init=False)
     _began: asyncio.Event = field(default_factory=asyncio.Event)
+    _waiting_for: str | None = None
+    _failure_code: str | None = None
     _worked: bool = False
     _broker_took_us: bool = False
 
@@ -126,35 +124,7 @@ class WitnessService:
             SchemaVersionError, DatabaseRefusedError, KafkaSettingsError, KafkaRefusedError: the
                 settings cannot work.
         """
-        keep_freed_memory()
-        collect_rarely()
-        beat = Heartbeat(
-            self.dsn,
-            self.process,
-            self.outages,
-            detail=self.detail,
-            failure_code=lambda: self.failure_code if self.state == "waiting" else None,
-            noticed=log.warning,
-        )
-        beating = background(beat.run(self.stop), "heartbeat")
-        try:
-            await self._witness()
-        except BaseException as error:
-            await self._end(beating, beat, type(error).__name__, error)
-            raise
-        await self._end(beating, beat, stop_reason(self.stop))
-
-    async def _end(
-        self,
-        beating: asyncio.Task[None],
-        beat: Heartbeat,
-        reason: str,
-        error: BaseException | None = None,
-    ) -> None:
-        self.state, self.waiting_for = "stopped", None
-        await end(beating)
-        self.process.detail = self.detail()
-        await beat.farewell(reason, error)
+        await self._live(self._witness)
 
     async def _witness(self) -> None:
         """Read, observe and lead side by side; the first that fails for good ends all."""
@@ -214,7 +184,7 @@ class WitnessService:
             self._worked = True
             self._began.set()
             self._back("database")
-            self.state, self.waiting_for = "joining", f"the group {self.options.group}"
+            self.state, self._waiting_for = "joining", f"the group {self.options.group}"
             async with asyncio.TaskGroup() as group:
                 for topic, connections in zip(topics, sets, strict=True):
                     group.create_task(self._read(topic, connections))
@@ -244,38 +214,6 @@ class WitnessService:
         await asyncio.sleep(self.options.session.drain_seconds)
         for one in connections:
             one.terminate()
-
-    def broker_away(self, error: Exception) -> None:
-        """Note that the broker cannot be reached.
-
-        Raises:
-            KafkaRefusedError: it never took us: settings that never worked.
-        """
-        if isinstance(error, KafkaRefusedError) and not self._broker_took_us:
-            raise error
-        self._lost("broker", error)
-
-    def broker_back(self) -> None:
-        """Note that the broker answers."""
-        self._broker_took_us = True
-        self._back("broker")
-        self.state, self.waiting_for = "active", None
-
-    def _lost(self, resource: Resource, error: BaseException) -> None:
-        words = str(error) or repr(error)
-        self.state, self.waiting_for = "waiting", f"the {resource}: {words}"
-        self.failure_code = failure_code(error, resource)
-        if self.metrics is not None:
-            self.metrics.dependencies.away(resource)
-        if self.outages.began(resource, error):
-            log.warning("waiting", resource=resource, error=words)
-
-    def _back(self, resource: Resource) -> None:
-        seconds = self.outages.ended(resource)
-        if self.metrics is not None:
-            self.metrics.dependencies.back(resource)
-        if seconds is not None:
-            log.info("back", resource=resource, away_seconds=round(seconds, 3))
 
 
 def _that_counts(error: BaseException) -> BaseException:
