@@ -30,6 +30,8 @@ from relay.runtime.settings_limits import (
 )
 from relay.runtime.trace_link import trace_link
 
+Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
+
 
 class Section(BaseModel):
     """A table of the settings file."""
@@ -91,12 +93,12 @@ class PublishSettings(Section):
     dataschemas: Mapping[str, str] = Field(
         default_factory=dict, description="event type -> URI for `ce_dataschema`"
     )
-    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
-        default="none", description="of batches"
-    )
+    compression: Compression = Field(default="none", description="of batches")
     page_rows: Rows = Field(default=1600, description="rows read at a time")
     page_bytes: Bytes = Field(default=4_000_000, description="bytes of payload read at a time")
-    pages_in_flight: Parallel = Field(default=3, description="pages being sent at once")
+    pages_in_flight: Parallel = Field(
+        default=3, description="pages being sent at once; as many are sent twice after a kill -9"
+    )
     batch_bytes: Bytes = Field(default=900_000, description="bytes of the largest batch")
     poll_seconds: Pause = Field(default=0.003, description="seconds between reads, rows flowing")
     idle_poll_seconds: Pause = Field(

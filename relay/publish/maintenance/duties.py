@@ -10,47 +10,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import asyncpg
+from pydantic import Field
 
 from relay.publish.maintenance.ledger_merge import merge_ledger
 from relay.publish.maintenance.partition_days import PartitionReport, keep_partitions
 from relay.publish.maintenance.retention import forget
 from relay.runtime.settings import Settings
+from relay.runtime.settings_model import MaintenanceSettings
 
 
-@dataclass(frozen=True, slots=True)
-class MaintenanceOptions:
-    """What is made ahead and what is cleared away.
+class MaintenanceOptions(MaintenanceSettings):
+    """What is made ahead and what is cleared away: the settings, and what the program chooses."""
 
-    Attributes:
-        every_seconds: pause between runs, for the service that calls `run_once`.
-        lock_attempts: tries for a partition's lock in one run, each of 50 ms at most.
-        merge_after_seconds: ledger rows younger than that are left alone.
-        merge_span_seconds: how imprecise the publish time of an event may become.
-        merge_ids: events in one joined ledger row, about.
-        forget_seconds: pause between two runs of the retention.
-        kept_days: how long rows of stuck orders outlive their day's partition.
-    """
-
-    every_seconds: float = 60.0
-    days_ahead: int = 7
-    outbox_days: int = 30
-    ledger_days: int = 60
-    inbox_days: int = 60
-    position_days: int = 14
-    record_days: int = 180
-    kept_days: int = 365
-    lock_attempts: int = 5
-    merge_after_seconds: float = 60.0
-    merge_span_seconds: float = 10.0
-    merge_ids: int = 1000
-    merge_slices: int = 60
-    forget_seconds: float = 3600.0
-
-    def __post_init__(self) -> None:
-        if self.ledger_days < self.outbox_days:
-            raise ValueError("maintenance.ledger_days must not be less than outbox_days")
-        if self.inbox_days < self.outbox_days:
-            raise ValueError("maintenance.inbox_days must not be less than outbox_days")
+    lock_attempts: int = Field(
+        default=5, description="tries for a partition's lock in one run, each of 50 ms at most"
+    )
+    merge_after_seconds: float = Field(default=60.0, description="younger ledger rows are left")
+    merge_span_seconds: float = Field(
+        default=10.0, description="how imprecise the publish time of an event may become"
+    )
+    merge_ids: int = Field(default=1000, description="events in one joined ledger row, about")
+    merge_slices: int = Field(default=60, description="spans of one run at most, after a long pause")
+    forget_seconds: float = Field(default=3600.0, description="seconds between two retentions")
 
 
 def maintenance_options(settings: Settings) -> MaintenanceOptions:

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from aiokafka import codec
 
-from relay.publish.options import Compression
+from relay.runtime.settings_model import Compression
 
 # Kafka's numbers, and which optional library it takes.
 _CODECS: Final[dict[str, tuple[int, Callable[[], bool], Callable[[Any], Any]]]] = {

@@ -5,7 +5,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
@@ -153,7 +153,7 @@ class Lab:
             self.dsn,
             KafkaConnection(self.bootstrap_servers),
             flows or (flow,),
-            replace(OPTIONS, **options),
+            OPTIONS.model_copy(update=options),
             self.tracing,
             asyncio.Event(),
             test_point,
