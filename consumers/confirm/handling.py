@@ -32,7 +32,8 @@ from relay.consumers.confirm.quarantine import place_only, release_requested
 from relay.consumers.confirm.transaction import Batch, Confirmation, Done
 from relay.consumers.returns.refusals import Reason, Refusal
 from relay.kafka.consumer.handler import Part, PartitionBlockedError, PartitionLostError
-from relay.kafka.consumer.partitions import Gap, LogBounds, Partition, Record, Start
+from relay.kafka.consumer.partitions import Gap, LogBounds, Record, Start
+from relay.kafka.partition import Partition
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,8 @@ from typing import Any
 from relay.consumers.confirm.handling import Returns
 from relay.consumers.confirm.transaction import Batch
 from relay.kafka.consumer.handler import Part
-from relay.kafka.consumer.partitions import LogBounds, Partition, Start
+from relay.kafka.consumer.partitions import LogBounds, Start
+from relay.kafka.partition import Partition
 
 
 @dataclass(frozen=True, slots=True)

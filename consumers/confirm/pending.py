@@ -20,7 +20,7 @@ from relay.consumers.returns.stored_record import (
     recorded_ms,
     stored_headers,
 )
-from relay.kafka.consumer.partitions import Partition
+from relay.kafka.partition import Partition
 
 _WAITING = """
 SELECT DISTINCT aggregate_id FROM relay.pending_return

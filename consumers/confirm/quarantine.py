@@ -16,7 +16,7 @@ from relay.consumers.returns.packing import packed
 from relay.consumers.returns.refusals import Refusal
 from relay.consumers.returns.stored_record import StoredRecord, stored_headers
 from relay.consumers.returns.trimming import is_whole
-from relay.kafka.consumer.partitions import Partition
+from relay.kafka.partition import Partition
 from relay.kafka.unreadable import Fault, PartialBytes
 
 _DETAIL_CHARACTERS = 1000

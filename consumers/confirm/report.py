@@ -23,7 +23,8 @@ from relay.consumers.returns.fold import Outcome
 from relay.consumers.returns.reader import Return
 from relay.consumers.returns.refusals import Reason, Refusal
 from relay.consumers.returns.stored_record import recorded_ms
-from relay.kafka.consumer.partitions import Gap, GapReason, Partition
+from relay.kafka.consumer.partitions import Gap, GapReason
+from relay.kafka.partition import Partition
 from relay.telemetry.continuity import Continuity
 from relay.telemetry.metrics import ConfirmMetrics, Metrics, known
 from relay.telemetry.traceparent import parse

@@ -34,7 +34,8 @@ from relay.consumers.returns.reader import Return, ReturnReader
 from relay.consumers.returns.refusals import Reason, Refusal
 from relay.kafka.consumer.handler import Part
 from relay.kafka.consumer.offset_store import OffsetStore
-from relay.kafka.consumer.partitions import Partition, Record
+from relay.kafka.consumer.partitions import Record
+from relay.kafka.partition import Partition
 from relay.runtime.flow import NamesDiffer
 
 _CAUTIOUS_BATCHES: Final = 50

@@ -88,7 +88,7 @@ class Broker:
         self.client.cluster.update_metadata(answer)
         self.stale = False
         self.leaders = {
-            (topic, number): leader
+            Partition(topic, number): leader
             for error, topic, _internal, partitions in answer.topics
             if not error
             for _error, number, leader, *_ in partitions
@@ -138,7 +138,7 @@ class Broker:
                         raise for_code(error)(f"{topic}[{number}]")
                     self.stale = self.stale or bool(error)
                     if not error and offset >= 0:
-                        found[topic, number] = offset
+                        found[Partition(topic, number)] = offset
         return found
 
     async def topic_settings(self, topics: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -173,7 +173,7 @@ class Broker:
             ]
         answer = await self.ask_coordinator(group, OffsetFetchRequest(group, asked))
         return {
-            (topic, number): offset
+            Partition(topic, number): offset
             for topic, partitions in answer.topics
             for number, offset, _metadata, error in partitions
             if not error and offset >= 0

@@ -75,7 +75,7 @@ def of_new_protocol(described: Any) -> GroupMembers:
         topics.update(names)
         for assignment in (current, target):
             for _id, topic, numbers, _more in assignment[0]:
-                partitions.update((topic, number) for number in numbers)
+                partitions.update(Partition(topic, number) for number in numbers)
     subscribed = None if by_pattern else frozenset(topics)
     return GroupMembers(state, len(members), subscribed, frozenset(partitions), CONSUMER)
 
@@ -99,7 +99,7 @@ def _assigned(members: Iterable[Any]) -> frozenset[Partition] | None:
             return None
         try:
             decoded = ConsumerProtocol.ASSIGNMENT.decode(assignment)
-            partitions.update((tp.topic, tp.partition) for tp in decoded.partitions())
+            partitions.update(Partition(tp.topic, tp.partition) for tp in decoded.partitions())
         except (ValueError, TypeError):
             return None
     return frozenset(partitions)

@@ -1,4 +1,10 @@
 """Every hop: what a partition is called; pure."""
 
-Partition = tuple[str, int]
-"""A topic's name and a partition's number."""
+from typing import NamedTuple
+
+
+class Partition(NamedTuple):
+    """One partition of a topic; equal and hashed like aiokafka's TopicPartition, and any pair."""
+
+    topic: str
+    partition: int

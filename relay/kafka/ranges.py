@@ -139,7 +139,7 @@ async def fetch(
     for answer in await asyncio.gather(*requests):
         for topic, partitions in answer.topics:
             for number, error, _high, *rest in partitions:
-                one = (topic, number)
+                one = Partition(topic, number)
                 stop = (until or {}).get(one, _NO_END)
                 found[one] = _decoded(
                     one, range(wanted[one], stop), error, rest, level=level, pass_over=pass_over

@@ -169,7 +169,7 @@ class Pipeline:
         in_flight = InFlightPage(
             page.after,
             # A long aggregate id is in a record twice.
-            sum(batch.size_bytes for batch, _ in prepared.batches),
+            sum(batch.size_bytes for batch in prepared.batches),
             SentPage.of(page, prepared.trace, replay),
             len(prepared.batches),
             prepared.parked,
@@ -179,8 +179,8 @@ class Pipeline:
         self.commits.unwritten = None
         self.in_flight.add(in_flight)
         acknowledged = partial(self._acknowledged, in_flight)
-        for batch, encoded in prepared.batches:
-            self.publisher.hand_over(batch, encoded, acknowledged)
+        for batch in prepared.batches:
+            self.publisher.hand_over(batch, acknowledged)
 
     def _acknowledged(self, page: InFlightPage, batch: Batch, base_offset: int | None) -> None:
         self.in_flight.acknowledged(page, batch, base_offset)

@@ -19,7 +19,8 @@ import asyncpg
 
 from relay.kafka.consumer.handler import Part
 from relay.kafka.consumer.offset_store import OffsetStore
-from relay.kafka.consumer.partitions import LogBounds, Partition, Start
+from relay.kafka.consumer.partitions import LogBounds, Start
+from relay.kafka.partition import Partition
 from relay.witness.batch import Batch, Place, read_batch
 from relay.witness.ledger import (
     dropped_until,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from relay.kafka.consumer.partitions import Gap, Partition
+from relay.kafka.consumer.partitions import Gap
+from relay.kafka.partition import Partition
 from relay.telemetry.metrics import Metrics, known
 from relay.witness.batch import NO_ID, NO_ROW, ROW_DROPPED, UNREADABLE, Batch
 from relay.witness.runs import Runs

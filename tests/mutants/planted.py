@@ -111,8 +111,8 @@ PLANTED = (
         (
             Change(
                 _PUBLISHER,
-                "            queue.append(outgoing)\n",
-                "            queue.append(outgoing)\n            self._send_soon(outgoing)\n",
+                "            queue.append(batch)\n",
+                "            queue.append(batch)\n            self._send_soon(batch)\n",
             ),
         ),
         (f"{_SENDER}::test_a_partitions_next_batch_waits_for_the_one_before",),

@@ -10,7 +10,8 @@ from relay.consumers.returns.reader import Return
 from relay.consumers.returns.refusals import Refusal
 from relay.kafka.consumer.handler import Part, PartitionLostError
 from relay.kafka.consumer.offset_store import OffsetStore
-from relay.kafka.consumer.partitions import LogBounds, Partition, Start, continuing, gap_between
+from relay.kafka.consumer.partitions import LogBounds, Start, continuing, gap_between
+from relay.kafka.partition import Partition
 from relay.runtime.flow import Flow
 from tests.simulation.broker import Broker, Returned
 from tests.simulation.database import Connection, ConnectionLostError, Database, finished

@@ -137,7 +137,9 @@ async def _unwritten(broker: Broker, flow: Flow, refused: dict[str, str]) -> fro
     except BROKER_FAILURES as error:
         refused["ends"] = str(error) or type(error).__name__
         return frozenset()
-    written = {topic for topic, partition in partitions if ends.get((topic, partition), 1) > 0}
+    written = {
+        topic for topic, partition in partitions if ends.get(Partition(topic, partition), 1) > 0
+    }
     return frozenset(topic for topic, _ in partitions) - written
 
 

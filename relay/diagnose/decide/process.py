@@ -76,7 +76,7 @@ def _copied_passage(evidence: Evidence) -> Passage | None:
         return Passage(Passed.UNKNOWN, missing=copy)
     if copy is None or copy.offset is None or isinstance(groups, Missing):
         return None
-    where = (copy.topic, copy.partition)
+    where = Partition(copy.topic, copy.partition)
     for name in evidence.around.processor_groups:
         if name in groups and groups[name].committed.get(where, -1) > copy.offset:
             return Passage(Passed.YES, name)
@@ -176,7 +176,7 @@ def _recorded_until(evidence: Evidence, outage_from_at: datetime) -> bool:
 def _committed_passage(evidence: Evidence, delivery: Delivery, offset: int) -> Passage:
     groups = evidence.around.groups
     assert not isinstance(groups, Missing)
-    where = (delivery.topic, delivery.partition)
+    where = Partition(delivery.topic, delivery.partition)
     named = [groups[name] for name in evidence.around.processor_groups if name in groups]
     for group in named:
         if group.committed.get(where, -1) > offset and not _left_over(evidence, group, where):
@@ -266,7 +266,7 @@ def _cause_of_flow(
     named = [groups[name] for name in evidence.around.processor_groups if name in groups]
     staffed = [group for group in named if group.members is None or group.members > 0]
     # Who stands before an open transaction does not move, though it may well be there.
-    where = (delivery.topic, delivery.partition)
+    where = Partition(delivery.topic, delivery.partition)
     lone = evidence.around.lone_readers
     lone = frozenset() if isinstance(lone, Missing) else lone
     alone = [
@@ -299,7 +299,7 @@ def _nowhere_to_answer(evidence: Evidence) -> bool:
 
 
 def _staffed_cause(evidence: Evidence, delivery: Delivery, staffed: Iterable[GroupSeen]) -> Cause:
-    where = (delivery.topic, delivery.partition)
+    where = Partition(delivery.topic, delivery.partition)
     group = max(staffed, key=lambda one: one.committed.get(where, -1))
     if group.committed.get(where, -1) > group.earlier.get(where, _FAR):
         return Cause.PROCESSOR_LAGGING
@@ -317,7 +317,7 @@ def _staffed_cause(evidence: Evidence, delivery: Delivery, staffed: Iterable[Gro
 
 def _lone_cause(evidence: Evidence, delivery: Delivery, alone: Iterable[GroupSeen]) -> Cause:
     """Say why a reader that assigns partitions itself has not passed a record."""
-    where = (delivery.topic, delivery.partition)
+    where = Partition(delivery.topic, delivery.partition)
     group = max(alone, key=lambda one: one.committed.get(where, -1))
     young = evidence.around.now_at - delivery.published_at < timedelta(seconds=FETCH_SECONDS)
     if group.committed.get(where, -1) > group.earlier.get(where, _FAR):

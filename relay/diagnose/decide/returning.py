@@ -12,6 +12,7 @@ from relay.diagnose.evidence.history import LEFT_SOON_SECONDS
 from relay.diagnose.evidence.order import Crossing, Delivery, Evidence, Neighbours, Place, Scan
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.verdicts import Hop, Verdict
+from relay.kafka.partition import Partition
 from relay.runtime.command_line import command
 
 # From how many unanswered records in a row up to the newest one "the processor answers nothing".
@@ -101,7 +102,7 @@ def _moved_a_moment_ago(evidence: Evidence, delivery: Delivery) -> bool:
     groups = evidence.around.groups
     if isinstance(groups, Missing):
         return False
-    where = (delivery.topic, delivery.partition)
+    where = Partition(delivery.topic, delivery.partition)
     for name, before in evidence.waiting.items():
         group = groups.get(name)
         alone = group is not None and group.exists and group.members == 0 == before.members

@@ -66,7 +66,7 @@ def succession(evidence: Evidence, delivery: Delivery) -> Succession | None:
     answered = evidence.around.answered_past
     if isinstance(answered, Missing) or not answered:
         return None
-    where = (delivery.topic, delivery.partition)
+    where = Partition(delivery.topic, delivery.partition)
     readers = evidence.around.other_readers
     groups = tuple(
         one

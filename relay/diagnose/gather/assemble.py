@@ -38,6 +38,7 @@ from relay.diagnose.gather.positions import Series
 from relay.diagnose.gather.readback import ReadBacks
 from relay.diagnose.gather.scan import ScanResult
 from relay.diagnose.gather.unlooked import unlooked_returns
+from relay.kafka.partition import Partition
 from relay.runtime.flow import Flow, default_deadline_seconds
 
 _NOT_LOOKED_AT = Missing(
@@ -234,7 +235,7 @@ class Joiner:
         topics = self.around.topics
         if isinstance(topics, Missing):
             return topics
-        where = (newest.topic, newest.partition)
+        where = Partition(newest.topic, newest.partition)
         unread = Missing("the record", Cause.TIMED_OUT, "not read back in time", "again")
         read = self.log.readbacks.at(where, newest.offset, event_id)
         if read is None and newest.topic not in self.flow.topics:
@@ -246,7 +247,7 @@ class Joiner:
             return {}
         found = {}
         for group in self.flow.processor_groups:
-            samples = self.log.positions.get((group, (newest.topic, newest.partition)), [])
+            samples = self.log.positions.get((group, Partition(newest.topic, newest.partition)), [])
             came = crossing(
                 group,
                 samples,
@@ -269,7 +270,7 @@ class Joiner:
             return {}
         found = {}
         for group in self.flow.processor_groups:
-            samples = self.log.positions.get((group, (newest.topic, newest.partition)), [])
+            samples = self.log.positions.get((group, Partition(newest.topic, newest.partition)), [])
             still = waiting(samples, newest.offset, newest.published_at)
             if still is not None:
                 found[group] = still
@@ -285,7 +286,7 @@ class Joiner:
             return known
         if isinstance(read, Missing):
             return read
-        where = (newest.topic, newest.partition)
+        where = Partition(newest.topic, newest.partition)
         answered: list[int] = []
         unanswered = [newest.offset]
         for offset, key in self.log.readbacks.around(where, newest.offset):

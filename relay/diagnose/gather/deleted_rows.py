@@ -145,7 +145,7 @@ async def _read_vanished(
     assert not isinstance(moments, Missing)
     topics = await _logs(broker, {one.topic for sent in vanished.values() for one in sent})
     wanted: list[Wanted] = [
-        ((one.topic, one.partition), one.offset, "")
+        (Partition(one.topic, one.partition), one.offset, "")
         for sent in vanished.values()
         for one in sent
         if one.offset is not None
@@ -156,7 +156,7 @@ async def _read_vanished(
     others: dict[int, str] = {}
     for outbox_id, sent in vanished.items():
         newest = sent[-1]
-        where, offset = (newest.topic, newest.partition), newest.offset
+        where, offset = Partition(newest.topic, newest.partition), newest.offset
         key = None if offset is None else read.keys.get(where, {}).get(offset)
         known = None if offset is None else read.found.get((where, offset))
         order = _order_of(key, flow)

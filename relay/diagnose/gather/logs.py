@@ -116,7 +116,7 @@ class _Reader:
 
     async def _read_back(self, pairs: Sequence[tuple[str, EventRow, Delivery]]) -> None:
         wanted: list[Wanted] = [
-            ((sent.topic, sent.partition), sent.offset, event.event_id)
+            (Partition(sent.topic, sent.partition), sent.offset, event.event_id)
             for _order, event, sent in pairs
             if sent.offset is not None
         ]
@@ -167,7 +167,7 @@ class _Reader:
             log = None if seen is None else seen.logs.get(number)
             if seen is None or log is None:
                 continue
-            oldest = await first_record(self.broker, (topic, number), log)
+            oldest = await first_record(self.broker, Partition(topic, number), log)
             at = None if oldest is None else oldest.recorded_at
             logs = dict(seen.logs) | {number: replace(log, first_record_at=at)}
             updated[topic] = replace(seen, logs=logs)
@@ -237,7 +237,7 @@ class _Reader:
         groups = self.topics.groups
         if isinstance(groups, Missing) or sent.offset is None:
             return False
-        where = (sent.topic, sent.partition)
+        where = Partition(sent.topic, sent.partition)
         readers = self.topics.other_readers
         all_groups = [*groups.values(), *(() if isinstance(readers, Missing) else readers)]
         return any(group.committed.get(where, -1) > sent.offset for group in all_groups)
@@ -254,7 +254,9 @@ class _Reader:
             return
         recorded = {where for (_group, where), samples in positions.items() if samples}
         still: set[Partition] = {
-            (sent.topic, sent.partition) for _o, _e, sent in pairs if not self._passed(sent)
+            Partition(sent.topic, sent.partition)
+            for _o, _e, sent in pairs
+            if not self._passed(sent)
         }
         if not still - recorded:
             return

@@ -98,7 +98,7 @@ async def read_positions(
         raise TimeoutError(f"more than {_AT_MOST:,} positions were recorded meanwhile")
     found: defaultdict[tuple[str, Partition], list[PositionSample]] = defaultdict(list)
     for group, topic, number, *columns in rows:
-        found[group, (topic, number)].append(PositionSample(*columns))
+        found[group, Partition(topic, number)].append(PositionSample(*columns))
     for samples in found.values():
         # Window after window they come in order; sorting hundreds of thousands there took a file.
         samples.sort(key=lambda one: one.at)
@@ -109,7 +109,7 @@ def _first_of_minutes(deliveries: Collection[Delivery]) -> list[tuple[Partition,
     """Return the last offset and the first time of each minute of each partition."""
     minutes: dict[tuple[Partition, datetime], tuple[int, datetime]] = {}
     for one in deliveries:
-        key = (one.topic, one.partition), one.published_at.replace(second=0, microsecond=0)
+        key = Partition(one.topic, one.partition), one.published_at.replace(second=0, microsecond=0)
         offset, at = minutes.get(key, (-1, one.published_at))
         minutes[key] = max(offset, one.offset or 0), min(at, one.published_at)
     return [(partition, *found) for (partition, _), found in minutes.items()]

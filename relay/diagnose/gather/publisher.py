@@ -61,7 +61,7 @@ async def read_external(
             row["connector"], row["connector_state"], row["seen_at"], row["now_at"]
         ),
         witnesses=witnesses,
-        read_to={(one["topic"], one["partition"]): one["next_offset"] for one in offsets},
+        read_to={Partition(one["topic"], one["partition"]): one["next_offset"] for one in offsets},
         last_record_at=await connection.fetchval(_LAST),
     )
 

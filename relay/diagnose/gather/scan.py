@@ -112,7 +112,7 @@ async def scan_returns(
     partitions = broker.partitions(flow.returns_topic)
     result = ScanResult(partitions=len(partitions))
     result.unread = {
-        number for _, number in partitions if (flow.returns_topic, number) not in looks
+        number for _, number in partitions if Partition(flow.returns_topic, number) not in looks
     }
     result.deleted = {one[1]: look.deleted_at for one, look in looks.items() if look.deleted_at}
     result.lost_partitions = frozenset(one[1] for one, look in looks.items() if look.lost)

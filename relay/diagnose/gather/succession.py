@@ -74,7 +74,7 @@ def _reached(around: SystemState) -> dict[Partition, set[int]]:
     topics = {} if isinstance(around.topics, Missing) else around.topics
     for name, topic in topics.items():
         for number, log in topic.logs.items():
-            reached[name, number].add(log.log_end)
+            reached[Partition(name, number)].add(log.log_end)
     readers = () if isinstance(around.other_readers, Missing) else around.other_readers
     for reader in readers:
         for where, offset in reader.committed.items():
@@ -135,7 +135,7 @@ def _stopped(flow: Flow, around: SystemState, positions: Series) -> Mapping[Part
     known = bool(stands)
     for name in flow.topics:
         for number in topics[name].logs if known and name in topics else ():
-            stands.setdefault((name, number), 0)
+            stands.setdefault(Partition(name, number), 0)
     return {where: offset for where, offset in stands.items() if where[0] in flow.topics}
 
 

@@ -86,7 +86,7 @@ async def _held_up(
     """Find out which groups have read everything before an open transaction."""
     seen = {} if isinstance(topics, Missing) else topics
     begun = {
-        (name, number): log
+        Partition(name, number): log
         for name, topic in seen.items()
         for number, log in topic.logs.items()
         if log.transaction is not None

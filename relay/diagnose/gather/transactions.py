@@ -75,10 +75,10 @@ async def _begun(
             if error:
                 continue  # not permitted to see who it is
             if not started:
-                del found[topic, number]  # it has ended since
+                del found[Partition(topic, number)]  # it has ended since
                 continue
             start, producer_id, last_ms = min(started)
-            found[topic, number] = TransactionSeen(
+            found[Partition(topic, number)] = TransactionSeen(
                 start, producer_id, last_record_at=of_milliseconds(last_ms)
             )
     return found

@@ -113,7 +113,7 @@ async def published(
             became = f"was parked: {reason}" if reason else "was not published in time"
             return f"outbox row {placed.outbox_id} {became}"
         await asyncio.sleep(LOOK_SECONDS)
-    where = (row["topic"], row["partition"])
+    where = Partition(row["topic"], row["partition"])
     await connection.execute(_STANDS, probe_id, *where, row["record_offset"])
     return Record(where, row["record_offset"], row["published_at"])
 

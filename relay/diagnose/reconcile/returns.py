@@ -139,7 +139,7 @@ class ReturnsWalk:
 async def next_offsets(connection: asyncpg.Connection, group: str) -> dict[Partition, int]:
     """Return how far the confirmation consumer is, by the database."""
     rows = await connection.fetch(_NEXT_OFFSETS, group)
-    return {(row[0], row[1]): row[2] for row in rows}
+    return {Partition(row[0], row[1]): row[2] for row in rows}
 
 
 async def reconcile_statuses(

@@ -248,7 +248,7 @@ def _committed(evidence: Evidence, delivery: Delivery) -> str:
     named += [] if heir is None or heir.skipped else list(heir.groups)
     parts = [_group(group, delivery) for group in named]
     parts += [heir.text] if heir is not None and heir.skipped else []
-    where = (delivery.topic, delivery.partition)
+    where = Partition(delivery.topic, delivery.partition)
     if any(where in group.before_transaction for group in named):
         parts.insert(0, _transaction(evidence, where) or "behind an open transaction")
     return _cut("; ".join(parts))
@@ -257,7 +257,7 @@ def _committed(evidence: Evidence, delivery: Delivery) -> str:
 def _group(group: GroupSeen, delivery: Delivery) -> str:
     if not group.exists:
         return f"{group.name}: no such group"
-    at = group.committed.get((delivery.topic, delivery.partition))
+    at = group.committed.get(Partition(delivery.topic, delivery.partition))
     members = f"{group.members} members"
     if group.members is None:
         members = f"members of a {group.kind} group not known"
@@ -285,7 +285,7 @@ def returned(evidence: Evidence) -> Told:
         last = home[-1]
         text = _described(home)
         if last.behind_transaction:
-            begun = _transaction(evidence, (last.topic, last.partition))
+            begun = _transaction(evidence, Partition(last.topic, last.partition))
             text += f", behind {begun or 'an open transaction'}"
         return any(one.ends for one in home), last.recorded_at, _cut(text)
     away = next(iter(evidence.returns), None)

@@ -245,7 +245,7 @@ SELECT topic, partition, next_offset FROM relay.consumer_offset
 
 async def _next_offsets(connection: asyncpg.Connection, flow: Flow) -> dict[Partition, int]:
     rows = await connection.fetch(_NEXT_OFFSETS, flow.confirm_group, flow.returns_topic)
-    return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+    return {Partition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
 _OVERDUE: Final = """
@@ -284,7 +284,7 @@ async def _canaries(
 ) -> tuple[Position, ...]:
     since = now - timedelta(days=_CANARY_DAYS)
     rows = await connection.fetch(_CANARIES, since, returns_topic)
-    return tuple(((topic, partition), offset) for topic, partition, offset in rows)
+    return tuple((Partition(topic, partition), offset) for topic, partition, offset in rows)
 
 
 # The newest rows: by id the outbox, by time (BRIN) ledger and inbox. The time is a parameter:

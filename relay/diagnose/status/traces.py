@@ -113,7 +113,7 @@ async def read_answered_orders(
 def _answered(row: asyncpg.Record) -> Answered:
     at = None
     if row["record_offset"] is not None:
-        at = (row["topic"], row["partition"]), row["record_offset"]
+        at = Partition(row["topic"], row["partition"]), row["record_offset"]
     stored = stored_trace(row["stored"], row["event_id"])
     return Answered(row["aggregate_id"], stored, trace_of(row["returned"]), at)
 

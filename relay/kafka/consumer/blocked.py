@@ -10,7 +10,7 @@ import time
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
-from relay.kafka.consumer.partitions import Partition
+from relay.kafka.partition import Partition
 from relay.runtime.backoff import Backoff
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from relay.kafka.consumer.partitions import Partition
+from relay.kafka.partition import Partition
 
 
 @dataclass(slots=True)

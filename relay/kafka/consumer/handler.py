@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from relay.kafka.consumer.partitions import Gap, LogBounds, Partition, Record, Start
+from relay.kafka.consumer.partitions import Gap, LogBounds, Record, Start
+from relay.kafka.partition import Partition
 
 
 class PartitionLostError(Exception):

@@ -14,7 +14,7 @@ import structlog
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
-from relay.kafka.consumer.partitions import Partition
+from relay.kafka.partition import Partition
 from relay.runtime.tasks import background
 
 log = structlog.get_logger(__name__)

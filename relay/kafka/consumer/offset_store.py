@@ -19,7 +19,6 @@ from relay.kafka.consumer.partitions import (
     GapReason,
     LastRecord,
     LogBounds,
-    Partition,
     Progress,
     Start,
     last_record,
@@ -27,6 +26,7 @@ from relay.kafka.consumer.partitions import (
     restart_point,
     starting_point,
 )
+from relay.kafka.partition import Partition
 
 # FOR UPDATE waits for the batch that the partition's last owner has in hand, and so sees its end.
 _READ = """

@@ -10,16 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
+from relay.kafka.partition import Partition
 from relay.kafka.unreadable import PartialBytes, first_offset, unreadable
-
-
-class Partition(NamedTuple):
-    """One partition of a topic; equal and hashed like aiokafka's TopicPartition."""
-
-    topic: str
-    partition: int
 
 
 class Record(Protocol):

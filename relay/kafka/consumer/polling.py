@@ -16,8 +16,9 @@ from aiokafka.structs import TopicPartition
 
 from relay.kafka.consumer.fetch_watch import FetchWatch
 from relay.kafka.consumer.options import SessionOptions
-from relay.kafka.consumer.partitions import Partition, Record, lane_of
+from relay.kafka.consumer.partitions import Record, lane_of
 from relay.kafka.consumer.stoppable_calls import StalledError, StoppableCalls
+from relay.kafka.partition import Partition
 
 
 @dataclass(slots=True)

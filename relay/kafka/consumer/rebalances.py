@@ -15,7 +15,7 @@ import structlog
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.structs import TopicPartition
 
-from relay.kafka.consumer.partitions import Partition
+from relay.kafka.partition import Partition
 
 log = structlog.get_logger(__name__)
 

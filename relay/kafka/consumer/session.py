@@ -30,7 +30,6 @@ from relay.kafka.consumer.options import SessionOptions
 from relay.kafka.consumer.partitions import (
     LogBehindError,
     OtherLogError,
-    Partition,
     Record,
     Start,
     continuing,
@@ -41,6 +40,7 @@ from relay.kafka.consumer.polling import Polling
 from relay.kafka.consumer.rebalances import Rebalances
 from relay.kafka.consumer.stoppable_calls import BrokerError, StoppableCalls, StoppedError
 from relay.kafka.consumer.topic_log import TopicLog
+from relay.kafka.partition import Partition
 from relay.kafka.poll_limit import trim_records
 from relay.kafka.records import read_hostile_records
 from relay.runtime.kafka_connection import KafkaConnection

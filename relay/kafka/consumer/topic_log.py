@@ -15,8 +15,9 @@ from typing import Any
 import structlog
 from aiokafka.structs import TopicPartition
 
-from relay.kafka.consumer.partitions import LogBounds, Partition
+from relay.kafka.consumer.partitions import LogBounds
 from relay.kafka.consumer.stoppable_calls import StoppableCalls
+from relay.kafka.partition import Partition
 from relay.kafka.topic_descriptions import topic_ids
 from relay.runtime.tasks import awaited
 

@@ -30,7 +30,9 @@ class MaintenanceOptions(MaintenanceSettings):
         default=10.0, description="how imprecise the publish time of an event may become"
     )
     merge_ids: int = Field(default=1000, description="events in one joined ledger row, about")
-    merge_slices: int = Field(default=60, description="spans of one run at most, after a long pause")
+    merge_slices: int = Field(
+        default=60, description="spans of one run at most, after a long pause"
+    )
     forget_seconds: float = Field(default=3600.0, description="seconds between two retentions")
 
 

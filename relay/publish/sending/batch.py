@@ -7,22 +7,30 @@ record: that one is found out by its size, or by the broker.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from relay.kafka.partition import Partition
 
 BATCH_HEADER_BYTES: Final = 61
 LARGEST_COUNT: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
-    """Rows of one page that go to one partition together.
+    """Rows of one page that go to one partition together, until the broker has them.
 
     Attributes:
         places: where the rows stand in their page.
         outbox_ids: the rows.
         size_bytes: the most it takes on the wire, before compression.
+        records: as they are sent; empty once they are a part of `checked`.
+        codec: Kafka's number of their compression.
+        acknowledged: told of the base offset, once the broker has the batch.
+        start, checked: the batch's bytes, made when it is sent for the first time; every retry
+            sends the same. Empty again once the broker has them.
+        give_up_at: on the monotonic clock; 0: it was not tried yet.
     """
 
     topic: str
@@ -30,6 +38,22 @@ class Batch:
     places: Sequence[int]
     outbox_ids: Sequence[int]
     size_bytes: int
+    records: bytes = b""
+    timestamp_ms: int = 0
+    codec: int = 0
+    acknowledged: Acknowledged | None = None
+    start: bytes = b""
+    checked: bytes = b""
+    give_up_at: float = 0.0
+
+    @property
+    def place(self) -> Partition:
+        """The partition that it goes to."""
+        return Partition(self.topic, self.partition)
+
+
+Acknowledged = Callable[[Batch, int | None], None]
+"""Told of a batch that the broker has, and its base offset; None: the broker did not say."""
 
 
 @dataclass(frozen=True, slots=True)

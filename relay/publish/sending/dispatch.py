@@ -19,7 +19,6 @@ from relay.publish.reading.replays import Refused, Replayed
 from relay.publish.sending.batch import Batch, batches
 from relay.publish.sending.compression import Codec
 from relay.publish.sending.partitioner import partitions
-from relay.publish.sending.publisher import EncodedBatch
 from relay.publish.sending.record import record_sizes, records_of
 from relay.publish.sending.sizing import Sizing
 from relay.publish.sending.wire_form import WireEncoder
@@ -37,7 +36,7 @@ WAS_ERASED: Final = "erased"
 class Prepared:
     """A page, ready to go."""
 
-    batches: list[tuple[Batch, EncodedBatch]]
+    batches: list[Batch]
     parked: list[Parked]
     trace: TraceColumns
     refused: tuple[Refused, ...] = ()
@@ -126,9 +125,9 @@ class Dispatcher:
         tails: Sequence[bytes],
         sizes: Sequence[int],
         partition_counts: Mapping[str, int],
-    ) -> list[tuple[Batch, EncodedBatch]]:
+    ) -> list[Batch]:
         now_ms = time.time_ns() // 1_000_000
-        ready: list[tuple[Batch, EncodedBatch]] = []
+        ready: list[Batch] = []
         for topic, places in by_topic.items():
             keys = page.keys if len(places) == len(page.keys) else [page.keys[n] for n in places]
             for batch in batches(
@@ -139,10 +138,11 @@ class Dispatcher:
                 outbox_ids=page.ids,
                 limit=self.sizing.limit(topic),
             ):
-                records, codec = self.codec.compressed(
+                batch.timestamp_ms = now_ms
+                batch.records, batch.codec = self.codec.compressed(
                     records_of([tails[place] for place in batch.places])
                 )
-                ready.append((batch, EncodedBatch(records, len(batch.places), now_ms, codec)))
+                ready.append(batch)
         return ready
 
     def _places_by_topic(self, kinds: Sequence[str], held: set[int]) -> dict[str, Sequence[int]]:

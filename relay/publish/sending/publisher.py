@@ -38,6 +38,7 @@ from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
 from relay.kafka.failures import BROKER_FAILURES
+from relay.kafka.partition import Partition
 from relay.publish.errors import (
     ProducerBrokenError,
     RecordRefusedError,
@@ -45,7 +46,7 @@ from relay.publish.errors import (
     TopicWaitError,
 )
 from relay.publish.sending import wire
-from relay.publish.sending.batch import Batch
+from relay.publish.sending.batch import Acknowledged, Batch
 from relay.runtime.client_failure import ClientFailure
 from relay.runtime.tasks import awaited
 
@@ -57,39 +58,6 @@ LOOK_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = 0.1
 _LARGEST_SEQUENCE: Final = 2**31 - 1
 _TRANSACTION_TIMEOUT_MS: Final = 60_000
-
-
-@dataclass(slots=True)
-class EncodedBatch:
-    """A batch's records as they are sent; given away once they are part of a request.
-
-    Attributes:
-        codec: Kafka's number of the compression.
-    """
-
-    records: bytes
-    count: int
-    timestamp_ms: int
-    codec: int = 0
-
-
-Acknowledged = Callable[[Batch, int | None], None]
-"""Told of a batch that the broker has, and its base offset; None: the broker did not say."""
-
-
-@dataclass(slots=True, eq=False)
-class _Outgoing:
-    """A batch on its way; `start` and `checked` are made when it is sent for the first time."""
-
-    batch: Batch
-    encoded: EncodedBatch
-    acknowledged: Acknowledged
-    start: bytes = b""
-    checked: bytes = b""
-    give_up_at: float = 0.0
-
-
-_Key = tuple[str, int]
 
 
 @dataclass(slots=True)
@@ -111,9 +79,9 @@ class Publisher:
     broken: Callable[[ProducerBrokenError], None] = lambda _error: None
     _producer_id: int = -1
     _producer_epoch: int = -1
-    _sequences: dict[_Key, int] = field(default_factory=dict)
-    _queues: dict[_Key, deque[_Outgoing]] = field(default_factory=dict)
-    _ready: list[_Outgoing] = field(default_factory=list)
+    _sequences: dict[Partition, int] = field(default_factory=dict)
+    _queues: dict[Partition, deque[Batch]] = field(default_factory=dict)
+    _ready: list[Batch] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _broken: ProducerBrokenError | None = None
     _in_trouble: bool = False
@@ -137,7 +105,7 @@ class Publisher:
             raise error("no producer id")
         self._producer_id, self._producer_epoch = answer.producer_id, answer.producer_epoch
 
-    def hand_over(self, batch: Batch, encoded: EncodedBatch, acknowledged: Acknowledged) -> None:
+    def hand_over(self, batch: Batch, acknowledged: Acknowledged) -> None:
         """Queue a batch behind its partition's others.
 
         `acknowledged` and `broken` are called back, and not a future: at 2,000 orders a second a
@@ -148,36 +116,35 @@ class Publisher:
         """
         if self._broken is not None:
             raise self._broken
-        outgoing = _Outgoing(batch, encoded, acknowledged)
-        key = (batch.topic, batch.partition)
-        queue = self._queues.get(key)
+        batch.acknowledged = acknowledged
+        queue = self._queues.get(batch.place)
         if queue is None:
-            self._queues[key] = deque((outgoing,))
-            self._send_soon(outgoing)
+            self._queues[batch.place] = deque((batch,))
+            self._send_soon(batch)
         else:
-            queue.append(outgoing)
+            queue.append(batch)
 
-    def _send_soon(self, outgoing: _Outgoing) -> None:
+    def _send_soon(self, batch: Batch) -> None:
         """Send it with whatever else is ready in this turn of the loop, in one request a broker."""
         if self._broken is not None:
             return
         if not self._ready:
             asyncio.get_running_loop().call_soon(self._send_ready)
-        self._ready.append(outgoing)
+        self._ready.append(batch)
 
     def _send_ready(self) -> None:
         ready, self._ready = self._ready, []
-        by_leader: dict[int, list[_Outgoing]] = {}
-        for outgoing in ready:
-            place = TopicPartition(outgoing.batch.topic, outgoing.batch.partition)
+        by_leader: dict[int, list[Batch]] = {}
+        for batch in ready:
+            place = TopicPartition(*batch.place)
             leader = self.client.cluster.leader_for_partition(place)
             if leader is None and self._made_anew(place):
                 self._break(ProducerBrokenError(f"{place} is gone: its topic was made anew"))
                 return
             if leader is None or leader < 0:
-                self._retry(outgoing, UnknownTopicOrPartitionError(f"{place} has no leader"))
+                self._retry(batch, UnknownTopicOrPartitionError(f"{place} has no leader"))
             else:
-                by_leader.setdefault(leader, []).append(outgoing)
+                by_leader.setdefault(leader, []).append(batch)
         for leader, group in by_leader.items():
             task = awaited(self._produce(leader, group), "produce")
             self._tasks.add(task)
@@ -195,15 +162,13 @@ class Publisher:
         if error is not None:
             self._break(ProducerBrokenError(f"unexpected: {error!r}"))
 
-    async def _produce(self, leader: int, group: list[_Outgoing]) -> None:
+    async def _produce(self, leader: int, group: list[Batch]) -> None:
         if self._broken is not None:
             return
         topics: dict[str, list[tuple[int, bytes, bytes]]] = {}
         for one in group:
             self._finish(one)
-            topics.setdefault(one.batch.topic, []).append(
-                (one.batch.partition, one.start, one.checked)
-            )
+            topics.setdefault(one.topic, []).append((one.partition, one.start, one.checked))
         timeout_ms = int(self.request_timeout_seconds * 1000)
         request = wire.ProduceRequest(wire.produce_body(topics, timeout_ms))
         try:
@@ -216,51 +181,48 @@ class Publisher:
             self._break(ProducerBrokenError(str(error)))
             return
         for one in group:
-            answer = answers.get((one.batch.topic, one.batch.partition))
+            answer = answers.get(one.place)
             if answer is None:
                 self._retry(one, KafkaError("the broker's answer leaves the batch out"))
             else:
                 self._answered(one, *answer)
 
-    def _finish(self, outgoing: _Outgoing) -> None:
+    def _finish(self, batch: Batch) -> None:
         """Number the batch and close it, once."""
-        if outgoing.start:
+        if batch.start:
             return
-        batch, encoded = outgoing.batch, outgoing.encoded
-        sequence = self._sequences.get((batch.topic, batch.partition), 0)
-        outgoing.checked = wire.checked_part(
-            encoded.records,
-            encoded.count,
-            encoded.timestamp_ms,
-            encoded.codec,
+        sequence = self._sequences.get(batch.place, 0)
+        batch.checked = wire.checked_part(
+            batch.records,
+            len(batch.places),
+            batch.timestamp_ms,
+            batch.codec,
             (self._producer_id, self._producer_epoch, sequence),
         )
-        outgoing.start = wire.batch_start(outgoing.checked, calc_crc32c(outgoing.checked))
-        encoded.records = b""
-        outgoing.give_up_at = time.monotonic() + self.ack_timeout_seconds
+        batch.start = wire.batch_start(batch.checked, calc_crc32c(batch.checked))
+        batch.records = b""
+        batch.give_up_at = time.monotonic() + self.ack_timeout_seconds
 
-    def _answered(self, outgoing: _Outgoing, code: int, offset: int) -> None:
+    def _answered(self, batch: Batch, code: int, offset: int) -> None:
         if self._broken is not None:
             return
         error = for_code(code)
         if error is NoError or error is DuplicateSequenceNumber:
-            self._acknowledged(outgoing, offset if error is NoError and offset >= 0 else None)
+            self._acknowledged(batch, offset if error is NoError and offset >= 0 else None)
         elif error in _TOO_LARGE:
-            batch = outgoing.batch
             ids = tuple(batch.outbox_ids)
             self._break(RecordRefusedError(batch.topic, ids, batch.size_bytes))
         elif error.retriable:
-            self._retry(outgoing, error())
+            self._retry(batch, error())
         elif error in _FORBIDDEN:
-            self._retry(outgoing, _forbidden(outgoing.batch.topic, error))
+            self._retry(batch, _forbidden(batch.topic, error))
         else:
-            where = f"{outgoing.batch.topic}-{outgoing.batch.partition}"
+            where = f"{batch.topic}-{batch.partition}"
             self._break(ProducerBrokenError(f"{where}: {error.__name__}: {error.description}"))
 
-    def _acknowledged(self, outgoing: _Outgoing, offset: int | None) -> None:
-        batch = outgoing.batch
-        key = (batch.topic, batch.partition)
-        after = self._sequences.get(key, 0) + outgoing.encoded.count
+    def _acknowledged(self, batch: Batch, offset: int | None) -> None:
+        key = batch.place
+        after = self._sequences.get(key, 0) + len(batch.places)
         # Java's int arithmetic: after the largest comes 0.
         self._sequences[key] = after - _LARGEST_SEQUENCE - 1 if after > _LARGEST_SEQUENCE else after
         queue = self._queues[key]
@@ -269,18 +231,19 @@ class Publisher:
             self._send_soon(queue[0])
         else:
             del self._queues[key]
-        outgoing.acknowledged(batch, offset)
+        batch.start = batch.checked = b""
+        if batch.acknowledged is not None:
+            batch.acknowledged(batch, offset)
         if self._in_trouble:
             self._in_trouble = False
             self.troubled(None)
 
-    def _retry(self, outgoing: _Outgoing, error: BaseException) -> None:
+    def _retry(self, batch: Batch, error: BaseException) -> None:
         """Send the same bytes again a little later, unless that went on for too long."""
         if self._broken is not None:
             return
-        batch = outgoing.batch
         now = time.monotonic()
-        if outgoing.give_up_at and now > outgoing.give_up_at:
+        if batch.give_up_at and now > batch.give_up_at:
             said = (
                 f"no acknowledgement from {batch.topic}-{batch.partition} within"
                 f" {self.ack_timeout_seconds:g} s; the last error: {error!r}"
@@ -290,11 +253,11 @@ class Publisher:
                 TopicForbiddenError(batch.topic, said) if forbidden else ProducerBrokenError(said)
             )
             return
-        outgoing.give_up_at = outgoing.give_up_at or now + self.ack_timeout_seconds
+        batch.give_up_at = batch.give_up_at or now + self.ack_timeout_seconds
         self._in_trouble = True
         self.troubled(error)
         self.client.force_metadata_update()
-        asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._send_soon, outgoing)
+        asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._send_soon, batch)
 
     def _break(self, error: ProducerBrokenError) -> None:
         if self._broken is not None:

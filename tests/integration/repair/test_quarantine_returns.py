@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from relay.consumers.confirm.quarantine import RELEASED_AT_A_TIME, release_requested
-from relay.kafka.consumer.partitions import Partition
+from relay.kafka.partition import Partition
 
 HOSTILE = b'{"status": "\x1b]0;owned\x07\x1b[2J\x9b31m\xff", \r\n"x": "' + "\u202e".encode() + b'"}'
 

@@ -1,7 +1,7 @@
 """Partitions that wait: who says so, and when they are tried again."""
 
 from relay.kafka.consumer.blocked import BlockedPartitions
-from relay.kafka.consumer.partitions import Partition
+from relay.kafka.partition import Partition
 from relay.runtime.backoff import Backoff
 
 ONE, TWO = Partition("t", 1), Partition("t", 2)

@@ -15,7 +15,6 @@ from relay.kafka.consumer.partitions import (
     LogBehindError,
     LogBounds,
     OtherLogError,
-    Partition,
     Progress,
     Start,
     continuing,
@@ -24,6 +23,7 @@ from relay.kafka.consumer.partitions import (
     record_digest,
     starting_point,
 )
+from relay.kafka.partition import Partition
 
 P = Partition("t", 0)
 

@@ -3,9 +3,10 @@
 import asyncio
 
 from relay.kafka.consumer.options import SessionOptions
-from relay.kafka.consumer.partitions import Partition, lane_of
+from relay.kafka.consumer.partitions import lane_of
 from relay.kafka.consumer.polling import Polling
 from relay.kafka.consumer.stoppable_calls import StoppableCalls
+from relay.kafka.partition import Partition
 
 
 class OneAtATime:

@@ -14,9 +14,10 @@ from relay.kafka.consumer import session as session_module
 from relay.kafka.consumer import topic_log
 from relay.kafka.consumer.handler import PartitionLostError
 from relay.kafka.consumer.options import SessionOptions
-from relay.kafka.consumer.partitions import DiscontinuityError, Partition, Start
+from relay.kafka.consumer.partitions import DiscontinuityError, Start
 from relay.kafka.consumer.session import Session
 from relay.kafka.consumer.stoppable_calls import BrokerError, StalledError, StoppableCalls
+from relay.kafka.partition import Partition
 from relay.runtime.kafka_connection import KafkaConnection
 
 TP = TopicPartition("t", 0)

@@ -14,7 +14,7 @@ from aiokafka.structs import TopicPartition
 from relay.publish.errors import ProducerBrokenError, RecordRefusedError
 from relay.publish.sending import publisher as publisher_module
 from relay.publish.sending.batch import Batch
-from relay.publish.sending.publisher import EncodedBatch, Publisher
+from relay.publish.sending.publisher import Publisher
 from relay.publish.sending.record import records_of
 
 Acknowledgement = asyncio.Future[int | None]
@@ -94,11 +94,11 @@ def publisher(broker: Broker, troubles: list[BaseException | None]) -> Sender:
 
 def hand_over(publisher: Sender, *ids: int, partition: int = 0) -> Acknowledgement:
     """Hand a batch over; the future ends with its base offset, or with what ended the publisher."""
-    batch = Batch("t", partition, range(len(ids)), list(ids), 100)
-    encoded = EncodedBatch(records_of([b"x"] * len(ids)), len(ids), 1)
+    records = records_of([b"x"] * len(ids))
+    batch = Batch("t", partition, range(len(ids)), list(ids), 100, records, timestamp_ms=1)
     future: Acknowledgement = asyncio.get_running_loop().create_future()
     publisher.waiting.append(future)
-    publisher.hand_over(batch, encoded, lambda _batch, offset: future.set_result(offset))
+    publisher.hand_over(batch, lambda _batch, offset: future.set_result(offset))
     return future
 
 
