@@ -274,11 +274,13 @@ def _cause_of_flow(
         for group in named
         if group.name in lone or (group.never_joined and where in group.before_transaction)
     ]
-    if not staffed:
-        return _lone_cause(evidence, delivery, alone) if alone else Cause.PROCESSOR_DOWN
-    cause = _staffed_cause(evidence, delivery, staffed)
-    stuck = cause is Cause.PROCESSOR_STUCK
-    return Cause.TOPIC_MISSING if stuck and _nowhere_to_answer(evidence) else cause
+    if staffed:
+        cause = _staffed_cause(evidence, delivery, staffed)
+    else:
+        cause = _lone_cause(evidence, delivery, alone) if alone else Cause.PROCESSOR_DOWN
+    # A processor that cannot answer stands still, or fails again and again: started or not.
+    halted = cause in (Cause.PROCESSOR_STUCK, Cause.PROCESSOR_DOWN)
+    return Cause.TOPIC_MISSING if halted and _nowhere_to_answer(evidence) else cause
 
 
 def _of_heir(heir: Succession, delivery: Delivery) -> Cause:

@@ -182,7 +182,9 @@ _STALE: Final = """
 SELECT event_id, aggregate_id FROM relay.overdue
  WHERE closed_at IS NULL AND flow <> ALL ($5::text[])
    AND diagnosed_at < clock_timestamp() - least($1::interval, $2::interval)
-   AND (diagnosed_at < clock_timestamp() - $1::interval OR cause = ANY ($3::text[]))
+   AND (diagnosed_at < clock_timestamp() - $1::interval OR cause = ANY ($3::text[])
+        OR (SELECT count(*) FROM (SELECT FROM relay.overdue WHERE closed_at IS NULL LIMIT $6 + 1)
+               AS open) <= $6)
  ORDER BY diagnosed_at LIMIT $4
 """
 _PAGE: Final = """
@@ -199,6 +201,8 @@ async def stale_cases(
     flow: Flow,
     age: timedelta,
     provisional_age: timedelta,
+    *,
+    few: int,
     at_most: int,
 ) -> list[OpenCase]:
     """Return open cases that were last diagnosed longer ago, the longest first.
@@ -207,12 +211,14 @@ async def stale_cases(
         connection: in autocommit.
         flow: whose cases.
         age: of a diagnosis that may have changed.
-        provisional_age: the same, where the cause is one that time alone makes certain.
+        provisional_age: the same, where the cause is one that time alone makes certain, and of
+            all when they are few.
+        few: cases, of all flows.
         at_most: cases.
     """
     provisional = sorted(PROVISIONAL)
     others = list(flow.others.names)
-    rows = await connection.fetch(_STALE, age, provisional_age, provisional, at_most, others)
+    rows = await connection.fetch(_STALE, age, provisional_age, provisional, at_most, others, few)
     return [_open_case(row) for row in rows]
 
 

@@ -60,8 +60,10 @@ class WatchOptions:
         page_orders: orders diagnosed at once.
         pages: of orders that are new, diagnosed in one round.
         again_after_seconds: an open case is diagnosed anew when its diagnosis is older.
-        provisional_seconds: the same while a process may have died since its last heartbeat: so
-            long after it, that is certain.
+        provisional_seconds: the same while a process may have died since its last heartbeat (so
+            long after it, that is certain), and of a few cases.
+        few_cases: so many are diagnosed within a second: what is recorded of them is hardly older
+            than what `relay diagnose` says now.
         spans_per_incident: `return missing` spans of one incident.
         wait_span_seconds: a wait in the outbox that lasted longer is a span, too.
     """
@@ -76,6 +78,7 @@ class WatchOptions:
     pages: int = 1
     again_after_seconds: float = 30.0
     provisional_seconds: float = GONE_SECONDS
+    few_cases: int = 200
     spans_per_incident: int = 1000
     wait_span_seconds: float = 1.0
     reading: LogReading = field(
@@ -228,7 +231,8 @@ class Round:
             self.flow,
             timedelta(seconds=self.options.again_after_seconds),
             timedelta(seconds=self.options.provisional_seconds),
-            self.options.page_orders,
+            few=self.options.few_cases,
+            at_most=self.options.page_orders,
         )
         if not stale:
             return

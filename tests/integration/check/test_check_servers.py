@@ -122,6 +122,11 @@ async def test_what_is_wrong_in_the_database_is_named(check, pg, harm, name, sta
     assert report.states[name] == state
 
 
+async def test_nothing_of_a_fresh_installation_s_own_tables_is_to_be_mended(check):
+    report = await check()
+    assert not [name for name in report.states if name.startswith("orders.constraint:")]
+
+
 async def test_a_trigger_or_constraint_that_is_gone_is_shown_as_changed(check, pg, be_healthy):
     await pg.execute(
         "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"

@@ -184,6 +184,29 @@ async def test_a_night_larger_than_a_page_is_told_at_once(wiring) -> None:
     assert found["orders"] == 45
 
 
+async def test_what_is_recorded_of_a_few_is_hardly_older_than_what_diagnose_says(wiring) -> None:
+    await wiring.until_overdue(await wiring.place(3))
+    servers = {"DATABASE_URL": wiring.database, "KAFKA_BOOTSTRAP_SERVERS": wiring.bootstrap}
+    settings = load_settings(None, wiring.environment | servers)
+
+    async def look(**options: int) -> int:
+        once = await watch_once(
+            settings.database.dsn, settings.kafka, settings.flow, WatchOptions(**options)
+        )
+        assert once.report is not None
+        return once.report.diagnosed_again
+
+    await look()
+    await wiring.pg.execute(
+        "UPDATE relay.overdue SET hop = 'process', verdict = 'not_processed',"
+        " cause = 'processor_stuck', diagnosed_at = clock_timestamp() - interval '12 s'"
+    )
+    assert await look(few_cases=2) == 0  # of many, a diagnosis may be 30 s old
+    assert await look() == 3
+    (found,) = incidents(wiring)
+    assert kind(found) == ("publish", "not_published", "relay_down")
+
+
 async def test_one_order_that_cannot_be_judged_keeps_no_other_one_from_it(
     wiring, monkeypatch: pytest.MonkeyPatch
 ) -> None:

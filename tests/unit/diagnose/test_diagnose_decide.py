@@ -606,6 +606,12 @@ def test_a_reader_without_members_is_not_down() -> None:
     assert named(group(members=0, state="Empty"))[2] is Cause.PROCESSOR_DOWN
 
 
+def test_a_processor_that_cannot_answer_is_not_to_be_started_but_the_topic_made() -> None:
+    """It fails at its first answer, leaves its group and comes again: between, nobody is seen."""
+    failing = group(members=0, state="Empty")
+    assert named(topic(failing, RETURNS, exists=False))[2] is Cause.TOPIC_MISSING
+
+
 def test_nobody_reads_the_topic_at_all() -> None:
     case = around(LOST, groups={GROUP: GroupSeen(GROUP, False)})
     assert named(case) == (Hop.PROCESS, Verdict.NOT_PROCESSED, Cause.PROCESSOR_DOWN)
