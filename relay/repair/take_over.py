@@ -14,7 +14,8 @@ from typing import Final
 import asyncpg
 
 from relay.kafka.broker import connected
-from relay.kafka.unread import unread
+from relay.kafka.partition import Partition
+from relay.kafka.unread import ReadTo, logs_now, unread
 from relay.publish.ownership.lease import Lease
 from relay.publish.reading.checkpoint import Checkpoint, CheckpointWriter
 from relay.publish.reading.proven import ProvenPosition
@@ -33,7 +34,7 @@ _SLOT_ACTIVE: Final = """
 SELECT active FROM pg_catalog.pg_replication_slots WHERE slot_name = $1
 """
 _READ_TO: Final = """
-SELECT topic, partition, next_offset FROM relay.consumer_offset
+SELECT topic, partition, next_offset, topic_id FROM relay.consumer_offset
  WHERE consumer_group = $1 AND topic = ANY ($2::text[])
 """
 
@@ -124,10 +125,9 @@ async def _refuse_unread(
 ) -> None:
     topics = every_topic(flows)
     rows = await connection.fetch(_READ_TO, group, topics)
-    read_to = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+    read_to = {Partition(topic, number): ReadTo(*rest) for topic, number, *rest in rows}
     async with connected(kafka, _APPLICATION) as broker:
-        there = [one for topic in topics for one in broker.partitions(topic)]
-        left = await unread(broker, {one: read_to.get(one, 0) for one in there})
+        left = await unread(broker, await logs_now(broker, topics), read_to)
     if left:
         named = ", ".join(f"{topic}[{number}]: {n}" for (topic, number), n in sorted(left.items()))
         raise UnreadRecordsError(f"records were not witnessed yet: {named}")

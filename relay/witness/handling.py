@@ -33,6 +33,7 @@ from relay.witness.ledger import (
 from relay.witness.options import WitnessOptions
 from relay.witness.report import Report
 from relay.witness.runs import to_runs
+from relay.witness.testpoints import TestPoint, nothing
 
 # Nobody reads a value here: of a larger one its hash is kept, so that ten thousand records fit.
 _VALUE_BYTES: Final = 4096
@@ -48,6 +49,7 @@ class TopicWitness:
     offsets: OffsetStore
     options: WitnessOptions
     report: Report
+    test_point: TestPoint = nothing
 
     def trim(self, record: Any) -> Any:
         """Return a record without a large value; its hash tells it from another all the same."""
@@ -90,6 +92,7 @@ class TopicWitness:
             return place.at < until
 
         runs = to_runs(work, row_of, is_dropped)
+        await self.test_point("rows_found")
         async with connection.transaction():
             await self.offsets.advance(connection, work.parts)
             await prove(connection, self.topic, runs)
@@ -97,6 +100,8 @@ class TopicWitness:
             await set_aside(
                 connection, self.topic, topic_id, runs.unmatched, self.options.row_seconds
             )
+            await self.test_point("before_commit")
+        await self.test_point("after_commit")
         self.offsets.advanced(work.parts)
         self.report.witnessed(work, runs)
         if work.records < self.options.small_batch_records:
@@ -105,5 +110,7 @@ class TopicWitness:
     async def idle(self, _owned: Collection[Partition]) -> float:
         """Match records whose rows became visible since; return when to be asked again."""
         matched = await look_again(self.connections[0], self.topic)
+        if matched:
+            await self.test_point("matched_late")
         self.report.matched_late(matched or 0)
         return _AGAIN_SECONDS

@@ -36,6 +36,7 @@ from relay.witness.handling import TopicWitness
 from relay.witness.observer import Observer, PublisherNames
 from relay.witness.options import WitnessOptions
 from relay.witness.report import Report
+from relay.witness.testpoints import TestPoint, nothing
 
 log = structlog.get_logger("relay.witness")
 
@@ -85,6 +86,7 @@ class WitnessService(RecordedService):
     stop: asyncio.Event
     leader: Leader | None = None
     metrics: Metrics | None = None
+    test_point: TestPoint = nothing
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("witness"))
     state: str = "starting"
     outages: OutageLog = field(init=False)
@@ -191,7 +193,9 @@ class WitnessService(RecordedService):
 
     async def _read(self, topic: str, connections: Sequence[asyncpg.Connection]) -> None:
         offsets = OffsetStore(self.options.group, topic, self.process.instance)
-        handler = TopicWitness(connections, topic, offsets, self.options, self.report)
+        handler = TopicWitness(
+            connections, topic, offsets, self.options, self.report, self.test_point
+        )
         loop = Loop(self.kafka, topic, self.options.group, self.options.session, self)
         await loop.run(handler, self.stop)
 

@@ -1,12 +1,14 @@
-"""`relay run` or `relay confirm`, killed with SIGKILL by its own hand at a named point.
+"""`relay run`, `confirm` or `witness`, killed with SIGKILL by its own hand at a named point.
 
-Usage: dies_at_point.py relay|confirm POINT PASSING      (settings: the environment, as always)
+Usage: dies_at_point.py relay|confirm|witness POINT PASSING   (settings: the environment, as always)
 """
 
 import asyncio
 import os
 import signal
 import sys
+
+import click
 
 from relay.cli.confirm import confirm_options
 from relay.cli.service import ServiceContext, serve
@@ -15,6 +17,9 @@ from relay.publish.maintenance.duties import maintenance_options
 from relay.publish.options import publish_options
 from relay.publish.service import RelayService
 from relay.runtime.settings import load_settings
+from relay.witness.observer import PublisherNames
+from relay.witness.options import WitnessOptions
+from relay.witness.service import WitnessService
 
 
 class Death:
@@ -58,8 +63,21 @@ def main(role: str, point: str, passing: int) -> None:
             death,
         )
 
-    serve(role, settings, 0, {"relay": relay, "confirm": confirm}[role])
+    def witness(context: ServiceContext) -> WitnessService:
+        return WitnessService(
+            settings.database.dsn,
+            settings.kafka,
+            settings.every_flow,
+            WitnessOptions(group=settings.publisher.witness_group),
+            PublisherNames(),
+            context.stop,
+            metrics=context.metrics,
+            test_point=death,
+        )
+
+    serve(role, settings, 0, {"relay": relay, "confirm": confirm, "witness": witness}[role])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    with click.Context(click.Command("dies-at-point"), obj={"config": None}):
+        main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from relay.diagnose.evidence.parts import Missing, ProcessSeen
 from relay.kafka.partition import Partition
+from relay.kafka.unread import ReadTo
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,6 @@ class PublisherSeen:
     slot: SlotSeen | None = None
     connector: ConnectorSeen | Missing | None = None
     witnesses: tuple[ProcessSeen, ...] | Missing = ()
-    read_to: Mapping[Partition, int] = field(default_factory=lambda: MappingProxyType({}))
+    read_to: Mapping[Partition, ReadTo] = field(default_factory=lambda: MappingProxyType({}))
     unread: Mapping[Partition, int] | Missing = field(default_factory=lambda: MappingProxyType({}))
     last_record_at: datetime | None = None

@@ -58,7 +58,7 @@ async def read_rows(connection: asyncpg.Connection, flow: Flow, ids: Sequence[st
         orders=orders,
         events=events,
         deliveries=await part(
-            con, "the delivery ledger", lambda: _deliveries(con, flow, outbox_ids)
+            con, "the delivery ledger", lambda: read_deliveries(con, flow, outbox_ids)
         ),
         held=await part(con, "the quarantine", lambda: _held(con, flow, ids)),
         returns=await part(con, "inbox and quarantine", lambda: read_returns(con, flow, ids)),
@@ -82,7 +82,7 @@ async def _vanished(
 ) -> dict[int, list[Delivery]]:
     found: dict[int, list[Delivery]] = {}
     for start in range(0, len(vacant), _VACANT_AT_ONCE):
-        found |= await _deliveries(connection, flow, vacant[start : start + _VACANT_AT_ONCE])
+        found |= await read_deliveries(connection, flow, vacant[start : start + _VACANT_AT_ONCE])
     return found
 
 
@@ -274,9 +274,10 @@ SELECT wanted.id, ledger.topic, ledger.partition,
 """
 
 
-async def _deliveries(
+async def read_deliveries(
     connection: asyncpg.Connection, flow: Flow, outbox_ids: Sequence[int]
 ) -> dict[int, list[Delivery]]:
+    """Return what the ledger knows of these rows, oldest first."""
     rows = await connection.fetch(_DELIVERIES, outbox_ids, sorted(flow.topics))
     found: defaultdict[int, list[Delivery]] = defaultdict(list)
     for outbox_id, *columns in rows:

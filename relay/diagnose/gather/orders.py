@@ -13,16 +13,18 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
+from relay.diagnose.decide.duty import alive
 from relay.diagnose.evidence.order import Delivery, Evidence, Place
+from relay.diagnose.evidence.publisher import PublisherSeen
 from relay.diagnose.evidence.rows import EventRow, Rows
 from relay.diagnose.evidence.system_state import GroupSeen, Missing, SystemState
 from relay.diagnose.gather.around import AroundRows, read_around, read_ledger_from_at
 from relay.diagnose.gather.assemble import Joiner, LogFacts
-from relay.diagnose.gather.database import read_rows, reread
+from relay.diagnose.gather.database import read_deliveries, read_rows, reread
 from relay.diagnose.gather.deleted_rows import find_deleted
 from relay.diagnose.gather.logs import LogReading, read_broker
 from relay.diagnose.gather.positions import Series, read_positions
-from relay.diagnose.gather.publisher import read_unread
+from relay.diagnose.gather.publisher import wait_until_read
 from relay.diagnose.gather.reading import database_missing, part
 from relay.diagnose.gather.recorded_returns import read_answered, read_refused_at
 from relay.diagnose.gather.succession import read_answered_past
@@ -34,6 +36,8 @@ from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.log_ends import read_log_ends
 
 _YIELD_EVERY = 50
+# A witness that keeps up is a tenth of a second behind.
+_WITNESSED_SECONDS = 3.0
 # A position this old tells whether a group moves; an older one does not tell it of now.
 _EARLIER_SECONDS = (2.0, 120.0)
 
@@ -74,6 +78,18 @@ class Gatherer:
             events: order id -> event id, where a certain event is asked about.
         """
         ids = list(dict.fromkeys(order_ids))
+        found, witnessed = await self._gather(ids, events or {})
+        if witnessed:
+            # Their records were witnessed meanwhile: what becomes of them was not asked.
+            again, _ = await self._gather(sorted(witnessed), events or {})
+            newer = {one.order_id: one for one in again}
+            found = [newer.get(one.order_id, one) for one in found]
+        return found
+
+    async def _gather(
+        self, ids: Sequence[str], events: Mapping[str, str]
+    ) -> tuple[list[Evidence], frozenset[str]]:
+        """Return the evidence, and the orders whose records were witnessed after their rows."""
         around_rows, rows, read, log_ends = await self._read_database(ids)
         positions, positions_missing = ({}, read) if isinstance(read, Missing) else (read, None)
         rows = await find_deleted(
@@ -93,7 +109,7 @@ class Gatherer:
         )
         log.positions, log.positions_missing = positions, positions_missing
         rows, log.answered = await self._once_more(open_ids, rows, log)
-        around_rows = await self._with_unread(around_rows, open_ids)
+        around_rows, witnessed = await self._until_witnessed(around_rows, open_ids, rows)
         around = self._surroundings(around_rows, topics, positions)
         if open_ids and not isinstance(self.connection, Missing):
             answered = await read_answered_past(self.connection, self.flow, around, positions)
@@ -104,16 +120,31 @@ class Gatherer:
             if number % _YIELD_EVERY == 0:
                 # A service that this runs beside must not wait for all of it.
                 await asyncio.sleep(0)
-            found.append(joiner.evidence(one, (events or {}).get(one)))
-        return found
+            found.append(joiner.evidence(one, events.get(one)))
+        return found, witnessed
 
-    async def _with_unread(self, rows: AroundRows, open_ids: Sequence[str]) -> AroundRows:
-        """Ask what of another publisher's records no witness has read."""
-        publisher = rows.publisher
-        if publisher is None or isinstance(publisher, Missing) or not open_ids:
-            return rows
-        left = await read_unread(self.kafka, self.flow, publisher.read_to)
-        return replace(rows, publisher=replace(publisher, unread=left))
+    async def _until_witnessed(
+        self, around: AroundRows, open_ids: Sequence[str], rows: Rows
+    ) -> tuple[AroundRows, frozenset[str]]:
+        """Ask what of another publisher's records no witness has read, and whose were read since.
+
+        The slot's place was read before the topics' ends, and these before the ledger: so a row
+        that the slot confirmed has its entry here, or it has no record.
+        """
+        con, publisher = self.connection, around.publisher
+        if publisher is None or isinstance(publisher, Missing) or isinstance(con, Missing):
+            return around, frozenset()
+        waiting = unpublished(open_ids, rows)
+        if not waiting:
+            return around, frozenset()
+        try:
+            seconds = _WITNESSED_SECONDS if _any_alive(publisher, around.now_at) else 0.0
+            left = await wait_until_read(con, self.kafka, self.flow, within_seconds=seconds)
+            since = await read_deliveries(con, self.flow, list(waiting))
+        except DATABASE_FAILURES as error:
+            left, since = database_missing("the delivery ledger", error), {}
+        around = replace(around, publisher=replace(publisher, unread=left))
+        return around, frozenset(waiting[one] for one in since)
 
     async def _read_database(
         self, ids: Sequence[str]
@@ -234,6 +265,11 @@ class Gatherer:
         )
 
 
+def _any_alive(publisher: PublisherSeen, now_at: datetime) -> bool:
+    witnesses = publisher.witnesses
+    return not isinstance(witnesses, Missing) and any(alive(one, now_at) for one in witnesses)
+
+
 def _nothing_known(missing: Missing) -> tuple[AroundRows, Rows]:
     around = AroundRows(
         now_at=datetime.now(UTC),
@@ -282,6 +318,18 @@ def newest_deliveries(ids: Sequence[str], rows: Rows) -> list[Delivery]:
         for event in rows.events.get(one, [])
         if event.outbox_id in rows.deliveries
     ]
+
+
+def unpublished(ids: Sequence[str], rows: Rows) -> dict[int, str]:
+    """Return the rows of these orders that the ledger does not know, with their orders."""
+    if isinstance(rows.events, Missing) or isinstance(rows.deliveries, Missing):
+        return {}
+    return {
+        event.outbox_id: one
+        for one in ids
+        for event in rows.events.get(one, [])
+        if event.outbox_id not in rows.deliveries
+    }
 
 
 def first_placed(rows: Rows) -> datetime | None:

@@ -6,8 +6,10 @@ older than a minute is Missing.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -20,16 +22,17 @@ from relay.diagnose.gather.reading import broker_missing
 from relay.kafka.broker import connected
 from relay.kafka.failures import READING_FAILURES
 from relay.kafka.partition import Partition
-from relay.kafka.unread import unread
+from relay.kafka.unread import ReadTo, logs_now, unread
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
 
 _APPLICATION: Final = "relay-diagnose"
 _STATE_SECONDS: Final = 60.0
+_AGAIN_SECONDS: Final = 0.1
 
 # `invalidation_reason` is PostgreSQL 17's.
 _PUBLISHER: Final = """
-SELECT p.kind, p.slot, p.connector, p.witness_group, p.connector_state::text AS connector_state,
+SELECT p.kind, p.slot, p.connector, p.connector_state::text AS connector_state,
        p.seen_at, clock_timestamp() AS now_at,
        s.slot_name IS NOT NULL AS slot_exists, coalesce(s.active, false) AS slot_active,
        coalesce(to_jsonb(s) ->> 'invalidation_reason',
@@ -41,8 +44,9 @@ SELECT p.kind, p.slot, p.connector, p.witness_group, p.connector_state::text AS 
   LEFT JOIN pg_catalog.pg_replication_slots AS s ON s.slot_name = p.slot
 """
 _READ_TO: Final = """
-SELECT topic, partition, next_offset FROM relay.consumer_offset
- WHERE consumer_group = $1 AND topic = ANY ($2::text[])
+SELECT o.topic, o.partition, o.next_offset, o.topic_id
+  FROM relay.consumer_offset AS o JOIN relay.publisher AS p ON p.witness_group = o.consumer_group
+ WHERE o.topic = ANY ($1::text[])
 """
 _LAST: Final = "SELECT published_at FROM relay.delivery_ledger ORDER BY ledger_id DESC LIMIT 1"
 
@@ -54,14 +58,13 @@ async def read_external(
     row = await connection.fetchrow(_PUBLISHER)
     if row is None or row["kind"] != "external":
         return None
-    offsets = await connection.fetch(_READ_TO, row["witness_group"], sorted(flow.topics))
     return PublisherSeen(
         slot=_slot(row),
         connector=connector(
             row["connector"], row["connector_state"], row["seen_at"], row["now_at"]
         ),
         witnesses=witnesses,
-        read_to={Partition(one["topic"], one["partition"]): one["next_offset"] for one in offsets},
+        read_to=await read_positions(connection, flow.topics),
         last_record_at=await connection.fetchval(_LAST),
     )
 
@@ -97,13 +100,44 @@ def _not_asked(why: str, how: str) -> Missing:
     return Missing("Kafka Connect", Cause.TIMED_OUT, why, how)
 
 
+async def read_positions(
+    connection: asyncpg.Connection, topics: Collection[str]
+) -> dict[Partition, ReadTo]:
+    """Return where the witnesses go on, by partition."""
+    rows = await connection.fetch(_READ_TO, sorted(topics))
+    return {Partition(topic, number): ReadTo(*rest) for topic, number, *rest in rows}
+
+
 async def read_unread(
-    kafka: KafkaConnection, flow: Flow, read_to: Mapping[Partition, int]
+    kafka: KafkaConnection, flow: Flow, read_to: Mapping[Partition, ReadTo]
 ) -> dict[Partition, int] | Missing:
     """Return the partitions with records that no witness has come to."""
     try:
         async with connected(kafka, _APPLICATION) as broker:
-            there = [one for topic in sorted(flow.topics) for one in broker.partitions(topic)]
-            return await unread(broker, {one: read_to.get(one, 0) for one in there})
+            return await unread(broker, await logs_now(broker, flow.topics), read_to)
+    except READING_FAILURES as error:
+        return broker_missing("the events' topics", error)
+
+
+async def wait_until_read(
+    connection: asyncpg.Connection, kafka: KafkaConnection, flow: Flow, *, within_seconds: float
+) -> dict[Partition, int] | Missing:
+    """Wait until the witnesses have come to where the topics end now; return what is left.
+
+    A publisher at work sends on: what was read at one moment never reaches the end of another. So
+    the ends are asked for once, after the slot's own place, and waited for.
+
+    Raises:
+        asyncpg.PostgresError, OSError: the database is away.
+    """
+    try:
+        async with connected(kafka, _APPLICATION) as broker:
+            logs, until = await logs_now(broker, flow.topics), time.monotonic() + within_seconds
+            while True:
+                read_to = await read_positions(connection, flow.topics)
+                left = await unread(broker, logs, read_to)
+                if not left or time.monotonic() > until:
+                    return left
+                await asyncio.sleep(_AGAIN_SECONDS)
     except READING_FAILURES as error:
         return broker_missing("the events' topics", error)

@@ -150,6 +150,14 @@ class Lab:
         assert len(found) == count
         return found
 
+    async def until_some_entries(self) -> None:
+        """Wait until something is witnessed."""
+
+        async def some() -> bool:
+            return len(await self.entries()) > 0
+
+        await self.until(some)
+
     async def handed_over(self) -> list[int]:
         """The rows that the checkpoint says are published."""
         rows = await self.pg.fetch(

@@ -1,6 +1,11 @@
 """What is said of an order without a record, where somebody else publishes."""
 
+import asyncio
 from typing import Any
+
+import asyncpg
+import pytest
+from confluent_kafka import Producer
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.check.publisher import check_publisher
@@ -8,6 +13,8 @@ from relay.diagnose.session import session
 from relay.diagnose.status.reading import read_status
 from relay.diagnose.verdicts import Verdict
 from relay.publish.ownership.lease import DUTY
+from relay.repair.take_over import UnreadRecordsError, take_over
+from tests.integration.witness.conftest import Lab
 
 OLD = "UPDATE relay.outbox SET created_at = created_at - interval '2 hours' WHERE id = $1"
 
@@ -76,3 +83,78 @@ async def test_nobody_is_blamed_before_all_is_read_and_the_slot_proves_what_was_
         "UPDATE relay.process_record SET heartbeat_at = heartbeat_at - interval '10 min'"
     )
     assert await diagnosed(lab, late[0][2]) == (Verdict.UNKNOWN, Cause.WITNESS_DOWN)
+
+
+async def test_a_publisher_that_never_rests_is_judged_and_a_topic_made_anew_is_unread(
+    lab: Any, topics: Any
+) -> None:
+    slot = f"slot_{lab.group.replace('-', '_')}"
+    (lost,) = await lab.fill(1)
+    await lab.pg.execute(OLD, lost[0])
+    await lab.pg.execute(ORDER, lost[2])
+    await lab.pg.execute("UPDATE relay.installation SET watched_since = '2020-01-01'")
+    await lab.pg.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", slot)
+    witness = lab.witness(slot=slot)
+    resting = asyncio.Event()
+    beside = await asyncpg.connect(lab.dsn)
+    other = Lab(lab.dsn, beside, lab.bootstrap_servers, lab.topic, lab.tracing)
+
+    async def publishes() -> None:
+        while not resting.is_set():
+            await other.publish(await other.fill(3))
+
+    publishing = asyncio.create_task(publishes())
+    try:
+        # Something is always on its way; what was sent before the slot was looked at is not.
+        await lab.until_some_entries()
+        await lab.until(lambda: lab.pg.fetchval("SELECT EXISTS (SELECT FROM relay.wal_mark)"))
+        await lab.pg.execute(
+            "SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())", slot
+        )
+        said = [await diagnosed(lab, lost[2]) for _ in range(3)]
+        assert said == [(Verdict.NOT_PUBLISHED, Cause.PUBLISHER_SKIPPED)] * 3
+    finally:
+        resting.set()
+        await publishing
+        await beside.close()
+        await lab.pg.execute("SELECT pg_drop_replication_slot($1)", slot)
+    rows = await lab.pg.fetchval("SELECT count(*) FROM relay.outbox")
+    await lab.until_entries(rows - 1)
+    await witness.stop()
+    # Fewer records than the old topic had: the position says nothing of them.
+    await asyncio.to_thread(topics.recreate, lab.topic)
+    await lab.publish([lost])
+    with pytest.raises(UnreadRecordsError):
+        await take_over(lab.dsn, lab.kafka, [lab.flow], "somebody")
+    again = lab.witness()
+    await lab.until_entries(rows)
+    await again.stop()
+    done = await take_over(lab.dsn, lab.kafka, [lab.flow], "somebody")
+    assert done is not None
+    assert done.unproven == 0
+
+
+async def test_what_an_open_transaction_hides_is_not_read(lab: Any) -> None:
+    rows = await lab.fill(2)
+    witness = lab.witness()
+    await lab.publish(rows[:1])
+    await lab.until_entries(1)
+    hanging = Producer(
+        {"bootstrap.servers": lab.bootstrap_servers, "transactional.id": lab.group,
+         "transaction.timeout.ms": 60_000}
+    )  # fmt: skip
+    await asyncio.to_thread(hanging.init_transactions, 30)
+    hanging.begin_transaction()
+    for partition in range(3):
+        hanging.produce(lab.topic, value=b"{}", partition=partition)
+    assert await asyncio.to_thread(hanging.flush, 30) == 0
+    # Behind it stands a record that nobody is given yet.
+    await lab.publish(rows[1:])
+    await witness.stop()
+    with pytest.raises(UnreadRecordsError):
+        await take_over(lab.dsn, lab.kafka, [lab.flow], "somebody")
+    await asyncio.to_thread(hanging.abort_transaction, 30)
+    again = lab.witness()
+    await lab.until_entries(2)
+    await again.stop()
+    assert await take_over(lab.dsn, lab.kafka, [lab.flow], "somebody") is not None
