@@ -10,7 +10,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from relay.telemetry.tracing import Tracing, configure
 from tests.corpus.wiring import Wiring
+from tests.e2e.elsewhere import INACTIVE
 
 BUILD_SCRIPT = Path(__file__).parents[2] / "tools" / "build_jaeger.sh"
 START_SECONDS = 60.0
@@ -220,3 +223,46 @@ def wiring(
 ) -> Wiring:
     """The test's own loop."""
     return Wiring(database, pg, kafka_bootstrap, topics, relay_process, relay_command, eventually)
+
+
+# --- another publisher -----------------------------------------------------------------------
+
+
+SET_UP = (
+    "CREATE PUBLICATION relay_outbox FOR TABLE relay.outbox"
+    " WITH (publish = 'insert', publish_via_partition_root = true)",
+    "GRANT USAGE ON SCHEMA relay TO {login}",
+    "GRANT SELECT ON relay.outbox TO {login}",
+)
+FREE_IT = """
+SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active
+"""
+
+
+@pytest.fixture
+async def debezium_names(
+    pg: asyncpg.Connection, eventually: Callable[..., Awaitable[Any]]
+) -> AsyncIterator[dict[str, str]]:
+    """A login with the rights that the page names, and a slot; both belong to the whole server."""
+    name = f"debezium_{uuid.uuid4().hex[:8]}"
+    await pg.execute(f"CREATE ROLE {name} LOGIN REPLICATION PASSWORD 'x'")
+    for statement in SET_UP:
+        await pg.execute(statement.format(login=name))
+    await pg.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", name)
+    yield {"login": name, "slot": name}
+    await pg.execute(FREE_IT, name)
+    await eventually(lambda: pg.fetchval(INACTIVE, name))
+    await pg.execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1",
+        name,
+    )
+    await pg.execute(f"DROP OWNED BY {name}")
+    await pg.execute(f"DROP ROLE {name}")
+
+
+@pytest.fixture(scope="session")
+def untraced() -> Tracing:
+    """Telemetry that goes nowhere."""
+    return configure(
+        "relay", {"OTEL_TRACES_EXPORTER": "none"}, version="0", instance_id="t", install=False
+    )
