@@ -15,12 +15,13 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.publish.ownership.lease import DUTY, RELEASE, RENEW, TAKE
+from relay.publish.ownership.lease import DUTY
 from relay.publish.ownership.server_identity import server_state
 from relay.repair.baseline import Baseline, read_baseline
 from relay.repair.later_records import LaterRecords, read_later_records
 from relay.repair.retained import RetainedRows, count_retained, parts, renumber
 from relay.runtime.audit import Action, note_action
+from relay.runtime.duty_lease import RELEASE, RENEW, TAKE
 from relay.runtime.kafka_connection import KafkaConnection
 
 _LEASE_SECONDS: Final = 60.0

@@ -173,7 +173,7 @@ PLANTED = (
         "a relay that could not renew goes on",
         (
             Change(
-                "relay/publish/ownership/lease.py",
+                "relay/runtime/duty_lease.py",
                 "return self._valid_until - self.clock()",
                 "return self.seconds",
             ),

@@ -149,7 +149,7 @@ class Watchdog:
             self.dsn, LEASE_CONNECTION, command_timeout_seconds=_LEASE_STATEMENT_SECONDS
         )
         try:
-            lease = WatchLease(leasing, self.owner, self.options.lease_seconds)
+            lease = WatchLease(leasing, 0, self.owner, self.options.lease_seconds)
             while not await lease.take():
                 self.mark.turn()
                 self.state, self.waiting_for = "standby", None
@@ -346,7 +346,7 @@ async def watch_once(
     except DATABASE_FAILURES as error:
         return OneRound(None, str(error) or type(error).__name__)
     try:
-        lease = WatchLease(leasing, f"once-{uuid4()}", options.lease_seconds * 4)
+        lease = WatchLease(leasing, 0, f"once-{uuid4()}", options.lease_seconds * 4)
         if not await lease.take():
             return OneRound(None)
         try:

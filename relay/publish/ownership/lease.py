@@ -8,9 +8,7 @@ a relay that lost its lease still sends can only be duplicates.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
@@ -23,23 +21,9 @@ from relay.publish.ownership.server_identity import (
     server_state,
 )
 from relay.publish.reading.checkpoint import Checkpoint, position_of
+from relay.runtime.duty_lease import DutyLease
 
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
-
-# clock_timestamp(), not now(): a transaction may have waited. An owner takes its own lease again
-# after a reconnect; the epoch rises all the same, since its old connection may still be writing.
-TAKE: Final = """
-UPDATE relay.lease
-   SET owner = $3, epoch = epoch + 1, backend_pid = pg_backend_pid(),
-       acquired_at = clock_timestamp(),
-       expires_at = clock_timestamp() + make_interval(secs => $4), released_at = NULL
- WHERE duty = $1 AND shard = $2
-   AND (owner IS NULL OR owner = $3 OR released_at IS NOT NULL OR expires_at IS NULL
-        OR expires_at < clock_timestamp()
-        -- No relay takes it for so long: somebody wrote it by hand. The epoch fences him off.
-        OR expires_at > clock_timestamp() + make_interval(hours => 1, secs => 10 * $4))
-RETURNING epoch
-"""
 
 READ_CHECKPOINT: Final = """
 UPDATE relay.checkpoint AS c
@@ -49,18 +33,6 @@ UPDATE relay.checkpoint AS c
  WHERE c.shard = before.shard
 RETURNING c.prev::text, c.cur::text, c.last_id, c.seq, c.high_id, c.system_identifier, c.home,
           before.timeline AS old_timeline
-"""
-
-RENEW: Final = """
-UPDATE relay.lease
-   SET expires_at = clock_timestamp() + make_interval(secs => $4)
- WHERE duty = $1 AND shard = $2 AND epoch = $3 AND released_at IS NULL
-RETURNING 1
-"""
-
-RELEASE: Final = """
-UPDATE relay.lease SET released_at = clock_timestamp(), owner = NULL
- WHERE duty = $1 AND shard = $2 AND epoch = $3
 """
 
 HOLDER: Final = """
@@ -85,22 +57,10 @@ WITNESS_WRITER_NAME: Final = "relay-witness-writer"
 _WRITER_NAMES: Final = [WRITER_NAME, REPLAY_WRITER_NAME, WITNESS_WRITER_NAME]
 
 
-@dataclass(slots=True)
-class Lease:
-    """One relay's claim on a shard.
+class Lease(DutyLease):
+    """One relay's claim on a shard."""
 
-    Attributes:
-        owner: unique for a process.
-        seconds: how long it holds without a renewal.
-    """
-
-    connection: asyncpg.Connection
-    shard: int
-    owner: str
-    seconds: float
-    clock: Callable[[], float] = time.monotonic
-    epoch: int = field(default=0, init=False)
-    _valid_until: float = field(default=0.0, init=False)
+    duty = DUTY
 
     async def take(self) -> Taken | None:
         """Take the lease and read the checkpoint; None: another relay holds it.
@@ -113,17 +73,14 @@ class Lease:
         try:
             async with self.connection.transaction():
                 await self.connection.execute(_LOCK_TIMEOUT)
-                epoch = await self.connection.fetchval(
-                    TAKE, DUTY, self.shard, self.owner, self.seconds
-                )
+                epoch = await self._claim()
                 if epoch is None:
                     return None
                 taken = await self._read_checkpoint(epoch)
         except asyncpg.LockNotAvailableError:
             await self.connection.execute(END_STALE, DUTY, self.shard, _WRITER_NAMES)
             raise
-        self.epoch = epoch
-        self._valid_until = asked + self.seconds
+        self._hold(epoch, asked)
         return taken
 
     async def _read_checkpoint(self, epoch: int) -> Taken:
@@ -146,24 +103,8 @@ class Lease:
         checkpoint = Checkpoint(self.shard, epoch, row["seq"], position, row["high_id"])
         return Taken(checkpoint, server.timeline, row["old_timeline"])
 
-    async def renew(self) -> None:
-        """Hold it for another while.
-
-        Raises:
-            LeaseLostError: it is another relay's now.
-        """
-        asked = self.clock()
-        if not await self.connection.fetchval(RENEW, DUTY, self.shard, self.epoch, self.seconds):
-            raise LeaseLostError(f"the lease of shard {self.shard} is another relay's now")
-        self._valid_until = asked + self.seconds
-
-    def left_seconds(self) -> float:
-        """Return for how long this relay may still believe itself active, by its own clock."""
-        return self._valid_until - self.clock()
-
-    async def release(self) -> None:
-        """Give it back, so that a standby need not wait."""
-        await self.connection.execute(RELEASE, DUTY, self.shard, self.epoch)
+    def _lost(self) -> LeaseLostError:
+        return LeaseLostError(f"the lease of shard {self.shard} is another relay's now")
 
 
 @dataclass(frozen=True, slots=True)
