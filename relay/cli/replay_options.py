@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -43,75 +43,74 @@ class RangeType(click.ParamType[tuple[int | None, int | None]]):
         return low, high
 
 
+_SELECTION: Final = (
+    click.option("--order", "orders", multiple=True, metavar="ORDER", help="Events of this order."),
+    click.option(
+        "--event",
+        "events",
+        multiple=True,
+        metavar="ID",
+        help="This event, by its event id.",
+    ),
+    click.option(
+        "--customer", "customers", multiple=True, help="Events of this customer's orders."
+    ),
+    click.option("--type", "event_types", multiple=True, help="Events of this type."),
+    click.option(
+        "--since",
+        type=SINCE,
+        help="Events written since this time, or within this duration: 24h, 7d.",
+    ),
+    click.option(
+        "--until",
+        type=SINCE,
+        help="Events written before this time, or longer ago than this duration.",
+    ),
+    click.option(
+        "--outbox",
+        type=RangeType(),
+        help="Events with these outbox ids, both inclusive: 100-200.",
+    ),
+    click.option(
+        "--hop",
+        "hops",
+        multiple=True,
+        type=click.Choice([hop.value for hop in HOPS]),
+        help="Orders that were lost at this hop.",
+    ),
+    click.option(
+        "--verdict",
+        "verdicts",
+        multiple=True,
+        type=click.Choice(SENDABLE),
+        help="Orders with this verdict, even one that is not replayed by default.",
+    ),
+    click.option(
+        "--incident",
+        "incidents",
+        multiple=True,
+        type=INCIDENT,
+        help="Orders of this incident.",
+    ),
+    click.option(
+        "--from",
+        "source",
+        type=click.File("r", encoding="utf-8"),
+        metavar="FILE",
+        help="Orders of a file: JSON of `relay unreturned`, or an id per line; - is stdin.",
+    ),
+    click.option(
+        "--all",
+        "everything",
+        is_flag=True,
+        help="All of the chosen events, whether their orders have returned or not.",
+    ),
+)
+
+
 def selects(function: CommandT) -> CommandT:
     """Add the options that say which events are meant; they combine."""
-    for option in reversed(
-        (
-            click.option(
-                "--order", "orders", multiple=True, metavar="ORDER", help="Events of this order."
-            ),
-            click.option(
-                "--event",
-                "events",
-                multiple=True,
-                metavar="ID",
-                help="This event, by its event id.",
-            ),
-            click.option(
-                "--customer", "customers", multiple=True, help="Events of this customer's orders."
-            ),
-            click.option("--type", "event_types", multiple=True, help="Events of this type."),
-            click.option(
-                "--since",
-                type=SINCE,
-                help="Events written since this time, or within this duration: 24h, 7d.",
-            ),
-            click.option(
-                "--until",
-                type=SINCE,
-                help="Events written before this time, or longer ago than this duration.",
-            ),
-            click.option(
-                "--outbox",
-                type=RangeType(),
-                help="Events with these outbox ids, both inclusive: 100-200.",
-            ),
-            click.option(
-                "--hop",
-                "hops",
-                multiple=True,
-                type=click.Choice([hop.value for hop in HOPS]),
-                help="Orders that were lost at this hop.",
-            ),
-            click.option(
-                "--verdict",
-                "verdicts",
-                multiple=True,
-                type=click.Choice(SENDABLE),
-                help="Orders with this verdict, even one that is not replayed by default.",
-            ),
-            click.option(
-                "--incident",
-                "incidents",
-                multiple=True,
-                type=INCIDENT,
-                help="Orders of this incident.",
-            ),
-            click.option(
-                "--from",
-                "source",
-                type=click.File("r", encoding="utf-8"),
-                metavar="FILE",
-                help="Orders of a file: JSON of `relay unreturned`, or an id per line; - is stdin.",
-            ),
-            click.option(
-                "--all",
-                "everything",
-                is_flag=True,
-                help="All of the chosen events, whether their orders have returned or not.",
-            ),
-        )
-    ):
+    for option in reversed(_SELECTION):
         function = option(function)
     return function
 

@@ -222,6 +222,18 @@ class Tenure:
             await learn_types(self.writer)
         return await parked_orders(self.reader)
 
+    async def _dispatcher(self) -> Dispatcher:
+        work, routes = self.work, Routes.of(self.work.flows)
+        options = work.options
+        return Dispatcher(
+            routes,
+            WireEncoder(routes, options.source, options.dataschemas, self.lease.epoch),
+            work.tracing.identities,
+            work.sizing,
+            Codec.named(options.compression),
+            await self._parked_orders(),
+        )
+
     async def _pipeline(self, taken: Taken, publisher: Publisher) -> Pipeline:
         work, checkpoint = self.work, taken.checkpoint
         options = work.options
@@ -233,15 +245,7 @@ class Tenure:
             largest_bytes=options.largest_record_bytes,
             hint_id=checkpoint.hint_id,
         )
-        routes = Routes.of(work.flows)
-        dispatcher = Dispatcher(
-            routes,
-            WireEncoder(routes, options.source, options.dataschemas, self.lease.epoch),
-            work.tracing.identities,
-            work.sizing,
-            Codec.named(options.compression),
-            await self._parked_orders(),
-        )
+        dispatcher = await self._dispatcher()
         pages = options.pages_in_flight
         # Of pages that are full of bytes fewer: each is held twice, and read beside them.
         most_bytes = options.page_bytes * min(pages, _LARGE_PAGES)

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+import asyncpg
+
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
 from relay.kafka.ranges import fetch, seen
 from relay.publish.ownership.lease import Lease
-from relay.publish.reading.checkpoint import CheckpointWriter
+from relay.publish.reading.checkpoint import Checkpoint, CheckpointWriter
 from relay.publish.reading.window import Position, Snapshot
 from relay.runtime.audit import Action, note_action
 from relay.runtime.database import connect
@@ -86,24 +88,30 @@ async def adopt(
         if taken is None:
             raise PublisherActiveError("a witness or a relay is active: stop it first")
         try:
-            row = await connection.fetchrow(_BOUND, before)
-            cur, prev = Snapshot.parse(row["cur"]), taken.checkpoint.position.prev
-            adopted = adopted_snapshot(prev, cur, row["first"])
-            async with connection.transaction():
-                writer = CheckpointWriter(connection, taken.checkpoint)
-                await writer.advance(Position(adopted), (), ())
-                detail = {"before": before.isoformat(), "was": str(prev), "is": str(adopted)}
-                action = Action(
-                    who, "witness_adopt", "shard 0", "rows older than the topics' records count as "
-                    "published", f"{row['adopted']} rows", detail,
-                )  # fmt: skip
-                await note_action(connection, action)
+            return Adopted(before, await _move(connection, taken.checkpoint, who, before))
         finally:
             if not connection.is_closed():
                 await lease.release()
-        return Adopted(before, row["adopted"])
     finally:
         connection.terminate()
+
+
+async def _move(
+    connection: asyncpg.Connection, checkpoint: Checkpoint, who: str, before: datetime
+) -> int:
+    """Move the checkpoint over the older rows, with a row in the audit log; return how many."""
+    row = await connection.fetchrow(_BOUND, before)
+    cur, prev = Snapshot.parse(row["cur"]), checkpoint.position.prev
+    adopted = adopted_snapshot(prev, cur, row["first"])
+    async with connection.transaction():
+        writer = CheckpointWriter(connection, checkpoint)
+        await writer.advance(Position(adopted), (), ())
+        detail = {"before": before.isoformat(), "was": str(prev), "is": str(adopted)}
+        why = "rows older than the topics' records count as published"
+        result = f"{row['adopted']} rows"
+        await note_action(connection, Action(who, "witness_adopt", "shard 0", why, result, detail))
+    count: int = row["adopted"]
+    return count
 
 
 def adopted_snapshot(prev: Snapshot, cur: Snapshot, first: int | None) -> Snapshot:

@@ -90,12 +90,7 @@ async def mirror_trigger_sql(
             f"--column {unknown[0]}=...: the names are {', '.join(_TARGETS)}, and the table's own"
             " stands behind the ="
         )
-    try:
-        found = await connection.fetchrow(_TABLE, table)
-    except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:
-        raise TriggerError(f"{table!r} is no table's name: {error}") from error
-    if found is None:
-        raise TriggerError(f"there is no table {table}, or it is the relay's own")
+    found = await _table(connection, table)
     seen = {row["name"]: row for row in await connection.fetch(_COLUMNS, table)}
     values = _values(found["name"], seen, columns)
     made = _SQL.format(
@@ -119,6 +114,16 @@ async def mirror_trigger_sql(
             order=f" ORDER BY {cut_over.order_by}" if cut_over.order_by else "",
         )
     return made
+
+
+async def _table(connection: asyncpg.Connection, table: str) -> asyncpg.Record:
+    try:
+        found = await connection.fetchrow(_TABLE, table)
+    except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:
+        raise TriggerError(f"{table!r} is no table's name: {error}") from error
+    if found is None:
+        raise TriggerError(f"there is no table {table}, or it is the relay's own")
+    return found
 
 
 def _values(

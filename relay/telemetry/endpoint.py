@@ -106,22 +106,7 @@ async def serving(
         clients[task] = None
         task.add_done_callback(lambda ended: clients.pop(ended, None))
 
-    try:
-        server = await asyncio.start_server(
-            connected, host, port, limit=_REQUEST_BYTES, backlog=_BACKLOG
-        )
-    except OSError as error:
-        raise EndpointError(
-            f"cannot listen on {host}:{port} for /metrics ({error.strerror or error}): choose "
-            "another RELAY_METRICS_PORT, or turn it off with RELAY_METRICS_ENABLED=false"
-        ) from error
-    if None in server.sockets:
-        # uvloop says nothing where another process began to listen between bind and listen.
-        server.close()
-        raise EndpointError(
-            f"cannot listen on {host}:{port} for /metrics (somebody else was quicker): choose "
-            "another RELAY_METRICS_PORT, or turn it off with RELAY_METRICS_ENABLED=false"
-        )
+    server = await _listening(connected, host, port)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -129,6 +114,29 @@ async def serving(
         for task in clients:
             task.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
+
+
+async def _listening(
+    connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None], host: str, port: int
+) -> asyncio.Server:
+    try:
+        server = await asyncio.start_server(
+            connected, host, port, limit=_REQUEST_BYTES, backlog=_BACKLOG
+        )
+    except OSError as error:
+        raise _cannot_listen(host, port, error.strerror or str(error)) from error
+    if None in server.sockets:
+        # uvloop says nothing where another process began to listen between bind and listen.
+        server.close()
+        raise _cannot_listen(host, port, "somebody else was quicker")
+    return server
+
+
+def _cannot_listen(host: str, port: int, why: str) -> EndpointError:
+    return EndpointError(
+        f"cannot listen on {host}:{port} for /metrics ({why}): choose another RELAY_METRICS_PORT,"
+        " or turn it off with RELAY_METRICS_ENABLED=false"
+    )
 
 
 async def _converse(

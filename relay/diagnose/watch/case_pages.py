@@ -138,17 +138,3 @@ async def read_marks(
         _MARKS, *between, incident_id, at_most + 1, list(flow.others.names)
     )
     return [CaseSeen(**dict(row)) for row in rows[:at_most]], len(rows) <= at_most
-
-
-_OF_ORDERS: Final = """
-SELECT aggregate_id FROM relay.overdue WHERE incident_id = $1 AND closed_at IS NULL
- ORDER BY placed_at, event_id LIMIT $2
-"""
-
-
-async def open_orders_of(
-    connection: asyncpg.Connection, incident_id: int, at_most: int
-) -> list[str]:
-    """Return the orders of an incident that are open now, the oldest first."""
-    rows = await connection.fetch(_OF_ORDERS, incident_id, at_most)
-    return [row["aggregate_id"] for row in rows]
