@@ -13,7 +13,7 @@ from typing import Final
 import asyncpg
 
 from relay.consumers.returns.fold import Change, Step
-from relay.consumers.returns.identity import Sorted, contested, identities, tell_apart
+from relay.consumers.returns.identity import Sorted, contested, identities, sort_copies
 from relay.consumers.returns.packing import packed, packed_nullable, packed_numbers
 from relay.consumers.returns.reader import Return
 from relay.consumers.returns.stored_record import recorded_ms
@@ -59,7 +59,7 @@ async def look_up(
     if disputed:
         others = [name for one in disputed for name in identities(one, topic_id)]
         known |= await _known(connection, others)
-    return tell_apart(returns, known, topic_id)
+    return sort_copies(returns, known, topic_id)
 
 
 async def _known(connection: asyncpg.Connection, names: Sequence[str]) -> dict[str, bytes]:

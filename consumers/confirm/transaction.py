@@ -29,7 +29,7 @@ from relay.consumers.confirm.pending import (
 from relay.consumers.confirm.quarantine import write_quarantine
 from relay.consumers.confirm.quarantine_room import QuarantineRoom
 from relay.consumers.returns.fold import Step, refusal
-from relay.consumers.returns.identity import tell_apart
+from relay.consumers.returns.identity import sort_copies
 from relay.consumers.returns.reader import Return, ReturnReader
 from relay.consumers.returns.refusals import Reason, Refusal
 from relay.kafka.consumer.handler import Part
@@ -284,7 +284,7 @@ class Confirmation:
             if careful:
                 found = await look_up(connection, ready, topic_id)
             else:
-                found = tell_apart(ready, {}, topic_id)
+                found = sort_copies(ready, {}, topic_id)
             done.copies = found.copies
             fresh = [one for one in found.fresh if one[1].order_id not in unkept]
             fresh = await self._named_alike(connection, fresh, done, careful=careful)

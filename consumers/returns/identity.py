@@ -37,7 +37,7 @@ def identities(returned: Return, topic_id: str | None) -> Iterator[str]:
     yield f"{returned.position}@{topic_id or '-'}#{returned.content.hex()}"
 
 
-def tell_apart(
+def sort_copies(
     returns: Sequence[Return], known: Mapping[str, bytes], topic_id: str | None
 ) -> Sorted:
     """Tell copies from new returns.

@@ -45,10 +45,10 @@ class DemoPage:
             await lose_at(url, Hop(hop), LOST_AT_ONCE)
 
         service.site.lose = lose
-        service.listening = self._tell
+        service.listening = self._show_address
         click.echo("\n".join(lines(standing.result, self.trace_url)))
         self.shown = True
         await service.run()
 
-    def _tell(self, url: str) -> None:
+    def _show_address(self, url: str) -> None:
         click.echo(f"\nThe operator's page: {url}   (Ctrl-C ends everything)", err=True)

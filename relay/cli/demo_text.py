@@ -81,10 +81,10 @@ def _missing(result: DemoResult, now_at: datetime, trace_url: str | None) -> Ite
     if on_purpose:
         yield "\nOne of them, as `relay trace` shows it:"
         yield from timeline_lines((whole or on_purpose)[0], now_at, trace_url)
-    if result.unexpected_told:
+    if result.unexpected_timelines:
         yield "\nOne that did not come back, and should have:"
-        yield from timeline_lines(result.unexpected_told[0], now_at, trace_url)
-        for one in result.unexpected_told[1:_IN_A_LINE]:
+        yield from timeline_lines(result.unexpected_timelines[0], now_at, trace_url)
+        for one in result.unexpected_timelines[1:_IN_A_LINE]:
             yield f"order {one.diagnosis.order_id}  {headline(one.diagnosis, now_at)}"
 
 

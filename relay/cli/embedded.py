@@ -60,13 +60,13 @@ def up(
     """
     folder = folder or lasting_folder()
     addresses = persistent.up(
-        folder, postgres_port=postgres_port, kafka_port=kafka_port, report=_tell
+        folder, postgres_port=postgres_port, kafka_port=kafka_port, report=_progress
     )
     flows = own_settings(ctx).every_flow
     topics = [*every_topic(flows), *(flow.returns_topic for flow in flows)]
     kafka = KafkaConnection(addresses.kafka_bootstrap_servers)
     asyncio.run(make_topics(kafka, topics, partitions=_PARTITIONS))
-    _tell(f"PostgreSQL and Kafka are up in {folder}; `relay embedded down` stops them")
+    _progress(f"PostgreSQL and Kafka are up in {folder}; `relay embedded down` stops them")
     _print(addresses, as_json=as_json or bool(ctx.find_root().params.get("as_json")))
 
 
@@ -77,9 +77,9 @@ def down(folder: Path | None, delete: bool) -> None:
     """Stop both; their data stays for the next `up` unless --delete is given."""
     folder = folder or lasting_folder()
     was_running = persistent.down(folder, delete=delete)
-    _tell(f"stopped in {folder}" if was_running else f"nothing was running in {folder}")
+    _progress(f"stopped in {folder}" if was_running else f"nothing was running in {folder}")
     if delete:
-        _tell("data removed")
+        _progress("data removed")
 
 
 @embedded.command("env")
@@ -101,7 +101,7 @@ def _print(addresses: persistent.Addresses, *, as_json: bool) -> None:
         click.echo(f"export {name}={shlex.quote(text)}")
 
 
-def _tell(text: str) -> None:
+def _progress(text: str) -> None:
     click.echo(text, err=True)
 
 

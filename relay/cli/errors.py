@@ -44,11 +44,11 @@ def report(error: Exception, *, as_json: bool) -> int:
         return USAGE
     if isinstance(error, Found):
         if str(error):
-            _say(_shown(str(error)))
+            _print(_shown(str(error)))
         return FOUND
     if os.environ.get("RELAY_TRACEBACK"):
-        _say(redact("".join(traceback.format_exception(error))))
-    _say(json.dumps(_redacted(as_data(error)), default=str) if as_json else as_text(error))
+        _print(redact("".join(traceback.format_exception(error))))
+    _print(json.dumps(_redacted(as_data(error)), default=str) if as_json else as_text(error))
     if getattr(error, "not_found", False):
         return FOUND
     return USAGE if isinstance(error, click.UsageError) else FAILURE
@@ -103,5 +103,5 @@ def _details(error: Exception) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201 - click.echo would need its context

@@ -50,7 +50,7 @@ def plan_lines(job: Job) -> Iterator[str]:
             f"gone: {gone['rows']:,} events of {gone['partition_name']}"
             f" ({gone['from_at']} to {gone['to_at']}): their partition was dropped"
         )
-    yield from _mended(plan.get("mended", {}))
+    yield from _repair_lines(plan.get("mended", {}))
 
 
 def _kind(kind: Mapping[str, Any]) -> str:
@@ -58,7 +58,7 @@ def _kind(kind: Mapping[str, Any]) -> str:
     return f"{number} {kind['hop'] or '-':<8} {kind['verdict']} / {kind['cause']}"
 
 
-def _mended(mended: Mapping[str, Any]) -> Iterator[str]:
+def _repair_lines(mended: Mapping[str, Any]) -> Iterator[str]:
     for hop, seen in mended.items():
         state = "works" if seen["healthy"] else click.style("does NOT work", fg="red")
         said = "; ".join(filter(None, (seen["run_by"], seen["note"])))

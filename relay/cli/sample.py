@@ -129,11 +129,11 @@ async def _place(
 ) -> tuple[Placement, str]:
     async with way as placing:
         placed = await placing.place(order)
-        _tell(f"placed {placed.order_id}" if placed.created else f"known {placed.order_id}")
+        _progress(f"placed {placed.order_id}" if placed.created else f"known {placed.order_id}")
         if follow_seconds is None:
             return placed, placed.status
         return placed, await follow(
-            lambda: placing.status(placed.order_id), _tell, timeout_seconds=follow_seconds
+            lambda: placing.status(placed.order_id), _progress, timeout_seconds=follow_seconds
         )
 
 
@@ -187,7 +187,7 @@ def load(ctx: click.Context, /, url: str | None, wait: float, **fields: Any) -> 
                 plan,
                 lambda: _way(settings, tracing, url),
                 wait_seconds=wait,
-                tell=_tell,
+                tell=_progress,
             )
         )
     _print(ctx, report.data(), report.text())
@@ -205,7 +205,7 @@ def _way(
     return over_http(url, _ANSWER_SECONDS)
 
 
-def _tell(text: str) -> None:
+def _progress(text: str) -> None:
     click.echo(text, err=True)
 
 

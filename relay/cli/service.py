@@ -24,7 +24,7 @@ from relay.runtime.heartbeat import stop_reason
 from relay.runtime.process import instance_name, program_version
 from relay.runtime.settings import Settings
 from relay.runtime.settings_model import MetricsSettings
-from relay.runtime.settings_origin import told_settings
+from relay.runtime.settings_origin import settings_with_origin
 from relay.runtime.shutdown import stop_on_signals
 from relay.runtime.tasks import log_unobserved
 from relay.telemetry import logs
@@ -125,7 +125,7 @@ def serve(
     _LOG.info(
         "starting",
         kind=kind,
-        settings=told_settings(click.get_current_context().find_root().obj["config"]),
+        settings=settings_with_origin(click.get_current_context().find_root().obj["config"]),
     )
     name = kind if kind.startswith("relay") else f"relay-{kind}"
     tracing = configure(name, os.environ, version=program_version(), instance_id=instance_name())

@@ -69,7 +69,7 @@ async def refusal(kafka: KafkaConnection, seconds: float = ASK_SECONDS) -> Kafka
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             asked = [
-                _knock(kafka, host, port)
+                _ask_one(kafka, host, port)
                 for host, port, _ in collect_hosts(
                     list(brokers(kafka.bootstrap_servers)), randomize=False
                 )
@@ -80,7 +80,7 @@ async def refusal(kafka: KafkaConnection, seconds: float = ASK_SECONDS) -> Kafka
     return None
 
 
-async def _knock(
+async def _ask_one(
     kafka: KafkaConnection, host: str, port: int
 ) -> KafkaRefusedError | KafkaError | None:
     """Connect as a client does: None, taken; KafkaRefusedError, why not; another, unreachable."""

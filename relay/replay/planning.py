@@ -79,7 +79,7 @@ async def make_plan(settings: Settings, wanted: Wanted) -> Job:
         plan = await _plan(settings, connection, wanted)
         selection = wanted.selection
         plan.gone = await dropped_ranges(connection, selection)
-        plan.mended = await _mended(settings)
+        plan.mended = await _repairs(settings)
         replay_id = uuid4()
         async with connection.transaction():
             await store_plan(
@@ -173,7 +173,7 @@ async def _as_recorded(connection: Any, flow: Flow, judged: Sequence[Judged]) ->
     return found
 
 
-async def _mended(settings: Settings) -> dict[str, Any]:
+async def _repairs(settings: Settings) -> dict[str, Any]:
     """Say of each hop that a replay depends on whether somebody does it."""
     status = await read_status(settings.database.dsn, settings.kafka, settings.flow)
     return {
@@ -201,6 +201,6 @@ async def _plan_everything(settings: Settings, connection: Any, wanted: Wanted) 
         )
         plan.twice = plan.count if wanted.topic is None else 0
         plan.topics = Counter({wanted.topic or flow.events_topic: plan.count})
-        plan.mended = await _mended(settings)
+        plan.mended = await _repairs(settings)
         await store_items(connection, replay_id, selection_data(selection), plan, wanted.who)
     return await read_job(connection, replay_id)

@@ -28,7 +28,7 @@ from relay.replay.follow import Counted
 from relay.replay.jobs import Job, ReplayError, claim, move, read_job, refused
 from relay.replay.missing import write_missing
 from relay.replay.returns import Stretch, feed_returns
-from relay.replay.spans import Run, tell_replay
+from relay.replay.spans import Run, export_replay_span
 from relay.runtime.active_services import active_services
 from relay.runtime.database import is_connection_loss
 from relay.runtime.operator_connection import operator_connection
@@ -151,7 +151,7 @@ async def run_until_stopped(
             await _conduct(settings, conductor, tracing, stop)
             outcome = await _finish(settings, conductor, unwritten)
             run = Run(first, who, outcome.result(), outcome.well, started_ns)
-            await tell_replay(connection, tracing, outcome.job, run)
+            await export_replay_span(connection, tracing, outcome.job, run)
         except Exception as error:
             if is_connection_loss(error):
                 raise ReplayInterruptedError(job, error) from error

@@ -58,7 +58,9 @@ def root_of(replay_id: UUID) -> tuple[bytes, bytes]:
     return replay_id.bytes, replay_id.bytes[8:]
 
 
-async def tell_replay(connection: asyncpg.Connection, tracing: Tracing, job: Job, run: Run) -> None:
+async def export_replay_span(
+    connection: asyncpg.Connection, tracing: Tracing, job: Job, run: Run
+) -> None:
     """Write the span of a run that ends now."""
     if not tracing.identities.recording:
         return

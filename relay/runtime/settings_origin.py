@@ -23,7 +23,7 @@ from relay.runtime.settings_sources import (
 HIDDEN: Final = "[hidden]"
 
 
-def told_settings(
+def settings_with_origin(
     config: str | Path | None = None, environment: Mapping[str, str] | None = None
 ) -> dict[str, dict[str, Any]]:
     """Return each setting that was said, by its key: its value, and who said it.

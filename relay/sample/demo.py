@@ -132,7 +132,7 @@ async def _story(
             services = Services(folder, ground.environment, arguments)
             stage = _Stage(options, ground, services, mishaps, journal, audience, afterwards)
             try:
-                result = await _on_stage(stage)
+                result = await _run_stage(stage)
             except Exception as error:
                 logs = await asyncio.to_thread(_keep_logs, folder, ground, services)
                 raise DemoFailedError(f"{error}\n\n{logs}") from error
@@ -153,7 +153,7 @@ class _Stage:
     afterwards: Afterwards | None
 
 
-async def _on_stage(stage: _Stage) -> DemoResult:
+async def _run_stage(stage: _Stage) -> DemoResult:
     async with _running(stage) as exit_codes:
         connection = await connect(stage.ground.settings.database.dsn, "relay demo")
         try:

@@ -98,7 +98,7 @@ class DemoResult:
         return self.expected - self.returned
 
     @property
-    def unexpected_told(self) -> list[Timeline]:
+    def unexpected_timelines(self) -> list[Timeline]:
         """The timelines of some of those."""
         return [one for one in self.missing if one.diagnosis.order_id not in self.lost]
 

@@ -93,7 +93,7 @@ def application(site: Site, stop: asyncio.Event, acts: Acts) -> WithHeaders:
         *(Route(path, _paged(site, read)) for path, read in _PAGES.items()),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    return WithHeaders(Starlette(routes=routes, exception_handlers={404: _nowhere(site)}))
+    return WithHeaders(Starlette(routes=routes, exception_handlers={404: _not_found(site)}))
 
 
 def _paged(site: Site, read: Read) -> Handler:
@@ -160,7 +160,7 @@ def _problem(site: Site, request: Request, text: str, status: int) -> Response:
     return respond(site, request, page, _person(site, request), facts)
 
 
-def _nowhere(site: Site) -> Any:
+def _not_found(site: Site) -> Any:
     async def answer(request: Request, _error: HTTPException) -> Response:
         person = _person(site, request)
         if person is None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.consumers.returns.fold import Outcome, Statuses, fold
-from relay.consumers.returns.identity import contested, identities, tell_apart
+from relay.consumers.returns.identity import contested, identities, sort_copies
 from relay.consumers.returns.packing import storable
 from relay.consumers.returns.reader import Return, ReturnReader
 from relay.consumers.returns.refusals import Refusal
@@ -134,7 +134,7 @@ def test_folding_is_the_same_as_one_by_one(current, returns):
 
 @given(RETURNS, st.dictionaries(st.sampled_from(["/p/1", "/p/2", "t-0-3"]), st.just(b"a")))
 def test_only_true_copies_are_dropped_and_every_identity_is_used_once(returns, known):
-    found = tell_apart(returns, known, "topic")
+    found = sort_copies(returns, known, "topic")
     names = [name for name, _ in found.fresh]
     assert len(set(names)) == len(names)
     assert not set(names) & known.keys()
@@ -151,6 +151,6 @@ def test_only_true_copies_are_dropped_and_every_identity_is_used_once(returns, k
 @given(RETURNS, st.dictionaries(st.sampled_from(["/p/1", "/p/2", "t-0-3"]), st.just(b"a")))
 def test_whoever_needs_a_second_identity_is_contested(returns, known):
     disputed = {one.record.offset for one in contested(returns, known)}
-    for name, one in tell_apart(returns, known, "topic").fresh:
+    for name, one in sort_copies(returns, known, "topic").fresh:
         if name != (one.own_identity or one.position):
             assert one.record.offset in disputed

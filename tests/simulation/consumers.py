@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.consumers.returns.fold import Statuses, Step, fold
-from relay.consumers.returns.identity import tell_apart
+from relay.consumers.returns.identity import sort_copies
 from relay.consumers.returns.reader import Return
 from relay.consumers.returns.refusals import Refusal
 from relay.kafka.consumer.handler import Part, PartitionLostError
@@ -37,7 +37,7 @@ def decide(
     database: Database, returns: Sequence[Return]
 ) -> tuple[list[tuple[int, Step]], list[Refusal]]:
     """Decide a batch as `Confirmation` does: copies out, then order by order."""
-    fresh = tell_apart(returns, database.inbox, _TOPIC_ID).fresh
+    fresh = sort_copies(returns, database.inbox, _TOPIC_ID).fresh
     steps: list[tuple[int, Step]] = []
     refused: list[Refusal] = []
     by_order: dict[int, list[tuple[str, Return]]] = {}

@@ -14,6 +14,7 @@ from relay.kafka.consumer import offset_store
 from relay.publish.ownership import lease
 from relay.publish.reading import checkpoint, outbox_sql
 from relay.publish.reading.window import Snapshot
+from relay.runtime import duty_lease
 
 ResultT = TypeVar("ResultT")
 
@@ -310,9 +311,9 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     outbox_sql.BOUNDS: _bounds,
     outbox_sql.NEXT_ID: _next_id,
     checkpoint.ADVANCE: _advance,
-    lease.TAKE: _take,
-    lease.RENEW: _renew,
-    lease.RELEASE: _release,
+    duty_lease.TAKE: _take,
+    duty_lease.RENEW: _renew,
+    duty_lease.RELEASE: _release,
     lease._LOCK_TIMEOUT: lambda *_: None,
     offset_store._READ: _read,
     offset_store._ENTER: _enter,

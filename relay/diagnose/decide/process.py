@@ -252,7 +252,7 @@ def decide_unprocessed(evidence: Evidence, delivery: Delivery) -> Finding:
     copy = evidence.copy if isinstance(evidence.copy, Delivery) else None
     heir = succession(evidence, delivery) if copy is None else None
     if heir is not None:
-        return Finding(Verdict.NOT_PROCESSED, _of_heir(heir, delivery))
+        return Finding(Verdict.NOT_PROCESSED, _successor_cause(heir, delivery))
     cause = _cause_of_flow(evidence, copy or delivery, groups)
     lone = evidence.around.lone_readers
     if cause is Cause.PROCESSOR_DOWN and isinstance(lone, Missing):
@@ -277,13 +277,13 @@ def _cause_of_flow(
     if staffed:
         cause = _staffed_cause(evidence, delivery, staffed)
     else:
-        cause = _lone_cause(evidence, delivery, alone) if alone else Cause.PROCESSOR_DOWN
+        cause = _self_assigned_cause(evidence, delivery, alone) if alone else Cause.PROCESSOR_DOWN
     # A processor that cannot answer stands still, or fails again and again: started or not.
     halted = cause in (Cause.PROCESSOR_STUCK, Cause.PROCESSOR_DOWN)
-    return Cause.TOPIC_MISSING if halted and _nowhere_to_answer(evidence) else cause
+    return Cause.TOPIC_MISSING if halted and _lacks_returns_topic(evidence) else cause
 
 
-def _of_heir(heir: Succession, delivery: Delivery) -> Cause:
+def _successor_cause(heir: Succession, delivery: Delivery) -> Cause:
     if heir.skipped:
         return Cause.GROUP_REPLACED
     behind = heir.behind(delivery.offset or 0)
@@ -291,7 +291,7 @@ def _of_heir(heir: Succession, delivery: Delivery) -> Cause:
     return Cause.PROCESSOR_DOWN if down else Cause.PROCESSOR_LAGGING
 
 
-def _nowhere_to_answer(evidence: Evidence) -> bool:
+def _lacks_returns_topic(evidence: Evidence) -> bool:
     """Tell whether the returns topic is gone: a processor that cannot answer does not go on."""
     topics = evidence.around.topics
     if isinstance(topics, Missing):
@@ -317,7 +317,9 @@ def _staffed_cause(evidence: Evidence, delivery: Delivery, staffed: Iterable[Gro
     return Cause.PROCESSOR_LAGGING if young else Cause.PROCESSOR_STUCK
 
 
-def _lone_cause(evidence: Evidence, delivery: Delivery, alone: Iterable[GroupSeen]) -> Cause:
+def _self_assigned_cause(
+    evidence: Evidence, delivery: Delivery, alone: Iterable[GroupSeen]
+) -> Cause:
     """Say why a reader that assigns partitions itself has not passed a record."""
     where = Partition(delivery.topic, delivery.partition)
     group = max(alone, key=lambda one: one.committed.get(where, -1))

@@ -155,7 +155,7 @@ async def find_other_ids(
     asked = [one for one in dict.fromkeys(ids) if can_be_asked_for(one)]
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await look.columns(asked)
-        await look.everywhere(await look.strangers(asked))
+        await look.everywhere(await look.not_known(asked))
     left_out = {key for one in look.left_out for key in (one, canonical_order_id(flow)(one))}
     return OtherIds(dict(look.found), look.missing, frozenset(key for key in left_out if key))
 
@@ -198,7 +198,7 @@ class _Look:
                 found += [] if given is None else [(given, KnownAs(column.name, key))]
         return found
 
-    async def strangers(self, ids: Sequence[str]) -> list[str]:
+    async def not_known(self, ids: Sequence[str]) -> list[str]:
         """Return the ids of which neither an order nor an order's event knows, nor a column."""
         clean = canonical_order_id(self._flow)
         keys = {one: clean(one) or one for one in ids}

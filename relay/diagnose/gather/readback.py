@@ -66,7 +66,7 @@ class ReadBacks:
 
 
 @dataclass(slots=True)
-class _Way:
+class _ReadPlan:
     """The offsets still wanted of one partition, in order, and how far it was read."""
 
     offsets: list[int]
@@ -128,7 +128,7 @@ def _ways(
     wanted: Collection[Wanted],
     neighbours: int,
     result: ReadBacks,
-) -> dict[Partition, _Way]:
+) -> dict[Partition, _ReadPlan]:
     """Sort what is wanted by partition; what lies outside its log is decided here."""
     inside: defaultdict[Partition, dict[int, str]] = defaultdict(dict)
     logs: dict[Partition, LogSeen] = {}
@@ -144,13 +144,13 @@ def _ways(
         else:
             inside[partition][offset] = event_id
             logs[partition] = log
-    return {one: _way(events, logs[one], neighbours) for one, events in inside.items()}
+    return {one: _read_plan(events, logs[one], neighbours) for one, events in inside.items()}
 
 
-def _way(events: dict[int, str], log: LogSeen, neighbours: int) -> _Way:
+def _read_plan(events: dict[int, str], log: LogSeen, neighbours: int) -> _ReadPlan:
     offsets = sorted(events)
     start = max(log.log_start, offsets[0] - neighbours)
-    return _Way(offsets, events, start, min(log.log_end, offsets[-1] + neighbours + 1))
+    return _ReadPlan(offsets, events, start, min(log.log_end, offsets[-1] + neighbours + 1))
 
 
 def _log(
@@ -165,7 +165,9 @@ def _log(
     return topic.logs.get(partition[1]), False
 
 
-def _take(result: ReadBacks, one: Partition, way: _Way, fetched: Fetched, neighbours: int) -> None:
+def _take(
+    result: ReadBacks, one: Partition, way: _ReadPlan, fetched: Fetched, neighbours: int
+) -> None:
     """Note what a fetch brought, and go on to what is wanted next."""
     records = {record.offset: record for record in fetched.records}
     reached = way.end if fetched.out_of_range else max(fetched.next_offset, way.position)

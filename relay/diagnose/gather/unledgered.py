@@ -57,7 +57,7 @@ SELECT coalesce(max(base_offset + record_count), (SELECT at FROM floor)), NULL
 
 
 @dataclass(frozen=True, slots=True)
-class _Holes:
+class _Uncovered:
     """Offsets that no batch of the ledger covers: what is there, and whether some is not."""
 
     there: tuple[Span, ...]
@@ -90,18 +90,18 @@ async def find_unledgered(
     try:
         async with connected(kafka, CLIENT_ID) as broker:
             partitions = [one for topic in sorted(flow.topics) for one in broker.partitions(topic)]
-            holes = await _holes(connection, broker, partitions, first)
+            uncovered = await _uncovered(connection, broker, partitions, first)
             absent = [topic for topic in sorted(flow.topics) if not broker.partitions(topic)]
-            found, whole = await _search(broker, holes, wanted, search_seconds)
+            found, whole = await _search(broker, uncovered, wanted, search_seconds)
     except READING_FAILURES as error:
         return _not_searched(rows, wanted, broker_missing(_what(flow), error))
     except DATABASE_FAILURES as error:
         return _not_searched(rows, wanted, database_missing("the delivery ledger", error))
     rows = _with_deliveries(rows, found)
     left = {event_id: one for event_id, one in wanted.items() if one.outbox_id not in found}
-    if not left or (whole and not absent and not any(one.gone for one in holes.values())):
+    if not left or (whole and not absent and not any(one.gone for one in uncovered.values())):
         return rows
-    return _not_searched(rows, left, _unread(flow, whole=whole, holes=holes, absent=absent))
+    return _not_searched(rows, left, _unread(flow, whole=whole, uncovered=uncovered, absent=absent))
 
 
 def unaccounted(ids: Sequence[str], rows: Rows) -> dict[str, EventRow]:
@@ -124,9 +124,9 @@ def _what(flow: Flow) -> str:
     return f"the records of {', '.join(sorted(flow.topics))}"
 
 
-async def _holes(
+async def _uncovered(
     connection: asyncpg.Connection, broker: Broker, partitions: Sequence[Partition], at: datetime
-) -> dict[Partition, _Holes]:
+) -> dict[Partition, _Uncovered]:
     starts = await broker.offsets(partitions, EARLIEST)
     ends = await broker.offsets(partitions, LATEST)
     found = {}
@@ -134,12 +134,12 @@ async def _holes(
         rows = await connection.fetch(_UNCOVERED, *one, at)
         known = one in starts and one in ends
         log = (starts[one], ends[one]) if known else (0, 0)
-        holes = holes_in([(row[0], row[1]) for row in rows], log)
-        found[one] = holes if known else replace(holes, gone=True)
+        uncovered = uncovered_in([(row[0], row[1]) for row in rows], log)
+        found[one] = uncovered if known else replace(uncovered, gone=True)
     return found
 
 
-def holes_in(uncovered: Sequence[tuple[int, int | None]], log: Span) -> _Holes:
+def uncovered_in(uncovered: Sequence[tuple[int, int | None]], log: Span) -> _Uncovered:
     """Return what of some offsets is there; without an end, they go on to the log's end.
 
     Whoever has batches of offsets behind the log's end has those of another log.
@@ -149,22 +149,22 @@ def holes_in(uncovered: Sequence[tuple[int, int | None]], log: Span) -> _Holes:
     there = [(max(first, start), min(last, end)) for first, last in spans]
     gone = any(first < min(last, start) for first, last in spans)
     another = any(first > end for first, _last in uncovered)
-    return _Holes(tuple((low, high) for low, high in there if low < high), gone or another)
+    return _Uncovered(tuple((low, high) for low, high in there if low < high), gone or another)
 
 
 async def _search(
     broker: Broker,
-    holes: Mapping[Partition, _Holes],
+    uncovered: Mapping[Partition, _Uncovered],
     wanted: Mapping[str, EventRow],
     seconds: float,
 ) -> tuple[dict[int, list[Delivery]], bool]:
-    """Read the holes; return what was found by outbox id, and whether all of them were read."""
+    """Read the uncovered offsets; return what was found by outbox id, and whether all were read."""
     deadline = asyncio.get_running_loop().time() + seconds
     found: dict[int, list[Delivery]] = {}
     whole = True
-    # A reader takes one range of each partition: as many rounds as a partition has holes.
-    for number in range(max((len(one.there) for one in holes.values()), default=0)):
-        spans = {one: it.there[number] for one, it in holes.items() if number < len(it.there)}
+    # A reader takes one range of each partition: as many rounds as a partition has ranges.
+    for number in range(max((len(one.there) for one in uncovered.values()), default=0)):
+        spans = {one: it.there[number] for one, it in uncovered.items() if number < len(it.there)}
         reader = RangeReader(broker, spans, committed=False)
         async for where, records in reader.rounds(deadline):
             for record in records:
@@ -198,9 +198,9 @@ def _not_searched(rows: Rows, events: Mapping[str, EventRow], missing: Missing) 
 
 
 def _unread(
-    flow: Flow, *, whole: bool, holes: Mapping[Partition, _Holes], absent: Sequence[str]
+    flow: Flow, *, whole: bool, uncovered: Mapping[Partition, _Uncovered], absent: Sequence[str]
 ) -> Missing:
-    gone = [f"{topic}[{number}]" for (topic, number), one in sorted(holes.items()) if one.gone]
+    gone = [f"{topic}[{number}]" for (topic, number), one in sorted(uncovered.items()) if one.gone]
     said = [f"topic {one} is not there" for one in absent]
     said += [f"records of {', '.join(gone)} are gone that no ledger row covers"] if gone else []
     said += [] if whole else ["not all offsets were read that no ledger row covers"]

@@ -117,10 +117,10 @@ async def _processes(
     others = list(flow.others.names)
     rows = await connection.fetch(_LIVES, kind, from_at - _AFTER, to_at + _AFTER, others)
     now_at = await connection.fetchval(_NOW)
-    return lives_told(kind, [Life(*row) for row in rows], from_at, now_at, silence)
+    return describe_processes(kind, [Life(*row) for row in rows], from_at, now_at, silence)
 
 
-def lives_told(
+def describe_processes(
     kind: str, lives: Sequence[Life], from_at: datetime, now_at: datetime, silence: timedelta
 ) -> list[str]:
     """Tell how the processes of a kind ended around a time, and when one came back.
@@ -195,7 +195,7 @@ async def _groups(
             _POINTS, group, sorted(flow.topics), from_at - _BEFORE, from_at + _AFTER
         )
         points = [GroupPoint(at, (t, p), members, at_ or 0) for at, t, p, members, at_ in rows]
-        parts += group_told(group, points, from_at, to_at, jumped=jumped)
+        parts += describe_group(group, points, from_at, to_at, jumped=jumped)
     return parts
 
 
@@ -208,7 +208,7 @@ class Absence:
     members_before: int
 
 
-def group_told(
+def describe_group(
     group: str, points: Sequence[GroupPoint], from_at: datetime, to_at: datetime, *, jumped: bool
 ) -> list[str]:
     """Tell when a group lost its last member, when it came back, and how far its offsets jumped.

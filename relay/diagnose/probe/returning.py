@@ -51,7 +51,7 @@ class Stopped:
 
 
 @dataclass(slots=True)
-class WayBack:
+class ReturnLeg:
     """What is known of a canary's way from its record to the inbox.
 
     Attributes:
@@ -159,10 +159,10 @@ class WayBack:
         return Stopped(Hop.PROCESS, f"{groups} did not pass {record} in time")
 
 
-async def way_back(connection: asyncpg.Connection, broker: Broker, flow: Flow) -> WayBack:
+async def return_leg(connection: asyncpg.Connection, broker: Broker, flow: Flow) -> ReturnLeg:
     """Note where the returns end before a canary leaves."""
     ends = await broker.offsets(broker.partitions(flow.returns_topic), LATEST)
-    return WayBack(connection, broker, flow, ends)
+    return ReturnLeg(connection, broker, flow, ends)
 
 
 def _is_of(record: KafkaRecord, order_id: str) -> bool:

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from relay.diagnose.probe.publishing import Placed, Record, place, published, read_back
-from relay.diagnose.probe.returning import Stopped, WayBack, way_back
+from relay.diagnose.probe.returning import ReturnLeg, Stopped, return_leg
 from relay.diagnose.verdicts import Hop
 from relay.kafka.broker import Broker, connected
 from relay.kafka.failures import BROKER_FAILURES
@@ -109,7 +109,7 @@ async def run_probe(
         connection = await connect(dsn, APPLICATION_NAME)
         try:
             sent = _Canary(connection, broker, flow, within_seconds)
-            probe = await (sent.there_and_back() if through_processor else sent.to_kafka())
+            probe = await (sent.round_trip() if through_processor else sent.to_kafka())
             hop = probe.failed_hop.value if probe.failed_hop else None
             timings = json.dumps(probe.seconds)
             await connection.execute(_OUTCOME, probe.probe_id, probe.ok, hop, timings)
@@ -169,9 +169,9 @@ class _Canary:
         placed, record = found
         return self._end(None, f"outbox row {placed.outbox_id} is {record}, read back")
 
-    async def there_and_back(self) -> Probe:
+    async def round_trip(self) -> Probe:
         """Follow it through every hop."""
-        back = await way_back(self.connection, self.broker, self.flow)
+        back = await return_leg(self.connection, self.broker, self.flow)
         start = asyncio.get_running_loop().time()
         found = await self._publish(CANARY_EVENT)
         if isinstance(found, Stopped):
@@ -208,7 +208,7 @@ class _Canary:
         apply = self.flow.apply
         return new_canary_id(apply.key_type if isinstance(apply, ApplyColumns) else "text")
 
-    def _time(self, back: WayBack, left_at: float) -> None:
+    def _time(self, back: ReturnLeg, left_at: float) -> None:
         """Note each hop's time; a processor that commits after it answered took none for it."""
         before = left_at
         for hop in (Hop.PROCESS, Hop.RETURN, Hop.CONFIRM):

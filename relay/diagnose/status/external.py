@@ -18,7 +18,7 @@ class PublisherText:
     behind: str
 
 
-def tell_publisher(publisher: PublisherSeen) -> PublisherText:
+def explain_publisher(publisher: PublisherSeen) -> PublisherText:
     """Tell it."""
     named, troubles = _connector(publisher)
     slot = publisher.slot

@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeVar
 from relay.diagnose.evidence.publisher import PublisherSeen
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.status.evidence import Counts, ProcessSeen
-from relay.diagnose.status.external import tell_publisher
+from relay.diagnose.status.external import explain_publisher
 from relay.diagnose.status.lags import Lag, Lags
 from relay.diagnose.status.traces import Traces, compare
 from relay.diagnose.watch.looked import Looked
@@ -195,7 +195,7 @@ def _publish(counts: Counts) -> HopStatus:
 
 def _external(found: HopStatus, counts: Counts, publisher: PublisherSeen) -> HopStatus:
     """Say who publishes where our relay does not, and who witnesses it."""
-    witnesses, told = _alive(counts, "witness"), tell_publisher(publisher)
+    witnesses, told = _alive(counts, "witness"), explain_publisher(publisher)
     active = [one for one in witnesses if _state(one) == "active"]
     by = _run_by(counts, "witness", witnesses)
     return replace(

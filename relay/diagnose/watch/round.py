@@ -286,7 +286,7 @@ class Round:
         await self.connection.execute(_REPORTED, [row["event_id"] for row in rows], now_at)
         report.reported = len(rows)
         report.held = await self.connection.fetchval(_HELD, self._others) if down else 0
-        self._say_held(report.held)
+        self._log_held(report.held)
         await self._report_settled(self.spans, report)
 
     async def _report_settled(self, spans: OverdueSpans, report: RoundReport) -> None:
@@ -300,7 +300,7 @@ class Round:
     def _others(self) -> list[str]:
         return list(self.flow.others.names)
 
-    def _say_held(self, held: int) -> None:
+    def _log_held(self, held: int) -> None:
         if held and not self._told_held:
             _LOG.warning(
                 "spans_held",

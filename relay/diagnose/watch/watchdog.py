@@ -214,7 +214,7 @@ class Watchdog:
             for of_flow in work:
                 lease.require()
                 found = await of_flow.run()
-                self._tell(of_flow.flow.name, found)
+                self._report(of_flow.flow.name, found)
                 report.failures += found.failures
                 report.set_aside += found.set_aside
             self.rounds += 1
@@ -241,9 +241,9 @@ class Watchdog:
         self._count_failure(WATCH_ROUND)
         await duty_failed(connection, WATCH_ROUND, report.failures[0])
 
-    def _tell(self, flow: str, report: RoundReport) -> None:
+    def _report(self, flow: str, report: RoundReport) -> None:
         for change in report.changes:
-            _say(change)
+            _log_change(change)
         self.last = report
         if self.metrics is None:
             return
@@ -379,7 +379,7 @@ async def looked_by(connection: asyncpg.Connection, once: OneRound) -> Looked:
     return replace(recorded, why_not=f"{recorded.why_not}; this command cannot: {once.why_not}")
 
 
-def _say(change: IncidentChange) -> None:
+def _log_change(change: IncidentChange) -> None:
     hop, verdict, cause = change.kind
     told = _LOG.info if change.event == "closed" else _LOG.error
     told(

@@ -29,13 +29,13 @@ async def maintain(
     if metrics is not None:
         known(metrics.duties.failures, (UPKEEP,))
     try:
-        await _again_and_again(dsn, options, metrics)
+        await _run_repeatedly(dsn, options, metrics)
     finally:
         if metrics is not None:
             metrics.duties.completed_at.clear()  # the next owner shows its own
 
 
-async def _again_and_again(
+async def _run_repeatedly(
     dsn: str | None, options: MaintenanceOptions, metrics: Metrics | None
 ) -> None:
     while True:

@@ -2,7 +2,7 @@
 
 from relay.diagnose.evidence.order import Moment
 from relay.diagnose.gather.deleted_rows import _with_unread
-from relay.diagnose.gather.unledgered import _Holes, holes_in
+from relay.diagnose.gather.unledgered import _Uncovered, uncovered_in
 
 
 def test_a_vanished_row_accuses_nobody_far_from_it() -> None:
@@ -18,10 +18,12 @@ def test_a_row_that_is_another_orders_on_kafka_was_never_this_ones() -> None:
 
 
 def test_what_no_batch_covers_is_looked_for_where_it_is_still_there() -> None:
-    assert holes_in([(10, 20), (50, None)], (0, 80)) == _Holes(((10, 20), (50, 80)), gone=False)
-    assert holes_in([(10, 20), (50, None)], (15, 50)) == _Holes(((15, 20),), gone=True)
-    assert holes_in([(10, 20), (50, None)], (30, 80)) == _Holes(((50, 80),), gone=True)
+    assert uncovered_in([(10, 20), (50, None)], (0, 80)) == _Uncovered(
+        ((10, 20), (50, 80)), gone=False
+    )
+    assert uncovered_in([(10, 20), (50, None)], (15, 50)) == _Uncovered(((15, 20),), gone=True)
+    assert uncovered_in([(10, 20), (50, None)], (30, 80)) == _Uncovered(((50, 80),), gone=True)
 
 
 def test_batches_of_a_log_that_was_made_again_prove_nothing() -> None:
-    assert holes_in([(50, None)], (0, 3)) == _Holes((), gone=True)
+    assert uncovered_in([(50, None)], (0, 3)) == _Uncovered((), gone=True)

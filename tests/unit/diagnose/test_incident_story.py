@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from relay.diagnose.incidents.story import GroupPoint, Life, group_told, lives_told
+from relay.diagnose.incidents.story import GroupPoint, Life, describe_group, describe_processes
 
 T0 = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
@@ -21,7 +21,7 @@ def clock(seconds: float) -> str:
 
 
 def told(rows: list[GroupPoint], first: float, last: float, *, jumped: bool = True) -> str:
-    return "; ".join(group_told("g", rows, at(first), at(last), jumped=jumped))
+    return "; ".join(describe_group("g", rows, at(first), at(last), jumped=jumped))
 
 
 def test_members_were_lost_and_came_back_past_their_records() -> None:
@@ -82,7 +82,7 @@ def relay(began: float, beat: float, stopped: float | None = None) -> Life:
 
 
 def test_a_killed_relay_fell_silent_as_soon_as_it_is_said_to_be_down() -> None:
-    told_now = lives_told("relay", [relay(0, 100)], at(101), at(108), GONE)
+    told_now = describe_processes("relay", [relay(0, 100)], at(101), at(108), GONE)
     assert told_now == [
         f"relay h:1 fell silent {clock(100)} without a farewell",
         "no relay has started since",
@@ -90,16 +90,16 @@ def test_a_killed_relay_fell_silent_as_soon_as_it_is_said_to_be_down() -> None:
 
 
 def test_a_relay_that_stands_still_did_not_end() -> None:
-    assert lives_told("relay", [relay(0, 100)], at(50), at(108), STALE) == []
+    assert describe_processes("relay", [relay(0, 100)], at(50), at(108), STALE) == []
 
 
 def test_a_relay_that_came_back_is_told() -> None:
     lives = [relay(0, 100, 100), relay(160, 200)]
-    assert lives_told("relay", lives, at(101), at(202), GONE) == [
+    assert describe_processes("relay", lives, at(101), at(202), GONE) == [
         f"relay h:1 stopped {clock(100)} (SIGTERM)",
         f"relay h:1 started {clock(160)}",
     ]
 
 
 def test_where_none_ever_ran_that_is_told() -> None:
-    assert lives_told("relay", [], at(1), at(9), GONE) == ["no relay ever ran before"]
+    assert describe_processes("relay", [], at(1), at(9), GONE) == ["no relay ever ran before"]

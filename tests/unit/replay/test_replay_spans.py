@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from relay.replay.jobs import Job
-from relay.replay.spans import Run, root_of, tell_replay
+from relay.replay.spans import Run, export_replay_span, root_of
 from relay.telemetry.tracing import Tracing, configure
 
 REPLAY = UUID("0191e3c0-7f5e-7bd1-a6b0-3a1d0f6f9a52")
@@ -44,7 +44,7 @@ async def told(run: Run):
     made = configure("relay", environment, version="0", instance_id="t", install=False)
     kept = Kept()
     identities = type(made.identities)(made.identities.sampler, recording=True)
-    await tell_replay(Rows(), Tracing(identities, made.origin, kept, None), JOB, run)
+    await export_replay_span(Rows(), Tracing(identities, made.origin, kept, None), JOB, run)
     (request,) = kept.requests
     (resource,) = ExportTraceServiceRequest.FromString(request).resource_spans
     service = {one.key: one.value.string_value for one in resource.resource.attributes}
