@@ -17,7 +17,6 @@ import structlog
 
 from relay.consumers.confirm.continuity import TraceSample
 from relay.consumers.confirm.spans import ReturnSpans
-from relay.consumers.confirm.testpoints import TestPoint, nothing
 from relay.consumers.confirm.transaction import Done
 from relay.consumers.returns.fold import Outcome
 from relay.consumers.returns.reader import Return
@@ -25,6 +24,7 @@ from relay.consumers.returns.refusals import Reason, Refusal
 from relay.consumers.returns.stored_record import recorded_ms
 from relay.kafka.consumer.partitions import Gap, GapReason
 from relay.kafka.partition import Partition
+from relay.runtime.testpoints import TestPoint, nothing
 from relay.telemetry.continuity import Continuity
 from relay.telemetry.metrics import ConfirmMetrics, Metrics, known
 from relay.telemetry.traceparent import parse

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
@@ -29,12 +28,12 @@ from relay.consumers.confirm.options import ConfirmOptions
 from relay.consumers.confirm.quarantine_room import QuarantineRoom
 from relay.consumers.confirm.report import Report
 from relay.consumers.confirm.spans import ReturnSpans
-from relay.consumers.confirm.testpoints import TestPoint, nothing
 from relay.consumers.confirm.transaction import Confirmation
 from relay.consumers.returns.fold import Outcome, Statuses
 from relay.consumers.returns.reader import ReturnReader
 from relay.consumers.returns.trimming import trimming
 from relay.kafka.consumer.blocked import BlockedPartitions
+from relay.kafka.consumer.lane_connections import lane_connections
 from relay.kafka.consumer.loop import Loop
 from relay.kafka.consumer.offset_store import OffsetStore
 from relay.kafka.consumer.stoppable_calls import StoppableCalls
@@ -50,14 +49,13 @@ from relay.runtime.migrations import require_schema
 from relay.runtime.outage import JOINED_WITHIN_SECONDS, OutageLog
 from relay.runtime.process import ProcessRecord
 from relay.runtime.progress_mark import LIMIT_SECONDS, ProgressMark
-from relay.runtime.tasks import background
+from relay.runtime.testpoints import TestPoint, nothing
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
 CONNECTION_NAME: Final = "relay-confirm"
-_CLOSE_SECONDS: Final = 2.0
 
 # PostgreSQL 17 and newer. A client that is frozen between preparing a statement and executing it is
 # not "idle in transaction", but "active", and would keep its locks for as long as it is frozen.
@@ -205,12 +203,10 @@ class ConfirmService(RecordedService):
 
     async def _connection(self) -> None:
         self.state = "connecting"
-        async with AsyncExitStack() as opened:
-            connections = [
-                await self._connect(opened) for _ in range(self.options.session.connections)
-            ]
-            cutting = background(self._cut_when_stopped(connections), "cut when stopped")
-            opened.callback(cutting.cancel)
+        session = self.options.session
+        async with lane_connections(
+            self._connect, session.connections, self.stop, session.drain_seconds
+        ) as connections:
             await require_schema(connections[0])
             lanes = await self._lanes(connections)
             if not self._refused_lately():
@@ -219,25 +215,18 @@ class ConfirmService(RecordedService):
             self.state, self._waiting_for = "joining", f"the group {self.flow.confirm_group}"
             await self._loop().run(lanes, self.stop)
 
-    async def _cut_when_stopped(self, connections: Sequence[asyncpg.Connection]) -> None:
-        """End the connections a while after `stop`: a frozen database holds no process.
-
-        A batch that is not committed by then is handled again, by whoever gets its partitions.
-        """
-        await self.stop.wait()
-        await asyncio.sleep(self.options.session.drain_seconds)
-        for one in connections:
-            one.terminate()
-
-    async def _connect(self, opened: AsyncExitStack) -> asyncpg.Connection:
+    async def _connect(self) -> asyncpg.Connection:
         connection = await connect(
             self.dsn,
             CONNECTION_NAME,
             command_timeout_seconds=self.options.statement_seconds,
             server_settings=self._server_settings(),
         )
-        opened.push_async_callback(_close, connection)
-        await connection.execute(_LIMIT_TRANSACTIONS, str(int(self._longest_seconds * 1000)))
+        try:
+            await connection.execute(_LIMIT_TRANSACTIONS, str(int(self._longest_seconds * 1000)))
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
 
     @property
@@ -291,13 +280,6 @@ class ConfirmService(RecordedService):
 
     def _described(self, error: BaseException) -> str:
         return described(error)
-
-
-async def _close(connection: asyncpg.Connection) -> None:
-    try:
-        await connection.close(timeout=_CLOSE_SECONDS)
-    except DATABASE_FAILURES:
-        connection.terminate()
 
 
 async def applier(connection: asyncpg.Connection, flow: Flow) -> Applier:

@@ -9,7 +9,7 @@ import click
 from relay.cli.errors import Found
 from relay.cli.output import harmless, print_json, settings_of, wants_json
 from relay.diagnose.check.result import State, as_rows
-from relay.diagnose.check.run_check import CheckReport, run_check
+from relay.diagnose.check.run_check import CheckReport, check_settings
 from relay.runtime.settings import Settings
 
 _MARKS = {State.OK: "ok", State.UNKNOWN: "??", State.WARNING: "!!", State.FAILED: "NO"}
@@ -33,17 +33,7 @@ def check_and_print(ctx: click.Context, settings: Settings, *, show_all: bool = 
     Raises:
         Found: a check failed, or could not be made.
     """
-    report = asyncio.run(
-        run_check(
-            settings.database.dsn,
-            settings.kafka,
-            settings.flow,
-            outbox_days=settings.maintenance.outbox_days,
-            batch_bytes=settings.publish.batch_bytes,
-            session_seconds=settings.confirm.session_timeout_seconds,
-            inbox_days=settings.maintenance.inbox_days,
-        )
-    )
+    report = asyncio.run(check_settings(settings))
     if wants_json(ctx):
         print_json(_as_json(report))
     else:

@@ -33,7 +33,7 @@ from relay.publish.sending.in_flight_pages import InFlightPage, InFlightPages
 from relay.publish.sending.known_topics import UNKNOWN, KnownTopics
 from relay.publish.sending.publisher import Publisher
 from relay.publish.sending.spans import SendSpans, SentPage
-from relay.publish.testpoints import TestPoint
+from relay.runtime.testpoints import TestPoint
 
 _LOG: Final = structlog.get_logger("relay.publish")
 _RELEASE_SECONDS: Final = 1.0

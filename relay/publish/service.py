@@ -39,7 +39,6 @@ from relay.publish.sending.batch import Limit
 from relay.publish.sending.commits import Progress
 from relay.publish.sending.sizing import Sizing
 from relay.publish.tenure import Tenure, Work
-from relay.publish.testpoints import TestPoint, nothing
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import (
     DATABASE_FAILURES,
@@ -58,6 +57,7 @@ from relay.runtime.publisher_record import refuse_external, refuse_relay
 from relay.runtime.repeats import Repeats
 from relay.runtime.shutdown import stopped_within
 from relay.runtime.tasks import background, end
+from relay.runtime.testpoints import TestPoint, nothing
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.tracing import Tracing
 

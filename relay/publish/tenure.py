@@ -45,13 +45,13 @@ from relay.publish.sending.sizing import Sizing
 from relay.publish.sending.spans import SendSpans
 from relay.publish.sending.topics import Topics
 from relay.publish.sending.wire_form import WireEncoder
-from relay.publish.testpoints import TestPoint
 from relay.runtime.backoff import Backoff
 from relay.runtime.flow import Flow
 from relay.runtime.flows import Routes
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.process import client_id
 from relay.runtime.shutdown import stopped_within
+from relay.runtime.testpoints import TestPoint
 from relay.telemetry.tracing import Tracing
 
 _LOG: Final = structlog.get_logger("relay.publish")

@@ -18,7 +18,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from relay.diagnose.check.run_check import run_check
+from relay.diagnose.check.run_check import check_settings
 from relay.diagnose.incidents.listing import list_incidents
 from relay.diagnose.probe.run_probe import run_probe
 from relay.diagnose.verdicts import found_something
@@ -301,16 +301,7 @@ async def _noted(doing: Doing, name: str) -> None:
 
 async def _check(doing: Doing) -> str:
     await _noted(doing, "check")
-    settings = doing.settings
-    await run_check(
-        settings.database.dsn,
-        settings.kafka,
-        settings.flow,
-        outbox_days=settings.maintenance.outbox_days,
-        batch_bytes=settings.publish.batch_bytes,
-        session_seconds=settings.confirm.session_timeout_seconds,
-        inbox_days=settings.maintenance.inbox_days,
-    )
+    await check_settings(doing.settings)
     return "/checks"
 
 

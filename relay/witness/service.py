@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import asyncpg
 import structlog
 
+from relay.kafka.consumer.lane_connections import lane_connections
 from relay.kafka.consumer.loop import Loop
 from relay.kafka.consumer.offset_store import OffsetStore
 from relay.kafka.consumer.stoppable_calls import StoppableCalls
@@ -41,7 +41,6 @@ from relay.witness.testpoints import TestPoint, nothing
 log = structlog.get_logger("relay.witness")
 
 CONNECTION_NAME: Final = "relay-witness"
-_CLOSE_SECONDS: Final = 2.0
 _SETTINGS: Final = {
     # A batch's rows are named one by one: a plan by their index, whatever the statistics say.
     "plan_cache_mode": "force_generic_plan",
@@ -173,23 +172,24 @@ class WitnessService(RecordedService):
 
     async def _connection(self) -> None:
         self.state = "connecting"
-        topics = every_topic(self.flows)
-        async with AsyncExitStack() as opened:
-            sets = [await self._lanes(opened) for _ in topics]
-            first = sets[0][0]
-            cutting = background(self._cut_when_stopped([one for s in sets for one in s]), "cut")
-            opened.callback(cutting.cancel)
-            await require_schema(first)
+        topics, session = every_topic(self.flows), self.options.session
+        each = session.connections
+        async with lane_connections(
+            self._connect, each * len(topics), self.stop, session.drain_seconds
+        ) as connections:
+            await require_schema(connections[0])
             if not self._worked:
                 why = 'a witness was started with [publisher] kind = "external"'
-                await become(first, "external", f"relay witness {self.process.instance}", why)
+                who = f"relay witness {self.process.instance}"
+                await become(connections[0], "external", who, why)
             self._worked = True
             self._began.set()
             self._back("database")
             self.state, self._waiting_for = "joining", f"the group {self.options.group}"
             async with asyncio.TaskGroup() as group:
-                for topic, connections in zip(topics, sets, strict=True):
-                    group.create_task(self._read(topic, connections))
+                for number, topic in enumerate(topics):
+                    own = connections[number * each : (number + 1) * each]
+                    group.create_task(self._read(topic, own))
 
     async def _read(self, topic: str, connections: Sequence[asyncpg.Connection]) -> None:
         offsets = OffsetStore(self.options.group, topic, self.process.instance)
@@ -199,25 +199,13 @@ class WitnessService(RecordedService):
         loop = Loop(self.kafka, topic, self.options.group, self.options.session, self)
         await loop.run(handler, self.stop)
 
-    async def _lanes(self, opened: AsyncExitStack) -> list[asyncpg.Connection]:
-        lanes = []
-        for _ in range(self.options.session.connections):
-            connection = await connect(
-                self.dsn,
-                CONNECTION_NAME,
-                command_timeout_seconds=self.options.statement_seconds,
-                server_settings=_SETTINGS,
-            )
-            opened.push_async_callback(_close, connection)
-            lanes.append(connection)
-        return lanes
-
-    async def _cut_when_stopped(self, connections: Sequence[asyncpg.Connection]) -> None:
-        """End the connections a while after `stop`: a frozen database holds no process."""
-        await self.stop.wait()
-        await asyncio.sleep(self.options.session.drain_seconds)
-        for one in connections:
-            one.terminate()
+    async def _connect(self) -> asyncpg.Connection:
+        return await connect(
+            self.dsn,
+            CONNECTION_NAME,
+            command_timeout_seconds=self.options.statement_seconds,
+            server_settings=_SETTINGS,
+        )
 
 
 def _that_counts(error: BaseException) -> BaseException:
@@ -226,10 +214,3 @@ def _that_counts(error: BaseException) -> BaseException:
         return error
     flat = [_that_counts(one) for one in error.exceptions]
     return next((one for one in flat if not isinstance(one, DATABASE_FAILURES)), flat[0])
-
-
-async def _close(connection: asyncpg.Connection) -> None:
-    try:
-        await connection.close(timeout=_CLOSE_SECONDS)
-    except DATABASE_FAILURES:
-        connection.terminate()

@@ -55,6 +55,7 @@ from relay.runtime.migration_files import MigrationError
 from relay.runtime.migrations import require_schema
 from relay.runtime.schema_drift import schema_differences
 from relay.runtime.server_requirements import server_encoding
+from relay.runtime.settings import Settings
 
 APPLICATION_NAME: Final = "relay-check"
 _DIFFERENCES_SHOWN: Final = 5
@@ -83,6 +84,19 @@ class CheckReport:
     def healthy(self) -> bool:
         """Whether nothing failed and nothing is unknown."""
         return is_healthy(self.results)
+
+
+async def check_settings(settings: Settings) -> CheckReport:
+    """Check everything that the settings name."""
+    return await run_check(
+        settings.database.dsn,
+        settings.kafka,
+        settings.flow,
+        outbox_days=settings.maintenance.outbox_days,
+        batch_bytes=settings.publish.batch_bytes,
+        session_seconds=settings.confirm.session_timeout_seconds,
+        inbox_days=settings.maintenance.inbox_days,
+    )
 
 
 async def run_check(

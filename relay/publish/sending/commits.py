@@ -19,7 +19,7 @@ from relay.publish.reading.checkpoint import CheckpointWriter, Delivery
 from relay.publish.reading.window import Position
 from relay.publish.sending.in_flight_pages import InFlightPage, InFlightPages, joined
 from relay.publish.sending.sizing import Sizing
-from relay.publish.testpoints import TestPoint
+from relay.runtime.testpoints import TestPoint
 
 _IDLE_SECONDS: Final = 5.0
 

@@ -15,9 +15,9 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from relay.publish.options import PublishOptions
 from relay.publish.service import RelayService
-from relay.publish.testpoints import TestPoint, nothing
 from relay.runtime.flow import EventRoute, Flow
 from relay.runtime.kafka_connection import KafkaConnection
+from relay.runtime.testpoints import TestPoint, nothing
 from relay.telemetry.tracing import Tracing, configure
 from tests.patience import patience
 

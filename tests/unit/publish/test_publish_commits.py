@@ -19,7 +19,7 @@ from relay.publish.sending.commits import Commits, Progress
 from relay.publish.sending.in_flight_pages import InFlightPage, InFlightPages
 from relay.publish.sending.sizing import Sizing
 from relay.publish.sending.spans import SentPage
-from relay.publish.testpoints import nothing
+from relay.runtime.testpoints import nothing
 from relay.telemetry.exporter import ExportCounts
 from relay.telemetry.metrics import Metrics
 
