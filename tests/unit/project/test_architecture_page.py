@@ -26,3 +26,20 @@ def test_every_folder_of_the_relay_is_on_the_page() -> None:
         path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("relay/*/__init__.py")
     } - {"relay/consumers"}
     assert [one for one in sorted(folders) if f"`{one}/`" not in PAGE] == []
+
+
+def test_a_row_takes_the_way_that_is_told() -> None:
+    section = PAGE.split("## A row's way")[1].split("\n## ")[0]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 12
+    files = {(ROOT / "ARCHITECTURE.md").parent / file for file in FILES if file.endswith(".py")}
+    for _, _hop, _what, functions, named, _ in rows:
+        ends = re.findall(r"`([\w./]+\.py)`", named)
+        code = "".join(
+            path.read_text()
+            for path in files
+            if any(path.as_posix().endswith(f"/{end}") for end in ends)
+        )
+        for function in re.findall(r"`(?:\w+\.)?(\w+)`", functions):
+            assert f"def {function}(" in code, function
+    assert len(set(re.findall(r"`([\w./]+\.py)`", section))) < 56
