@@ -105,6 +105,7 @@ class RoundReport:
     opened: int = 0
     late: int = 0
     closed: int = 0
+    diagnosed_again: int = 0
     reported: int = 0
     settled: int = 0
     held: int = 0
@@ -249,6 +250,7 @@ class Round:
         done = set(returned)
         others = [(one.key, found[one.order_id]) for one in stale if one.key not in done]
         await cases.update_cases(self.connection, others)
+        report.diagnosed_again += len(others)
 
     async def _note_late(self, report: RoundReport) -> None:
         """Find orders that were returned late while nobody watched."""
