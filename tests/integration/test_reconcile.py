@@ -127,6 +127,7 @@ async def test_each_difference_is_listed(returned, compare, pg, flow, produce):
         (Difference.DUPLICATE_EVENT_ID, lost),
         (Difference.RETURN_WITHOUT_STATUS, lost),
         (Difference.STATUS_WITHOUT_RETURN, by_hand),
+        (Difference.ORDER_GONE, "twin"),
     }
 
 
@@ -214,6 +215,32 @@ async def test_a_return_that_waits_for_an_order_without_a_row_is_found(
     assert (Difference.ORDER_GONE, order) in {
         (one.difference, one.subject) for one in done.tally.findings
     }
+
+
+async def test_an_order_whose_row_was_deleted_before_any_return_came_is_found(
+    returned, compare, pg
+):
+    """Whatever the spelling of its event: and not where somebody has closed it."""
+    lost, loud, closed = returned[3], returned[4], returned[5]
+    await pg.execute("DELETE FROM relay.inbox WHERE aggregate_id = ANY ($1)", [lost, loud, closed])
+    await pg.execute("DELETE FROM orders WHERE order_id = ANY ($1::text[]::uuid[])", [lost, closed])
+    await pg.execute(
+        "UPDATE relay.outbox SET aggregate_id = upper(aggregate_id) WHERE aggregate_id = ANY ($1)",
+        [lost, loud],
+    )
+    await pg.execute(
+        """INSERT INTO relay.overdue (aggregate_id, event_id, event_type, placed_at, deadline_at,
+                                      hop, verdict, cause, closed_at, closed_as, closed_by,
+                                      closed_why)
+           VALUES ($1, 'e', 'order.placed', now(), now(), 'return', 'no_return',
+                   'return_never_sent', now(),
+                   'closed', 'ana', 'refunded')""",
+        closed,
+    )
+    done = await compare()
+    assert not done.proven
+    gone = [one for one in done.tally.findings if one.difference is Difference.ORDER_GONE]
+    assert [one.subject for one in gone] == [lost]
 
 
 async def test_records_past_retention_are_not_called_proven_or_lost(

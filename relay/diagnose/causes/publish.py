@@ -105,7 +105,7 @@ PUBLISH: dict[Cause, CauseMeaning] = {
         CLOSE,
     ),
     Cause.TOPIC_RECREATED: row(
-        (Verdict.RECORD_MISSING, Verdict.NO_RETURN),
+        (Verdict.RECORD_MISSING, Verdict.NO_RETURN, Verdict.UNKNOWN),
         "the topic was deleted and made again, and its records went with it",
         "find who deleted it; publish the events again",
         REPLAY,

@@ -44,7 +44,13 @@ _TOO_EARLY = frozenset(
 
 # What was not looked at may hold the return: before the deadline nobody misses it.
 _MAY_HAVE_COME = frozenset(
-    {Cause.SCAN_INCOMPLETE, Cause.RECORDS_DELETED, Cause.COMPACTED, Cause.CODEC_MISSING}
+    {
+        Cause.SCAN_INCOMPLETE,
+        Cause.RECORDS_DELETED,
+        Cause.TOPIC_RECREATED,
+        Cause.COMPACTED,
+        Cause.CODEC_MISSING,
+    }
 )
 
 

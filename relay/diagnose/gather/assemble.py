@@ -325,7 +325,12 @@ class Joiner:
             return None
         topic = topics[self.flow.returns_topic]
         return unread_lost(
-            self.around, topic, home, published_at, lost=home in scan.lost_partitions
+            self.around,
+            topic,
+            home,
+            published_at,
+            lost=home in scan.lost_partitions,
+            made_again=home in scan.made_again,
         )
 
 

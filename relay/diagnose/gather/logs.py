@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from aiokafka.partitioner import murmur2
 
-from relay.diagnose.evidence.order import Delivery, Found
+from relay.diagnose.evidence.order import Delivery, Found, OrderSeen
 from relay.diagnose.evidence.rows import EventRow, Rows
 from relay.diagnose.evidence.system_state import Missing, Shrink, TopicSeen
 from relay.diagnose.gather.around import AroundRows
@@ -25,6 +26,7 @@ from relay.diagnose.gather.reading import broker_missing
 from relay.diagnose.gather.recognise import WantedReturns
 from relay.diagnose.gather.scan import Recorded, ScanResult, scan_returns, search_elsewhere
 from relay.diagnose.gather.topics import TopicFacts, broker_away, read_again, read_topics
+from relay.diagnose.gather.unledgered import each_unaccounted
 from relay.kafka.broker import Broker, connected
 from relay.kafka.failures import READING_FAILURES
 from relay.kafka.partition import Partition
@@ -35,6 +37,8 @@ CLIENT_ID = "relay-diagnose"
 # How long to watch a group of which no positions are recorded, to see whether it moves.
 _WATCH_SECONDS = 1.0
 _POSITIVE = 0x7FFFFFFF
+# Where no time is known, everything is young enough.
+_UNIX = datetime(1970, 1, 2, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +109,13 @@ class _Reader:
 
     async def read(self, positions: Series) -> None:
         pairs = _published(self.ids, self.rows)
-        if not pairs:
+        wanted = _answerable(pairs, self.ids, self.rows)
+        if wanted is None:
             return
         began = _now()
         await self._read_back(pairs)
         await self._read_copies(pairs)
-        await self._scan(pairs)
+        await self._scan(wanted)
         await self._search_elsewhere(pairs)
         await self._watch(pairs, positions, began)
 
@@ -173,7 +178,7 @@ class _Reader:
             updated[topic] = replace(seen, logs=logs)
         self.topics = replace(self.topics, topics=updated)
 
-    async def _scan(self, pairs: Sequence[tuple[str, EventRow, Delivery]]) -> None:
+    async def _scan(self, wanted: WantedReturns) -> None:
         partitions = self.broker.partitions(self.flow.returns_topic)
         if not partitions:
             self.log.scan = ScanResult()
@@ -184,13 +189,13 @@ class _Reader:
             self.log.scan = await scan_returns(
                 self.broker,
                 self.flow,
-                self._wanted(pairs),
+                replace(wanted, orders=wanted.orders | self._neighbours()),
                 Recorded(
                     self.around.consumer,
                     self._shrinks(),
                     self.log_ends,
                 ),
-                first={home(order) for order, _event, _sent in pairs},
+                first={home(order) for order in wanted.orders},
                 deadline=_now() + self.options.scan_seconds,
                 recheck_seconds=self.options.recheck_seconds,
             )
@@ -201,32 +206,21 @@ class _Reader:
         shrinks = self.around.shrinks
         return () if isinstance(shrinks, Missing) else shrinks.get(self.flow.returns_topic, ())
 
-    def _wanted(self, pairs: Sequence[tuple[str, EventRow, Delivery]]) -> WantedReturns:
-        around = {
-            key.decode("utf-8", "replace")
-            for keys in self.log.readbacks.keys.values()
-            for key in keys.values()
-        }
-        return WantedReturns(
-            orders=frozenset(around | {order for order, _event, _sent in pairs}),
-            by_event={event.event_id: order for order, event, _sent in pairs},
-            by_trace={trace_id(event): order for order, event, _sent in pairs},
-            placed_at=min(event.created_at for _order, event, _sent in pairs),
-        )
+    def _neighbours(self) -> set[str]:
+        """Return the orders whose records stand around those of the orders in question."""
+        keys = self.log.readbacks.keys.values()
+        return {key.decode("utf-8", "replace") for each in keys for key in each.values()}
 
     async def _search_elsewhere(self, pairs: Sequence[tuple[str, EventRow, Delivery]]) -> None:
         found = self.log.scan.found if isinstance(self.log.scan, ScanResult) else {}
         missing = [pair for pair in pairs if pair[0] not in found and self._passed(pair[2])]
         if not missing or self.options.elsewhere_seconds <= 0:
             return
-        wanted = replace(
-            self._wanted(missing), orders=frozenset(order for order, _event, _sent in missing)
-        )
         try:
             self.log.elsewhere = await search_elsewhere(
                 self.broker,
                 self.flow,
-                wanted,
+                _wanted([(order, event) for order, event, _sent in missing]),
                 records_at_most=self.options.elsewhere_records,
                 deadline=_now() + self.options.elsewhere_seconds,
             )
@@ -274,6 +268,41 @@ def _published(ids: Sequence[str], rows: Rows) -> list[tuple[str, EventRow, Deli
         for event in rows.events.get(one, [])
         if event.outbox_id in rows.deliveries
     ]
+
+
+def _answerable(
+    pairs: Sequence[tuple[str, EventRow, Delivery]], ids: Sequence[str], rows: Rows
+) -> WantedReturns | None:
+    """Return whose returns there may be, as far as it is known; None: nothing was sent.
+
+    An order without an event's row may have had one; one that was handed over may have been sent,
+    though the ledger has lost the proof.
+    """
+    sent = [(order, event) for order, event, _sent in pairs] + each_unaccounted(ids, rows)
+    bare = without_event(ids, rows)
+    if not sent and not bare:
+        return None
+    found = _wanted(sent, [one.submitted_at for one in bare.values() if one.submitted_at])
+    return replace(found, orders=found.orders | bare.keys())
+
+
+def without_event(ids: Sequence[str], rows: Rows) -> dict[str, OrderSeen]:
+    """Return those that have a row of their own, and none of an event."""
+    if isinstance(rows.events, Missing) or isinstance(rows.orders, Missing):
+        return {}
+    events, orders = rows.events, rows.orders
+    return {one: orders[one] for one in ids if one in orders and not events.get(one)}
+
+
+def _wanted(
+    sent: Sequence[tuple[str, EventRow]], other_times: Sequence[datetime] = ()
+) -> WantedReturns:
+    return WantedReturns(
+        orders=frozenset(order for order, _event in sent),
+        by_event={event.event_id: order for order, event in sent},
+        by_trace={trace_id(event): order for order, event in sent},
+        placed_at=min([*other_times, *(one.created_at for _, one in sent)], default=_UNIX),
+    )
 
 
 def _home(partitions: int) -> Callable[[str], int]:

@@ -36,6 +36,7 @@ class Look:
         handled: what the consumer has handled, from about the order's time on: a cross-check.
         log: behind its `stable_end` nothing is applied before a transaction ends.
         lost: the log begins behind the consumer's offset, or is another one.
+        another: it is another one than that which the consumer had read, or recorded a gap of.
         deleted_at: the times at which records were found deleted unread; None: only now.
     """
 
@@ -44,6 +45,7 @@ class Look:
     handled: Span
     log: Bounds
     lost: bool
+    another: bool = False
     deleted_at: tuple[datetime | None, ...] = ()
 
 
@@ -94,6 +96,7 @@ def look_at(
         handled=(min(max(since, log.start), edge), edge),
         log=log,
         lost=lost,
+        another=another or any(gap.of_another_log for gap in gaps),
         deleted_at=tuple(deleted),
     )
 

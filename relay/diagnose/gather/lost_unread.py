@@ -12,7 +12,13 @@ from relay.diagnose.evidence.system_state import Missing, SystemState, TopicSeen
 
 
 def unread_lost(
-    around: SystemState, topic: TopicSeen, home: int, published_at: datetime, *, lost: bool
+    around: SystemState,
+    topic: TopicSeen,
+    home: int,
+    published_at: datetime,
+    *,
+    lost: bool,
+    made_again: bool,
 ) -> Cause | None:
     """Say why records are gone from a partition of the returns topic before they were applied.
 
@@ -22,6 +28,7 @@ def unread_lost(
         home: the partition.
         published_at: what was lost before then does not matter.
         lost: the log lies beyond the consumer's position now.
+        made_again: it is another one than that which the consumer had read.
     """
     if isinstance(around.consumer, Missing):
         return None
@@ -38,6 +45,8 @@ def unread_lost(
             if any(shrink.before_end > offset for offset in handled):
                 return Cause.TOPIC_RECREATED
             return None
+    if lost and made_again:
+        return Cause.TOPIC_RECREATED
     if any(gap.reason == "out_of_range" for gap in gaps) or lost:
         return _deleted(around, topic, published_at)
     return None

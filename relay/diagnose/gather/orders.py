@@ -22,7 +22,7 @@ from relay.diagnose.gather.around import AroundRows, read_around, read_ledger_fr
 from relay.diagnose.gather.assemble import Joiner, LogFacts
 from relay.diagnose.gather.database import read_deliveries, read_rows, reread
 from relay.diagnose.gather.deleted_rows import find_deleted
-from relay.diagnose.gather.logs import LogReading, read_broker
+from relay.diagnose.gather.logs import LogReading, read_broker, without_event
 from relay.diagnose.gather.positions import Series, read_positions
 from relay.diagnose.gather.publisher import wait_until_read
 from relay.diagnose.gather.reading import database_missing, part
@@ -190,9 +190,13 @@ class Gatherer:
     async def _log_ends(
         self, connection: asyncpg.Connection, ids: Sequence[str], rows: Rows
     ) -> dict[int, int]:
-        """Return where the returns topic ended before the first of the open orders was placed."""
-        placed = first_written(open_orders(ids, rows, self.flow), rows)
-        if placed is None:
+        """Return where the returns topic ended before the first of the open orders was placed.
+
+        Of one without an event only its own clock says when, which may be any.
+        """
+        open_ids = open_orders(ids, rows, self.flow)
+        placed = first_written(open_ids, rows)
+        if placed is None or without_event(open_ids, rows):
             return {}
         return await read_log_ends(connection, self.flow.returns_topic, placed)
 

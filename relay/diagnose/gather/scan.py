@@ -61,6 +61,7 @@ class ScanResult:
         holes: partition -> offsets without a record (compaction) among what nobody vouches for.
         vouched: some records were not read because the consumer had handled them.
         lost_partitions: partitions whose log began after the consumer's offset.
+        made_again: those whose log is another one than that which the consumer had read.
         unseen: offsets whose returns nobody can look at.
     """
 
@@ -73,6 +74,7 @@ class ScanResult:
     partitions: int = 0
     newest_return_at: datetime | None = None
     lost_partitions: frozenset[int] = frozenset()
+    made_again: frozenset[int] = frozenset()
     unseen: tuple[Unseen, ...] = ()
 
     def deleted_since(self, at: datetime) -> list[int]:
@@ -116,6 +118,7 @@ async def scan_returns(
     }
     result.deleted = {one[1]: look.deleted_at for one, look in looks.items() if look.deleted_at}
     result.lost_partitions = frozenset(one[1] for one, look in looks.items() if look.lost)
+    result.made_again = frozenset(one[1] for one, look in looks.items() if look.another)
     reading = _Reading(broker, Recogniser(flow, wanted), result)
     await reading.unhandled(looks, deadline)
     skips = {one: look.skipped for one, look in looks.items()}

@@ -106,18 +106,23 @@ async def find_unledgered(
 
 def unaccounted(ids: Sequence[str], rows: Rows) -> dict[str, EventRow]:
     """Return, by event id, the events that were handed over, of which no table says where to."""
+    return {canonical_event_id(one.event_id): one for _order, one in each_unaccounted(ids, rows)}
+
+
+def each_unaccounted(ids: Sequence[str], rows: Rows) -> list[tuple[str, EventRow]]:
+    """Return the same, with their orders."""
     if isinstance(rows.events, Missing) or isinstance(rows.deliveries, Missing):
-        return {}
+        return []
     held = {} if isinstance(rows.held, Missing) else rows.held
     parked = {
         order for order, each in held.items() if any(one.held.state != "released" for one in each)
     }
-    return {
-        canonical_event_id(event.event_id): event
+    return [
+        (one, event)
         for one in ids
         for event in rows.events.get(one, [])
         if one not in parked and event.handed_over and event.outbox_id not in rows.deliveries
-    }
+    ]
 
 
 def _what(flow: Flow) -> str:

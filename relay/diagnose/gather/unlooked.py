@@ -40,16 +40,24 @@ def unlooked_returns(
         left = ", ".join(f"{topic}[{number}]" for number in sorted(scan.unread))
         parts.append(f"{left}: not read to the end")
     gone = scan.deleted_since(deliveries[0].published_at) if deliveries else []
-    parts += [f"{topic}[{number}]: records were deleted before they were read" for number in gone]
+    parts += [f"{topic}[{number}]: {_gone(number, scan)}" for number in gone]
     parts += [
         f"{topic}[{number}]: {count} offsets hold no record (compaction)"
         for number, count in sorted(scan.holes.items())
     ]
     cause = Cause.RECORDS_DELETED if gone else Cause.COMPACTED
+    if gone and scan.made_again.issuperset(gone):
+        cause = Cause.TOPIC_RECREATED
     for what, why in _unknown_of_topic(topic, around, scan, deliveries, chosen):
         cause = cause if parts else why
         parts.append(what)
     return "; ".join(parts), Cause.SCAN_INCOMPLETE if scan.unread else cause
+
+
+def _gone(number: int, scan: ScanResult) -> str:
+    if number in scan.made_again:
+        return "the topic was made again, and records went with it before they were read"
+    return "records were deleted before they were read"
 
 
 def _unknown_of_topic(

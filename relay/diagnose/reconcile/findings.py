@@ -34,7 +34,7 @@ MEANINGS: Mapping[Difference, str] = {
     Difference.ORDER_WITHOUT_EVENT: "orders that wait and have no event",
     Difference.STATUS_OVERWRITTEN: "orders whose return was applied and is not their status",
     Difference.STATUS_UNKNOWN: "orders with a status that the flow does not know",
-    Difference.ORDER_GONE: "orders that have no row, and that a return was applied to or waits for",
+    Difference.ORDER_GONE: "orders that have no row, though an event or a return names them",
     Difference.NAMES_DIFFER: "returns that were applied to one order and name another one, too",
 }
 

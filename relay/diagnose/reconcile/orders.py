@@ -1,4 +1,4 @@
-"""Hop 1: every order that waits against its event.
+"""Hop 1: every order that waits against its event, and every event that waits against its order.
 
 Invariant: reads only, a page at a time. Orders of days that were dropped, and those placed before
 events were written, are nobody's difference.
@@ -6,14 +6,18 @@ events were written, are nobody's difference.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
+from typing import Final
 
 import asyncpg
 
 from relay.diagnose.gather.cut_over import orders_watched_from, orders_without_any_event
+from relay.diagnose.gather.database import read_orders
 from relay.diagnose.reconcile.findings import Difference, Finding, Tally
 from relay.diagnose.reconcile.paging import each_row
 from relay.orders.catalog import orders_table
+from relay.orders.keys import canonical_order_id
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import Flow
 
@@ -49,6 +53,67 @@ async def reconcile_orders(
         else:
             tally.add(Finding(Difference.ORDER_WITHOUT_EVENT, order_id, columns.table, status))
     return []
+
+
+_ORDERS_AT_A_TIME: Final = 1_000
+
+
+async def reconcile_gone(
+    connection: asyncpg.Connection,
+    flow: Flow,
+    since: datetime | None,
+    until: datetime | None,
+    tally: Tally,
+    *,
+    told: Collection[str] = (),
+) -> None:
+    """List orders that have an event, no final return and no row: nobody waits for them any more.
+
+    Where a return was applied, or waits for the consumer (`told`), that is the finding.
+
+    Raises:
+        FlowTableError: the flow's settings name what the database does not have.
+    """
+    columns = flow.orders_columns
+    if columns is None:
+        return
+    query = _gone_query(await orders_table(connection, flow))
+    values = sorted(flow.deadlines), since, until, list(flow.others.groups), list(flow.others.names)
+    rows = [row async for row in each_row(connection, query, *values, flow.aggregate_type)]
+    for start in range(0, len(rows), _ORDERS_AT_A_TIME):
+        page = rows[start : start + _ORDERS_AT_A_TIME]
+        # The event's writer may spell an id otherwise than the table.
+        clean = canonical_order_id(flow)
+        named = {one: clean(one) or one for one, _event in page}
+        there = await read_orders(connection, flow, sorted(set(named.values()) - set(told)))
+        for spelling, event_id in page:
+            order = named[spelling]
+            if order not in there and order not in told:
+                detail = f"its event {event_id} waits for a return"
+                tally.add(Finding(Difference.ORDER_GONE, order, columns.table, detail))
+
+
+def _gone_query(table: OrdersTable) -> str:
+    return f"""
+        SELECT e.aggregate_id, min(e.event_id::text)
+          FROM (SELECT aggregate_id, aggregate_type, event_type, event_id, created_at
+                  FROM relay.outbox_summary
+                UNION ALL
+                SELECT aggregate_id, aggregate_type, event_type, event_id, created_at
+                  FROM relay.kept_summary) AS e
+         WHERE e.event_type = ANY ($1::text[]) AND e.aggregate_type = $6
+           AND ($2::timestamptz IS NULL OR e.created_at >= $2)
+           AND ($3::timestamptz IS NULL OR e.created_at < $3)
+           AND NOT EXISTS (SELECT FROM {table.table} o WHERE {table.id_of()} = e.aggregate_id)
+           AND NOT EXISTS (SELECT FROM relay.inbox i
+                            WHERE i.aggregate_id = e.aggregate_id
+                              AND i.outcome IN ('applied', 'observed')
+                              AND i.consumer_group <> ALL ($4::text[]))
+           AND NOT EXISTS (SELECT FROM relay.overdue v
+                            WHERE v.aggregate_id = e.aggregate_id AND v.closed_as = 'closed'
+                              AND v.flow <> ALL ($5::text[]))
+         GROUP BY 1
+    """  # noqa: S608 - identifiers from the catalog
 
 
 def _query(table: OrdersTable) -> str:

@@ -20,7 +20,7 @@ from relay.diagnose.reconcile.applied import reconcile_applied
 from relay.diagnose.reconcile.events import EventsWalk
 from relay.diagnose.reconcile.findings import Tally
 from relay.diagnose.reconcile.open_cases import OpenCases, open_cases
-from relay.diagnose.reconcile.orders import reconcile_orders
+from relay.diagnose.reconcile.orders import reconcile_gone, reconcile_orders
 from relay.diagnose.reconcile.outbox_rows import load_rows
 from relay.diagnose.reconcile.returns import (
     ReturnsWalk,
@@ -242,6 +242,9 @@ async def _returns(
     await reconcile_applied(connection, flow, within.since, within.until, reading.done.tally)
     reading.done.unlooked += await reconcile_orders(
         connection, flow, within.since, within.until, reading.done.tally
+    )
+    await reconcile_gone(
+        connection, flow, within.since, within.until, reading.done.tally, told=walk.gone
     )
 
 

@@ -7,7 +7,7 @@ or quarantine or the pending table hold its position. What the consumer has not 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import asyncpg
@@ -55,12 +55,17 @@ SELECT from_offset, to_offset, reason FROM relay.offset_gap
 
 @dataclass(slots=True)
 class ReturnsWalk:
-    """Compares records of the returns topic with the tables of hop 5."""
+    """Compares records of the returns topic with the tables of hop 5.
+
+    Attributes:
+        gone: orders without a row, for which a return waits.
+    """
 
     connection: asyncpg.Connection
     flow: Flow
     tally: Tally
     next_offsets: Mapping[Partition, int]
+    gone: set[str] = field(default_factory=set)
 
     async def compare(self, place: Partition, records: Sequence[Any]) -> None:
         """Count or list each record."""
@@ -103,6 +108,7 @@ class ReturnsWalk:
         )
         for one in returns:
             if one.order_id not in orders:
+                self.gone.add(one.order_id)
                 where = f"{place[0]}[{place[1]}]@{one.record.offset}"
                 detail = f"{one.status} waits for the consumer"
                 self.tally.add(Finding(Difference.ORDER_GONE, one.order_id, where, detail))

@@ -1,6 +1,6 @@
 """Nobody is accused where something was not looked at that might have cleared him."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -31,7 +31,10 @@ from relay.diagnose.evidence.system_state import (
 from relay.diagnose.gather.assemble import Joiner, LogFacts
 from relay.diagnose.gather.cut_over import clock_behind
 from relay.diagnose.gather.deleted_rows import _without_ledger
+from relay.diagnose.gather.logs import _answerable
+from relay.diagnose.gather.lost_unread import unread_lost
 from relay.diagnose.gather.readback import ReadBacks
+from relay.diagnose.gather.recognise import WantedReturns
 from relay.diagnose.gather.scan import ScanResult
 from relay.diagnose.gather.succession import _of_others
 from relay.diagnose.gather.unlooked import unlooked_returns
@@ -154,10 +157,51 @@ def test_the_records_around_one_are_unknown_where_it_was_not_read_itself() -> No
     assert joined(log=LogFacts(readbacks=read, answered=UNREAD)).neighbours is UNREAD
 
 
-def unlooked(returns: TopicSeen, consumer: ConsumerSeen) -> tuple[str, Cause]:
+def unlooked(
+    returns: TopicSeen, consumer: ConsumerSeen, scan: ScanResult | None = None
+) -> tuple[str, Cause]:
     state = replace(AROUND, topics={RETURNS: returns}, consumer=consumer)
     flow = Flow(returns_topic=RETURNS)
-    return unlooked_returns(flow, state, ScanResult(), [SENT], EVENT)
+    return unlooked_returns(flow, state, scan or ScanResult(), [SENT], EVENT)
+
+
+@pytest.mark.parametrize(
+    ("made_again", "cause"),
+    [({0, 1}, Cause.TOPIC_RECREATED), ({0}, Cause.RECORDS_DELETED), ((), Cause.RECORDS_DELETED)],
+)
+def test_what_went_with_a_topic_that_was_made_again_was_deleted_by_nobody_else(
+    made_again: Iterable[int], cause: Cause
+) -> None:
+    scan = ScanResult(deleted={0: (None,), 1: (None,)}, made_again=frozenset(made_again))
+    said, why = unlooked(RETURNS_SEEN, ConsumerSeen(), scan)
+    assert why is cause
+    assert said.count("the topic was made again") == len(set(made_again))
+
+
+def ids_of(wanted: WantedReturns | None) -> frozenset[str]:
+    return frozenset() if wanted is None else wanted.orders
+
+
+def test_returns_are_looked_for_wherever_one_may_have_been_sent() -> None:
+    """Also where the event's row is gone, or the proof that it was sent."""
+    known = Rows({"o": OrderSeen("submitted", False, PUBLISHED)}, {}, {}, {}, {})
+    assert ids_of(_answerable([], ["o"], known)) == {"o"}
+    waits = replace(known, events={"o": [replace(EVENT, handed_over=False)]})
+    assert _answerable([], ["o"], waits) is None
+    forgotten = replace(known, events={"o": [replace(EVENT, handed_over=True)]})
+    found = _answerable([], ["o"], forgotten)
+    assert found is not None
+    assert (ids_of(found), found.by_event) == ({"o"}, {EVENT.event_id: "o"})
+    assert _answerable([], ["o"], replace(known, orders={})) is None
+    assert _answerable([], ["o"], replace(known, events=UNREAD)) is None
+
+
+@pytest.mark.parametrize(
+    ("made_again", "cause"), [(True, Cause.TOPIC_RECREATED), (False, Cause.RECORDS_DELETED)]
+)
+def test_a_log_that_is_another_one_was_made_again(made_again: bool, cause: Cause) -> None:
+    said = unread_lost(AROUND, RETURNS_SEEN, 0, PUBLISHED, lost=True, made_again=made_again)
+    assert said is cause
 
 
 def test_a_topic_of_which_nobody_may_see_how_it_is_set_may_be_compacted() -> None:

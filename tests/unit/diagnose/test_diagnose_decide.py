@@ -429,6 +429,10 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
         LOST,
         scan=Scan(False, 10, 6, 6, unlooked="gone", unlooked_cause=Cause.RECORDS_DELETED),
     ),
+    (Verdict.UNKNOWN, Cause.TOPIC_RECREATED): replace(
+        LOST,
+        scan=Scan(False, 10, 6, 6, unlooked="gone", unlooked_cause=Cause.TOPIC_RECREATED),
+    ),
     (Verdict.UNKNOWN, Cause.COMPACTED): replace(
         LOST, scan=Scan(False, 10, 6, 6, unlooked="holes", unlooked_cause=Cause.COMPACTED)
     ),
