@@ -1,8 +1,8 @@
 """What is true of an order, and the journal of a night: the stage writes it, the judge reads it."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 Said = tuple[str, str | None]
@@ -71,6 +71,18 @@ class Journal:
     def say(self, orders: Iterable[str], truth: Truth) -> None:
         """Write down what is true of orders."""
         self.truth |= dict.fromkeys(orders, truth)
+
+    def blur(self, befell: Collection[str], *said: Said, but: Collection[str] = ()) -> None:
+        """Write down that what would tell of earlier orders is gone: this, too, is right of them.
+
+        Args:
+            befell: names of causes.
+            said: verdicts with causes.
+            but: orders that are not meant.
+        """
+        for order, truth in self.truth.items():
+            if truth.cause in befell and order not in but:
+                self.truth[order] = replace(truth, said=truth.said + said)
 
     def befell(self, orders: Sequence[str]) -> set[Truth]:
         """Return what is true of some orders."""

@@ -8,6 +8,7 @@ from random import Random
 from relay.runtime.liveness import GONE_SECONDS
 from tests.nights.cast import Cast
 from tests.nights.causes.cause import Cause
+from tests.nights.causes.single import EVENT_DELETED, PROOF_DELETED
 from tests.nights.stage import WAIT_SECONDS, Stage
 from tests.nights.truth import Truth, lost, returned
 
@@ -67,6 +68,13 @@ _STILL = {
         "frozen": ("consumer_paused", "consumer_lagging", "consumer_stuck"),
     },
 }
+# Returns that nobody had read are gone: they may have been those of orders that still waited.
+_RETURNS_GONE = {
+    ("consumer", "records deleted"): "records_deleted",
+    ("consumer", "topic made again"): "topic_recreated",
+}
+_WAIT_FOR_A_RETURN = ("processor loses", "only begun", "group reset to the end",
+                      "processor died after its commit", EVENT_DELETED, PROOF_DELETED)  # fmt: skip
 _MOVED = "UPDATE relay.checkpoint SET prev = pg_current_snapshot(), cur = NULL, last_id = NULL"
 
 
@@ -114,11 +122,26 @@ class Outage(Cause):
         await stage.place(self.orders, truth=self._truth(stage.cast))
         await self._reached(stage)
         await _DOING[self.process, self.meanwhile](stage, self.orders)
+        self._blur(stage)
         if self.back:
             await stage.bring_back(self.process, self.how)
             if self.process == "processor" and self.how == "frozen":
                 await self._thawed(stage)
             await self._over(stage)
+
+    def _blur(self, stage: Stage) -> None:
+        """What is gone with a log may have told of orders that were lost before."""
+        gone = _RETURNS_GONE.get((self.process, self.meanwhile))
+        if gone is not None:
+            said = ("no_return", gone), ("unknown", gone)
+            stage.journal.blur(_WAIT_FOR_A_RETURN, *said, but=self.orders)
+        if self.process == "processor" and self.meanwhile in (
+            "topic made again",
+            "records deleted",
+        ):
+            # Neither the ledger nor the log says any more that these were sent.
+            stage.journal.blur([PROOF_DELETED], ("unknown", "past_retention"))
+            stage.journal.blur([EVENT_DELETED], ("no_outbox_row", "event_deleted"))
 
     async def _reached(self, stage: Stage) -> None:
         """Wait until the orders have come as far as where the process is away."""
@@ -156,9 +179,10 @@ class Outage(Cause):
 
     def _truth(self, cast: Cast) -> Truth:
         known = _MEANWHILE[self.process][self.meanwhile]
-        if known is not None and self.process == "consumer" and self.meanwhile == "records deleted":
+        if known is not None and (self.process, self.meanwhile) in _RETURNS_GONE:
             # With several partitions nobody can tell that its return was among those deleted.
-            also = (("unknown", "records_deleted"),) if cast.returns_partitions > 1 else ()
+            cause = _RETURNS_GONE[self.process, self.meanwhile]
+            also = (("unknown", cause),) if cast.returns_partitions > 1 else ()
             known = replace(known, said=known.said + also)
         if known is not None:
             return replace(known, before=self._away(cast).said)

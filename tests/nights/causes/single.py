@@ -141,6 +141,9 @@ _BY_HAND: dict[str, Truth] = {
     "both deleted": lost("both deleted", "place", "no_such_order", "rows_lost"),
     "ledger deleted": returned("proof of publication deleted"),
 }
+EVENT_DELETED = "processor loses, event deleted"
+PROOF_DELETED = "processor loses, proof of publication deleted"
+_LOST_AND_DELETED = {"event deleted": EVENT_DELETED, "ledger deleted": PROOF_DELETED}
 _STATEMENTS: dict[str, tuple[str, ...]] = {
     "status reset": ("UPDATE orders SET status = 'submitted' WHERE order_id = ANY ($1::uuid[])",),
     "status set": ("UPDATE orders SET status = 'rejected' WHERE order_id = ANY ($1::uuid[])",),
@@ -192,8 +195,8 @@ class ByHand(Cause):
             stage.journal.note("by hand", statement=statement, orders=orders)
 
     def _truth(self) -> Truth:
-        if self.what in ("event deleted", "ledger deleted") and not self.answered:
-            return BUGS["lose"]
+        if self.what in _LOST_AND_DELETED and not self.answered:
+            return replace(BUGS["lose"], cause=_LOST_AND_DELETED[self.what])
         if self.what == "status set" and not self.answered:
             return returned("status set by hand, lost before")
         truth = _BY_HAND[self.what]
