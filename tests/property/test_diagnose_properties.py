@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from relay.diagnose.causes import MEANINGS, Cause
 from relay.diagnose.decide.decision import decide
+from relay.diagnose.decide.proofs import PROOFS
 from relay.diagnose.evidence.order import (
     ClosedByHand,
     Crossing,
@@ -25,6 +26,7 @@ from relay.diagnose.evidence.order import (
     Scan,
     Waiting,
 )
+from relay.diagnose.evidence.publisher import ConnectorSeen, PublisherSeen, SlotSeen, TaskSeen
 from relay.diagnose.evidence.system_state import (
     AnsweredPast,
     CheckpointSeen,
@@ -126,6 +128,29 @@ consumers = st.builds(
     offsets=st.dictionaries(partitions, st.builds(ConsumerOffset, offsets, times)),
     gaps=some(st.builds(Gap, partitions, offsets, offsets, words, times)),
 )
+publishers = st.builds(
+    PublisherSeen,
+    slot=maybe(
+        st.builds(
+            SlotSeen, st.just("s"), st.booleans(), st.booleans(), maybe(st.just("wal_removed"))
+        )
+    ),
+    connector=maybe(
+        or_missing(
+            st.builds(
+                ConnectorSeen,
+                st.just("c"),
+                st.sampled_from(["RUNNING", "FAILED", "PAUSED", "STOPPED", "ABSENT"]),
+                some(
+                    st.builds(TaskSeen, st.integers(0, 1), st.sampled_from(["RUNNING", "FAILED"]))
+                ),
+            )
+        )
+    ),
+    witnesses=or_missing(processes),
+    unread=or_missing(st.dictionaries(st.tuples(st.just(EVENTS), partitions), offsets)),
+    last_record_at=maybe(times),
+)
 surroundings = st.builds(
     SystemState,
     now_at=st.just(NOW),
@@ -153,6 +178,7 @@ surroundings = st.builds(
     ),
     disabled_triggers=or_missing(st.sampled_from([(), ("t",)])),
     lone_readers=or_missing(st.sampled_from([frozenset(), frozenset({GROUP})])),
+    publisher=maybe(or_missing(publishers)),
 )
 returns = some(
     st.builds(
@@ -207,6 +233,7 @@ evidence = st.builds(
     ),
     event=maybe(or_missing(events)),
     handed_over=or_missing(st.booleans()),
+    passed=st.booleans(),
     deliveries=or_missing(deliveries),
     readback=maybe(or_missing(st.builds(ReadBack, st.sampled_from(Found)))),
     held=or_missing(
@@ -284,6 +311,14 @@ def test_with_a_return_in_hand_no_hop_before_confirm_is_blamed(
     assert finding.verdict not in BEFORE_RETURN
     if finding.hop is Hop.PLACE:
         assert finding.cause is Cause.ORDER_DELETED or case.order is None
+
+
+@many
+@given(evidence)
+def test_every_accusation_has_its_proof_in_the_evidence(case: Evidence) -> None:
+    finding = decide(case)
+    proof = PROOFS.get((finding.verdict, finding.cause))
+    assert proof is None or not proof.flaws(case)
 
 
 @many

@@ -17,7 +17,7 @@ CONSUMER = "confirm"
 # The consumer commits its offset with every batch, and waits for a batch less than a second.
 OFFSET_STILL_SECONDS = 10.0
 
-_REFUSED = {
+REFUSED_FOR = {
     "malformed": Cause.RETURN_MALFORMED,
     "unknown_order": Cause.RETURN_UNKNOWN_ORDER,
     "unknown_status": Cause.RETURN_UNKNOWN_STATUS,
@@ -36,13 +36,20 @@ def decide_unconfirmed(evidence: Evidence, returns: tuple[ReturnSeen, ...]) -> F
         return unknown(consumer, Hop.CONFIRM)
     coming = [one for one in returns if _still_coming(one, consumer)]
     if coming:
-        return Finding(Verdict.NOT_CONFIRMED, _consumer_cause(evidence, consumer, coming[0]))
+        return _unapplied(evidence, consumer, coming[0])
     if any(one.place is Place.PENDING for one in returns):
         return Finding(Verdict.NOT_CONFIRMED, _pending_cause(evidence))
     refused = [one for one in returns if one.place is Place.QUARANTINE and one.state != "released"]
     if refused:
         return Finding(Verdict.RETURN_QUARANTINED, _refused_cause(evidence, refused[-1]))
     return Finding(Verdict.RETURN_SKIPPED, _skipped_cause(evidence, returns, consumer))
+
+
+def _unapplied(evidence: Evidence, consumer: ConsumerSeen, coming: ReturnSeen) -> Finding:
+    cause, consumers = _consumer_cause(evidence, consumer, coming), evidence.around.consumers
+    if cause is Cause.CONSUMER_STUCK and isinstance(consumers, Missing):
+        return unknown(consumers, Hop.CONFIRM)  # it may be that none runs
+    return Finding(Verdict.NOT_CONFIRMED, cause)
 
 
 def _still_coming(seen: ReturnSeen, consumer: ConsumerSeen) -> bool:
@@ -54,8 +61,8 @@ def _still_coming(seen: ReturnSeen, consumer: ConsumerSeen) -> bool:
 
 def _consumer_cause(evidence: Evidence, consumer: ConsumerSeen, coming: ReturnSeen) -> Cause:
     around = evidence.around
-    moves = _moves(evidence, consumer, coming.partition)
-    going = Cause.CONSUMER_LAGGING if moves else Cause.CONSUMER_STUCK
+    moving = moves(evidence, consumer, coming.partition)
+    going = Cause.CONSUMER_LAGGING if moving else Cause.CONSUMER_STUCK
     if coming.behind_transaction:
         going = Cause.TRANSACTION_OPEN
     if isinstance(around.consumers, Missing):
@@ -86,7 +93,8 @@ def _trouble(evidence: Evidence) -> Cause | None:
     return outage if outage in fits else None
 
 
-def _moves(evidence: Evidence, consumer: ConsumerSeen, partition: int) -> bool:
+def moves(evidence: Evidence, consumer: ConsumerSeen, partition: int) -> bool:
+    """Tell whether the consumer's offset moves, or it came just now."""
     now_at = evidence.around.now_at
     position = consumer.offsets.get(partition)
     moved_at = position.updated_at if position is not None else None
@@ -112,7 +120,7 @@ def _refused_cause(evidence: Evidence, refused: ReturnSeen) -> Cause:
         return Cause.RETURN_DISCARDED
     if refused.state == "release_requested":
         return Cause.RELEASE_PENDING
-    cause = _REFUSED.get(refused.reason or "", Cause.APPLY_FAILED)
+    cause = REFUSED_FOR.get(refused.reason or "", Cause.APPLY_FAILED)
     order_is_there = evidence.order is not None and not isinstance(evidence.order, Missing)
     names_it = refused.names_order == evidence.order_id
     if cause is Cause.RETURN_UNKNOWN_ORDER and order_is_there and names_it:

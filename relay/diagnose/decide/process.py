@@ -29,7 +29,7 @@ FETCH_SECONDS = 10.0
 UNCHANGED_SECONDS = 60.0
 
 # In the classic protocol's words, and in those of KIP-848.
-_REBALANCING = frozenset({"PreparingRebalance", "CompletingRebalance", "Assigning", "Reconciling"})
+REBALANCING = frozenset({"PreparingRebalance", "CompletingRebalance", "Assigning", "Reconciling"})
 
 
 class Passed(Enum):
@@ -307,7 +307,7 @@ def _staffed_cause(evidence: Evidence, delivery: Delivery, staffed: Iterable[Gro
         return Cause.PROCESSOR_LAGGING
     if group.subscribed is not None and delivery.topic not in group.subscribed:
         return Cause.TOPIC_NOT_CONSUMED
-    if group.state in _REBALANCING:
+    if group.state in REBALANCING:
         return Cause.PROCESSOR_REBALANCING
     if group.assigned is not None and where not in group.assigned:
         return Cause.PARTITION_UNASSIGNED

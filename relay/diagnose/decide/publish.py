@@ -65,7 +65,17 @@ def _not_handed_over(evidence: Evidence, event: EventSeen) -> Finding:
         return unknown(publisher, Hop.PUBLISH)
     if publisher is not None:
         return decide_external(evidence, event, publisher)
-    return Finding(Verdict.NOT_PUBLISHED, _relay_cause(evidence, event))
+    cause = _relay_cause(evidence, event)
+    unread = _unread_of_relay(evidence.around) if cause is Cause.RELAY_STUCK else None
+    if unread is not None:
+        return unknown(unread, Hop.PUBLISH)
+    return Finding(Verdict.NOT_PUBLISHED, cause)
+
+
+def _unread_of_relay(around: SystemState) -> Missing | None:
+    """Return what nobody could read of that which shows that a relay runs and stands still."""
+    parts = around.relays, around.checkpoint
+    return next((one for one in parts if isinstance(one, Missing)), None)
 
 
 def _holding(held: tuple[HeldEvent, ...]) -> HeldEvent | None:
@@ -134,14 +144,14 @@ def _living_relay_cause(evidence: Evidence, event: EventSeen) -> Cause:
         outage = open_outage(around.outages, RELAY)
         if outage is not None:
             return outage
-    if _lease_is_stuck(around):
+    if lease_is_stuck(around):
         return Cause.LEASE_STUCK
     grace = timedelta(seconds=CHECKPOINT_STILL_SECONDS)
-    young = around.now_at - event.created_at < grace or _just_started(around, grace)
+    young = around.now_at - event.created_at < grace or just_started(around, grace)
     return Cause.RELAY_BEHIND if young or _checkpoint_moves(evidence) else Cause.RELAY_STUCK
 
 
-def _just_started(around: SystemState, grace: timedelta) -> bool:
+def just_started(around: SystemState, grace: timedelta) -> bool:
     """Tell whether a relay came up a moment ago: it may not have had its first page yet."""
     assert not isinstance(around.relays, Missing)
     living = [one for one in around.relays if alive(one, around.now_at)]
@@ -156,7 +166,7 @@ def _topic_absent(evidence: Evidence, topic: str | None) -> bool:
     return seen is not None and not seen.exists
 
 
-def _lease_is_stuck(around: SystemState) -> bool:
+def lease_is_stuck(around: SystemState) -> bool:
     """Tell whether nobody has the lease though a relay stands by for it.
 
     A relay that was killed a moment ago has a fresh heartbeat and a lapsed lease, and stands by for

@@ -18,6 +18,7 @@ from relay.diagnose.evidence.order import (
     Delivery,
     EventSeen,
     Evidence,
+    Found,
     HeldEvent,
     Moment,
     Neighbours,
@@ -289,7 +290,10 @@ class Joiner:
         where = Partition(newest.topic, newest.partition)
         answered: list[int] = []
         unanswered = [newest.offset]
-        for offset, key in self.log.readbacks.around(where, newest.offset):
+        # Where another record has its place, those around are of another log, too.
+        another = read is not None and read.found in (Found.OTHER, Found.GONE_AFTER)
+        around = [] if another else self.log.readbacks.around(where, newest.offset)
+        for offset, key in around:
             other = key.decode("utf-8", "replace")
             if other != order_id:
                 (answered if other in known else unanswered).append(offset)

@@ -73,6 +73,12 @@ _RETURNS_GONE = {
     ("consumer", "records deleted"): "records_deleted",
     ("consumer", "topic made again"): "topic_recreated",
 }
+# Until its last heartbeat is old enough it may be alive.
+_MERELY_BEHIND = {
+    "relay": ("publish", "not_published", "relay_behind"),
+    "consumer": ("confirm", "not_confirmed", "consumer_lagging"),
+}
+_PASSED_OVER = (("no_return", "return_never_sent"), ("no_return", "returns_stopped"))
 _WAIT_FOR_A_RETURN = ("processor loses", "only begun", "group reset to the end",
                       "processor died after its commit", EVENT_DELETED, PROOF_DELETED)  # fmt: skip
 _MOVED = "UPDATE relay.checkpoint SET prev = pg_current_snapshot(), cur = NULL, last_id = NULL"
@@ -184,18 +190,22 @@ class Outage(Cause):
             cause = _RETURNS_GONE[self.process, self.meanwhile]
             also = (("unknown", cause),) if cast.returns_partitions > 1 else ()
             known = replace(known, said=known.said + also)
+        if known is not None and self.meanwhile == "group reset" and cast.processor == "assign":
+            # Without members nothing tells a reset from a reader that goes past without an answer.
+            known = replace(known, said=known.said + _PASSED_OVER)
         if known is not None:
-            return replace(known, before=self._away(cast).said)
+            away = self._away(cast)
+            return replace(known, before=away.said + away.before)
         if self.back:
             return returned(f"{self.process} {self.how}, {self.meanwhile}, back")
         return self._away(cast)
 
     def _away(self, cast: Cast) -> Truth:
         name = f"{self.process} {self.how}"
-        if self.process == "relay":
-            return lost(name, "publish", "not_published", *_STILL["relay"][self.how])
-        if self.process == "consumer":
-            return lost(name, "confirm", "not_confirmed", *_STILL["consumer"][self.how])
+        if self.process in _MERELY_BEHIND:
+            hop, verdict, behind = _MERELY_BEHIND[self.process]
+            away = lost(name, hop, verdict, *_STILL[self.process][self.how])
+            return replace(away, before=((verdict, behind),))
         causes = ["processor_down"]
         if self.how == "frozen" or cast.processor in ("assign", "kip848"):
             # Nobody sees yet whether it works: it is in no group, or its session has not lapsed.

@@ -1,6 +1,6 @@
 """The database says no, or does another thing than it is told: grants, locks, triggers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from tests.nights.cast import Cast
@@ -32,8 +32,10 @@ _STANDING: dict[str, Truth] = {
     "consumer may not update": lost(
         "consumer may not update", "confirm", "not_confirmed", "permission_denied"
     ),
-    "relay may not read": lost(
-        "relay may not read", "publish", "not_published", "permission_denied"
+    # Before it has said so it is merely behind.
+    "relay may not read": replace(
+        lost("relay may not read", "publish", "not_published", "permission_denied"),
+        before=(("not_published", "relay_behind"),),
     ),
 }
 _REVOKED = {
