@@ -25,7 +25,7 @@ def test_a_page_has_all_that_an_operator_asks(verdict: Verdict) -> None:
 
 def test_there_is_no_page_too_many() -> None:
     pages = {path.stem for path in (ROOT / "docs" / "verdicts").glob("*.md")}
-    assert pages == {"README", *(verdict.value for verdict in Verdict)}
+    assert pages == {"README", "proofs", *(verdict.value for verdict in Verdict)}
     index = (ROOT / "docs/verdicts/README.md").read_text("utf-8")
     assert all(f"[{verdict.value}]({verdict.value}.md)" in index for verdict in Verdict)
 

@@ -47,7 +47,7 @@ def _newest(evidence: Evidence) -> Delivery:
 
 
 def _where(evidence: Evidence) -> Partition:
-    return _newest(evidence).topic, _newest(evidence).partition
+    return Partition(_newest(evidence).topic, _newest(evidence).partition)
 
 
 def _groups(evidence: Evidence) -> list[GroupSeen]:
@@ -152,7 +152,7 @@ PROCESS: dict[tuple[Verdict, Cause], Proof] = {
             lambda g, w: w in g.before_transaction)),
         never=(_ANSWERED_PAST,),
     ),
-    (Verdict.NOT_PROCESSED, Cause.TOPIC_MISSING): _process(_STAFFED, _NO_TOPIC),
+    (Verdict.NOT_PROCESSED, Cause.TOPIC_MISSING): _process(_NO_TOPIC, never=(_MOVED,)),
     (Verdict.NOT_PROCESSED, Cause.GROUP_REPLACED): _process(_ANSWERED_PAST, Fact(
         "another group reads the topic", lambda e: len(_readers(e)) > len(_groups(e)))),
     (Verdict.NOT_PROCESSED, Cause.BROKER_UNREACHABLE): Proof(
