@@ -45,6 +45,7 @@ class Page:
         self.nothing = [None] * count
         self.event_ids = [uuid4().bytes for _ in range(count)]
         self.order_ids = [str(uuid4()).encode() for _ in range(count)]
+        self.message_ids = [str(uuid4()).encode() for _ in range(count)]
         self.waited = [0.001 * place for place in range(count)]
 
     def identities(self, identities: Identities) -> list[bytes | None]:
@@ -60,6 +61,8 @@ class Page:
             partition=7,
             offsets=range(1_000_000, 1_000_000 + self.count),
             waited_seconds=self.waited,
+            message_ids=self.message_ids,
+            batch_size=self.count,
         )
 
 
@@ -93,8 +96,8 @@ def encoding(tracing: Tracing) -> None:
 
 
 def send_encoder(tracing: Tracing) -> SpanEncoder:
-    attributes = names.send_attributes(TOPIC, client_id="relay-1")
-    return tracing.encoder(names.send_span(TOPIC), SpanKind.CLIENT, attributes)
+    attributes = names.send_attributes(TOPIC, client_id="relay-1", server="broker:9092")
+    return tracing.encoder(names.send_span(TOPIC), SpanKind.CLIENT, attributes, linked=True)
 
 
 def paced(rate: int, size: int, work: Callable[[], object]) -> tuple[int, float]:

@@ -4,21 +4,21 @@ Invariant: what `SpanEncoder.encode` returns is an ExportTraceServiceRequest tha
 parser reads back field by field; requests may be joined end to end, and the result is one request
 with all their spans. Nothing here raises for what an event holds: text is cut and mended.
 
-A span costs 0.41 us here and 60-70 us in the SDK, because whatever a batch has in common is
-encoded once and the columns of a batch meet in one `bytes.join` (benchmarks/tracing).
+A span costs 0.7 us here and 60-70 us in the SDK, because whatever a batch has in common is
+encoded once, and what an event says for itself is one `bytes.join` (benchmarks/tracing).
 
 Source: opentelemetry-proto, opentelemetry/proto/trace/v1/trace.proto.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain, compress, groupby, islice, repeat
-from operator import add, and_, rshift
-from struct import Struct, iter_unpack, pack
-from typing import Final, NamedTuple, Self
+from itertools import chain, compress, islice, repeat
+from operator import and_, rshift
+from struct import Struct
+from typing import Final, NamedTuple
 
 from relay.telemetry import names
 from relay.telemetry.names import SpanKind
@@ -38,26 +38,21 @@ from relay.telemetry.protobuf import (
 # Span.flags: sampled, and the parent is known to be in another process (trace.proto, SpanFlags).
 _FLAGS: Final = b"\x85\x01" + Struct("<I").pack(0x301)
 _END: Final = Struct("<cQ")
+_START: Final = Struct("<cq")
 
 _TRACE_ID_TAG: Final = b"\x0a\x10"
 # Two-byte lengths keep the head of `order.id` at one size; they reach this far.
 _TWO_BYTE_LIMIT: Final = 16_000
-_ORDER_HEAD_BYTES: Final = 3 + (2 + len(names.ORDER_ID)) + 3 + 3
 
 _WAITED_HEAD: Final = attribute(names.OUTBOX_WAITED_SECONDS, 0.0)[:-8]
-_UUID_BYTES: Final = 36
-_MESSAGE_ID_HEAD: Final = attribute(names.MESSAGE_ID, "-" * _UUID_BYTES)[:-_UUID_BYTES]
+_WAITED: Final = Struct(f"<{len(_WAITED_HEAD)}sd")
+_MESSAGE_ID_HEAD: Final = attribute(names.MESSAGE_ID, "-" * 36)[:-36]
 
-# An identity (identities.py) without a parent, and with one and no tracestate.
-_ROOT_BYTES: Final = 26
-_CHILD_BYTES: Final = 36
-_PARENT_TAG: Final = b"\x22\x08"
+# Where an identity (identities.py) has a parent, this stands behind its trace id.
+_PARENT_TAG: Final = 0x22
 _SPAN_ID_TAG: Final = b"\x12\x08"
-_LINK: Final = link_to_parent(bytes(16), bytes(8)).removesuffix(LINK_TO_PARENT_TAIL)
-_LINK_BYTES: Final = len(_LINK)
-_LINK_TRACE_ID: Final = 4
-_LINK_SPAN_ID: Final = 22
-_SMALL_BATCH: Final = 12
+_LINK_HEAD: Final = link_to_parent(bytes(16), bytes(8))[:4]
+_join: Final = b"".join
 
 # An offset is a varint; the low 14 bits are its first two bytes, and a batch shares the others.
 _LOW_BITS: Final = 14
@@ -65,8 +60,9 @@ _LOW_MASK: Final = (1 << _LOW_BITS) - 1
 _LOW: Final = [bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(_LOW_MASK + 1)]
 
 
-# A request stays well under the 4 MiB that gRPC servers take by default.
-_REQUEST_BYTES: Final = 2 * 1024 * 1024
+# Far below the 4 MiB that gRPC servers take by default: larger ones get pages of their own from the
+# operating system each time, which costs more than the encoding.
+_REQUEST_BYTES: Final = 120 * 1024
 
 
 class SpanBatch(NamedTuple):
@@ -79,27 +75,6 @@ class SpanBatch(NamedTuple):
     def size_bytes(self) -> int:
         """How much memory it holds, about."""
         return len(self.request)
-
-
-# A piece that differs from span to span: its values, and their size where that is the same for all.
-_Piece = tuple[Iterable[bytes], int]
-
-
-class _Columns(NamedTuple):
-    """A batch's columns, parallel; the optional ones are None for all events or for none."""
-
-    identities: Sequence[bytes | None]
-    order_ids: Sequence[bytes]
-    offsets: Sequence[int] | None
-    waited_seconds: Sequence[float] | None
-    fields: Sequence[bytes] | None
-    message_ids: Sequence[bytes] | None
-    starts_ns: Sequence[int] | None
-
-    def where(self, chosen: Sequence[object]) -> Self:
-        """Keep the events whose value in `chosen` is true."""
-        kept = (None if one is None else list(compress(one, chosen)) for one in self)
-        return type(self)(*kept)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -118,10 +93,10 @@ class Origin:
         scope = delimited(b"\x0a", text(self.scope)) + delimited(b"\x12", text(self.version))
         self._scope = delimited(b"\x0a", scope) + delimited(b"\x1a", names.SCHEMA_URL.encode())
 
-    def wrap(self, spans: bytes) -> bytes:
+    def wrap(self, spans: Iterable[bytes], size: int) -> bytes:
         """Build an ExportTraceServiceRequest around encoded spans (each with its own tag)."""
-        head = self._resource + b"\x12" + varint(len(self._scope) + len(spans)) + self._scope
-        return b"".join((b"\x0a", varint(len(head) + len(spans)), head, spans))
+        head = self._resource + b"\x12" + varint(len(self._scope) + size) + self._scope
+        return b"".join(chain((b"\x0a", varint(len(head) + size), head), spans))
 
 
 @dataclass(slots=True)
@@ -187,57 +162,146 @@ class SpanEncoder:
             ValueError: the columns differ in length.
         """
         starts_ns = None if isinstance(started_ns, int) else started_ns
-        columns = _Columns(
-            identities, order_ids, offsets, waited_seconds, fields, message_ids, starts_ns
+        parts = event_parts(
+            identities,
+            order_ids,
+            said_of(starts_ns, waited_seconds, message_ids, fields),
+            limit=self.limit,
+            linked=self.linked,
         )
-        if {len(one) for one in columns if one is not None} != {len(identities)}:
-            raise ValueError("the columns of a batch of spans must have one length")
-        if None in identities:
-            columns = columns.where(identities)
-        if not columns.identities:
+        return self.frame(
+            parts,
+            started_ns=started_ns if isinstance(started_ns, int) else None,
+            ended_ns=ended_ns,
+            partition=partition,
+            offsets=offsets,
+            batch_size=batch_size,
+        )
+
+    def frame(
+        self,
+        parts: Sequence[bytes | None],
+        *,
+        ended_ns: int,
+        started_ns: int | None = None,
+        partition: int | None = None,
+        offsets: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> list[SpanBatch]:
+        """Encode a batch whose events' own parts are known, as `encode` does.
+
+        Args:
+            parts: from `event_parts`; None: no span.
+            ended_ns: Unix time in nanoseconds when the batch was done.
+            started_ns: the same when it was begun; None: the parts say so.
+            partition: of the topic in `attributes`.
+            offsets: a `range` is fastest; -1 where the broker did not say.
+            batch_size: records that went, or came, together with each of these.
+        """
+        if offsets is not None and len(offsets) != len(parts):
+            raise ValueError("a batch of spans and its offsets must have one length")
+        if None in parts:
+            offsets = None if offsets is None else list(compress(offsets, parts))
+            parts = [part for part in parts if part]
+        if not parts:
             return []
         times = _END.pack(b"\x41", ended_ns)
-        if isinstance(started_ns, int):
+        if started_ns is not None:
             times += _END.pack(b"\x39", started_ns)
         constant = self._constant + times + _partition(partition, batch_size)
         return [
-            SpanBatch(self.origin.wrap(spans), count)
-            for high, run in _runs(columns)
-            for spans, count in self._encode_run(high, run, constant)
+            SpanBatch(self.origin.wrap(spans, size), count)
+            for high, run, places in _runs(parts, offsets)  # type: ignore[arg-type]
+            for spans, size, count in _framed(constant, high, run, places)
         ]
 
-    def _encode_run(self, high: int, run: _Columns, constant: bytes) -> Iterator[tuple[bytes, int]]:
-        """Encode spans whose offsets share all but their low bits: a span is a row of pieces."""
-        order_ids = _text_column(run.order_ids, min(self.limit, _TWO_BYTE_LIMIT))
-        order_sizes = list(map(len, order_ids))
-        sizes = map(add, map(len, run.identities), order_sizes)  # type: ignore[arg-type]
-        links: Sequence[bytes | _Piece] = ()
-        if self.linked:
-            links, run = _link_pieces(run)
-        if run.fields is not None:
-            sizes = map(add, sizes, map(len, run.fields))
-        varying = list(sizes)
-        pieces = _merged(
-            [
-                (run.identities, 0),  # type: ignore[list-item]
-                constant,
-                *_offset_pieces(high, run.offsets),
-                *_waited_pieces(run.waited_seconds),
-                *_start_pieces(run.starts_ns),
-                *_message_id_pieces(run.message_ids),
-                *links,
-                (_by_size(order_sizes, _order_head), _ORDER_HEAD_BYTES),
-                (order_ids, 0),
-                *([] if run.fields is None else [(run.fields, 0)]),
-            ]
+
+def event_parts(
+    identities: Sequence[bytes | None],
+    order_ids: Sequence[bytes],
+    said: Sequence[bytes] | None = None,
+    *,
+    limit: int = DEFAULT_VALUE_LENGTH_LIMIT,
+    linked: bool = False,
+) -> list[bytes | None]:
+    """Encode what spans say of each event for itself; the rest of them, a batch shares.
+
+    Args:
+        identities: from `Identities`; an event with None has no part.
+        order_ids: UTF-8.
+        said: further fields of each (`said_of`).
+        limit: bytes of an order id that are kept.
+        linked: each links to its parent, too.
+
+    Raises:
+        ValueError: the columns differ in length.
+    """
+    if len({len(one) for one in (identities, order_ids, said) if one is not None}) > 1:
+        raise ValueError("the columns of a batch of spans must have one length")
+    order_ids = _text_column(order_ids, min(limit, _TWO_BYTE_LIMIT))
+    rows = zip(identities, order_ids, said or repeat(b""), strict=False)
+    # A row at a time, with everything in sight: columns cost more, for one row and for thousands.
+    if not linked:
+        return [
+            own and _join((own, _order_head(len(order)), order, more)) for own, order, more in rows
+        ]
+    return [
+        own
+        and (
+            _join(
+                (own, _LINK_HEAD, own[:16], _SPAN_ID_TAG, own[18:26], LINK_TO_PARENT_TAIL,
+                 _order_head(len(order)), order, more)
+            )
+            if own[16] == _PARENT_TAG
+            else _join((own, _order_head(len(order)), order, more))
         )
-        fixed = len(_TRACE_ID_TAG) + sum(size for _, size in pieces)
-        heads = _by_size(varying, lambda size: _span_head(fixed + size))
-        spans = zip(heads, *(values for values, _ in pieces), strict=False)
-        most = max(1, _REQUEST_BYTES // (fixed + max(varying)))
-        for first in range(0, len(order_ids), most):
-            part = islice(spans, most)
-            yield b"".join(chain.from_iterable(part)), min(most, len(order_ids) - first)
+        for own, order, more in rows
+    ]  # fmt: skip
+
+
+def said_of(
+    starts_ns: Sequence[int] | None = None,
+    waited_seconds: Sequence[float] | None = None,
+    message_ids: Sequence[bytes] | None = None,
+    fields: Sequence[bytes] | None = None,
+) -> list[bytes] | None:
+    """Join columns that not every batch has, encoded, for `event_parts`; None: there is none.
+
+    Raises:
+        ValueError: the columns differ in length.
+    """
+    columns: list[Iterable[bytes]] = []
+    if starts_ns is not None:
+        columns.append(map(_START.pack, repeat(b"\x39"), starts_ns))
+    if waited_seconds is not None:
+        columns.append(map(_WAITED.pack, repeat(_WAITED_HEAD), waited_seconds))
+    if message_ids is not None:
+        columns += repeat(_MESSAGE_ID_HEAD, len(message_ids)), message_ids
+    if fields is not None:
+        columns.append(fields)
+    return list(map(b"".join, zip(*columns, strict=True))) if columns else None
+
+
+def _framed(
+    constant: bytes, high: int, parts: Sequence[bytes], offsets: Sequence[int] | None
+) -> Iterator[tuple[Iterable[bytes], int, int]]:
+    """Yield the pieces, bytes and number of spans whose offsets share all but their low bits."""
+    pieces: tuple[Iterable[bytes], ...] = (repeat(constant),)
+    fixed = len(_TRACE_ID_TAG) + len(constant)
+    if offsets is not None and high >= 0:
+        head, tail = _offset_frame(high)
+        low = map(_LOW.__getitem__, map(and_, offsets, repeat(_LOW_MASK)))
+        pieces = repeat(constant + head), low, repeat(tail)
+        fixed += len(head) + 2 + len(tail)
+    sizes = list(map(len, parts))
+    heads = {size: _span_head(fixed + size) for size in set(sizes)}
+    whole = {size: len(head) - len(_TRACE_ID_TAG) + fixed + size for size, head in heads.items()}
+    spans = zip(map(heads.__getitem__, sizes), parts, *pieces, strict=False)
+    most = max(1, _REQUEST_BYTES // max(whole.values()))
+    for first in range(0, len(parts), most):
+        chunk = sizes[first : first + most]
+        size = sum(map(whole.__getitem__, chunk))
+        yield chain.from_iterable(islice(spans, most)), size, len(chunk)
 
 
 def one_span(
@@ -258,25 +322,8 @@ def one_span(
     """
     times = _END.pack(b"\x39", times_ns[0]) + _END.pack(b"\x41", times_ns[1])
     said = delimited(b"\x2a", text(what[0])) + bytes((0x30, what[1])) + _FLAGS + times + fields
-    return SpanBatch(origin.wrap(delimited(b"\x12", b"\x0a\x10" + identity + said)), 1)
-
-
-def _merged(pieces: Sequence[bytes | _Piece]) -> list[_Piece]:
-    """Join neighbours that all spans have in common: every piece costs 20 ns a span."""
-    merged: list[_Piece] = []
-    for constant, group in groupby(pieces, lambda piece: isinstance(piece, bytes)):
-        if constant:
-            joined = b"".join(group)  # type: ignore[arg-type]
-            merged.append((repeat(joined), len(joined)))
-        else:
-            merged.extend(group)  # type: ignore[arg-type]
-    return merged
-
-
-def _by_size(sizes: list[int], head: Callable[[int], bytes]) -> Iterator[bytes]:
-    """Make the head of each value from its size; sizes are few, so each is made once."""
-    heads = {size: head(size) for size in set(sizes)}
-    return map(heads.__getitem__, sizes) if len(heads) > 1 else repeat(heads[sizes[0]])
+    span = delimited(b"\x12", b"\x0a\x10" + identity + said)
+    return SpanBatch(origin.wrap([span], len(span)), 1)
 
 
 @lru_cache(maxsize=4096)
@@ -303,19 +350,21 @@ def _partition(partition: int | None, batch_size: int | None) -> bytes:
     return said if batch_size is None else said + attribute(names.RELAY_BATCH_SIZE, batch_size)
 
 
-def _runs(columns: _Columns) -> Iterator[tuple[int, _Columns]]:
+def _runs(
+    parts: Sequence[bytes], offsets: Sequence[int] | None
+) -> Iterator[tuple[int, Sequence[bytes], Sequence[int] | None]]:
     """Split a batch where the high bits of its offsets change: at most every 16384 records."""
-    offsets = columns.offsets
     if offsets is None:
-        yield -1, columns
+        yield -1, parts, None
         return
     ends = (offsets[0], offsets[-1]) if isinstance(offsets, range) else offsets
     highs = set(map(rshift, ends, repeat(_LOW_BITS)))
     if len(highs) == 1:
-        yield highs.pop(), columns
+        yield highs.pop(), parts, offsets
         return
     for high in sorted(set(map(rshift, offsets, repeat(_LOW_BITS)))):
-        yield high, columns.where([offset >> _LOW_BITS == high for offset in offsets])
+        chosen = [offset >> _LOW_BITS == high for offset in offsets]
+        yield high, list(compress(parts, chosen)), list(compress(offsets, chosen))
 
 
 @lru_cache(maxsize=4096)
@@ -327,70 +376,8 @@ def _offset_frame(high: int) -> tuple[bytes, bytes]:
     return b"\x4a" + varint(len(pair) + 2 + len(tail)) + pair, tail
 
 
-def _offset_pieces(high: int, offsets: Sequence[int] | None) -> list[bytes | _Piece]:
-    if offsets is None or high < 0:
-        return []
-    head, tail = _offset_frame(high)
-    low = map(_LOW.__getitem__, map(and_, offsets, repeat(_LOW_MASK)))
-    return [head, (low, 2), tail]
-
-
-def _waited_pieces(waited: Sequence[float] | None) -> list[bytes | _Piece]:
-    if waited is None:
-        return []
-    doubles = chain.from_iterable(iter_unpack("8s", pack(f"<{len(waited)}d", *waited)))
-    return [_WAITED_HEAD, (doubles, 8)]
-
-
-def _start_pieces(starts_ns: Sequence[int] | None) -> list[bytes | _Piece]:
-    if starts_ns is None:
-        return []
-    return [
-        b"\x39",
-        (chain.from_iterable(iter_unpack("8s", pack(f"<{len(starts_ns)}q", *starts_ns))), 8),
-    ]
-
-
-def _message_id_pieces(ids: Sequence[bytes] | None) -> list[bytes | _Piece]:
-    return [] if ids is None else [_MESSAGE_ID_HEAD, (ids, _UUID_BYTES)]
-
-
-def _link_pieces(run: _Columns) -> tuple[list[bytes | _Piece], _Columns]:
-    """Link each span to its parent; where not all have one, or a tracestate, by their fields."""
-    identities: Sequence[bytes] = run.identities  # type: ignore[assignment]
-    sizes = set(map(len, identities))
-    if sizes == {_ROOT_BYTES}:
-        return [], run
-    # A root with a tracestate may be as long.
-    if sizes == {_CHILD_BYTES} and all(one[16] == _PARENT_TAG[0] for one in identities):
-        return [(_links(identities), _LINK_BYTES), LINK_TO_PARENT_TAIL], run
-    fields = repeat(b"") if run.fields is None else run.fields
-    links = map(_link_to_parent, run.identities)
-    return [], run._replace(fields=list(map(add, fields, links)))
-
-
-def _links(identities: Sequence[bytes]) -> Iterable[bytes]:
-    """Write the links to the parents of spans that all have one, a byte's column at a time."""
-    count = len(identities)
-    if count < _SMALL_BATCH:
-        head = _LINK[:_LINK_TRACE_ID]
-        return [head + one[:16] + _SPAN_ID_TAG + one[18:26] for one in identities]
-    joined, made = b"".join(identities), bytearray(_LINK * count)
-    for column in range(16):
-        made[_LINK_TRACE_ID + column :: _LINK_BYTES] = joined[column::_CHILD_BYTES]
-    for column in range(8):
-        made[_LINK_SPAN_ID + column :: _LINK_BYTES] = joined[18 + column :: _CHILD_BYTES]
-    return chain.from_iterable(iter_unpack(f"{_LINK_BYTES}s", made))
-
-
-def _link_to_parent(identity: bytes | None) -> bytes:
-    if identity is None or identity[16:18] != _PARENT_TAG:
-        return b""
-    return link_to_parent(identity[:16], identity[18:26])
-
-
 def _text_column(values: Sequence[bytes], limit: int) -> Sequence[bytes]:
     """Return the values as they are when all are short ASCII, which one look at them all tells."""
-    if b"".join(values).isascii() and max(map(len, values)) <= limit:
+    if b"".join(values).isascii() and max(map(len, values), default=0) <= limit:
         return values
     return [valid_text(value, limit) for value in values]

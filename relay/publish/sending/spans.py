@@ -20,13 +20,15 @@ from relay.publish.sending.record import microseconds
 from relay.telemetry import names
 from relay.telemetry.identities import TraceColumns, below, is_root, siblings
 from relay.telemetry.names import SpanKind
-from relay.telemetry.otlp import SpanEncoder
+from relay.telemetry.otlp import SpanEncoder, event_parts, said_of
 from relay.telemetry.protobuf import attribute, link
 from relay.telemetry.tracing import Tracing
 
 _2000_IN_MICROSECONDS: Final = 946_684_800_000_000
 # A row says itself when it was made: what claims to be older than this says nothing of a wait.
 _LONGEST_WAIT_SECONDS: Final = 366 * 86_400.0
+
+_Parts = Sequence[bytes | None]
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class SentPage:
         started_ns: when it was handed over, Unix time.
         replay_id: of the replay that it is part of.
         message_ids: the events' ids as text; None: not known.
+        parts: what the spans of each row say, once the first batch was acknowledged.
     """
 
     keys: Sequence[bytes]
@@ -46,6 +49,7 @@ class SentPage:
     started_ns: int
     replay_id: UUID | None = None
     message_ids: Sequence[bytes] | None = None
+    parts: tuple[_Parts, _Parts | None] | None = field(default=None, init=False)
 
     @classmethod
     def of(cls, page: Page, trace: TraceColumns, replay: Replayed | None = None) -> SentPage:
@@ -74,54 +78,61 @@ class SendSpans:
 
     def acknowledged(self, sent: SentPage, batch: Batch, base_offset: int | None) -> None:
         """Write a batch's spans, from hand-over to now; `base_offset` None: not known."""
-        if not self.tracing.identities.recording:
+        if not self.tracing.identities.recording or not any(sent.identities):
             return
-        places = batch.places
-        identities = [sent.identities[place] for place in places]
-        if not any(identities):
-            return
-        ended_ns, count = self.now_ns(), len(places)
-        order_ids = [sent.keys[place] for place in places]
-        ids = sent.message_ids
-        message_ids = None if ids is None else [ids[place] for place in places]
+        ended_ns, count = self.now_ns(), len(batch.places)
+        if sent.parts is None:
+            sent.parts = self._parts(sent)
+        sends, waits = sent.parts
         send, wait = self._encoders_to(batch.topic)
-        waited: list[float] | None = None
-        if sent.replay_id is None:
-            started_us = sent.started_ns // 1000 - _2000_IN_MICROSECONDS
-            created_at = microseconds([sent.created_at[place] for place in places])
-            waited = [(started_us - at) / 1e6 for at in created_at]
-            if max(waited) > self.wait_seconds:
-                waits, identities = self._waits(identities, waited)
-                self.tracing.export(
-                    wait.encode(
-                        identities=waits,
-                        order_ids=order_ids,
-                        started_ns=[(at + _2000_IN_MICROSECONDS) * 1000 for at in created_at],
-                        ended_ns=sent.started_ns,
-                    )
-                )
-        else:
-            # The root, or what hangs below it, was sent before.
-            identities = [None if one is None else below(one) for one in identities]
+        if waits is not None:
+            waited = [waits[place] for place in batch.places]
+            self.tracing.export(wait.frame(waited, ended_ns=sent.started_ns))
         self.tracing.export(
-            send.encode(
-                identities=identities,
-                order_ids=order_ids,
+            send.frame(
+                [sends[place] for place in batch.places],
                 started_ns=sent.started_ns,
                 ended_ns=ended_ns,
                 partition=batch.partition,
                 offsets=None if base_offset is None else range(base_offset, base_offset + count),
-                # What is sent again did not wait in the outbox: that its row is old says nothing.
-                waited_seconds=waited,
-                message_ids=message_ids,
-                fields=None if sent.replay_id is None else [_of_replay(sent.replay_id)] * count,
                 batch_size=count,
             )
         )
 
-    def _waits(
-        self, identities: list[bytes | None], waited: Sequence[float]
-    ) -> tuple[list[bytes | None], list[bytes | None]]:
+    def _parts(self, sent: SentPage) -> tuple[_Parts, _Parts | None]:
+        """Encode what the `send` span of each row says for itself, and its `wait` if one is long.
+
+        Once a page, and not for each of its batches.
+        """
+        identities, replay_id = sent.identities, sent.replay_id
+        if replay_id is not None:
+            # The root, or what hangs below it, was sent before. That the row is old says nothing.
+            identities = [one and below(one) for one in identities]
+            fields = [_of_replay(replay_id)] * len(identities)
+            said = said_of(message_ids=sent.message_ids, fields=fields)
+            return self._event_parts(sent, identities, said, linked=True), None
+        waits: _Parts | None = None
+        created_at = microseconds(sent.created_at)
+        started_us = sent.started_ns // 1000 - _2000_IN_MICROSECONDS
+        waited = [(started_us - at) / 1e6 for at in created_at]
+        if max(waited) > self.wait_seconds:
+            own, identities = self._waits(identities, waited)
+            waits = self._event_parts(sent, own, said_of(starts_ns=_starts_ns(created_at, own)))
+        said = said_of(waited_seconds=waited, message_ids=sent.message_ids)
+        return self._event_parts(sent, identities, said, linked=True), waits
+
+    def _event_parts(
+        self,
+        sent: SentPage,
+        identities: _Parts,
+        said: Sequence[bytes] | None,
+        *,
+        linked: bool = False,
+    ) -> _Parts:
+        limit = self.tracing.value_limit
+        return event_parts(identities, sent.keys, said, limit=limit, linked=linked)
+
+    def _waits(self, identities: _Parts, waited: Sequence[float]) -> tuple[_Parts, _Parts]:
         """Return the identities of the waits, and of the sends beside or below them."""
         own = [one for one in identities if one is not None]
         plain = len(own) == len(identities) and not any(map(is_root, own))
@@ -148,6 +159,12 @@ class SendSpans:
                 ),
             )
         return known
+
+
+def _starts_ns(created_at: Sequence[int], waits: _Parts) -> list[int]:
+    """Return when the waits began; 0 where there is none: its time may be any that a row holds."""
+    rows = zip(created_at, waits, strict=True)
+    return [(at + _2000_IN_MICROSECONDS) * 1000 if own else 0 for at, own in rows]
 
 
 def _of_replay(replay_id: UUID) -> bytes:

@@ -51,16 +51,18 @@ def page(
     )
 
 
-def exported(one: SentPage) -> list:
+def exported(one: SentPage, *batches: list[int]) -> list:
+    """The spans of a page that is acknowledged at once, or batch after batch of these places."""
     made = configure(
         "relay", {"OTEL_TRACES_EXPORTER": "none"}, version="0", instance_id="t", install=False
     )
     kept = Kept()
     identities = type(made.identities)(made.identities.sampler, recording=True)
     tracing = Tracing(identities, made.origin, kept, None)
-    places = list(range(len(one.keys)))
-    batch = Batch("orders.events", 3, places, places, 9)
-    SendSpans(tracing, "relay-h-1", "[::1]:9092", 1.0).acknowledged(one, batch, 40)
+    spans = SendSpans(tracing, "relay-h-1", "[::1]:9092", 1.0)
+    for places in batches or [list(range(len(one.keys)))]:
+        batch = Batch("orders.events", 3, places, places, 9)
+        spans.acknowledged(one, batch, 40)
     requests = [ExportTraceServiceRequest.FromString(batch.request) for batch in kept.batches]
     return [
         span
@@ -128,6 +130,17 @@ def test_the_wait_is_the_root_of_a_row_without_context() -> None:
 def test_a_row_whose_time_says_nothing_has_no_wait(created_us: int) -> None:
     one = SentPage([b"a"], [pack(">q", created_us)], [child(1)], NOW_NS, None, EVENTS[:1])
     assert [span.name for span in exported(one)] == ["send orders.events"]
+
+
+def test_each_batch_of_a_page_has_the_spans_of_its_own_rows() -> None:
+    spans = exported(page([child(1), child(2)], 30.0, 40.0), [1], [0])
+    found = [(span.name, said(span)["order.id"]) for span in spans]
+    assert found == [(f"{name} orders.events", n) for n in "ba" for name in ("wait", "send")]
+    sends = [span for span in spans if span.name == "send orders.events"]
+    assert [said(span)["messaging.message.id"] for span in sends] == [
+        one.decode() for one in reversed(EVENTS)
+    ]
+    assert {said(span)["relay.batch.size"] for span in sends} == {1}
 
 
 def test_an_unsampled_event_has_neither() -> None:
