@@ -25,6 +25,8 @@ POSTGRES = {
     "min_wal_size": "512MB",
     "checkpoint_timeout": "15min",
     "max_connections": "300",
+    # Debezium reads the WAL.
+    "wal_level": "logical",
 }
 _TEMPLATE = "bench_template"
 

@@ -6,7 +6,6 @@ import subprocess
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jgo.config import GlobalSettings
 from jgo.constants import MAVEN_CENTRAL_URL
@@ -76,7 +75,7 @@ def as_properties(connector: Mapping[str, str]) -> dict[str, str]:
 
 
 class DebeziumServer:
-    """One server; `kill` ends it with SIGKILL, `stop` in good order."""
+    """One server; `kill` ends `process` with SIGKILL, `stop` in good order."""
 
     def __init__(self, folder: Path, bootstrap_servers: str, connector: Mapping[str, str]) -> None:
         program = server_folder() / "debezium-server"
@@ -96,22 +95,22 @@ class DebeziumServer:
         ]  # fmt: skip
         self.log = folder / "server.log"
         with self.log.open("ab") as log:
-            self._process: subprocess.Popen[Any] = subprocess.Popen(
+            self.process: subprocess.Popen[bytes] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder
             )
 
     def is_running(self) -> bool:
         """Say whether it runs; what it wrote is shown where it does not."""
-        assert self._process.poll() is None, self.log.read_text("utf-8", "replace")[-3000:]
+        assert self.process.poll() is None, self.log.read_text("utf-8", "replace")[-3000:]
         return True
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        self.process.kill()
+        self.process.wait()
 
     def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(60)
+        self.process.terminate()
+        self.process.wait(60)
 
 
 def _escaped(text: str) -> str:

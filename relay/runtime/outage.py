@@ -21,7 +21,7 @@ from relay.runtime.failure_code import failure_code
 from relay.runtime.process import ProcessRecord
 from relay.runtime.repeats import Repeats
 
-Resource = Literal["database", "broker"]
+Resource = Literal["database", "broker", "publisher"]
 Witness = Literal["service", "heartbeat"]
 
 KEPT_IN_MEMORY = 1000
@@ -70,10 +70,19 @@ class OutageLog:
         self._repeats = Repeats(self.clock)
 
     def began(
-        self, resource: Resource, error: BaseException | str, witness: Witness = "service"
+        self,
+        resource: Resource,
+        error: BaseException | str,
+        witness: Witness = "service",
+        *,
+        code: str | None = None,
     ) -> bool:
-        """Note that the resource is away; True when that is to be said: now and each minute."""
-        code = failure_code(error, resource) if isinstance(error, BaseException) else None
+        """Note that the resource is away; True when that is to be said: now and each minute.
+
+        An exception names its own `code`.
+        """
+        if isinstance(error, BaseException):
+            code = failure_code(error, resource)
         outage = self._open(resource) or self._resumed(resource, code)
         if outage is not None:
             outage.witnesses.add(witness)

@@ -30,18 +30,43 @@ def connector_state(url: str, connector: str) -> dict[str, Any]:
         connector: its name.
 
     Returns:
-        `{"state", "tasks": [{"id", "state", "trace"}]}`, `{"state": "ABSENT"}` where there is no
-        such connector, or `{"unreachable": why}`.
+        `{"state", "tasks": [{"id", "state", "trace"}], "topics", "slot"}`, `{"state": "ABSENT"}`
+        where there is no such connector, or `{"unreachable": why}`. `topics` are those that it
+        needs beside the events', `slot` is the one that it reads; both are absent where its
+        configuration does not say.
     """
+    name = quote(connector, safe="")
     try:
-        status, body = _get(url, f"/connectors/{quote(connector, safe='')}/status")
+        status, body = _get(url, f"/connectors/{name}/status")
+        told, config = _get(url, f"/connectors/{name}/config")
     except (OSError, http.client.HTTPException, ValueError) as error:
         return {"unreachable": printable(str(error) or repr(error))[:_TRACE_CHARACTERS]}
     if status == _NOT_FOUND:
         return {"state": "ABSENT", "tasks": []}
     if status != _OK:
         return {"unreachable": f"HTTP {status}"}
-    return _read(body)
+    found = _read(body)
+    return found | _configured(config) if told == _OK and "state" in found else found
+
+
+def _configured(body: bytes) -> dict[str, Any]:
+    """Return what a connector of Debezium needs; nothing else of its configuration is kept."""
+    try:
+        config = {str(name): str(text) for name, text in json.loads(body).items()}
+    except (ValueError, AttributeError):
+        return {}
+    prefix = config.get("topic.prefix")
+    if prefix is None or "PostgresConnector" not in config.get("connector.class", ""):
+        return {}
+    topics = []
+    if config.get("heartbeat.interval.ms", "0") != "0":
+        topics.append(f"{config.get('topic.heartbeat.prefix', '__debezium-heartbeat')}.{prefix}")
+    if config.get("message.prefix.exclude.list") != ".*":
+        topics.append(f"{prefix}.message")
+    return {
+        "topics": [printable(one) for one in topics],
+        "slot": printable(config.get("slot.name", "debezium")),
+    }
 
 
 def _get(url: str, path: str) -> tuple[int, bytes]:

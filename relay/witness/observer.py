@@ -4,6 +4,9 @@ Invariant: it never disturbs the witness: what cannot be noted is tried again. A
 statement: its snapshot is taken before the WAL's end is asked for, so that what the snapshot shows
 was committed at or before that place. With several witnesses one of them writes each mark.
 
+What is wrong with slot or connector is an outage of this process's record, from when to when, so
+that a night that is over can be told.
+
 A slot whose `confirmed_flush_lsn` is at or behind a mark has confirmed all that the mark shows.
 """
 
@@ -11,13 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 import structlog
 
 from relay.runtime.database import DATABASE_FAILURES, connect
+from relay.runtime.outage import OutageLog
 from relay.runtime.publisher_record import name_publisher
 from relay.runtime.shutdown import stopped_within
 from relay.witness.connect_rest import connector_state
@@ -32,6 +37,12 @@ INSERT INTO relay.wal_mark (lsn, seen)
 SELECT pg_current_wal_insert_lsn(), pg_current_snapshot()
  WHERE NOT EXISTS (SELECT FROM relay.wal_mark
                     WHERE taken_at > clock_timestamp() - make_interval(secs => $1))
+"""
+# `invalidation_reason` is PostgreSQL 17's.
+_SLOT: Final = """
+SELECT active, coalesce(to_jsonb(s) ->> 'invalidation_reason',
+                        CASE WHEN wal_status = 'lost' THEN 'wal_removed' END) AS lost
+  FROM pg_catalog.pg_replication_slots AS s WHERE slot_name = $1
 """
 _CONNECTOR: Final = """
 UPDATE relay.publisher SET connector_state = $1::jsonb, seen_at = clock_timestamp()
@@ -59,6 +70,7 @@ class Observer:
     dsn: str | None
     names: PublisherNames
     group: str
+    outages: OutageLog
     every_seconds: float = MARK_SECONDS
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -80,14 +92,68 @@ class Observer:
             while not stop.is_set():
                 # Slightly less than the pause: else every second one would be left out.
                 await connection.execute(_MARK, 0.8 * self.every_seconds)
-                await self._connector(connection)
+                connector = await self._connector(connection)
+                self._note(connector_complaint(connector) or await self._slot(connection))
                 await stopped_within(stop, self.every_seconds)
         finally:
             connection.terminate()
 
-    async def _connector(self, connection: asyncpg.Connection) -> None:
+    async def _connector(self, connection: asyncpg.Connection) -> Mapping[str, Any]:
         url, name = self.names.connect_url, self.names.connector
         if url is None or name is None:
-            return
+            return {}
         state = await asyncio.to_thread(connector_state, url, name)
         await connection.execute(_CONNECTOR, json.dumps(state))
+        return state
+
+    async def _slot(self, connection: asyncpg.Connection) -> Complaint | None:
+        if self.names.slot is None:
+            return None
+        row = await connection.fetchrow(_SLOT, self.names.slot)
+        return slot_complaint(
+            self.names.slot, None if row is None else (row["active"], row["lost"])
+        )
+
+    def _note(self, complaint: Complaint | None) -> None:
+        if complaint is None:
+            self.outages.ended("publisher")
+        elif self.outages.began("publisher", complaint.text, code=f"publisher:{complaint.cause}"):
+            _LOG.warning("publisher_away", why=complaint.text)
+
+
+class Complaint(NamedTuple):
+    """What is wrong with a publisher: a cause's code, and words."""
+
+    cause: str
+    text: str
+
+
+_STATES: Final = {
+    "ABSENT": "connector_missing",
+    "PAUSED": "connector_paused",
+    "STOPPED": "connector_paused",
+    "FAILED": "connector_failed",
+}
+
+
+def connector_complaint(state: Mapping[str, Any]) -> Complaint | None:
+    """Return what Kafka Connect's answer complains of; None: nothing, or there is no answer."""
+    said = state.get("state")
+    if said in _STATES:
+        return Complaint(_STATES[said], f"the connector is {said}")
+    for task in state.get("tasks", ()):
+        if task["state"] == "FAILED":
+            return Complaint(
+                "connect_task_failed", f"task {task['id']} of the connector failed: {task['trace']}"
+            )
+    return None
+
+
+def slot_complaint(name: str, slot: tuple[bool, str | None] | None) -> Complaint | None:
+    """Return what is wrong with a slot: `(active, why it is lost)`; None: there is none."""
+    if slot is None:
+        return Complaint("slot_missing", f"slot {name} does not exist")
+    active, lost = slot
+    if lost is not None:
+        return Complaint("slot_lost", f"slot {name} is lost: {lost}")
+    return None if active else Complaint("slot_inactive", f"nobody reads slot {name}")

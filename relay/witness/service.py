@@ -132,7 +132,7 @@ class WitnessService(RecordedService):
         work = [awaited(self._connections(), "witness")]
         if self.leader is not None:
             work.append(awaited(self._lead(self.leader), "leader"))
-        observer = Observer(self.dsn, self.names, self.options.group)
+        observer = Observer(self.dsn, self.names, self.options.group, self.outages)
         observing = background(observer.run(self.stop), "observer")
         try:
             await asyncio.wait(work, return_when=asyncio.FIRST_EXCEPTION)

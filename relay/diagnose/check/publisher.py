@@ -15,9 +15,10 @@ from relay.diagnose.decide.duty import alive
 from relay.diagnose.evidence.publisher import ConnectorSeen, PublisherSeen, SlotSeen
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.around import read_processes
-from relay.diagnose.gather.publisher import read_external
+from relay.diagnose.gather.publisher import read_absent, read_external
 from relay.runtime.database import DRIVER_FAILURES
 from relay.runtime.flow import Flow
+from relay.runtime.kafka_connection import KafkaConnection
 
 _SINCE: Final = "SELECT clock_timestamp()"
 _PUBLICATION: Final = """
@@ -35,7 +36,9 @@ SELECT reason, count(*) AS records FROM relay.unmatched_record
 _GB: Final = 1_000_000_000
 
 
-async def check_publisher(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
+async def check_publisher(
+    connection: asyncpg.Connection, kafka: KafkaConnection, flow: Flow
+) -> list[Result]:
     """Look at whoever publishes."""
     try:
         witnesses = await read_processes(connection, flow, "witness")
@@ -48,7 +51,8 @@ async def check_publisher(connection: asyncpg.Connection, flow: Flow) -> list[Re
         if seen.slot is not None:
             results += [_slot(seen.slot), await _publication(connection)]
             results += await _kept_wal(connection)
-        results += [*_connector(seen), *await _unmatched(connection)]
+        results += [*_connector(seen), *await _needed(seen, kafka)]
+        results += await _unmatched(connection)
     except DRIVER_FAILURES as error:
         return [unknown("publisher.kind", str(error), "run it as a member of relay_observer")]
     return results
@@ -117,6 +121,26 @@ def _judged(found: ConnectorSeen) -> Result:
     if found.state != "RUNNING":
         return failed(name, found.state, "resume, restart or create it")
     return ok(name, "RUNNING, and its tasks")
+
+
+async def _needed(seen: PublisherSeen, kafka: KafkaConnection) -> Sequence[Result]:
+    """Look at what the connector's own configuration names."""
+    found = seen.connector
+    if not isinstance(found, ConnectorSeen):
+        return []
+    results = []
+    slot = None if seen.slot is None else seen.slot.name
+    if None not in (slot, found.slot) and slot != found.slot:
+        said = f"the connector reads {found.slot}, the settings name {slot}"
+        results.append(failed("publisher.slot_name", said, "correct publisher.slot"))
+    absent = await read_absent(kafka, found.topics)
+    name = "publisher.topics"
+    if isinstance(absent, Missing):
+        return [*results, unknown(name, absent.detail, absent.how_to_get)]
+    if absent:
+        fix = "create it, unless the broker does: the task waits for it for ever, all RUNNING"
+        return [*results, warning(name, f"missing: {', '.join(absent)}", fix)]
+    return [*results, ok(name, "the connector's own topics are there")]
 
 
 async def _unmatched(connection: asyncpg.Connection) -> Sequence[Result]:

@@ -140,7 +140,7 @@ async def run_check(
         if poolers.shared is not None:
             # Nothing that is asked through it could be trusted.
             return CheckReport((*results, *around), (), None, "connections share sessions")
-        results += await _database(connection, flow)
+        results += await _database(connection, kafka, flow)
         return await _compared(connection, (*results, *around), flow)
     finally:
         await connection.close()
@@ -152,7 +152,9 @@ async def _another(dsn: str | None, settings: Mapping[str, str]) -> asyncpg.Conn
     )
 
 
-async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
+async def _database(
+    connection: asyncpg.Connection, kafka: KafkaConnection, flow: Flow
+) -> list[Result]:
     major = connection.get_server_version().major
     results = judge_server(major, server_encoding(connection))
     if not is_healthy(results):
@@ -173,7 +175,7 @@ async def _database(connection: asyncpg.Connection, flow: Flow) -> list[Result]:
     if flow.orders_columns is not None:
         tables.append(flow.orders_columns.table)
     results += await check_duties(connection)
-    results += await check_publisher(connection, flow)
+    results += await check_publisher(connection, kafka, flow)
     results += await check_set_aside(connection, flow)
     results += await check_held_returns(connection, flow.confirm_group)
     facts = await gather_database(connection, tuple(tables))

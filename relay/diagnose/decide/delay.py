@@ -121,11 +121,13 @@ def _cause(evidence: Evidence, hop: Hop, start: datetime, end: datetime) -> Caus
         return Cause.PROCESSOR_DOWN if alone else None
     relay = hop is Hop.PUBLISH
     kind, processes = ("relay", around.relays) if relay else ("confirm", around.consumers)
+    if relay and around.publisher is not None:
+        # Whoever publishes has no process record here; what he was away for the witnesses noted.
+        seen = [one for one in outages if one.resource == "publisher"]
+        return _outage(seen, "witness", start, end)
     outage = _outage(outages, kind, start, end)
     if outage is not None:
         return outage
-    if relay and around.publisher is not None:
-        return None  # whoever publishes has no process record here
     if isinstance(processes, Missing) or not _nobody(processes, start, end):
         return None
     return Cause.RELAY_DOWN if relay else Cause.CONSUMER_DOWN

@@ -101,6 +101,8 @@ def cause_of_code(code: str | None) -> Cause | None:
             return Cause.PERMISSION_DENIED
         missing = said == "UNKNOWN_TOPIC_OR_PARTITION"
         return Cause.TOPIC_MISSING if missing else Cause.BROKER_UNREACHABLE
+    if speaker == "publisher":
+        return next((one for one in Cause if one == said), None)
     own = _OWN.get(said)  # type: ignore[call-overload]
     return own or _UNREACHABLE.get(speaker)
 

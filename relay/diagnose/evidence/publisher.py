@@ -40,11 +40,18 @@ class TaskSeen:
 
 @dataclass(frozen=True, slots=True)
 class ConnectorSeen:
-    """A connector, as Kafka Connect said of it; state `ABSENT`: there is none of the name."""
+    """A connector, as Kafka Connect said of it; state `ABSENT`: there is none of the name.
+
+    Attributes:
+        topics: those that it needs beside the events'.
+        slot: the one that it reads; None: it did not say.
+    """
 
     name: str
     state: str
     tasks: tuple[TaskSeen, ...] = ()
+    topics: tuple[str, ...] = ()
+    slot: str | None = None
 
     @property
     def failed_task(self) -> TaskSeen | None:

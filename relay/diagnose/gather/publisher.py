@@ -93,7 +93,19 @@ def connector(
         TaskSeen(int(one["id"]), str(one["state"]), str(one.get("trace", "")))
         for one in said.get("tasks", ())
     )
-    return ConnectorSeen(name, str(said["state"]), tasks)
+    topics = tuple(str(one) for one in said.get("topics", ()))
+    return ConnectorSeen(name, str(said["state"]), tasks, topics, said.get("slot"))
+
+
+async def read_absent(kafka: KafkaConnection, topics: Collection[str]) -> tuple[str, ...] | Missing:
+    """Return which of these topics do not exist."""
+    if not topics:
+        return ()
+    try:
+        async with connected(kafka, _APPLICATION) as broker:
+            return tuple(one for one in topics if not broker.partitions(one))
+    except READING_FAILURES as error:
+        return broker_missing("the connector's topics", error)
 
 
 def _not_asked(why: str, how: str) -> Missing:

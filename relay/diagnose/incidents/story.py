@@ -15,6 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from relay.diagnose.causes import Cause, meaning_of
+from relay.diagnose.causes.external import EXTERNAL
 from relay.diagnose.incidents.clusters import Kind
 from relay.runtime.flow import Flow
 from relay.runtime.liveness import GONE_SECONDS, SILENT_SECONDS
@@ -29,6 +30,7 @@ _CONSUMER: Final = frozenset({Cause.CONSUMER_DOWN, Cause.CONSUMER_PAUSED, Cause.
 _PROCESSOR: Final = frozenset(
     {Cause.PROCESSOR_DOWN, Cause.OFFSETS_SKIPPED, Cause.PROCESSOR_CRASHED}
 )
+_PUBLISHER: Final = frozenset(EXTERNAL) - {Cause.WITNESS_BEHIND, Cause.WITNESS_DOWN}
 _AWAY: Final = frozenset(
     {
         Cause.BROKER_UNREACHABLE,
@@ -73,6 +75,10 @@ async def tell(
     elif cause in _PROCESSOR:
         jumped = cause == Cause.OFFSETS_SKIPPED
         parts = await _groups(connection, flow, from_at, to_at, jumped=jumped)
+    elif cause in _PUBLISHER:
+        parts = await _publisher(connection, from_at, to_at)
+    elif cause == Cause.WITNESS_DOWN:
+        parts = await _processes(connection, flow, "witness", (from_at, to_at), _silence(cause))
     elif cause in _AWAY:
         parts = await _outages(connection, from_at, to_at)
     else:
@@ -102,7 +108,7 @@ _NOW: Final = "SELECT clock_timestamp()"
 
 def _silence(cause: str) -> timedelta:
     """Return after how long without a heartbeat a process counts as ended."""
-    down = cause in (Cause.RELAY_DOWN, Cause.CONSUMER_DOWN)
+    down = cause in (Cause.RELAY_DOWN, Cause.CONSUMER_DOWN, Cause.WITNESS_DOWN)
     return timedelta(seconds=GONE_SECONDS if down else SILENT_SECONDS)
 
 
@@ -283,9 +289,29 @@ def offset_jump(points: Sequence[GroupPoint], absence: Absence) -> int:
 
 _OUTAGES: Final = """
 SELECT kind, resource, from_at, to_at, error FROM relay.outage_record
- WHERE from_at <= $2 AND coalesce(to_at, 'infinity') >= $1
+ WHERE from_at <= $2 AND coalesce(to_at, 'infinity') >= $1 AND resource <> 'publisher'
  ORDER BY from_at LIMIT 5
 """
+# Each witness has seen it.
+_PUBLISHER_AWAY: Final = """
+SELECT error, min(from_at) AS from_at,
+       nullif(max(coalesce(to_at, 'infinity')), 'infinity') AS to_at
+  FROM relay.outage_record
+ WHERE from_at <= $2 AND coalesce(to_at, 'infinity') >= $1 AND resource = 'publisher'
+ GROUP BY error ORDER BY min(from_at) LIMIT 5
+"""
+
+
+async def _publisher(
+    connection: asyncpg.Connection, from_at: datetime, to_at: datetime
+) -> list[str]:
+    rows = await connection.fetch(_PUBLISHER_AWAY, from_at - _BEFORE, to_at + _BEFORE)
+    return [
+        f"the publisher was away from {_time(row['from_at'])} "
+        + (f"to {_time(row['to_at'])}" if row["to_at"] else "until now")
+        + f" ({' '.join(row['error'].split())[:120]})"
+        for row in rows
+    ]
 
 
 async def _outages(connection: asyncpg.Connection, from_at: datetime, to_at: datetime) -> list[str]:

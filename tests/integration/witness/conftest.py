@@ -80,7 +80,11 @@ class Lab:
         self.kafka = KafkaConnection(self.bootstrap_servers)
         self._producer = Producer({"bootstrap.servers": self.bootstrap_servers, "linger.ms": 5})
 
-    def witness(self, *, slot: str | None = None, **options: Any) -> Running:
+    def witness(
+        self, *, slot: str | None = None, connector: str | None = None,
+        connect_url: str | None = None, **options: Any,
+    ) -> Running:  # fmt: skip
+        """Start a witness; it knows of the publisher what is given."""
         stop = asyncio.Event()
         leader = RelayService(
             self.dsn, self.kafka, [self.flow], PublishOptions(), self.tracing, stop,
@@ -89,7 +93,7 @@ class Lab:
         service = WitnessService(
             self.dsn, self.kafka, [self.flow],
             replace(WitnessOptions(group=self.group, session=QUICK, pause_seconds=0.01), **options),
-            PublisherNames(slot), stop, leader,
+            PublisherNames(slot, connector, connect_url), stop, leader,
         )  # fmt: skip
         running = Running(service, asyncio.create_task(service.run()))
         self.running.append(running)

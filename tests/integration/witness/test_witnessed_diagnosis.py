@@ -16,6 +16,10 @@ from relay.publish.ownership.lease import DUTY
 from relay.repair.take_over import UnreadRecordsError, take_over
 from tests.integration.witness.conftest import Lab
 
+SEEN_AWAY = """
+SELECT EXISTS (SELECT FROM relay.outage_record
+                WHERE resource = 'publisher' AND kind = 'witness' AND failure_code = $1)
+"""
 OLD = "UPDATE relay.outbox SET created_at = created_at - interval '2 hours' WHERE id = $1"
 
 ORDER = (
@@ -49,6 +53,7 @@ async def test_nobody_is_blamed_before_all_is_read_and_the_slot_proves_what_was_
 
     await lab.until(led)
     assert await diagnosed(lab, lost) == (Verdict.NOT_PUBLISHED, Cause.SLOT_MISSING)
+    await lab.until(lambda: lab.pg.fetchval(SEEN_AWAY, "publisher:slot_missing"))
     # The slot is made anew, behind the row's commit: what it confirms proves that it was skipped.
     await lab.pg.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", slot)
 
@@ -58,7 +63,8 @@ async def test_nobody_is_blamed_before_all_is_read_and_the_slot_proves_what_was_
     try:
         await lab.until(skipped)
         results = {
-            one.name.partition(":")[0]: one for one in await check_publisher(lab.pg, lab.flow)
+            one.name.partition(":")[0]: one
+            for one in await check_publisher(lab.pg, lab.kafka, lab.flow)
         }
         assert results["publisher.kind"].found.startswith("external")
         assert results["publisher.slot"].found == "nobody reads it"

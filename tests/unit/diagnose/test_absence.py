@@ -19,6 +19,7 @@ from relay.diagnose.evidence.order import (
     ReadBack,
     ReturnSeen,
 )
+from relay.diagnose.evidence.publisher import PublisherSeen
 from relay.diagnose.evidence.rows import EventRow, ReturnRow, Rows
 from relay.diagnose.evidence.system_state import (
     PROCESSES_AT_MOST,
@@ -26,6 +27,7 @@ from relay.diagnose.evidence.system_state import (
     ConsumerSeen,
     GroupSeen,
     Missing,
+    OutageSeen,
     TopicSeen,
 )
 from relay.diagnose.gather.assemble import Joiner, LogFacts
@@ -242,6 +244,26 @@ def test_processes_older_than_those_looked_at_may_have_been_there() -> None:
     found = longest_delay(around(late, relays=(one,) * PROCESSES_AT_MOST))
     assert found is not None
     assert found.cause is None
+
+
+def test_a_late_order_waited_for_what_the_witnesses_saw_of_another_publisher() -> None:
+    late = replace(
+        LOST,
+        order=OrderSeen("confirmed", True, ago(hours=1)),
+        deliveries=(replace(DELIVERY, published_at=ago(minutes=5)),),
+        returns=(replace(APPLIED, recorded_at=ago(minutes=5), handled_at=ago(minutes=5)),),
+    )
+    away = OutageSeen(
+        "witness", "publisher", ago(hours=1), ago(minutes=5), "the connector is PAUSED",
+        "publisher:connector_paused",
+    )  # fmt: skip
+    ours = replace(away, resource="database", failure_code="sqlstate:57P03")
+    for seen, cause in ((away, Cause.CONNECTOR_PAUSED), (ours, None)):
+        found = longest_delay(
+            around(late, relays=(), outages=(seen,), publisher=PublisherSeen(witnesses=()))
+        )
+        assert found is not None
+        assert (found.hop, found.cause) == (Hop.PUBLISH, cause)
 
 
 def test_a_clock_is_behind_where_all_orders_say_so_by_hours_and_alike() -> None:
