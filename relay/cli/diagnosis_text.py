@@ -14,8 +14,8 @@ import click
 
 from relay.diagnose.report.diagnosis import Diagnosis, HopLine, Mark
 from relay.diagnose.report.explain import headline
-from relay.diagnose.report.hops import span
 from relay.diagnose.verdicts import Fate, found_something
+from relay.runtime.durations import duration
 from relay.runtime.language import said
 
 # Causes that are told with what to do, and those that are counted.
@@ -112,7 +112,7 @@ def _kind(one: Diagnosis) -> Kind:
 def _group_line(kind: Kind, count: int, bad: Sequence[Diagnosis], now_at: datetime) -> str:
     number, name, verdict, cause = kind
     placed = [one.placed_at for one in bad if _kind(one) == kind and one.placed_at is not None]
-    age = f"oldest {span((now_at - min(placed)).total_seconds())}" if placed else ""
+    age = f"oldest {duration((now_at - min(placed)).total_seconds())}" if placed else ""
     hop = f"{number} {name}" if number else "-"
     return f" {count:>7,}  {hop:<10} {verdict} / {cause}  {age}".rstrip()
 

@@ -15,9 +15,8 @@ from relay.diagnose.status.evidence import ProcessSeen
 from relay.diagnose.status.hops import HopStatus, Status, is_alive
 from relay.diagnose.status.reading import read_status
 from relay.diagnose.status.traces import Traces
+from relay.runtime.durations import duration
 from relay.telemetry.continuity import BREAKS, Continuity
-
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 @click.command("status")
@@ -154,19 +153,3 @@ def _traces_lines(traces: Traces | None) -> list[tuple[str, str]]:
         head += f" ({traces.unread:,} by database alone)"
     told = [f"{count:,} {_BREAK_WORDS[kind]}" for kind, count in traces.breaks.items()]
     return [(": ".join([head, "; ".join(told)]) if told else head, "yellow" if told else "")]
-
-
-def duration(seconds: float | None) -> str:
-    """Return seconds as people read them at night: 0.4 s, 12 s, 3 min, 2 h 5 min, 3 d 4 h."""
-    if seconds is None:
-        return "-"
-    whole = int(seconds)
-    if seconds < 10:  # noqa: PLR2004 - below that a decimal is worth reading
-        return f"{seconds:.1f} s"
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
-    if whole < _DAY:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
-    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"

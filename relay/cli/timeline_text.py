@@ -10,9 +10,9 @@ import click
 
 from relay.diagnose.report.diagnosis import Mark
 from relay.diagnose.report.explain import headline
-from relay.diagnose.report.hops import span
 from relay.diagnose.report.timeline import Timeline, TimelineHop
 from relay.runtime.command_line import command
+from relay.runtime.durations import duration
 from relay.runtime.printable import printable
 from relay.runtime.trace_link import NOT_SAMPLED
 
@@ -31,7 +31,7 @@ def timeline_lines(told: Timeline, now_at: datetime, trace_url: str | None) -> I
     for hop in told.hops:
         yield _hop_line(hop)
     if told.whole_seconds is not None:
-        yield f" placed to returned: {_duration(told.whole_seconds)}"
+        yield f" placed to returned: {duration(told.whole_seconds, exact=True)}"
     elif told.gap is not None:
         why = command("relay diagnose {order}", order=printable(found.order_id))
         yield f" the gap is at `{told.gap}`; why: {why}"
@@ -45,14 +45,7 @@ def timeline_lines(told: Timeline, now_at: datetime, trace_url: str | None) -> I
 def _hop_line(hop: TimelineHop) -> str:
     line = hop.line
     time = "" if line.at is None else f"{line.at.astimezone():%H:%M:%S.%f}"[:12]
-    took = "" if hop.took_seconds is None else f"+{_duration(hop.took_seconds)}"
+    took = "" if hop.took_seconds is None else f"+{duration(hop.took_seconds, exact=True)}"
     mark = click.style(f"{line.mark.value:<2}", fg=_COLOURS[line.mark])
     text = printable(line.text)
     return f" {mark} {line.hop.number} {line.hop.value:<8} {time:<12} {took:>9}  {text}".rstrip()
-
-
-def _duration(seconds: float) -> str:
-    """Write milliseconds and seconds exactly enough to compare hops, more as people say it."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.2f} s" if seconds < 60 else span(seconds)  # noqa: PLR2004

@@ -17,7 +17,6 @@ from relay.cli.errors import Found, NotLookedError
 from relay.cli.output import print_json, settings_of, wants_json
 from relay.cli.parameters import INCIDENT, SINCE
 from relay.diagnose.gather.orders import GatherOptions
-from relay.diagnose.report.hops import span
 from relay.diagnose.session import session
 from relay.diagnose.unreturned import (
     NOT_LOOKED_AT,
@@ -28,6 +27,7 @@ from relay.diagnose.unreturned import (
 )
 from relay.diagnose.verdicts import HOPS, Fate
 from relay.runtime.command_line import command as command_to_copy
+from relay.runtime.durations import duration
 from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
 
@@ -91,7 +91,7 @@ def shown(found: UnreturnedList, now_at: datetime) -> list[str]:
     if not found.orders:
         colour = "yellow" if words else "green"
         return [click.style("no order is overdue", fg=colour, bold=True), *words]
-    oldest = span((now_at - min(one.placed_at for one in found.orders)).total_seconds())
+    oldest = duration((now_at - min(one.placed_at for one in found.orders)).total_seconds())
     more = "more than " if found.cut else ""
     head = f"{more}{len(found.orders):,} orders are overdue, the oldest for {oldest}"
     lost = any(one.fate is Fate.LOST for one in found.orders)
@@ -126,7 +126,7 @@ def _kind(one: Unreturned) -> Kind:
 
 def _kind_line(kind: Kind, placed: Sequence[datetime], now_at: datetime) -> str:
     number, hop, verdict, cause = kind
-    age = span((now_at - min(placed)).total_seconds())
+    age = duration((now_at - min(placed)).total_seconds())
     place = f"{number} {printable(hop)}" if number else "-"
     said = f"{printable(verdict)} / {printable(cause)}"
     return f" {len(placed):>7,}  {place:<10} {said}  oldest {age}"

@@ -18,8 +18,8 @@ from markupsafe import Markup, escape
 
 from relay.diagnose.causes import meaning_of
 from relay.diagnose.fate import fate_of
-from relay.diagnose.report.hops import span
 from relay.diagnose.verdicts import HOPS, MEANINGS, Verdict
+from relay.runtime.durations import duration
 from relay.runtime.language import LANGUAGES, catalogue
 from relay.runtime.printable import printable, printable_bytes
 
@@ -43,7 +43,8 @@ def environment(language: str) -> Environment:
     spoken = catalogue(language)
     made.globals.update(_gettext(spoken))
     made.filters.update(
-        number=number, when=when, clock=clock, ago=ago, took=span, fate=_fate, say=spoken.gettext,
+        number=number, when=when, clock=clock, ago=ago, took=duration, fate=_fate,
+        say=spoken.gettext,
         bytes=lambda value: printable_bytes(value, lines=True),
         lines=lambda value: printable(value, lines=True),
     )  # fmt: skip
@@ -120,7 +121,7 @@ def when(at: datetime | None, *, day: bool = True) -> Markup:
 
 def ago(at: datetime | None) -> str:
     """Write how long ago a time was."""
-    return "" if at is None else span((datetime.now(UTC) - at).total_seconds())
+    return "" if at is None else duration((datetime.now(UTC) - at).total_seconds())
 
 
 def _fate(verdict: str | None, cause: str | None) -> str:

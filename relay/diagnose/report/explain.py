@@ -19,6 +19,7 @@ from relay.diagnose.report import hops
 from relay.diagnose.report.diagnosis import Diagnosis, HopLine, Mark
 from relay.diagnose.verdicts import HOPS, Hop, Verdict
 from relay.runtime.command_line import command
+from relay.runtime.durations import duration
 from relay.telemetry.continuity import stored_trace
 
 
@@ -166,7 +167,7 @@ def headline(diagnosis: Diagnosis, now_at: datetime | None = None) -> str:
     said = f"{word}{where}: {diagnosis.verdict} / {diagnosis.cause}"
     if diagnosis.verdict is Verdict.IN_FLIGHT and diagnosis.due_at and now_at:
         left = (diagnosis.due_at - now_at).total_seconds()
-        said += f", due in {hops.span(left)}"
+        said += f", due in {duration(left)}"
     if diagnosis.delay is not None:
         said += _delayed(diagnosis.delay)
     if diagnosis.incident_id is not None:
@@ -176,7 +177,7 @@ def headline(diagnosis: Diagnosis, now_at: datetime | None = None) -> str:
 
 def _delayed(delay: Delay) -> str:
     why = "" if delay.cause is None else f" ({delay.cause})"
-    return f", {hops.span(delay.seconds)} of it at {delay.hop.number} {delay.hop}{why}"
+    return f", {duration(delay.seconds)} of it at {delay.hop.number} {delay.hop}{why}"
 
 
 _WORDS = {

@@ -34,23 +34,12 @@ from relay.diagnose.evidence.publisher import PublisherSeen
 from relay.diagnose.evidence.system_state import GroupSeen, Missing, ProcessSeen
 from relay.diagnose.report.transactions import transaction_text
 from relay.kafka.partition import Partition
+from relay.runtime.durations import duration
 
 Told = tuple[bool | None, datetime | None, str]
 """Proven, not proven, or cannot be told; since when; in words."""
 
 _TEXT_CHARACTERS = 160
-
-
-def span(seconds: float) -> str:
-    """Write a duration for people."""
-    rounded = int(seconds)
-    if seconds < 1:
-        return f"{max(seconds, 0) * 1000:.0f} ms"
-    if rounded < 120:  # noqa: PLR2004 - up to two of a unit, the smaller one is used
-        return f"{rounded} s"
-    if rounded < 7200:  # noqa: PLR2004
-        return f"{rounded // 60} min"
-    return f"{rounded // 3600} h" if rounded < 172_800 else f"{rounded // 86_400} days"  # noqa: PLR2004
 
 
 def place(evidence: Evidence) -> Told:
@@ -233,7 +222,7 @@ def _crossed(crossing: Crossing) -> str:
     if crossing.unattended_from_at is None:
         return f"{crossing.group} {before} -> {after}"
     without = (crossing.after_at - crossing.unattended_from_at).total_seconds()
-    return f"{crossing.group} jumped from {before} to {after}, {span(without)} without members"
+    return f"{crossing.group} jumped from {before} to {after}, {duration(without)} without members"
 
 
 def _committed(evidence: Evidence, delivery: Delivery) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relay.cli.status import _lines, as_data, duration
+from relay.cli.status import _lines, as_data
 from relay.diagnose.causes import Cause
 from relay.diagnose.check.result import State
 from relay.diagnose.check.set_aside import judge_set_aside
@@ -16,6 +16,7 @@ from relay.diagnose.status.hops import Status, decide
 from relay.diagnose.status.lags import Lag, Lags
 from relay.diagnose.watch.looked import FIRST_ROUND_SECONDS, Looked
 from relay.kafka.groups import GroupMembers
+from relay.runtime.durations import duration
 from relay.runtime.flow import Flow
 from relay.runtime.liveness import SILENT_SECONDS
 
