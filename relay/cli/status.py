@@ -11,7 +11,7 @@ from rich.text import Text
 
 from relay.cli.errors import NotLookedError
 from relay.cli.output import console, harmless, print_json, settings_of, wants_json
-from relay.diagnose.status.evidence import ProcessSeen
+from relay.diagnose.status.evidence import ProcessRow
 from relay.diagnose.status.hops import HopStatus, Status, is_alive
 from relay.diagnose.status.reading import read_status
 from relay.diagnose.status.traces import Traces
@@ -77,7 +77,7 @@ def _hop_data(hop: HopStatus) -> dict[str, Any]:
     }
 
 
-def _process_data(process: ProcessSeen) -> dict[str, Any]:
+def _process_data(process: ProcessRow) -> dict[str, Any]:
     return {
         "kind": process.kind,
         "instance": process.instance,

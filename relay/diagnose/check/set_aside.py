@@ -13,7 +13,7 @@ import asyncpg
 
 from relay.diagnose.check.result import Result, failed, ok, unknown, warning
 from relay.diagnose.status.counts import read_processes, read_set_aside
-from relay.diagnose.status.evidence import ProcessSeen, SetAsideCount
+from relay.diagnose.status.evidence import ProcessRow, SetAsideCount
 from relay.diagnose.status.hops import (
     QUARANTINE_FULL,
     blocked_partitions,
@@ -39,7 +39,7 @@ async def check_set_aside(connection: asyncpg.Connection, flow: Flow) -> list[Re
     return judge_set_aside(consumers, aside)
 
 
-def judge_set_aside(consumers: Sequence[ProcessSeen], aside: SetAsideCount) -> list[Result]:
+def judge_set_aside(consumers: Sequence[ProcessRow], aside: SetAsideCount) -> list[Result]:
     """Say what waits and what stands aside."""
     blocked = blocked_partitions(consumers)
     waiting = "; ".join(f"{where} waits: {why}" for where, why in blocked.items())

@@ -18,7 +18,7 @@ from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.cut_over import watched_from, watched_since
 from relay.diagnose.gather.publisher import read_external
 from relay.diagnose.gather.reading import part
-from relay.diagnose.status.evidence import Counts, ProcessSeen, SetAsideCount, Waiting
+from relay.diagnose.status.evidence import Counts, ProcessRow, SetAsideCount, Waiting
 from relay.diagnose.status.traces import Position, read_answered_orders
 from relay.diagnose.watch.looked import read_looked
 from relay.kafka.partition import Partition
@@ -342,14 +342,14 @@ SELECT p.*, extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS age,
 """
 
 
-async def read_processes(connection: asyncpg.Connection, flow: Flow) -> tuple[ProcessSeen, ...]:
+async def read_processes(connection: asyncpg.Connection, flow: Flow) -> tuple[ProcessRow, ...]:
     """Return the process records of the last day, those that run first; not other flows'."""
     rows = await connection.fetch(_PROCESSES, list(flow.others.names))
     return tuple(_process(row) for row in rows)
 
 
-def _process(row: asyncpg.Record) -> ProcessSeen:
-    return ProcessSeen(
+def _process(row: asyncpg.Record) -> ProcessRow:
+    return ProcessRow(
         kind=row["kind"],
         instance=row["instance"],
         version=row["version"],

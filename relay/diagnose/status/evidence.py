@@ -35,7 +35,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessSeen:
+class ProcessRow:
     """One process record, as old as its heartbeat."""
 
     kind: str
@@ -104,7 +104,7 @@ class Counts:
     rates: Mapping[str, float | None] | Missing
     answered: tuple[Answered, ...] | Missing
     canaries: tuple[Position, ...] | Missing
-    processes: tuple[ProcessSeen, ...] | Missing
+    processes: tuple[ProcessRow, ...] | Missing
     read_only: bool = False
     never_an_event: bool = False
     publisher: PublisherSeen | Missing | None = None

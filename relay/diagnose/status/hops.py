@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeVar
 
 from relay.diagnose.evidence.publisher import PublisherSeen
 from relay.diagnose.evidence.system_state import Missing
-from relay.diagnose.status.evidence import Counts, ProcessSeen
+from relay.diagnose.status.evidence import Counts, ProcessRow
 from relay.diagnose.status.external import explain_publisher
 from relay.diagnose.status.lags import Lag, Lags
 from relay.diagnose.status.traces import Traces, compare
@@ -65,7 +65,7 @@ class Status:
     """
 
     hops: tuple[HopStatus, ...]
-    processes: tuple[ProcessSeen, ...]
+    processes: tuple[ProcessRow, ...]
     overdue: Mapping[str, int] | None
     incidents: int | None
     held: Mapping[str, int] | None
@@ -290,7 +290,7 @@ _UNSEEN_WAIT: Final = timedelta(seconds=60)
 QUARANTINE_FULL: Final = "the quarantine is full: of refused returns only the places are kept"
 
 
-def blocked_partitions(consumers: Sequence[ProcessSeen]) -> dict[str, str]:
+def blocked_partitions(consumers: Sequence[ProcessRow]) -> dict[str, str]:
     """Return the partitions that living consumers cannot go on with, and why, by name."""
     found: dict[str, str] = {}
     for one in consumers:
@@ -300,7 +300,7 @@ def blocked_partitions(consumers: Sequence[ProcessSeen]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def quarantine_full(consumers: Sequence[ProcessSeen]) -> bool:
+def quarantine_full(consumers: Sequence[ProcessRow]) -> bool:
     """Tell whether a living consumer keeps only the places of what it refuses."""
     return any(bool(one.detail.get("quarantine_full")) for one in consumers)
 
@@ -334,22 +334,22 @@ def _without_database(
     return (blind["place"], blind["publish"], _process(lags, flow, now), blind["return"], confirm)
 
 
-def _alive(counts: Counts, kind: str) -> list[ProcessSeen]:
+def _alive(counts: Counts, kind: str) -> list[ProcessRow]:
     processes = _known(counts.processes) or ()
     return [p for p in processes if p.kind == kind and is_alive(p)]
 
 
-def is_alive(process: ProcessSeen) -> bool:
+def is_alive(process: ProcessRow) -> bool:
     """Whether a process has not stopped and has said something lately."""
     age = timedelta(seconds=process.heartbeat_age_seconds)
     return liveness.is_alive(age, stopped=process.stopped_at is not None)
 
 
-def _state(process: ProcessSeen) -> str:
+def _state(process: ProcessRow) -> str:
     return str(process.detail.get("state", ""))
 
 
-def _run_by(counts: Counts, kind: str, alive: Sequence[ProcessSeen]) -> str:
+def _run_by(counts: Counts, kind: str, alive: Sequence[ProcessRow]) -> str:
     if alive:
         first = next((p for p in alive if p.active), alive[0])
         others = f" and {len(alive) - 1} more" if len(alive) > 1 else ""
@@ -366,7 +366,7 @@ def _run_by(counts: Counts, kind: str, alive: Sequence[ProcessSeen]) -> str:
     return f"nobody: {last[0].instance} is silent since {silent:.0f} s"
 
 
-def _trouble(counts: Counts, processes: Sequence[ProcessSeen], start: str) -> str:
+def _trouble(counts: Counts, processes: Sequence[ProcessRow], start: str) -> str:
     if counts.read_only:
         return "the database is read-only (default_transaction_read_only): nothing can go on"
     if not processes:

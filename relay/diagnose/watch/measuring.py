@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 
 from relay.diagnose.status.counts import read_counts
-from relay.diagnose.status.evidence import Counts, ProcessSeen, Waiting
+from relay.diagnose.status.evidence import Counts, ProcessRow, Waiting
 from relay.diagnose.status.hops import HopName, HopStatus, Status, decide, is_alive
 from relay.diagnose.status.lags import read_lags
 from relay.diagnose.watch.completeness import Completeness
@@ -111,7 +111,7 @@ def _oldest(hop: HopStatus) -> float | None:
     return hop.oldest_age_seconds if hop.waiting else 0.0
 
 
-def _processes(seen: tuple[ProcessSeen, ...]) -> dict[tuple[str, ...], float]:
+def _processes(seen: tuple[ProcessRow, ...]) -> dict[tuple[str, ...], float]:
     alive = Counter(one.kind for one in seen if is_alive(one))
     return {(kind,): float(alive[kind]) for kind in {*_KINDS, *alive}}
 

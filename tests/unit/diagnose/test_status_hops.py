@@ -11,7 +11,7 @@ from relay.diagnose.causes import Cause
 from relay.diagnose.check.result import State
 from relay.diagnose.check.set_aside import judge_set_aside
 from relay.diagnose.evidence.system_state import Missing
-from relay.diagnose.status.evidence import Counts, ProcessSeen, SetAsideCount, Waiting
+from relay.diagnose.status.evidence import Counts, ProcessRow, SetAsideCount, Waiting
 from relay.diagnose.status.hops import Status, decide
 from relay.diagnose.status.lags import Lag, Lags
 from relay.diagnose.watch.looked import FIRST_ROUND_SECONDS, Looked
@@ -29,8 +29,8 @@ def ago(seconds: float) -> datetime:
     return NOW - timedelta(seconds=seconds)
 
 
-def process(kind: str, **changes: Any) -> ProcessSeen:
-    seen = ProcessSeen(
+def process(kind: str, **changes: Any) -> ProcessRow:
+    seen = ProcessRow(
         kind=kind,
         instance=f"{kind}-host:1",
         version="1",
@@ -129,7 +129,7 @@ def test_orders_that_bypassed_the_outbox_are_not_well() -> None:
         ((process("relay", heartbeat_age_seconds=SILENT_SECONDS + 1),), "silent since 16 s"),
     ],
 )
-def test_a_relay_that_is_not_there(processes: tuple[ProcessSeen, ...], says: str) -> None:
+def test_a_relay_that_is_not_there(processes: tuple[ProcessRow, ...], says: str) -> None:
     found = status(replace(HEALTHY, processes=processes))
     publish = found.hops[1]
     assert says in publish.run_by
