@@ -1,4 +1,4 @@
-"""Every hop: the entry point `relay`; a base installation has it without the command line.
+"""The entry point `relay`; a base installation has it without the command line.
 
 Invariant: nothing is imported here that the base installation lacks; where a package of an extra is
 missing, one line names the extra.

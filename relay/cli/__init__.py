@@ -1,4 +1,4 @@
-"""Every hop: the program `relay`: finds the command, imports only it, and translates its errors.
+"""The program `relay`: finds the command, imports only it, and translates its errors.
 
 Invariant: `relay --help` imports no driver; a command that fails leaves one line with the next step
 and an exit code (0 fine, 1 failure, 2 usage, 3 something was found), never a traceback.

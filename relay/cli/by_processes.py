@@ -1,4 +1,4 @@
-"""Every hop: a command's settings, compared with what the running processes recorded.
+"""A command's settings, compared with what the running processes recorded.
 
 Invariant: reads only. The database away, nothing is compared: the command itself says that it is.
 """

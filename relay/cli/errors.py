@@ -1,4 +1,4 @@
-"""Every hop: the one place where errors become what a person or a script reads, and an exit code.
+"""The one place where errors become what a person or a script reads, and an exit code.
 
 Invariant: nobody sees a traceback for a thing that has a name; an unnamed error says its type, and
 RELAY_TRACEBACK=1 shows all of it. Errors go to stderr, so that data on stdout stays data.

@@ -1,4 +1,4 @@
-"""Every hop: how commands print: data on stdout, JSON when asked for, colour for people only.
+"""How commands print: data on stdout, JSON when asked for, colour for people only.
 
 Invariant: under --json stdout holds one JSON document and nothing else; without a terminal, or with
 NO_COLOR, no escape sequence is written.

@@ -1,4 +1,4 @@
-"""All hops: `relay watchdog`: the overdue watchdog, alone; beside another service: `watched`."""
+"""`relay watchdog`: the overdue watchdog, alone; beside another service: `watched`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All hops: `relay web`: the operator's page, wired from the settings."""
+"""`relay web`: the operator's page, wired from the settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All hops: what a verdict with its cause means for the customer who waits.
+"""What a verdict with its cause means for the customer who waits.
 
 Invariant: one function answers for every command, for a diagnosis of this moment and for one that
 was stored; a verdict that this version does not know is not judged.

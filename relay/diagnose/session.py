@@ -1,4 +1,4 @@
-"""All hops: diagnoses orders: connects, gathers, decides, explains; the entry of the package.
+"""Diagnoses orders: connects, gathers, decides, explains; the entry of the package.
 
 Invariant: a database or a broker that cannot be reached is evidence that is missing, not an error;
 only what is asked for wrongly is one.

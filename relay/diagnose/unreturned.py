@@ -1,4 +1,4 @@
-"""All hops: the orders that wait past their deadline, with what is known of each already.
+"""The orders that wait past their deadline, with what is known of each already.
 
 Invariant: one look at the database for those that the watchdog has diagnosed; the few that it has
 not come to are diagnosed here, without reading Kafka for long. Nothing is left out.

@@ -1,4 +1,4 @@
-"""All hops: the closed list of verdicts, and the hop that each one blames.
+"""The closed list of verdicts, and the hop that each one blames.
 
 Invariant: a verdict names the first hop that is missing, or none where nothing is; no other module
 spells a verdict or a hop by hand. Nothing here can fail: these are constants.

@@ -1,4 +1,4 @@
-"""Every hop: how a broker, or the way to it, fails; any other error is a fault of ours.
+"""How a broker, or the way to it, fails; any other error is a fault of ours.
 
 Invariant: constants. Who catches one of these says what was not looked at, and why.
 """

@@ -1,4 +1,4 @@
-"""Every hop: what a partition is called; pure."""
+"""What a partition is called; pure."""
 
 from typing import NamedTuple
 

@@ -1,1 +1,1 @@
-"""All hops: what a person decides: quarantine emptied, a checkpoint set anew after a restore."""
+"""What a person decides: quarantine emptied, a checkpoint set anew after a restore."""

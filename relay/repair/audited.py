@@ -1,4 +1,4 @@
-"""All hops: reads relay.audit_log: who did what to the system, when, why, and what came of it."""
+"""Reads relay.audit_log: who did what to the system, when, why, and what came of it."""
 
 from __future__ import annotations
 

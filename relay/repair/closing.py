@@ -1,4 +1,4 @@
-"""All hops: closes overdue cases and incidents by hand, with who and why.
+"""Closes overdue cases and incidents by hand, with who and why.
 
 Invariant: one transaction with its row in relay.audit_log, which the database writes; an order that
 is not overdue is not closed, and what was closed stays closed whatever the watchdog finds later.

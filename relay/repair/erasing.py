@@ -1,4 +1,4 @@
-"""All hops: a person's data taken out of what the schema `relay` holds.
+"""A person's data taken out of what the schema `relay` holds.
 
 Invariant: one transaction with its row in the audit log; the rows stay, blank, as proof of what was
 sent when. A blank event that was not yet published is published as a tombstone, and is never

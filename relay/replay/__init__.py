@@ -1,1 +1,1 @@
-"""All hops: missed events again: what is selected, planned, sent, and what came of it."""
+"""Missed events again: what is selected, planned, sent, and what came of it."""

@@ -1,4 +1,4 @@
-"""All hops: looks up what a selection means: orders, their events' rows, what was replayed before.
+"""Looks up what a selection means: orders, their events' rows, what was replayed before.
 
 Invariant: reads only; rows of partitions that were dropped are named by range, never passed over.
 """

@@ -1,4 +1,4 @@
-"""All hops: conducts a replay: a few first, then faster, until all are sent; and follows them.
+"""Conducts a replay: a few first, then faster, until all are sent; and follows them.
 
 Invariant: nothing is published here: items are released in the database, and whoever holds the
 relay's lease sends them. All that is known stands there too, so that a process that is killed is

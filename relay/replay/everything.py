@@ -1,4 +1,4 @@
-"""All hops: stores all that a selection means as a job's items, where no plan of each is made.
+"""Stores all that a selection means as a job's items, where no plan of each is made.
 
 Invariant: in the transaction that makes the job, page by page, so that ten million events are
 never held here; only what the relay has handed over, and nothing that waits in quarantine.

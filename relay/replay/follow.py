@@ -1,4 +1,4 @@
-"""All hops: what came of a replay: which of its events have their orders returned by now.
+"""What came of a replay: which of its events have their orders returned by now.
 
 Invariant: reads only; "sent" is never counted as "returned": an event counts once its order has a
 terminal status. Memory and statements are by the thousand items, however many there are.

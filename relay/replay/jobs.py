@@ -1,4 +1,4 @@
-"""All hops: replays as they are stored: plans, what people decide about them, and how far they are.
+"""Replays as they are stored: plans, what people decide about them, and how far they are.
 
 Invariant: a decision and its row in the audit log, which the database writes, are one transaction.
 A replay moves between its states only as `_MOVES` says, whoever asks from whichever terminal, and

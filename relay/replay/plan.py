@@ -1,4 +1,4 @@
-"""All hops: decides what of a selection is sent again, and says why the rest is not.
+"""Decides what of a selection is sent again, and says why the rest is not.
 
 Invariant: pure; every selected order is either sent or counted as skipped under one reason, with
 the command that helps it. By default only what is lost, and what another return would mend, is

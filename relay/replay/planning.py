@@ -1,4 +1,4 @@
-"""All hops: makes a replay's plan: the diagnosis's judgement and the rows, put together and stored.
+"""Makes a replay's plan: the diagnosis's judgement and the rows, put together and stored.
 
 Invariant: nothing is sent; the plan is stored with its id before it is shown.
 """

@@ -1,4 +1,4 @@
-"""All hops: how fast a replay goes after so long.
+"""How fast a replay goes after so long.
 
 Invariant: pure; the rate doubles every second until it is the limit.
 """

@@ -1,4 +1,4 @@
-"""All hops: runs a stored replay: wires the conductor, a relay that stands by, and what came of it.
+"""Runs a stored replay: wires the conductor, a relay that stands by, and what came of it.
 
 Invariant: items are published by whoever holds the relay's lease: a relay when one runs, this
 process otherwise, which then sends replays' items and nothing else, and leaves the lease to any

@@ -1,4 +1,4 @@
-"""All hops: what somebody wants to have again: conditions, all of which must hold.
+"""What somebody wants to have again: conditions, all of which must hold.
 
 Invariant: pure; what cannot be read is refused with its line, and nothing is left out in silence.
 """

@@ -1,4 +1,4 @@
-"""All hops: a replay's own span, in a trace whose id is the replay's, with links to its orders'.
+"""A replay's own span, in a trace whose id is the replay's, with links to its orders'.
 
 Invariant: written once a run, whatever came of it; without exporting nothing is done. The `send`
 spans of its events are in the orders' own traces, and link here: to the first run's span, whose id

@@ -1,4 +1,4 @@
-"""Every hop: what people (and upkeep) did to the system, and why: one row of relay.audit_log each.
+"""What people (and upkeep) did to the system, and why: one row of relay.audit_log each.
 
 Invariant: the row is written in the transaction of what it reports, so that neither is there
 without the other. `login` and `at` are the database's own words: who acts cannot choose them.

@@ -1,4 +1,4 @@
-"""Every hop: how long to wait before the next attempt at something that failed.
+"""How long to wait before the next attempt at something that failed.
 
 Invariant: pure; the wait never exceeds the cap, however many attempts there were. It never gives
 up: whoever retries says what it waits for.

@@ -1,4 +1,4 @@
-"""Every hop: the ids by which canaries (`relay probe`) are told from orders at no cost.
+"""The ids by which canaries (`relay probe`) are told from orders at no cost.
 
 Invariant: pure. A canary's id has the type of the flow's keys, so that every program that handles
 orders can carry it; it only looks like a canary's, `relay.probe_run` says whether it is one. No

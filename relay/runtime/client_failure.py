@@ -1,4 +1,4 @@
-"""Every hop: the closed list of what can go wrong on our own side of a connection.
+"""The closed list of what can go wrong on our own side of a connection.
 
 Invariant: pure, without a driver. What the other side says has codes of its own (SQLSTATE, Kafka's
 error codes); `failure_code.py` joins the two.

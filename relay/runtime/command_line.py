@@ -1,4 +1,4 @@
-"""Every hop: commands to copy into a shell, with ids in them that others wrote.
+"""Commands to copy into a shell, with ids in them that others wrote.
 
 Invariant: pure; whatever an id is, the command that is printed names that id and nothing else: it
 is quoted for the shell, is no option though it begins with a dash, and no incident though it looks

@@ -1,4 +1,4 @@
-"""Every hop: opens connections to PostgreSQL, and says in typed errors why one cannot be had.
+"""Opens connections to PostgreSQL, and says in typed errors why one cannot be had.
 
 Invariant: a caller that needs the primary never gets a standby (a relay that read one would trust a
 checkpoint of the past). Whether an error is worth another attempt is told by its type.

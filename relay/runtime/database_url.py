@@ -1,4 +1,4 @@
-"""Every hop: reads DATABASE_URL in libpq's words, also those that the driver does not know.
+"""Reads DATABASE_URL in libpq's words, also those that the driver does not know.
 
 Invariant: pure but for libpq's own environment variables. Each word of libpq is passed on, acted
 on here, ignored because it changes nothing that we promise, or refused because leaving it out would

@@ -1,4 +1,4 @@
-"""Every hop: how long something took or is ago, as people read it; pure."""
+"""How long something took or is ago, as people read it; pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every hop: a duty that one process has at a time: its row of relay.lease.
+"""A duty that one process has at a time: its row of relay.lease.
 
 Invariant: who has it is decided by the database's clock; that it may have lapsed, by this process's
 own. A holder that is late is fenced off by the epoch, which rises with each new one.

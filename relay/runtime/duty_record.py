@@ -1,4 +1,4 @@
-"""All hops: which duties are done, and which fail: written by whoever does them, read by commands.
+"""Which duties are done, and which fail: written by whoever does them, read by commands.
 
 Invariant: an answer that nothing was found is worth as much as the time of the last completed look;
 that time is the database's. A duty that cannot write its record (the database is away) is told by

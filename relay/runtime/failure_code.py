@@ -1,4 +1,4 @@
-"""Every hop: what a failure is, as a code that no language and no driver's release changes.
+"""What a failure is, as a code that no language and no driver's release changes.
 
 Invariant: pure, and total: every exception has a code. A code names who spoke, and what it said in
 its own terms: `sqlstate:42501` (PostgreSQL, appendix A), `kafka:TOPIC_AUTHORIZATION_FAILED` (Kafka

@@ -1,4 +1,4 @@
-"""Every hop: the part of the flow that a process runs with, recorded and compared with a command's.
+"""The part of the flow that a process runs with, recorded and compared with a command's.
 
 Invariant: pure. A command goes by what every process that uses a setting runs with; where these
 differ among themselves it keeps its own and says so. What no process uses itself (the processor's

@@ -1,4 +1,4 @@
-"""Every hop: the settings of a flow, and of its events and orders table.
+"""The settings of a flow, and of its events and orders table.
 
 Invariant: what contradicts itself is refused when the flow is built of them, before anything is
 connected to.

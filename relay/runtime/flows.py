@@ -1,4 +1,4 @@
-"""Every hop: the flows of the settings beside each other: what belongs to which of them.
+"""The flows of the settings beside each other: what belongs to which of them.
 
 Invariant: pure; flows whose rows, records or returns could not be told apart are never built. The
 first of them owns what was stored before there were several.

@@ -1,4 +1,4 @@
-"""Every hop: writes the process record and the outage records, on a connection of its own.
+"""Writes the process record and the outage records, on a connection of its own.
 
 Invariant: it never gives up and never disturbs the service: the database away only means that the
 records come later. Its own view of the database is an outage like any other.

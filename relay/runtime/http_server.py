@@ -1,4 +1,4 @@
-"""Every hop: an ASGI application on a port of this machine.
+"""An ASGI application on a port of this machine.
 
 It serves the sample's order service, and the operator's page.
 

@@ -1,4 +1,4 @@
-"""Every hop: the languages in which people are spoken to: English, and what the catalogues have.
+"""The languages in which people are spoken to: English, and what the catalogues have.
 
 Invariant: the English sentence is its own key, so that a sentence without a translation is shown in
 English and never as a code. JSON, logs and metrics are in English whatever the language.

@@ -1,4 +1,4 @@
-"""Every hop: when a process counts as alive: the one rule, for whoever asks.
+"""When a process counts as alive: the one rule, for whoever asks.
 
 Invariant: pure. A process that lives beats, or connects anew, every HEARTBEAT_SECONDS; three missed
 heartbeats are silence. One that has no connection left is known to be gone earlier.

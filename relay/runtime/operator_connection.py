@@ -1,4 +1,4 @@
-"""All hops: the connection that a person's decisions are made on.
+"""The connection that a person's decisions are made on.
 
 Invariant: to the primary and to this program's schema; a login that may not act is told so, and
 which role it needs.

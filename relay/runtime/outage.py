@@ -1,4 +1,4 @@
-"""Every hop: outage records: from when to when this process could not reach database or broker.
+"""Outage records: from when to when this process could not reach database or broker.
 
 Invariant: an outage is kept in memory until the database has it, so that the database's own outage
 is recorded too, afterwards. A broker's outage is written while it lasts and completed when it ends.

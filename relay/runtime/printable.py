@@ -1,4 +1,4 @@
-"""Every hop: what others wrote, so that a terminal shows it and obeys none of it.
+"""What others wrote, so that a terminal shows it and obeys none of it.
 
 Invariant: pure; what comes out has no control character, no escape sequence, nothing that turns the
 direction of writing or takes no room, and no line end but those asked for. The bytes themselves are

@@ -1,4 +1,4 @@
-"""Every hop: the process record: that this process lives, since when, and how it ended.
+"""The process record: that this process lives, since when, and how it ended.
 
 Invariant: one row per process, written by upsert, so that a row lost in a failover comes back with
 the next heartbeat. Times are the database's. A process that is killed leaves a row without

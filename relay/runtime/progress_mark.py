@@ -1,4 +1,4 @@
-"""Every hop: whether a process makes progress: what `/livez` answers by.
+"""Whether a process makes progress: what `/livez` answers by.
 
 Invariant: the loop that does the work, and each loop that waits for something to come back, marks
 every turn of its own. No mark for longer than any turn may take means that the loop hangs, and that

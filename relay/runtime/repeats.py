@@ -1,4 +1,4 @@
-"""Every hop: what is said of a lasting trouble: at once, and once a minute while it lasts.
+"""What is said of a lasting trouble: at once, and once a minute while it lasts.
 
 Invariant: pure but for the clock; a trouble that is over is news when it comes again.
 """

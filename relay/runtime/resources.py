@@ -1,4 +1,4 @@
-"""Every hop: finds the contract's data files (`schemas/`), inside the package or beside it.
+"""Finds the contract's data files (`schemas/`), inside the package or beside it.
 
 Invariant: one folder per process, the installed one first. When neither exists, the error says so.
 """

@@ -1,4 +1,4 @@
-"""Every hop: which PostgreSQL servers and databases this program works with.
+"""Which PostgreSQL servers and databases this program works with.
 
 Invariant: asked before anything is written or half applied, by `relay migrate`, by the script that
 it prints, at the start of every service, and by `relay check`. The answer costs no round trip: a

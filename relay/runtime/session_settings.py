@@ -1,4 +1,4 @@
-"""Every hop: the session settings that each of our connections has, whatever server it reached.
+"""The session settings that each of our connections has, whatever server it reached.
 
 Invariant: what a statement answers does not depend on how somebody set up the server, the database
 or the role. A text that one session made is read alike by the next (times, intervals, floats,

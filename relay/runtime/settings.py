@@ -1,4 +1,4 @@
-"""Every hop: reads the settings once, at start: a TOML file, the environment over it.
+"""Reads the settings once, at start: a TOML file, the environment over it.
 
 Invariant: what is unknown, unusable or contradictory is an error that names the setting (and the
 nearest name that exists), before anything is connected to. No error shows a secret.

@@ -1,4 +1,4 @@
-"""Every hop: the ranges of the settings' numbers, each with the reason for its end.
+"""The ranges of the settings' numbers, each with the reason for its end.
 
 Invariant: what is accepted survives every sum that is made with it: with times in Python and in
 PostgreSQL, in milliseconds for Kafka, in bytes for a field of PostgreSQL.

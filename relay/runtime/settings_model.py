@@ -1,4 +1,4 @@
-"""Every hop: which settings there are, in which units, with which defaults.
+"""Which settings there are, in which units, with which defaults.
 
 Invariant: a setting that is not here is an error at start, and so is one that contradicts another.
 Passwords are secrets: they are in no repr and in no error.

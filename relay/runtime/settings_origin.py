@@ -1,4 +1,4 @@
-"""Every hop: which settings are not the defaults, and where each was said: for the log at start.
+"""Which settings are not the defaults, and where each was said: for the log at start.
 
 Invariant: a secret's value is never among them, nor one that the other source overrides.
 """

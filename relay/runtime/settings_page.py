@@ -1,4 +1,4 @@
-"""Every hop: writes docs/settings.md from the settings themselves, so that it cannot be wrong.
+"""Writes docs/settings.md from the settings themselves, so that it cannot be wrong.
 
 `python -m relay.runtime.settings_page > docs/settings.md`; a test compares the two.
 """

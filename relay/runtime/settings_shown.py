@@ -1,4 +1,4 @@
-"""Every hop: the settings that a process runs with, and where each comes from.
+"""The settings that a process runs with, and where each comes from.
 
 Invariant: no secret is shown, only that there is one; nothing is connected to.
 """

@@ -1,4 +1,4 @@
-"""Every hop: turns environment variables and a TOML file into one shape of nested tables.
+"""Turns environment variables and a TOML file into one shape of nested tables.
 
 Invariant: pure but for reading the named files. `RELAY_<TABLE>_<KEY>` is `[table] key`;
 DATABASE_URL and KAFKA_* keep the names that other programs use. A variable `X_FILE` names the file

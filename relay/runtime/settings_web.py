@@ -1,4 +1,4 @@
-"""Every hop: the settings of the operator's page.
+"""The settings of the operator's page.
 
 Invariant: beyond this machine there is no page without somebody who says who asks: an address that
 is not the loopback, and no authentication, contradict each other.

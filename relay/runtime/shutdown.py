@@ -1,4 +1,4 @@
-"""Every hop: SIGTERM and SIGINT become an event that the services watch.
+"""SIGTERM and SIGINT become an event that the services watch.
 
 Invariant: the first signal only asks (the service drains and exits 0); a second one of any kind
 ends the process at once, as an impatient operator expects. Neither acknowledges unfinished work.

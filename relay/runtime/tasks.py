@@ -1,4 +1,4 @@
-"""Every hop: tasks of the event loop, each with an owner: none ends unobserved.
+"""Tasks of the event loop, each with an owner: none ends unobserved.
 
 Invariant: whatever a background task raises is logged under one event name with the task's name,
 and counted; a loop's own complaint (a task that nobody waited for) is logged and counted, too. A

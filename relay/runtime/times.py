@@ -1,4 +1,4 @@
-"""Every hop: times that other people's programs wrote, made into datetimes that never fail.
+"""Times that other people's programs wrote, made into datetimes that never fail.
 
 Invariant: total. A time outside the calendar of `datetime` (infinity, 4713 BC, a record stamped in
 microseconds), or at its edge, where arithmetic would fail, becomes an `OddTime`: it compares as

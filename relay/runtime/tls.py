@@ -1,4 +1,4 @@
-"""Every hop: what a failed TLS handshake means, in words that a person can act upon.
+"""What a failed TLS handshake means, in words that a person can act upon.
 
 Invariant: pure. Only what OpenSSL or the other side said for certain is named; anything else is
 None, and whoever asked goes on as if the network had failed.

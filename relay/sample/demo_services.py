@@ -1,4 +1,4 @@
-"""Every hop of the demo: the four services as processes of their own, as a user would run them.
+"""The four services as processes of their own, as a user would run them.
 
 Invariant: none outlives the demo, however the demo ends (each has a guard); a service that dies
 before it was asked to is noticed at the next look and named, with the end of its log.

@@ -1,4 +1,4 @@
-"""Every hop: text of others made fit to be shown: no password in it.
+"""Text of others made fit to be shown: no password in it.
 
 Invariant: pure, and light: the command line's errors go through here, and it starts quickly.
 """

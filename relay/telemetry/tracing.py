@@ -1,4 +1,4 @@
-"""Every hop: what a process needs to trace, made once at its start from the `OTEL_*` variables.
+"""What a process needs to trace, made once at its start from the `OTEL_*` variables.
 
 Invariant: per-event spans (encoded by `otlp`) and the rare ones of the SDK leave by one exporter,
 with one resource, one sampler and one count of what was lost. With exporting off everything here

@@ -1,4 +1,4 @@
-"""All hops: what the active watchdog measured, for Prometheus: one owner of these at a time.
+"""What the active watchdog measured, for Prometheus: one owner of these at a time.
 
 Invariant: without a measurement there is no sample, and a measurement is shown only while its
 watchdog holds the lease by its own clock: one that lost it, or hangs, shows nothing, so that no

@@ -1,4 +1,4 @@
-"""All hops: what people do on the page: each act with a reason, for what the page showed, once.
+"""What people do on the page: each act with a reason, for what the page showed, once.
 
 Invariant: an act takes the ids that were drawn into its form, or a stored plan's, and never "all
 that match". The audit row, with the person's name, is written before the act, or in its

@@ -1,4 +1,4 @@
-"""All hops: the application: which address shows what, and to whom.
+"""The application: which address shows what, and to whom.
 
 Invariant: nothing but the login, the style and the scripts is shown to somebody who may not look;
 every answer has the headers of `guard`. An error is a page with a sentence, and its cause is in the

@@ -1,4 +1,4 @@
-"""All hops: a run of `relay reconcile` that somebody began on the page: one at a time, in memory.
+"""A run of `relay reconcile` that somebody began on the page: one at a time, in memory.
 
 Invariant: it only reads; it ends with the process, and its outcome is kept until the next one.
 """

@@ -1,4 +1,4 @@
-"""All hops: where the marks of the page's pictures stand: pure geometry, drawn by the templates.
+"""Where the marks of the page's pictures stand: pure geometry, drawn by the templates.
 
 Invariant: nothing is drawn that is not in what was read; a picture has at most so many marks, and
 says when there would be more. Lengths are units of the picture's own box.

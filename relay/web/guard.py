@@ -1,4 +1,4 @@
-"""All hops: what every request and every answer of the page has to meet.
+"""What every request and every answer of the page has to meet.
 
 Invariant: no page can be framed, run a script of others, or be read under another host's name; a
 POST comes from one of our own forms, drawn for the same person not long ago. Requests are small.

@@ -1,4 +1,4 @@
-"""All hops: what is pushed to whoever has a page open: the time of the last look, and the Night.
+"""What is pushed to whoever has a page open: the time of the last look, and the Night.
 
 Invariant: a fragment is drawn once for each language and sent to all; a viewer that does not read
 is dropped by the server's own time. At most VIEWERS are served.

@@ -1,4 +1,4 @@
-"""All hops: who asks, and whether that person may look or act.
+"""Who asks, and whether that person may look or act.
 
 Invariant: pure but for the password's hash. Nobody is taken for a person by a header that the proxy
 did not send; a wrong password costs as much time as a right one, and only so many are tried.

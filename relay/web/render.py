@@ -1,4 +1,4 @@
-"""All hops: templates, and how times, ages and numbers are written in them.
+"""Templates, and how times, ages and numbers are written in them.
 
 Invariant: every expression of a template is escaped, and shown without control characters and
 without what turns the direction of writing: order ids, reasons and errors are other people's text.

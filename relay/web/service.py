@@ -1,4 +1,4 @@
-"""All hops: the page as a service: from start to drain.
+"""The page as a service: from start to drain.
 
 Invariant: it works, and says so, with the database or Kafka away; asked to stop it ends what is
 pushed, finishes what it began within a time, and leaves no task behind.

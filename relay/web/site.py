@@ -1,4 +1,4 @@
-"""All hops: what every page of a site is made with, and how a page is read and shown.
+"""What every page of a site is made with, and how a page is read and shown.
 
 Invariant: a page that cannot be read now is shown as it was last read, under a banner that says
 since when and why; where it never was read, the reason alone. Nothing is shown as "none" that was

@@ -1,4 +1,4 @@
-"""All hops: one look at everything for all who look at the page, and its pushing to them.
+"""One look at everything for all who look at the page, and its pushing to them.
 
 Invariant: however many tabs are open, the servers are asked once a time; with nobody looking they
 are not asked at all. A look that fails leaves the last one standing, with what failed and when.

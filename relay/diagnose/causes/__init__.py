@@ -1,4 +1,4 @@
-"""All hops: the closed list of causes, what each means, which verdicts it explains, what to do.
+"""The closed list of causes, what each means, which verdicts it explains, what to do.
 
 Invariant: every verdict has at least one cause, every cause at least one verdict, and every cause
 a sentence that someone who has never seen the system understands. Nothing here can fail.

@@ -1,4 +1,4 @@
-"""All hops: the closed list of causes: codes, as they are stored and printed."""
+"""The closed list of causes: codes, as they are stored and printed."""
 
 from enum import StrEnum
 

@@ -1,4 +1,4 @@
-"""All hops: what a cause means, and the commands that are advised.
+"""What a cause means, and the commands that are advised.
 
 Nothing here can fail.
 """

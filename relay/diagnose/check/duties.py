@@ -1,4 +1,4 @@
-"""All hops: are the duties done that nobody sees: the watchdog's rounds, positions, upkeep?
+"""Are the duties done that nobody sees: the watchdog's rounds, positions, upkeep?
 
 Invariant: pure but for one read. A duty that fails is a failed check; one that nobody has begun is
 a warning: a check before the first start is no accident.

@@ -1,4 +1,4 @@
-"""Every hop: whether the collector takes spans: an empty request, which stores nothing.
+"""Whether the collector takes spans: an empty request, which stores nothing.
 
 Invariant: bounded in time; nothing here raises for what the collector does.
 """

@@ -1,4 +1,4 @@
-"""Every hop: the runs of `relay check` and of `relay probe` that were stored.
+"""The runs of `relay check` and of `relay probe` that were stored.
 
 Invariant: reads only; the newest first, so many and no more.
 """

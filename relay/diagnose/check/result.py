@@ -1,4 +1,4 @@
-"""Every hop: the outcome of one check, and what changed since the last healthy run.
+"""The outcome of one check, and what changed since the last healthy run.
 
 Invariant: pure; a check that is not ok says what to do.
 """

@@ -1,4 +1,4 @@
-"""Every hop: runs every check, stores the outcome, and compares it with the last healthy one.
+"""Runs every check, stores the outcome, and compares it with the last healthy one.
 
 Invariant: nothing is written but the outcome itself; a part that cannot be reached makes one failed
 result and the other parts go on.

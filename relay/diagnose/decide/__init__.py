@@ -1,1 +1,1 @@
-"""All hops: evidence in, verdict and cause out: pure functions."""
+"""Evidence in, verdict and cause out: pure functions."""

@@ -1,4 +1,4 @@
-"""All hops: evidence in, diagnosis out: the one pure function behind every verdict.
+"""Evidence in, diagnosis out: the one pure function behind every verdict.
 
 Invariant: total (any evidence gives a finding), decided backwards (a later proof clears every
 earlier hop), and `unknown` where the deciding evidence is missing: a healthy hop is never blamed.

@@ -1,4 +1,4 @@
-"""All hops: where a returned order spent its time, and which recorded trouble lies over that.
+"""Where a returned order spent its time, and which recorded trouble lies over that.
 
 Invariant: pure; a delay is only explained by what was recorded to overlap it.
 """

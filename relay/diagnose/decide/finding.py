@@ -1,4 +1,4 @@
-"""All hops: what a decision comes to, before it is told in words.
+"""What a decision comes to, before it is told in words.
 
 Invariant: verdict, cause and hop fit each other by the closed lists; an unfit pair is never built.
 """

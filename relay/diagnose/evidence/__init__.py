@@ -1,1 +1,1 @@
-"""All hops: everything known of an order and of what is around it; values only."""
+"""Everything known of an order and of what is around it; values only."""

@@ -1,4 +1,4 @@
-"""All hops: everything gathered about one order, each part either known or `Missing`.
+"""Everything gathered about one order, each part either known or `Missing`.
 
 Invariant: values only; nothing here decides, reads or writes. `None` means "looked, and there is
 none"; `Missing` means "could not look".

@@ -1,4 +1,4 @@
-"""All hops: evidence that is missing, and a process as it recorded itself; values only."""
+"""Evidence that is missing, and a process as it recorded itself; values only."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""All hops: what is the same for every order of a diagnosis: processes, topics, groups, positions.
+"""What is the same for every order of a diagnosis: processes, topics, groups, positions.
 
 Invariant: a part that could not be had is a `Missing` that says why and how to get it, never an
 empty value; whoever decides can so tell "there is none" from "nobody could look".

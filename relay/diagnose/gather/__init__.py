@@ -1,1 +1,1 @@
-"""All hops: reads the evidence: the database, Kafka, nothing else; it changes nothing."""
+"""Reads the evidence: the database, Kafka, nothing else; it changes nothing."""

@@ -1,4 +1,4 @@
-"""All hops: reads what is the same for every order: processes, outages, checkpoint, positions.
+"""Reads what is the same for every order: processes, outages, checkpoint, positions.
 
 Invariant: reads only, bounded in rows whatever was recorded; what cannot be read is Missing.
 """

@@ -1,4 +1,4 @@
-"""All hops: joins what was gathered into one `Evidence` for each order: pure functions.
+"""Joins what was gathered into one `Evidence` for each order: pure functions.
 
 Invariant: nothing is asked here and nothing is decided; an order whose parts are Missing keeps them
 Missing.

@@ -1,4 +1,4 @@
-"""All hops: gathers the evidence about many orders: rows, then Kafka, then the rows once more.
+"""Gathers the evidence about many orders: rows, then Kafka, then the rows once more.
 
 Invariant: never raises for what cannot be had; no transaction is held while Kafka is read; the
 orders and their returns are read last again, so that what arrived meanwhile accuses nobody.

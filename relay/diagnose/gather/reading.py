@@ -1,4 +1,4 @@
-"""All hops: reads one part of the evidence, and turns every way to fail into a `Missing`.
+"""Reads one part of the evidence, and turns every way to fail into a `Missing`.
 
 Invariant: a part that cannot be read never keeps another one from being read: each has a savepoint
 of its own, and a lost connection leaves all that follow `Missing`, with what the server said.

@@ -1,1 +1,1 @@
-"""All hops: which losses belong together, and what happened."""
+"""Which losses belong together, and what happened."""

@@ -1,4 +1,4 @@
-"""All hops: which cases belong together: pure functions.
+"""Which cases belong together: pure functions.
 
 Invariant: cases of one incident share hop, verdict and cause, and lie close in time. A cause that
 strikes a whole hop is an incident from its first order on; one that strikes single orders (a lost

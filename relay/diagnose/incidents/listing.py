@@ -1,4 +1,4 @@
-"""All hops: incidents as people read them: counted, told, with some of their orders.
+"""Incidents as people read them: counted, told, with some of their orders.
 
 Invariant: reads only.
 """

@@ -1,4 +1,4 @@
-"""All hops: the command that helps an incident; pure."""
+"""The command that helps an incident; pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All hops: incidents in the database: opened, grown, relabelled when their cases turn, closed.
+"""Incidents in the database: opened, grown, relabelled when their cases turn, closed.
 
 Invariant: an incident's id never changes; its counts are counted, never added up; what a person
 closed stays closed. Each change is reported once, by the row that it changed.

@@ -1,4 +1,4 @@
-"""All hops: lays an incident over what was recorded while it happened, and tells it in a sentence.
+"""Lays an incident over what was recorded while it happened, and tells it in a sentence.
 
 Invariant: every word of it comes from a process record, an outage record or a position; what was
 not recorded is not told.

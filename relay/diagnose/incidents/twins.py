@@ -1,4 +1,4 @@
-"""All hops: incidents that turned out to be one: joined into the oldest of them.
+"""Incidents that turned out to be one: joined into the oldest of them.
 
 Invariant: the older one keeps its id and gets all orders; the other says which it is the same as,
 and takes no order in any more. Of one event the first orders may have been taken for another loss

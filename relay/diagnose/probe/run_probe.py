@@ -1,4 +1,4 @@
-"""Every hop: sends a canary, follows it as far as the settings say, and keeps what came of it.
+"""Sends a canary, follows it as far as the settings say, and keeps what came of it.
 
 Invariant: no order service ever sees it, and no processor, unless the settings state that it
 answers canaries; its event types are reserved, and it is in no business count. Nothing is appended

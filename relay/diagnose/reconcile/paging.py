@@ -1,4 +1,4 @@
-"""All hops: reads a long answer a page at a time, in one snapshot."""
+"""Reads a long answer a page at a time, in one snapshot."""
 
 from __future__ import annotations
 

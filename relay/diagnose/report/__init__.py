@@ -1,1 +1,1 @@
-"""All hops: a finding in words, for people and programs."""
+"""A finding in words, for people and programs."""

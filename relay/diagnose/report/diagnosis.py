@@ -1,4 +1,4 @@
-"""All hops: a diagnosis as people and programs read it; values, and how they become JSON."""
+"""A diagnosis as people and programs read it; values, and how they become JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All hops: tells a finding in words: how each hop stands and what says so, and what to run next.
+"""Tells a finding in words: how each hop stands and what says so, and what to run next.
 
 Invariant: pure; a hop before the one that is blamed is never shown as missing, and nothing is shown
 as proven that the evidence does not prove.

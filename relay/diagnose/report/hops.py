@@ -1,4 +1,4 @@
-"""All hops: says of one hop whether it is proven, since when, and by what: pure functions.
+"""Says of one hop whether it is proven, since when, and by what: pure functions.
 
 Invariant: the same evidence that decides is what is shown; a text says what was found, and what
 could not be looked at.

@@ -1,4 +1,4 @@
-"""All hops: the state of the night in one sentence.
+"""The state of the night in one sentence.
 
 How many, where, since when, why, and whether it grows.
 

@@ -1,4 +1,4 @@
-"""All hops: a diagnosis as a timeline: when each hop was done, how long it took, where the gap is.
+"""A diagnosis as a timeline: when each hop was done, how long it took, where the gap is.
 
 Invariant: pure; it adds nothing to what the diagnosis found.
 """

@@ -1,1 +1,1 @@
-"""All hops: how each stands now: what waits, since when, at what rate, and who runs it."""
+"""How each hop stands now: what waits, since when, at what rate, and who runs it."""

@@ -1,4 +1,4 @@
-"""All hops: counts in the database what waits, at a cost that does not grow with what is retained.
+"""Counts in the database what waits, at a cost that does not grow with what is retained.
 
 Invariant: reads only, each part by itself: what cannot be read is Missing and the rest is told. No
 count goes further than COUNTED rows; beyond that the outbox is estimated by its ids, and open

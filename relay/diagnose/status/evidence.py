@@ -1,4 +1,4 @@
-"""All hops: what the database knows of what waits, as values.
+"""What the database knows of what waits, as values.
 
 Invariant: pure; a part that could not be read is Missing.
 """

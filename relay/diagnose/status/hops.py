@@ -1,4 +1,4 @@
-"""All hops: how each stands, decided from what database and broker said; pure.
+"""How each hop stands, decided from what database and broker said; pure.
 
 Invariant: what is not known is None and has a note, never a zero. `return` has no queue of its own:
 there wait the open orders that wait nowhere else.

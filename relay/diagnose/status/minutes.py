@@ -1,4 +1,4 @@
-"""All hops: the orders of a stretch of time, by when they were placed, and how far they came.
+"""The orders of a stretch of time, by when they were placed, and how far they came.
 
 Invariant: reads only, at a cost that does not grow with what is retained: a stretch with many rows
 is counted by the ids at its borders, and said to be an estimate. What waits past its deadline is

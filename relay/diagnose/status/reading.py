@@ -1,4 +1,4 @@
-"""All hops: asks database and broker how things stand, and has it decided.
+"""Asks database and broker how things stand, and has it decided.
 
 Invariant: it always answers: with either of them away it tells what the other one knows.
 """

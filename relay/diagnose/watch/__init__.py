@@ -1,1 +1,1 @@
-"""All hops: the watchdog: positions, overdue orders, late returns."""
+"""The watchdog: positions, overdue orders, late returns."""

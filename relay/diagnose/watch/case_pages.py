@@ -1,4 +1,4 @@
-"""All hops: the overdue orders as the watchdog recorded them, a page at a time.
+"""The overdue orders as the watchdog recorded them, a page at a time.
 
 Invariant: reads only; a page costs a page, however many there are, and the counts stop at COUNTED.
 A page begins behind the last order of the one before it, so that none is left out or shown twice

@@ -1,4 +1,4 @@
-"""All hops: the overdue cases in relay.overdue: opened, diagnosed again, closed.
+"""The overdue cases in relay.overdue: opened, diagnosed again, closed.
 
 Invariant: one row per overdue event, opened by one insert that only one watchdog can win; a case
 that was closed by hand is never touched again; a late return closes its case.

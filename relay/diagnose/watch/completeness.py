@@ -1,4 +1,4 @@
-"""All hops: of the orders that were placed in one minute, how many have reached each stage.
+"""Of the orders that were placed in one minute, how many have reached each stage.
 
 It is what a manager graphs, and the first sign of a loss that nothing else says: a stage that stays
 below the one before it, for minutes whose orders are long due.

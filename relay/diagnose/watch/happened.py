@@ -1,4 +1,4 @@
-"""All hops: what happened meanwhile, on one time axis.
+"""What happened meanwhile, on one time axis.
 
 Processes, outages, members, jumps of offsets, checks that came out otherwise, what people did.
 

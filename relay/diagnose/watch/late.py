@@ -1,4 +1,4 @@
-"""All hops: finds orders that were returned late while no watchdog ran.
+"""Finds orders that were returned late while no watchdog ran.
 
 Invariant: each stretch of time is looked at once, remembered in relay.maintenance, and only after
 every transaction that could still write into it has ended by any reasonable clock; a stretch costs

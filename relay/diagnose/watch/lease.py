@@ -1,4 +1,4 @@
-"""All hops: who is the active watchdog.
+"""Who is the active watchdog.
 
 Invariant: one at a time; a watchdog that could not renew in time by its own clock does no more.
 What a late one still writes is harmless: every case is opened by one insert that only one can win.

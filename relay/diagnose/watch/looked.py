@@ -1,4 +1,4 @@
-"""All hops: whether anybody looks for overdue orders: what "none" is worth.
+"""Whether anybody looks for overdue orders: what "none" is worth.
 
 Invariant: "nothing is overdue" stands only beside a completed round that is not overdue itself;
 everything else is "nobody has looked", with since when and why.

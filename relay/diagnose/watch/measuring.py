@@ -1,4 +1,4 @@
-"""All hops: the active watchdog measures how every hop stands, for Prometheus.
+"""The active watchdog measures how every hop stands, for Prometheus.
 
 Invariant: what `relay status` says and what is exported are one reading of the same records. What
 cannot be read has no value; a measurement that fails as a whole leaves none.

@@ -1,4 +1,4 @@
-"""All hops: orders that are not returned, and whose status keeps them from being found as open.
+"""Orders that are not returned, and whose status keeps them from being found as open.
 
 Invariant: an order whose final status a held return contradicts, and one whose status the flow does
 not know, are found like any other that is overdue. The second needs an index on large tables: where

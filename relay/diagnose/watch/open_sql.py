@@ -1,4 +1,4 @@
-"""All hops: the parts that every question for overdue orders has."""
+"""The parts that every question for overdue orders has."""
 
 from __future__ import annotations
 

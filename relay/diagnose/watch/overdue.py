@@ -1,4 +1,4 @@
-"""All hops: finds the orders that are past their deadline and not returned.
+"""Finds the orders that are past their deadline and not returned.
 
 Invariant: never an order placed before the watch began, or before the first event was written;
 never one that was closed by hand; an order without an outbox row is found too, where the flow says

@@ -1,4 +1,4 @@
-"""All hops: the `return missing` span in an order's own trace, and the hops that are proven.
+"""The `return missing` span in an order's own trace, and the hops that are proven.
 
 Invariant: written whether or not the order was sampled; its attributes suffice without any other
 span, and it begins where the last proven hop ended. Where the order has no other span in its trace,

@@ -1,4 +1,4 @@
-"""All hops: the proven hops of an order that nobody traced, as spans: pure.
+"""The proven hops of an order that nobody traced, as spans: pure.
 
 Invariant: a span says what the evidence says and no more: where only the moment is known at which
 a hop was done, the span ends there and begins where the last one ended, or lasts a microsecond.

@@ -1,4 +1,4 @@
-"""All hops: one round of the watchdog: what is overdue, what came late, what belongs together.
+"""One round of the watchdog: what is overdue, what came late, what belongs together.
 
 Invariant: a round may end anywhere and the next one goes on: each statement brings the records
 nearer to what is true, whichever came before it. It looks at what changed, never at all orders; a

@@ -1,4 +1,4 @@
-"""All hops: orders that the watchdog cannot judge: left alone for a while, counted and said.
+"""Orders that the watchdog cannot judge: left alone for a while, counted and said.
 
 Invariant: one order that makes the diagnosis fail costs a few more looks, and no other order its
 own. It is tried again after a while: a new version, or other evidence, may judge it.

@@ -1,4 +1,4 @@
-"""All hops: the watchdog: records positions and finds overdue orders, for as long as it lives.
+"""The watchdog: records positions and finds overdue orders, for as long as it lives.
 
 Invariant: one is active, by lease; the others stand by. It never disturbs the service that it runs
 in: whatever fails is said, waited out and begun again; its connections are its own.

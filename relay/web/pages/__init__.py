@@ -1,1 +1,1 @@
-"""All hops: the pages: each reads what it shows, and names its template."""
+"""The pages: each reads what it shows, and names its template."""

@@ -1,4 +1,4 @@
-"""All hops: the pages that find: Night, incidents, orders, unreturned.
+"""The pages that find: Night, incidents, orders, unreturned.
 
 Invariant: reads only; each shows what a command with `--json` says.
 """

@@ -1,4 +1,4 @@
-"""All hops: the pages of what people repair: replays and the quarantine.
+"""The pages of what people repair: replays and the quarantine.
 
 Invariant: reads only; what is done is done by `acts.py`. "Sent" is never shown where "returned" is
 meant.

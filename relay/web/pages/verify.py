@@ -1,4 +1,4 @@
-"""All hops: the pages that verify, and who runs what: checks, probes, reconcile, processes, audit.
+"""The pages that verify, and who runs what: checks, probes, reconcile, processes, audit.
 
 Invariant: reads only; a check or a canary that somebody wants now is run by `acts.py`.
 """
