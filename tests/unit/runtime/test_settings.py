@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from relay.cli.confirm import confirm_options
+from relay.cli.watchdog import watch_options
 from relay.consumers.confirm.options import ConfirmOptions
+from relay.diagnose.watch.round import WatchOptions
 from relay.publish.maintenance.duties import MaintenanceOptions, maintenance_options
 from relay.publish.options import PublishOptions, publish_options
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow, Observe
@@ -48,6 +50,7 @@ def test_defaults_are_those_of_the_parts() -> None:
     assert publish_options(settings) == PublishOptions()
     assert maintenance_options(settings) == MaintenanceOptions()
     assert confirm_options(settings) == ConfirmOptions()
+    assert watch_options(settings) == WatchOptions()
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
