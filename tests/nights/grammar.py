@@ -16,6 +16,7 @@ from tests.nights.causes.redeploy import PartitionsAdded, Redeploy, Renamed
 from tests.nights.causes.refusals import Refusal
 from tests.nights.causes.single import Bug, ByHand, Writer
 from tests.nights.causes.transactions import OpenTransaction
+from tests.nights.causes.ways import Moved, Paused, Swapped
 
 # How often each kind is drawn.
 KINDS: dict[Callable[[Random, Cast], Cause], int] = {
@@ -30,6 +31,11 @@ KINDS: dict[Callable[[Random, Cast], Cause], int] = {
     PartitionsAdded.draw: 1,
     Renamed.draw: 1,
 }
+
+
+# Drawn from a luck of their own: the seeds' other draws stay as they were.
+MORE: tuple[Callable[[Random, Cast], Cause], ...] = (Swapped.draw, Paused.draw, Moved.draw)
+MORE_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,18 @@ def _strikes_twice(causes: Sequence[Cause]) -> bool:
     return frozen and any(one.stands_at == HOPS["processor"] for one in causes)
 
 
+def _with_more(seed: int, cast: Cast, causes: list[Cause]) -> list[Cause]:
+    """Add one of the further kinds to some nights, in place of what stands where it would."""
+    luck = Random(f"more of night {seed}")
+    if luck.random() >= MORE_SHARE:
+        return causes
+    one = luck.choice(MORE)(luck, cast)
+    if isinstance(one, Moved):
+        return [one]  # whoever comes back later comes under the first name
+    others = [it for it in causes if not one.stands_at or it.stands_at != one.stands_at]
+    return others if _strikes_twice([one, *others]) else [*others, one]
+
+
 def draw(seed: int) -> Night:
     """Draw a night."""
     luck = Random(f"night {seed}")
@@ -65,6 +83,7 @@ def draw(seed: int) -> Night:
             continue
         if not one.stands_at or one.stands_at not in {other.stands_at for other in causes}:
             causes.append(one)
+    causes = _with_more(seed, cast, causes)
     # A new group may take everything once more: what was lost before is answered then.
     causes = [one for one in causes if isinstance(one, Renamed)][:1] or causes
     # What stands comes last, the later hop first: each lets the orders of the next come to it.

@@ -16,6 +16,8 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 POLL_SECONDS = 0.05
 BATCH = 50
 TWICE = ("twice", "contradicts")
+# By customer, the event whose answer waits for that of its neighbour.
+HELD_BACK: dict = {}
 
 
 class Journal:
@@ -133,10 +135,33 @@ def answer_of(record, plan: dict, *, again: bool = False) -> dict | None:
     return sent
 
 
+def fault_of(record, plan: dict) -> str | None:
+    return plan["faults"].get(json.loads(record.value()).get("customer_id"))
+
+
+def swapped(record, plan: dict) -> list:
+    """Return the answers of a pair, each with the other's body; the first of a pair has to wait."""
+    customer = json.loads(record.value())["customer_id"]
+    first = HELD_BACK.pop(customer, None)
+    if first is None:
+        HELD_BACK[customer] = record
+        return []
+    return [
+        names("headers", one.key().decode(), customer, dict(one.headers() or []))
+        | {"topic": plan["returns"],
+           "value": json.dumps({"status": "confirmed", "order_id": other.key().decode()})}
+        for one, other in ((first, record), (record, first))
+    ]  # fmt: skip
+
+
 def answer(records: list, plan: dict, producer: Producer, journal: Journal) -> None:
     """Answer a batch; what the broker acknowledged stands in the journal."""
     for record in records:
         order = record.key().decode()
+        if fault_of(record, plan) == "swaps":
+            for one in swapped(record, plan):
+                producer.produce(**one)
+            continue
         sent = answer_of(record, plan)
         if sent is None:
             journal.write("lost", order=order)
@@ -148,7 +173,7 @@ def answer(records: list, plan: dict, producer: Producer, journal: Journal) -> N
                               partition=message.partition(), offset=message.offset())  # fmt: skip
 
         producer.produce(**sent, on_delivery=acked)
-        if plan["faults"].get(json.loads(record.value()).get("customer_id")) in TWICE:
+        if fault_of(record, plan) in TWICE:
             producer.produce(**answer_of(record, plan, again=True), on_delivery=acked)
     producer.flush(30)
 
@@ -199,6 +224,9 @@ def main() -> None:
         if took:
             try:
                 work(took, plan, consumer, producer, log)
+                if any(fault_of(one, plan) == "pauses" for one in took):
+                    consumer.pause(consumer.assignment())
+                    log.write("paused")
             except KafkaException as error:
                 log.write("failed", error=str(error))
                 if plan["kind"] == "transactional":

@@ -6,9 +6,10 @@ events were written, are nobody's difference.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -79,18 +80,35 @@ async def reconcile_gone(
         return
     query = _gone_query(await orders_table(connection, flow))
     values = sorted(flow.deadlines), since, until, list(flow.others.groups), list(flow.others.names)
-    rows = [row async for row in each_row(connection, query, *values, flow.aggregate_type)]
-    for start in range(0, len(rows), _ORDERS_AT_A_TIME):
-        page = rows[start : start + _ORDERS_AT_A_TIME]
-        # The event's writer may spell an id otherwise than the table.
-        clean = canonical_order_id(flow)
+    walk = _GoneWalk(connection, flow, tally, frozenset(told))
+    page: list[tuple[Any, ...]] = []
+    async for row in each_row(connection, query, *values, flow.aggregate_type):
+        page.append(row)
+        if len(page) == _ORDERS_AT_A_TIME:
+            await walk.list_gone(page)
+            page = []
+    await walk.list_gone(page)
+
+
+@dataclass(frozen=True, slots=True)
+class _GoneWalk:
+    connection: asyncpg.Connection
+    flow: Flow
+    tally: Tally
+    told: frozenset[str]
+
+    async def list_gone(self, page: Sequence[tuple[Any, ...]]) -> None:
+        """List those whose order is not there under any spelling of its id."""
+        clean, columns = canonical_order_id(self.flow), self.flow.orders_columns
+        assert columns is not None
         named = {one: clean(one) or one for one, _event in page}
-        there = await read_orders(connection, flow, sorted(set(named.values()) - set(told)))
+        wanted = sorted(set(named.values()) - self.told)
+        there = await read_orders(self.connection, self.flow, wanted)
         for spelling, event_id in page:
             order = named[spelling]
-            if order not in there and order not in told:
+            if order not in there and order not in self.told:
                 detail = f"its event {event_id} waits for a return"
-                tally.add(Finding(Difference.ORDER_GONE, order, columns.table, detail))
+                self.tally.add(Finding(Difference.ORDER_GONE, order, columns.table, detail))
 
 
 def _gone_query(table: OrdersTable) -> str:
