@@ -332,4 +332,4 @@ class Stage:
 
         # It may be that none runs any more: then the commands look for themselves.
         with suppress(AssertionError):
-            await self.world.eventually(looked, 4)
+            await self.world.eventually(looked, 10)

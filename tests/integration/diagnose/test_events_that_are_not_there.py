@@ -98,6 +98,19 @@ async def test_a_row_that_was_deleted_after_it_was_published(wiring) -> None:
     assert command.endswith(" --write-missing")
 
 
+async def test_a_return_that_waits_is_found_though_nothing_says_that_its_event_was_sent(wiring):
+    """The row is deleted, and the record went with its topic: the return clears hops 1 to 4."""
+    wiring.relay(**QUICK), wiring.processor()
+    (order,) = await wiring.place()
+    await wiring.until_published([order])
+    await wiring.until_passed(wiring.group, wiring.events)
+    with psycopg.connect(wiring.database, autocommit=True) as connection:
+        connection.execute("DELETE FROM relay.outbox WHERE aggregate_id = %s", (order,))
+    await asyncio.to_thread(wiring.topics.recreate, wiring.events, 3)
+    await wiring.until_overdue([order])
+    assert wiring.named([order]) == [("confirm", "not_confirmed", "consumer_down")]
+
+
 @pytest.mark.parametrize("which", [1, 2], ids=["between others", "the newest"])
 async def test_a_row_that_was_deleted_before_it_was_published(wiring, which) -> None:
     orders = await wiring.place(3)
