@@ -115,14 +115,17 @@ def _resumed_past(crossing: Crossing, around: Neighbours, own: int) -> bool:
     """Tell whether the group had no members while the record waited, and came back past it."""
     if crossing.unattended_from_at is None:
         return False
+    # What was answered by then was read before the group lost its last member, and not committed.
+    before = around.answered_by(crossing.before_at) if crossing.before_members == 0 else frozenset()
     jump = range(crossing.before_offset, crossing.after_offset)
     lost = sum(one in jump for one in around.unanswered)
-    answered = sum(one in jump for one in around.answered)
+    answered = sum(one in jump and one not in before for one in around.answered)
     first, last = around.run(own)
+    began = max((one + 1 for one in before if one < first), default=crossing.before_offset)
     if crossing.unattended_before and last - first + 1 < JUMP_RUN:
         return False  # it may have had members again, and lost a few of many
     # The first position after the resumption may lie past records that were answered again.
-    from_the_start = first <= crossing.before_offset and last - first + 1 >= RESUMED_RUN
+    from_the_start = first <= max(began, crossing.before_offset) and last - first + 1 >= RESUMED_RUN
     to_the_end = crossing.after_members == 0 and last == crossing.after_offset - 1
     return from_the_start or to_the_end or lost >= (lost + answered) * SKIPPED_SHARE
 

@@ -223,10 +223,16 @@ class Neighbours:
     Attributes:
         unanswered: offsets of those without any return, in order; this one's own is among them.
         answered: offsets of those with one, in order.
+        handled_at: when the first return of one was handled, where it was.
     """
 
     unanswered: tuple[int, ...]
     answered: tuple[int, ...] = ()
+    handled_at: Mapping[int, datetime] = field(default_factory=lambda: MappingProxyType({}))
+
+    def answered_by(self, at: datetime) -> frozenset[int]:
+        """Return the offsets whose return had been handled at a time."""
+        return frozenset(one for one, handled_at in self.handled_at.items() if handled_at <= at)
 
     def run(self, offset: int) -> tuple[int, int]:
         """Return first and last offset of the unanswered run that an offset stands in."""

@@ -57,7 +57,8 @@ class LogFacts:
     Attributes:
         scan: None when there was no need to look.
         elsewhere: returns on other topics, by order.
-        answered: orders in the neighbourhood that have a return.
+        answered: orders in the neighbourhood that have a return, and when it was handled; None: it
+            was not yet.
         refused: what was quarantined from where returns were found, by partition and offset.
         positions_missing: why recorded positions are not known; None: they are.
         home: the partition of the returns topic where an order's key belongs; None: unknown.
@@ -67,7 +68,7 @@ class LogFacts:
     copies: Copies = field(default_factory=Copies)
     scan: ScanResult | Missing | None = None
     elsewhere: Mapping[str, list[ReturnRow]] = field(default_factory=dict)
-    answered: frozenset[str] | Missing = frozenset()
+    answered: Mapping[str, datetime | None] | Missing = field(default_factory=dict)
     refused: Mapping[tuple[int, int], ReturnRow] | Missing = field(default_factory=dict)
     positions: Series = field(default_factory=dict)
     positions_missing: Missing | None = None
@@ -288,16 +289,21 @@ class Joiner:
         if isinstance(read, Missing):
             return read
         where = Partition(newest.topic, newest.partition)
-        answered: list[int] = []
+        answered: dict[int, datetime | None] = {}
         unanswered = [newest.offset]
         # Where another record has its place, those around are of another log, too.
         another = read is not None and read.found in (Found.OTHER, Found.GONE_AFTER)
         around = [] if another else self.log.readbacks.around(where, newest.offset)
         for offset, key in around:
             other = key.decode("utf-8", "replace")
-            if other != order_id:
-                (answered if other in known else unanswered).append(offset)
-        return Neighbours(tuple(sorted(unanswered)), tuple(sorted(answered)))
+            if other == order_id:
+                continue
+            if other in known:
+                answered[offset] = known[other]
+            else:
+                unanswered.append(offset)
+        handled = {offset: at for offset, at in answered.items() if at is not None}
+        return Neighbours(tuple(sorted(unanswered)), tuple(sorted(answered)), handled)
 
     def _scan(
         self, order_id: str, deliveries: Sequence[Delivery], chosen: EventRow | None

@@ -210,11 +210,11 @@ class Gatherer:
 
     async def _once_more(
         self, open_ids: Sequence[str], rows: Rows, log: LogFacts
-    ) -> tuple[Rows, frozenset[str] | Missing]:
+    ) -> tuple[Rows, Mapping[str, datetime | None] | Missing]:
         """Read again what may have arrived while Kafka was read, and who around was answered."""
         con = self.connection
         if isinstance(con, Missing) or not open_ids:
-            return rows, frozenset()
+            return rows, {}
         neighbours = {
             key.decode("utf-8", "replace")
             for keys in log.readbacks.keys.values()
@@ -237,7 +237,9 @@ class Gatherer:
             log.refused = database_missing("the quarantine", error)
             return rows, database_missing("the records around it", error)
         log.refused = refused
-        return rows, answered if isinstance(answered, Missing) else answered | log.found_orders()
+        if isinstance(answered, Missing):
+            return rows, answered
+        return rows, dict.fromkeys(log.found_orders()) | answered
 
     def _surroundings(self, rows: AroundRows, topics: TopicFacts, positions: Series) -> SystemState:
         flow = self.flow

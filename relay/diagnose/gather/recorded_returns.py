@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Final
 
 import asyncpg
@@ -187,19 +188,21 @@ async def read_refused_at(
 
 
 _ANSWERED: Final = """
-SELECT aggregate_id FROM relay.inbox
- WHERE aggregate_id = ANY ($1::text[]) AND consumer_group <> ALL ($2::text[])
- UNION
-SELECT aggregate_id FROM relay.quarantine_summary
- WHERE kind = 'return' AND aggregate_id = ANY ($1::text[])
-   AND consumer_group <> ALL ($2::text[])
+SELECT aggregate_id, min(handled_at) AS first_handled_at
+  FROM (SELECT aggregate_id, received_at AS handled_at FROM relay.inbox
+         WHERE aggregate_id = ANY ($1::text[]) AND consumer_group <> ALL ($2::text[])
+         UNION ALL
+        SELECT aggregate_id, first_seen_at FROM relay.quarantine_summary
+         WHERE kind = 'return' AND aggregate_id = ANY ($1::text[])
+           AND consumer_group <> ALL ($2::text[])) AS r
+ GROUP BY aggregate_id
 """
 
 
 async def read_answered(
     connection: asyncpg.Connection, flow: Flow, ids: Collection[str]
-) -> frozenset[str]:
-    """Return those orders of which any return was ever handled."""
+) -> dict[str, datetime | None]:
+    """Return those orders of which any return was ever handled, and when the first one was."""
     stored = [one for one in ids if can_be_asked_for(one)]
     rows = await connection.fetch(_ANSWERED, stored, list(flow.others.groups))
-    return frozenset(row["aggregate_id"] for row in rows)
+    return {row["aggregate_id"]: row["first_handled_at"] for row in rows}

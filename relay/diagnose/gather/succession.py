@@ -2,7 +2,9 @@
 
 Invariant: reads only, and only where none of those groups has members. A record counts as answered
 by a return that names its event; one that names none, where its order has no earlier event, or by
-the record's own time (the processor's clock). It came after those groups had members last.
+the record's own time (the processor's clock). It came after those groups had members last, by
+where the returns' logs ended when nobody was in them any more: what was answered before that, and
+not committed, they answered themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -35,20 +37,34 @@ async def read_answered_past(
     stopped = _stopped(flow, around, positions)
     if not stopped:
         return {}
-    last_seen = await part(connection, "positions", lambda: _last_seen(connection, flow))
-    if isinstance(last_seen, Missing):
-        return last_seen
-    others = list(flow.others.groups)
+    left = await part(connection, "positions", lambda: _left(connection, flow))
+    if isinstance(left, Missing):
+        return left
     answers = await part(
         connection,
         "who answers newer orders",
-        lambda: _answers(connection, stopped, _reached(around), last_seen, others),
+        lambda: _since_they_left(connection, flow, around, stopped, left),
     )
     lone = around.lone_readers
     if isinstance(answers, Missing) or isinstance(lone, Missing):
         return answers
     moved_alone = not lone.isdisjoint(flow.processor_groups)
     return _of_others(answers, around) if moved_alone else answers
+
+
+async def _since_they_left(
+    connection: asyncpg.Connection,
+    flow: Flow,
+    around: SystemState,
+    stopped: Mapping[Partition, int],
+    left: _Left,
+) -> dict[Partition, AnsweredPast]:
+    """Return what was answered since; of the second in which they left, what others surely did."""
+    reached = _reached(around)
+    after = await _answers(_Looker(connection, flow, left), stopped, reached)
+    meanwhile = _Left(left.seen_at, left.seen_at, {})
+    sooner = await _answers(_Looker(connection, flow, meanwhile), stopped, reached)
+    return after | _of_others(sooner, around)
 
 
 def _of_others(
@@ -83,11 +99,7 @@ def _reached(around: SystemState) -> dict[Partition, set[int]]:
 
 
 async def _answers(
-    connection: asyncpg.Connection,
-    stopped: Mapping[Partition, int],
-    reached: Mapping[Partition, set[int]],
-    last_seen: datetime | None,
-    others: list[str],
+    looker: _Looker, stopped: Mapping[Partition, int], reached: Mapping[Partition, set[int]]
 ) -> dict[Partition, AnsweredPast]:
     found = {}
     for where, offset in stopped.items():
@@ -95,20 +107,14 @@ async def _answers(
             probed_from = max(offset, until - _PROBED_RECORDS)
             if until <= offset:
                 continue
-            one = await _first(
-                connection,
-                where,
-                probed_from,
-                last_seen,
-                others,
-                page_records=_PROBED_RECORDS,
-                pages_at_most=1,
+            one = await looker.first(
+                where, probed_from, page_records=_PROBED_RECORDS, pages_at_most=1
             )
             if one.first is None:
                 continue
             looked_to = None
             if probed_from > offset:
-                sooner = await _first(connection, where, offset, last_seen, others)
+                sooner = await looker.first(where, offset)
                 looked_to = sooner.looked_to if sooner.first is None else None
                 one = sooner if sooner.first is not None else one
             assert one.first is not None
@@ -139,21 +145,53 @@ def _stopped(flow: Flow, around: SystemState, positions: Series) -> Mapping[Part
     return {where: offset for where, offset in stands.items() if where[0] in flow.topics}
 
 
+# Between the last position with members and the first without it may still have answered.
 _LAST_MEMBERS: Final = """
-SELECT max(p.taken_at)
+SELECT max(p.taken_at) AS seen_at, max(coalesce(e.taken_at, p.taken_at)) AS left_at
   FROM unnest($1::text[]) AS t (topic) CROSS JOIN unnest($2::text[]) AS g (name)
  CROSS JOIN LATERAL (
        SELECT taken_at FROM relay.position
         WHERE topic = t.topic AND consumer_group = g.name AND partition = 0 AND members > 0
         ORDER BY taken_at DESC LIMIT 1) AS p
+  LEFT JOIN LATERAL (
+       SELECT taken_at FROM relay.position
+        WHERE topic = t.topic AND consumer_group = g.name AND partition = 0
+          AND taken_at > p.taken_at AND members = 0
+        ORDER BY taken_at LIMIT 1) AS e ON true
+"""
+# Of one look the rows are some microseconds apart.
+_RETURNS_ENDED: Final = """
+SELECT DISTINCT ON (partition) partition, log_end FROM relay.position
+ WHERE topic = $1 AND consumer_group = ''
+   AND taken_at > $2::timestamptz - interval '90 s'
+   AND taken_at <= $2::timestamptz + interval '0.5 s'
+ ORDER BY partition, taken_at DESC, position_id DESC
 """
 
 
-async def _last_seen(connection: asyncpg.Connection, flow: Flow) -> datetime | None:
-    found: datetime | None = await connection.fetchval(
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """When nobody was in the flow's groups any more.
+
+    Attributes:
+        seen_at: when somebody was seen there last; None: no members were ever recorded.
+        at: when nobody was, for the first time since.
+        ends: where the returns' logs ended, by partition, as far as that was recorded.
+    """
+
+    seen_at: datetime | None
+    at: datetime | None
+    ends: Mapping[int, int]
+
+
+async def _left(connection: asyncpg.Connection, flow: Flow) -> _Left:
+    seen_at, at = await connection.fetchrow(
         _LAST_MEMBERS, sorted(flow.topics), list(flow.processor_groups)
     )
-    return found
+    if at is None:
+        return _Left(None, None, {})
+    ended = await connection.fetch(_RETURNS_ENDED, flow.returns_topic, at)
+    return _Left(seen_at, at, dict(map(tuple, ended)))
 
 
 # The ledger's row that an offset lies in is the last that begins at or before it. A replay's record
@@ -187,7 +225,11 @@ SELECT w.record_offset, w.published_at
                                               AND before.aggregate_type = o.aggregate_type
                                               AND before.id < o.id)))
                   AND i.received_at >= w.published_at
-                  AND ($4::timestamptz IS NULL OR i.received_at > $4))
+                  AND ($4::timestamptz IS NULL OR i.received_at > $4)
+                  -- Of a consumer that came to it late: the log had it before.
+                  AND NOT EXISTS (SELECT FROM unnest($6::int[], $7::bigint[]) AS e (number, log_end)
+                                   WHERE i.topic = $8 AND i.partition = e.number
+                                     AND i.record_offset < e.log_end))
  ORDER BY 1 LIMIT 1
 """
 
@@ -205,24 +247,42 @@ class _Look:
     looked_to: int | None = None
 
 
-async def _first(
-    connection: asyncpg.Connection,
-    where: Partition,
-    offset: int,
-    last_seen: datetime | None,
-    others: list[str],
-    *,
-    page_records: int = _PAGE_RECORDS,
-    pages_at_most: int = _PAGES_AT_MOST,
-) -> _Look:
-    """Look for the first record from an offset on that was answered."""
-    for _page in range(pages_at_most):
-        rows = await connection.fetch(_PUBLISHED, *where, offset, page_records)
-        if not rows:
-            return _Look(None)
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        found = await connection.fetchrow(_ANSWERED, *columns, last_seen, others)
-        if found is not None:
-            return _Look((found[0], found[1]))
-        offset = rows[-1][0] + 1
-    return _Look(None, offset)
+@dataclass(frozen=True, slots=True)
+class _Looker:
+    """Looks for records that somebody else answered."""
+
+    connection: asyncpg.Connection
+    flow: Flow
+    left: _Left
+
+    async def first(
+        self,
+        where: Partition,
+        offset: int,
+        *,
+        page_records: int = _PAGE_RECORDS,
+        pages_at_most: int = _PAGES_AT_MOST,
+    ) -> _Look:
+        """Look for the first record from an offset on that was answered."""
+        for _page in range(pages_at_most):
+            rows = await self.connection.fetch(_PUBLISHED, *where, offset, page_records)
+            if not rows:
+                return _Look(None)
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            found = await self._answered(columns)
+            if found is not None:
+                return _Look((found[0], found[1]))
+            offset = rows[-1][0] + 1
+        return _Look(None, offset)
+
+    async def _answered(self, columns: list[list[Any]]) -> asyncpg.Record | None:
+        ends = self.left.ends
+        return await self.connection.fetchrow(
+            _ANSWERED,
+            *columns,
+            self.left.at,
+            list(self.flow.others.groups),
+            list(ends),
+            list(ends.values()),
+            self.flow.returns_topic,
+        )

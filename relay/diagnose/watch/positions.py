@@ -2,8 +2,9 @@
 
 Invariant: one row per topic, partition and group every ten seconds while anything there changes,
 every minute while nothing does, and at once, with the row of the moment before, when a group wins
-or loses a member, when its offset moves without members or backwards, and when a log ends before
-where it ended. The broker away, nothing is recorded: a position is never guessed.
+or loses a member (with its last one where all logs end), when its offset moves without members or
+backwards, and when a log ends before where it ended. The broker away, nothing is recorded: a
+position is never guessed.
 """
 
 from __future__ import annotations
@@ -135,10 +136,16 @@ def _remarkable(before: Sample, after: Sample) -> list[Series]:
         for series, position in after.items()
         if series in before and _group_changed(before[series], position)
     }
+    emptied = any(
+        before[series].members and position.members == 0
+        for series, position in after.items()
+        if series in before
+    )
     logs = {
         series
         for series, position in after.items()
-        if series in before and _shrank(before[series], position)
+        if series in before
+        and (_shrank(before[series], position) or (emptied and series[0] == THE_LOG))
     }
     return [one for one in after if (one[0] in groups and one[0] != THE_LOG) or one in logs]
 

@@ -82,12 +82,45 @@ async def test_the_new_group_is_known_though_its_clock_is_hours_behind(wiring) -
     assert set(named) == {("process", "not_processed", "group_replaced")}
 
 
+async def test_what_the_group_answered_and_never_committed_was_answered_by_no_other(wiring) -> None:
+    """Its returns are applied when it has gone: the consumer was away. Nobody took its place."""
+    wiring.relay(**QUICK)
+    consumer = wiring.consumer()
+    with foreign_processor(wiring, wiring.group):
+        await wiring.until_returned(await wiring.place_everywhere(), 60)
+        await wiring.until_position(wiring.group, 1)
+        consumer.terminate()
+    with foreign_processor(wiring, wiring.group, **{"enable.auto.commit": False}):
+        await wiring.until_position(wiring.group, 1)
+        answered = await wiring.place_everywhere()
+        await wiring.eventually(
+            lambda: asyncio.to_thread(lambda: sum(wiring.ends(wiring.returns).values()) >= 6), 40
+        )
+    await wiring.until_group_is_empty(wiring.group)
+    await wiring.until_position(wiring.group, 0)
+    wiring.consumer()
+    await wiring.until_returned(answered, 60)
+    waiting = await wiring.place_everywhere()
+    await wiring.until_published(waiting, 60)
+    await wiring.until_overdue(waiting)
+    assert set(wiring.named(waiting)) == {("process", "not_processed", "processor_down")}
+    # Whoever moves its offset now passes over what was answered, too: the rest was skipped.
+    wiring.skip_to_end(wiring.group, wiring.events)
+    await wiring.until_position(wiring.group, 0)
+    with foreign_processor(wiring, wiring.group):
+        await wiring.until_returned(await wiring.place_everywhere(), 60)
+        named = await asyncio.to_thread(wiring.named, waiting)
+    assert set(named) == {("return", "no_return", "offsets_skipped")}
+
+
 async def test_what_the_new_group_left_unanswered_is_lost_at_the_return(wiring) -> None:
     wiring.relay(**QUICK), wiring.consumer()
     with foreign_processor(wiring, wiring.group):
         await wiring.until_returned(await wiring.place_everywhere(), 60)
         await wiring.until_position(wiring.group, 1)
     await wiring.until_group_is_empty(wiring.group)
+    # Who answered within the second in which it left cannot be told.
+    await wiring.until_position(wiring.group, 0)
     first = await wiring.place(2)
     mute: set[str] = set()
     green = f"{wiring.group}-green"

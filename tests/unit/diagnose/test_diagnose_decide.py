@@ -795,6 +795,26 @@ def test_one_lost_record_of_a_group_that_had_just_begun_is_no_skipped_range() ->
     assert named(range_lost) == (Hop.RETURN, Verdict.NO_RETURN, Cause.OFFSETS_SKIPPED)
 
 
+def test_what_was_answered_before_the_group_left_belongs_to_no_resumption() -> None:
+    """Answered and not committed; then somebody moved the offset over it and what came after."""
+    crossing = replace(
+        CROSSED,
+        before_at=ago(minutes=50),
+        before_offset=OFFSET - 4,
+        before_members=0,
+        after_offset=OFFSET + 3,
+        unattended_from_at=ago(minutes=58),
+    )
+    answered = (OFFSET - 4, OFFSET - 3, OFFSET - 2, OFFSET + 2)
+    lost = (OFFSET - 1, OFFSET, OFFSET + 1)
+    soon = dict.fromkeys(answered[:3], ago(minutes=59)) | {OFFSET + 2: ago(minutes=40)}
+    case = replace(LOST, crossing={GROUP: crossing}, neighbours=Neighbours(lost, answered, soon))
+    assert named(case) == (Hop.RETURN, Verdict.NO_RETURN, Cause.OFFSETS_SKIPPED)
+    later = dict.fromkeys(answered, ago(minutes=40))
+    resumed = replace(case, neighbours=Neighbours(lost, answered, later))
+    assert named(resumed) == (Hop.RETURN, Verdict.NO_RETURN, Cause.RETURN_NEVER_SENT)
+
+
 def test_an_empty_group_whose_offset_has_just_moved_was_moved_by_hand() -> None:
     case = replace(
         group(members=0, committed={WHERE: 118_971}),

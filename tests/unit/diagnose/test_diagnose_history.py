@@ -128,6 +128,15 @@ def test_a_lost_member_is_written_at_once_with_the_moment_before() -> None:
     ]
 
 
+def test_where_the_logs_end_when_the_last_member_leaves_is_written_at_once() -> None:
+    notebook = Notebook(10.0)
+    notebook.take({LOG: Position(0, 100), GROUP: STILL}, 0.0)
+    notebook.take({LOG: Position(0, 130), GROUP: replace(STILL, members=1)}, 1.0)
+    rows = notebook.take({LOG: Position(0, 140), GROUP: replace(STILL, members=0)}, 2.0)
+    ends = [(age, one.log_end) for age, series, one in rows if series == LOG]
+    assert ends == [(1.0, 130), (0.0, 140)]
+
+
 def test_an_offset_that_moves_without_members_is_written_at_once() -> None:
     notebook = Notebook(10.0)
     written(notebook, 0.0, members=0)
