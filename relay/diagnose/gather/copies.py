@@ -7,7 +7,7 @@ re-partitioned copy, a topic's former name. A copy is known by its event's id, e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -16,6 +16,7 @@ from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.order import Delivery
 from relay.diagnose.evidence.system_state import GroupSeen, Missing
 from relay.kafka.broker import EARLIEST, LATEST, Broker
+from relay.kafka.partition import Partition
 from relay.kafka.ranges import RangeReader, header_text, seen
 from relay.orders.keys import canonical_event_id
 from relay.runtime.flow import Flow
@@ -48,11 +49,17 @@ def read_instead(flow: Flow, groups: Mapping[str, GroupSeen]) -> list[str]:
     """
     topics: set[str] = set()
     for group in groups.values():
-        committed = {topic for topic, _number in group.committed}
-        read = group.subscribed if group.subscribed is not None else committed
-        if not flow.topics & read:
-            topics |= read | committed
-    return sorted(topics - flow.topics - {flow.returns_topic})
+        topics |= other_topics(flow, group.subscribed, group.committed)
+    return sorted(topics)
+
+
+def other_topics(
+    flow: Flow, subscribed: frozenset[str] | None, committed: Iterable[Partition]
+) -> set[str]:
+    """Return the topics that one group reads in place of the flow's own, as far as is known."""
+    passed = {topic for topic, _number in committed}
+    read = subscribed if subscribed is not None else passed
+    return set() if flow.topics & read else (read | passed) - flow.topics - {flow.returns_topic}
 
 
 async def find_copies(

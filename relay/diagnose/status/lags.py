@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from relay.diagnose.evidence.system_state import Missing
+from relay.diagnose.gather.copies import other_topics
 from relay.diagnose.gather.reading import broker_missing
 from relay.diagnose.gather.topics import other_members
 from relay.diagnose.gather.transactions import open_transactions
@@ -93,7 +94,7 @@ async def read_lags(
             asyncio.timeout(_SECONDS),
             connected(kafka, _CLIENT_ID, request_seconds=_REQUEST_SECONDS) as broker,
         ):
-            lags = await _read(broker, flow, next_offsets, canaries)
+            lags = await _read(broker, flow, next_offsets, canaries, answers=bool(answered))
             return replace(lags, record_traces=await read_record_traces(broker, answered))
     except READING_FAILURES as error:
         missing = broker_missing("the broker", error)
@@ -105,13 +106,15 @@ async def _read(
     flow: Flow,
     next_offsets: Mapping[Partition, int] | None,
     canaries: Collection[Position],
+    *,
+    answers: bool,
 ) -> Lags:
     groups = {
         name: await broker.members(name) for name in (*flow.processor_groups, flow.confirm_group)
     }
     alone = all(groups[name].members == 0 for name in flow.processor_groups)
     others = await other_members(broker, flow) if alone else ()
-    process = await _processed(broker, flow, canaries)
+    process = await _processed(broker, flow, groups, canaries, answers=answers)
     passed = next_offsets
     if passed is None:
         passed = await broker.committed(flow.confirm_group)
@@ -119,12 +122,22 @@ async def _read(
     return Lags(process, confirm, groups, others)
 
 
-async def _processed(broker: Broker, flow: Flow, canaries: Collection[Position]) -> Lag:
+async def _processed(
+    broker: Broker,
+    flow: Flow,
+    groups: Mapping[str, GroupMembers],
+    canaries: Collection[Position],
+    *,
+    answers: bool,
+) -> Lag:
     """Tell how far the slowest of the processor's groups is behind."""
-    lags = [
-        await _lag(broker, sorted(flow.topics), await broker.committed(group), canaries)
-        for group in flow.processor_groups
-    ]
+    lags = []
+    for name in flow.processor_groups:
+        passed = await broker.committed(name)
+        # Orders are answered, and it never read an event: it reads a mirror of them.
+        mirrored = answers and all(topic not in flow.topics for topic, _number in passed)
+        instead = other_topics(flow, groups[name].subscribed, passed) if mirrored else set()
+        lags.append(await _lag(broker, sorted(instead or flow.topics), passed, canaries))
     return max(lags, key=lambda lag: lag.count, default=Lag(0))
 
 

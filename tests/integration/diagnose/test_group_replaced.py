@@ -149,3 +149,23 @@ async def test_a_processor_that_reads_a_mirror_is_not_said_to_read_another_topic
     await asyncio.to_thread(take, wiring, 2, mirror)
     await wiring.until_overdue(lost)
     assert {one[:2] for one in wiring.named(lost)} == {("return", "no_return")}
+
+
+async def test_what_a_mirror_has_been_read_of_does_not_wait_for_the_processor(wiring) -> None:
+    mirror = wiring.topics.create("mirror.orders.events", 2)
+    wiring.relay(), wiring.consumer()
+    orders = await wiring.place(3)
+    await wiring.until_published(orders, 90)
+    rows = await wiring.pg.fetch(
+        "SELECT aggregate_id, event_id::text FROM relay.outbox ORDER BY id"
+    )
+    for order, event in rows:
+        wiring.send(mirror, order, b"{}", ce_id=event)
+    await asyncio.to_thread(take, wiring, 3, mirror)
+    waiting = json.loads(wiring.command("status", "--json").stdout)["hops"]["process"]["waiting"]
+    assert waiting == 3, "nobody was answered: the events may be what it ought to read"
+    wiring.send(wiring.returns, orders[0], b'{"status": "confirmed"}')
+    await wiring.until_returned(orders[:1], 60)
+    wiring.send(mirror, orders[1], b"{}", ce_id=rows[1][1])
+    waiting = json.loads(wiring.command("status", "--json").stdout)["hops"]["process"]["waiting"]
+    assert waiting == 1
