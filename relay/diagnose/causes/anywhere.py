@@ -97,6 +97,14 @@ ANYWHERE: dict[Cause, CauseMeaning] = {
         "(`lookup_columns` in the flow's settings)",
         "relay unreturned",
     ),
+    Cause.WRITE_UNDECIDED: row(
+        Verdict.UNKNOWN,
+        "no row has this id, and a transaction that has written here is still open, or was "
+        "prepared and never decided: the order may be in it",
+        "see whose transaction it is, and let it be committed or rolled back. Do not submit the "
+        "order again before that: there could be two",
+        AGAIN,
+    ),
     Cause.NOT_WATCHED: row(
         Verdict.UNKNOWN,
         "it was placed before this installation watched anything",

@@ -109,3 +109,4 @@ class Cause(StrEnum):
     ORDERS_NOT_NAMED = "orders_not_named"
     BEFORE_EVENTS = "before_events"
     NOT_AN_ORDER = "not_an_order"
+    WRITE_UNDECIDED = "write_undecided"

@@ -59,7 +59,7 @@ def other_topics(
     """Return the topics that one group reads in place of the flow's own, as far as is known."""
     passed = {topic for topic, _number in committed}
     read = subscribed if subscribed is not None else passed
-    return set() if flow.topics & read else (read | passed) - flow.topics - {flow.returns_topic}
+    return set() if flow.topics & read else passed.union(read) - flow.topics - {flow.returns_topic}
 
 
 async def find_copies(

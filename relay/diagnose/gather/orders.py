@@ -29,6 +29,7 @@ from relay.diagnose.gather.reading import database_missing, part
 from relay.diagnose.gather.recorded_returns import read_answered, read_refused_at
 from relay.diagnose.gather.succession import read_answered_past
 from relay.diagnose.gather.topics import TopicFacts
+from relay.diagnose.gather.undecided import undecided
 from relay.diagnose.gather.unledgered import find_unledgered, unaccounted
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.flow import ApplyColumns, Flow
@@ -95,6 +96,7 @@ class Gatherer:
         rows = await find_deleted(
             self.kafka, self.flow, ids, rows, search_seconds=self.options.logs.scan_seconds
         )
+        rows = await self._undecided(ids, rows)
         open_ids = open_orders(ids, rows, self.flow)
         rows, positions = await self._unledgered(open_ids, rows, positions)
         topics, log = await read_broker(
@@ -122,6 +124,15 @@ class Gatherer:
                 await asyncio.sleep(0)
             found.append(joiner.evidence(one, events.get(one)))
         return found, witnessed
+
+    async def _undecided(self, ids: Sequence[str], rows: Rows) -> Rows:
+        """Look for open transactions, which nobody sees into, before an id is said to be none."""
+        con, orders, events = self.connection, rows.orders, rows.events
+        if isinstance(con, Missing) or isinstance(orders, Missing) or isinstance(events, Missing):
+            return rows
+        if rows.unsearched is not None or all(one in orders or events.get(one) for one in ids):
+            return rows
+        return replace(rows, unsearched=await undecided(con, self.flow))
 
     async def _until_witnessed(
         self, around: AroundRows, open_ids: Sequence[str], rows: Rows

@@ -65,6 +65,39 @@ async def test_somebody_elses_event_accuses_the_writer_all_the_same(wiring) -> N
     assert wiring.named([bypassed]) == [("place", "no_outbox_row", "outbox_bypassed")]
 
 
+async def test_an_order_whose_transaction_has_not_ended_was_not_never_committed(wiring) -> None:
+    """Two-phase commit that nobody decided, and a writer that has been in its transaction long."""
+    await wiring.place()
+    prepared, written, neither = (str(uuid.uuid4()) for _ in range(3))
+    name = f"shop-{wiring.topics.suffix}"
+    observer = await wiring.login_as("relay_observer")
+    undecided = [("place", "unknown", "write_undecided")]
+    with psycopg.connect(wiring.database, autocommit=True) as other:
+        other.execute("BEGIN")
+        other.execute(INSERT_ORDER, (prepared,))
+        other.execute(INSERT_EVENT, (prepared, "{}"))
+        other.execute(f"PREPARE TRANSACTION '{name}'")
+        try:
+            with psycopg.connect(wiring.database) as writer:
+                writer.execute(INSERT_ORDER, (written,))
+                writer.execute(INSERT_EVENT, (written, "{}"))
+                await wiring.eventually(lambda: wiring.named([prepared]) == undecided, 60)
+                await wiring.place()
+                # Who may not see others' sessions sees their locks.
+                await wiring.eventually(
+                    lambda: wiring.named([written], DATABASE_URL=observer) == undecided, 60
+                )
+                said = wiring.command("diagnose", written).stdout
+                assert name in said, said
+                assert f"pid {writer.info.backend_pid}" in said, said
+                writer.rollback()
+        finally:
+            other.execute(f"COMMIT PREPARED '{name}'")
+    assert wiring.named([prepared]) == [("publish", "not_published", "relay_down")]
+    never = [("place", "no_such_order", "never_committed")]
+    assert wiring.named([written]) == wiring.named([neither]) == never
+
+
 async def test_ids_that_rollbacks_left_are_no_deletions(wiring) -> None:
     await wiring.place()
     with psycopg.connect(wiring.database) as connection:

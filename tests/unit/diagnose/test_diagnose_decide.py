@@ -220,6 +220,9 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     (Verdict.UNKNOWN, Cause.NOT_AN_ORDER): replace(
         UNSENT, event=None, order=None, known_as="the id of an aggregate of type customer"
     ),
+    (Verdict.UNKNOWN, Cause.WRITE_UNDECIDED): replace(
+        UNSENT, event=None, order=None, searched=missing(Cause.WRITE_UNDECIDED)
+    ),
     (Verdict.UNKNOWN, Cause.ORDERS_NOT_NAMED): around(
         replace(UNSENT, event=None, order=None), keeps_orders=False
     ),
