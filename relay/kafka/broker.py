@@ -29,6 +29,7 @@ from relay.kafka.failures import BROKER_FAILURES
 from relay.kafka.groups import (
     CLASSIC,
     DEAD,
+    SHARE,
     GroupMembers,
     of_classic,
     of_new_protocol,
@@ -38,6 +39,7 @@ from relay.kafka.refusal import refusal
 from relay.kafka.requests import (
     CANNOT_BE_ASKED,
     describe_consumer_group_request,
+    describe_share_offsets_request,
     list_typed_groups_request,
 )
 from relay.runtime.kafka_connection import KafkaConnection
@@ -179,6 +181,32 @@ class Broker:
             if not error and offset >= 0
         }
 
+    async def share_offsets(self, group: str) -> dict[Partition, int]:
+        """Return where a share group stands: every record before was accepted, or given up.
+
+        Nothing where the broker cannot be asked, or the group has read nothing yet.
+        """
+        try:
+            answer = await self.ask_coordinator(group, describe_share_offsets_request(group))
+        except CANNOT_BE_ASKED:
+            return {}
+        return {
+            Partition(topic, number): offset
+            for _name, topics, error, *_ in answer.groups
+            if not error
+            for topic, _id, partitions, _tags in topics
+            for number, offset, _epoch, refused, *_ in partitions
+            if not refused and offset >= 0
+        }
+
+    async def passed(self, group: str, kind: str) -> dict[Partition, int]:
+        """Return what a group has come past, in whatever way its kind keeps that.
+
+        Raises:
+            GroupAuthorizationFailedError: it may not be asked.
+        """
+        return await (self.share_offsets(group) if kind == SHARE else self.committed(group))
+
     async def members(self, group: str) -> GroupMembers:
         """Return who is in a group, of whatever protocol; state `Dead` when there is no such group.
 
@@ -318,7 +346,7 @@ def _consumes(protocol_type: str) -> bool:
 def _error_of(answer: Any) -> int:
     """Return the error of an answer about one group, wherever its version keeps it."""
     if hasattr(answer, "groups"):
-        return int(answer.groups[0][0])
+        return next(int(field) for field in answer.groups[0] if isinstance(field, int))
     own = int(getattr(answer, "error_code", 0))
     inner = (p[3] for _topic, partitions in answer.topics for p in partitions)
     return own or next((int(error) for error in inner if error in _COORDINATOR_MOVES), 0)

@@ -20,7 +20,7 @@ from relay.kafka.partition import Partition
 DEAD: Final = "Dead"
 CLASSIC: Final = "classic"
 CONSUMER: Final = "consumer"
-# Its progress is kept by record and not as an offset: OffsetFetch knows nothing of it.
+# Its progress is kept by record: OffsetFetch knows nothing of it.
 SHARE: Final = "share"
 
 

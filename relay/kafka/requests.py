@@ -6,7 +6,8 @@ none". A compact string or array that is null comes as None.
 
 Source: the message schemas of Apache Kafka 4.1, `clients/src/main/resources/common/message`:
 Metadata (KIP-516), ListGroups (KIP-518, KIP-848), ConsumerGroupDescribe (KIP-848), DescribeQuorum
-(KIP-836), DescribeProducers, ListTransactions and DescribeTransactions (KIP-664).
+(KIP-836), DescribeProducers, ListTransactions and DescribeTransactions (KIP-664),
+DescribeShareGroupOffsets (KIP-932).
 """
 
 from __future__ import annotations
@@ -232,6 +233,52 @@ _CONSUMER_GROUP_DESCRIBE: Final = _struct(
 def describe_consumer_group_request(group: str) -> _OneVersion:
     """Ask a group's coordinator who is in it; it is of KIP-848's protocol."""
     return _OneVersion(_CONSUMER_GROUP_DESCRIBE, [group], _NO)
+
+
+_SHARE_GROUP_OFFSETS: Final = _struct(
+    "DescribeShareGroupOffsets",
+    90,
+    0,
+    (
+        (
+            "groups",
+            _rows(("group", _TEXT), ("topics", _rows(("topic", _TEXT), ("partitions", _NUMBERS)))),
+        ),
+    ),
+    (
+        ("throttle_time_ms", Int32),
+        (
+            "groups",
+            _rows(
+                ("group", _TEXT),
+                (
+                    "topics",
+                    _rows(
+                        ("topic", _TEXT),
+                        ("topic_id", Uuid),
+                        (
+                            "partitions",
+                            _rows(
+                                ("partition", Int32),
+                                ("start_offset", Int64),
+                                ("leader_epoch", Int32),
+                                ("error_code", Int16),
+                                ("error_message", _TEXT),
+                            ),
+                        ),
+                    ),
+                ),
+                ("error_code", Int16),
+                ("error_message", _TEXT),
+            ),
+        ),
+    ),
+)
+
+
+def describe_share_offsets_request(group: str) -> _OneVersion:
+    """Ask a share group's coordinator up to where all records were decided on; Kafka 4.1."""
+    return _OneVersion(_SHARE_GROUP_OFFSETS, [(group, None, {})])
 
 
 _LIST_GROUPS: Final = _struct(

@@ -121,11 +121,19 @@ def _refused_cause(evidence: Evidence, refused: ReturnSeen) -> Cause:
     if refused.state == "release_requested":
         return Cause.RELEASE_PENDING
     cause = REFUSED_FOR.get(refused.reason or "", Cause.APPLY_FAILED)
-    order_is_there = evidence.order is not None and not isinstance(evidence.order, Missing)
     names_it = refused.names_order == evidence.order_id
-    if cause is Cause.RETURN_UNKNOWN_ORDER and order_is_there and names_it:
+    if cause is Cause.RETURN_UNKNOWN_ORDER and names_it and _is_hidden(evidence):
         return Cause.ORDER_HIDDEN
     return cause
+
+
+def _is_hidden(evidence: Evidence) -> bool:
+    """Tell whether the order is there, or was committed with its event and may be hidden."""
+    order, event = evidence.order, evidence.event
+    if isinstance(order, Missing):
+        committed = event is not None and not isinstance(event, Missing)
+        return committed and order.cause is Cause.PERMISSION_DENIED
+    return order is not None
 
 
 def _skipped_cause(

@@ -76,6 +76,7 @@ class Rows:
     """Everything by order id, but deliveries (by outbox id) and returns by trace (by trace id).
 
     Attributes:
+        hidden: why an order may have a row that is not among `orders`; None: it has none.
         moments: what stands around orders that have a row and no event, and Missing where nobody
             could look; an order that is absent was not looked at.
         vacant: ids around each of those orders that no row has.
@@ -89,6 +90,7 @@ class Rows:
     deliveries: Mapping[int, list[Delivery]] | Missing
     held: Mapping[str, list[HeldRow]] | Missing
     returns: Mapping[str, list[ReturnRow]] | Missing
+    hidden: Missing | None = None
     returns_by_trace: Mapping[str, list[ReturnRow]] | Missing = field(default_factory=dict)
     cases: Mapping[str, CaseRow] = field(default_factory=dict)
     moments: Mapping[str, Moment | Missing] | Missing = field(default_factory=dict)

@@ -131,7 +131,7 @@ class Joiner:
 
     def _order(self, order_id: str) -> OrderSeen | Missing | None:
         orders = self.rows.orders
-        return orders if isinstance(orders, Missing) else orders.get(order_id)
+        return orders if isinstance(orders, Missing) else orders.get(order_id) or self.rows.hidden
 
     def _dropped(self, order_id: str) -> str | Missing | None:
         dropped = self.rows.dropped

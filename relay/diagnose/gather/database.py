@@ -15,6 +15,7 @@ from uuid import UUID
 
 import asyncpg
 
+from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.order import (
     ClosedByHand,
     Delivery,
@@ -46,6 +47,7 @@ async def read_rows(connection: asyncpg.Connection, flow: Flow, ids: Sequence[st
     ids = [one for one in ids if can_be_asked_for(one)]
     orders = await part(con, "the order's row", lambda: read_orders(con, flow, ids))
     placed = {} if isinstance(orders, Missing) else orders
+    hidden = None if all(one in placed for one in ids) else await _hidden(con, flow)
     events = await part(con, "the outbox row", lambda: _events(con, flow, ids, placed))
     known = {} if isinstance(events, Missing) else events
     outbox_ids = [row.outbox_id for rows in known.values() for row in rows]
@@ -56,6 +58,7 @@ async def read_rows(connection: asyncpg.Connection, flow: Flow, ids: Sequence[st
     vacant = [] if isinstance(around, Missing) else _vacant(around)
     return Rows(
         orders=orders,
+        hidden=hidden,
         events=events,
         deliveries=await part(
             con, "the delivery ledger", lambda: read_deliveries(con, flow, outbox_ids)
@@ -70,6 +73,37 @@ async def read_rows(connection: asyncpg.Connection, flow: Flow, ids: Sequence[st
         vacant={} if isinstance(around, Missing) else around.vacant,
         vanished=await part(con, "the delivery ledger", lambda: _vanished(con, flow, vacant)),
         dropped=await part(con, "dropped days", lambda: _dropped(con, bare)),
+    )
+
+
+_HIDDEN: Final = "SELECT row_security_active($1::text)"
+
+
+async def rows_are_hidden(connection: asyncpg.Connection, flow: Flow) -> bool:
+    """Tell whether row-level security may show this role only a part of the orders.
+
+    Raises:
+        asyncpg.UndefinedTableError: there is no such table.
+    """
+    columns = flow.orders_columns
+    return columns is not None and bool(await connection.fetchval(_HIDDEN, columns.table))
+
+
+async def _hidden(connection: asyncpg.Connection, flow: Flow) -> Missing | None:
+    """Say that an order without a row may have one, which this role does not see."""
+    what = "the order's row"
+    hidden = await part(connection, what, lambda: rows_are_hidden(connection, flow))
+    if not isinstance(hidden, bool):
+        return hidden
+    return (
+        Missing(
+            what,
+            Cause.PERMISSION_DENIED,
+            "row-level security shows this role only a part of the orders",
+            "ask as a role with BYPASSRLS, or give this one a policy that shows it every order",
+        )
+        if hidden
+        else None
     )
 
 

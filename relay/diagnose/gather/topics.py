@@ -176,7 +176,7 @@ def _retention_seconds(milliseconds: str | None) -> float | None:
 async def read_group(broker: Broker, name: str) -> GroupSeen:
     """Read one group: who is in it, and what it has committed."""
     described = await broker.members(name)
-    return _seen(name, described, {} if described.kind == SHARE else await broker.committed(name))
+    return _seen(name, described, await broker.passed(name, described.kind))
 
 
 def _seen(name: str, described: GroupMembers, committed: Mapping[Partition, int]) -> GroupSeen:
@@ -224,7 +224,9 @@ async def _reader(
     """Return a group if it reads the events, or nobody can say that it does not."""
     unseen = GroupSeen(name, exists=True, state=state, members=None, kind=kind)
     if kind == SHARE:
-        return unseen
+        passed = await broker.passed(name, kind)
+        own = {one: offset for one, offset in passed.items() if one in events}
+        return replace(unseen, committed=own) if own or not passed else None
     try:
         committed = await broker.committed(name, events)
         if not committed and state == _EMPTY:
@@ -260,7 +262,7 @@ async def read_again(
     later = {}
     for name, group in groups.items():
         try:
-            now = await broker.committed(name)
+            now = await broker.passed(name, group.kind)
         except READING_FAILURES:
             return groups
         earlier = {one: group.committed[one] for one in wanted if one in group.committed}

@@ -133,7 +133,7 @@ async def _processed(
     """Tell how far the slowest of the processor's groups is behind."""
     lags = []
     for name in flow.processor_groups:
-        passed = await broker.committed(name)
+        passed = await broker.passed(name, groups[name].kind)
         # Orders are answered, and it never read an event: it reads a mirror of them.
         mirrored = answers and all(topic not in flow.topics for topic, _number in passed)
         instead = other_topics(flow, groups[name].subscribed, passed) if mirrored else set()

@@ -16,6 +16,7 @@ from typing import Any, Final
 import asyncpg
 
 from relay.diagnose.gather.cut_over import orders_behind, watched_from
+from relay.diagnose.gather.database import read_orders, rows_are_hidden
 from relay.diagnose.watch.odd_statuses import (
     find_contradicted,
     find_overwritten,
@@ -72,6 +73,8 @@ async def find_open(
     found: list[Open] = []
     if not isinstance(flow.apply, ApplyColumns):
         found = await _unanswered_events(connection, flow, start, unrecorded, at_most)
+    elif await rows_are_hidden(connection, flow):
+        found = await _of_hidden_orders(connection, flow, start, unrecorded, at_most)
     if flow.orders_columns is not None:
         found += await _open_orders(connection, flow, own, unrecorded, at_most)
     once = {one.order_id: one for one in reversed(found)}
@@ -225,6 +228,19 @@ SELECT e.aggregate_id AS key, e.created_at AS placed_at, e.event_id::text AS eve
  ORDER BY e.created_at
  LIMIT $6
 """
+
+
+async def _of_hidden_orders(
+    connection: asyncpg.Connection,
+    flow: Flow,
+    since: datetime,
+    unrecorded: bool,  # noqa: FBT001 - passed through
+    at_most: int,
+) -> list[Open]:
+    """Find orders that row-level security hides from this role by their events."""
+    found = await _unanswered_events(connection, flow, since, unrecorded, at_most)
+    shown = await read_orders(connection, flow, [one.order_id for one in found])
+    return [one for one in found if one.order_id not in shown]
 
 
 async def _unanswered_events(

@@ -6,17 +6,25 @@ in microseconds, keys in capitals and braces, the group protocol of KIP-848.
 
 import asyncio
 import json
+import threading
 import time
 import uuid
 from contextlib import contextmanager
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, Producer, ShareConsumer, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from relay.diagnose.reconcile.reconciliation import Range, reconcile
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings import load_settings
+from tests.worlds.world import WORLD
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -213,6 +221,52 @@ async def test_a_processor_of_the_new_group_protocol_has_members(wiring) -> None
         assert f"group {wiring.group}: 1 member" in status.stdout.replace("\n", " ")
     finally:
         consumer.close()
+
+
+def answer_as_share_group(wiring, mute, leave) -> None:
+    """A processor of KIP-932: it accepts record by record, and commits no offset."""
+    admin = AdminClient({"bootstrap.servers": wiring.bootstrap, "log_level": 0})
+    begins = ConfigEntry(
+        "share.auto.offset.reset", "earliest", incremental_operation=AlterConfigOpType.SET
+    )
+    group = ConfigResource(ResourceType.GROUP, wiring.group, incremental_configs=[begins])
+    admin.incremental_alter_configs([group])[group].result(15)
+    asked = {"bootstrap.servers": wiring.bootstrap, "group.id": wiring.group, "log_level": 0}
+    consumer = ShareConsumer(asked)
+    consumer.subscribe([wiring.events])
+    while not leave.is_set():
+        for record in consumer.poll(0.2) or ():
+            key = record.key().decode()
+            if key not in mute:
+                wiring.send(wiring.returns, key, b'{"status": "confirmed"}')
+    consumer.close()
+
+
+async def test_what_a_share_group_accepted_and_never_answered_is_lost_at_the_return(wiring) -> None:
+    if WORLD.kafka in ("3.9", "4.0", "4.1"):
+        pytest.skip("share groups are new in Kafka 4.2")
+    wiring.relay(), wiring.consumer()
+    mute, leave = set(), threading.Event()
+    thread = threading.Thread(target=answer_as_share_group, args=(wiring, mute, leave))
+    thread.start()
+    try:
+        first = await wiring.place_everywhere()
+        await wiring.until_returned(first, 90)
+        (lost,) = [str(uuid.uuid4())]
+        mute.add(lost)
+        await wiring.place_these([lost])
+        await wiring.until_returned(await wiring.place_everywhere(), 90)
+        await wiring.until_overdue([lost])
+        never_sent = [("return", "no_return", "return_never_sent")]
+        await wiring.eventually(
+            lambda: asyncio.to_thread(lambda: wiring.named([lost]) == never_sent), 60
+        )
+        status = await asyncio.to_thread(wiring.command, "status", "--json")
+        # Of each partition the last one is accepted with the next look.
+        assert json.loads(status.stdout)["hops"]["process"]["waiting"] <= 3
+    finally:
+        leave.set()
+        await asyncio.to_thread(thread.join, 60)
 
 
 async def test_a_reader_that_assigns_its_partitions_moved_by_no_hand(wiring) -> None:
