@@ -50,6 +50,8 @@ def plan_lines(job: Job) -> Iterator[str]:
             f"gone: {gone['rows']:,} events of {gone['partition_name']}"
             f" ({gone['from_at']} to {gone['to_at']}): their partition was dropped"
         )
+    if plan.get("cut_at"):
+        yield f"only the oldest {plan['cut_at']:,} overdue orders were looked at; there are more"
     yield from _repair_lines(plan.get("mended", {}))
 
 
@@ -60,9 +62,16 @@ def _kind(kind: Mapping[str, Any]) -> str:
 
 def _repair_lines(mended: Mapping[str, Any]) -> Iterator[str]:
     for hop, seen in mended.items():
-        state = "works" if seen["healthy"] else click.style("does NOT work", fg="red")
+        shown = seen.get("shown") is not False
+        works = "works" if shown else click.style("runs, not shown to work", fg="yellow")
+        state = works if seen["healthy"] else click.style("does NOT work", fg="red")
         said = "; ".join(filter(None, (seen["run_by"], seen["note"])))
         yield f"hop {hop:<8} {state}{': ' if said else ''}{said}"
+    if any(seen["healthy"] and seen.get("shown") is False for seen in mended.values()):
+        yield (
+            "no order that was placed after these has come back: whether the cause is gone is not"
+            " shown; send a few first"
+        )
 
 
 def plan_next(job: Job) -> list[str]:

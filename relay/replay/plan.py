@@ -173,6 +173,7 @@ class Plan:
         behind: events that go out after a newer one of the same order.
         gone: ranges whose rows were dropped.
         mended: what is known of the cause now.
+        cut_at: so many orders were looked at, and more are overdue; None: all were.
     """
 
     count: int = 0
@@ -186,6 +187,7 @@ class Plan:
     behind: int = 0
     gone: list[dict[str, Any]] = field(default_factory=list)
     mended: dict[str, Any] = field(default_factory=dict)
+    cut_at: int | None = None
 
     def as_data(self) -> dict[str, Any]:
         """Return it for JSON and for the stored job."""
@@ -203,6 +205,7 @@ class Plan:
             "seen_behind_newer": self.behind,
             "dropped": self.gone,
             "mended": self.mended,
+            "cut_at": self.cut_at,
         }
 
 

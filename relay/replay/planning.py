@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 from relay.diagnose.causes import Cause
@@ -77,9 +77,9 @@ async def make_plan(settings: Settings, wanted: Wanted) -> Job:
         if wanted.selection.everything:
             return await _plan_everything(settings, connection, wanted)
         plan = await _plan(settings, connection, wanted)
-        selection = wanted.selection
+        selection, flow = wanted.selection, settings.flow
         plan.gone = await dropped_ranges(connection, selection)
-        plan.mended = await _repairs(settings)
+        plan.mended = await _repairs(settings, shown=await _came_back(connection, flow, plan))
         replay_id = uuid4()
         async with connection.transaction():
             await store_plan(
@@ -100,13 +100,15 @@ async def _plan(settings: Settings, connection: Any, wanted: Wanted) -> Plan:
     async with session(settings.database.dsn, settings.kafka, flow, options) as opened:
         if isinstance(opened.connection, Missing):
             raise UnreachableError(opened.connection.detail)
+        cut = False
         if orders is None:
-            orders = await _waiting(opened, selection)
+            orders, cut = await _waiting(opened, selection)
         judged = [_judged(one) for one in await opened.diagnose(orders, events)]
     judged = await _as_recorded(connection, opened.flow, judged)
     ids = [one.outbox_id for one in judged if one.outbox_id is not None]
     rows = await event_rows(connection, flow, ids, selection, wanted.topic)
     plan = decide(judged, rows, selection, again=wanted.again, write_missing=wanted.write_missing)
+    plan.cut_at = AT_MOST if cut else None
     if plan.missing:
         await require_payload(connection, flow)
     if wanted.topic is not None:
@@ -139,11 +141,12 @@ async def _named(
     return [one for one in sets[0] if one in common], events
 
 
-async def _waiting(opened: Session, selection: Selection) -> list[str]:
-    """Return the orders that are overdue, of the selection's time."""
-    found = await opened.open_orders(selection.since, AT_MOST)
+async def _waiting(opened: Session, selection: Selection) -> tuple[list[str], bool]:
+    """Return the orders that are overdue, of the selection's time, and whether there are more."""
+    found = await opened.open_orders(selection.since, AT_MOST + 1)
     until = selection.until
-    return [one.order_id for one in found if until is None or one.placed_at < until]
+    meant = [one.order_id for one in found if until is None or one.placed_at < until]
+    return meant[:AT_MOST], len(meant) > AT_MOST
 
 
 def _judged(one: Diagnosis) -> Judged:
@@ -173,11 +176,42 @@ async def _as_recorded(connection: Any, flow: Flow, judged: Sequence[Judged]) ->
     return found
 
 
-async def _repairs(settings: Settings) -> dict[str, Any]:
-    """Say of each hop that a replay depends on whether somebody does it."""
+# Of so many of the newest events one that was answered is looked for.
+_NEWEST: Final = 1_000
+_CAME_BACK: Final = """
+SELECT EXISTS (
+    SELECT FROM (SELECT aggregate_id, event_id FROM relay.outbox_summary
+                  WHERE id > $1 AND (aggregate_type = $2 OR event_type = ANY ($3::text[]))
+                  ORDER BY id DESC LIMIT $5) AS o
+      JOIN relay.inbox AS i ON i.aggregate_id = o.aggregate_id
+     WHERE i.consumer_group = $4
+       AND (i.causation_id IS NULL OR i.causation_id = o.event_id::text))
+"""
+
+
+async def _came_back(connection: Any, flow: Flow, plan: Plan) -> bool | None:
+    """Tell whether an order that is newer than all of the plan was answered; None: it is empty."""
+    if not plan.outbox_ids:
+        return None
+    asked = flow.aggregate_type, flow.own_event_types, flow.confirm_group, _NEWEST
+    return bool(await connection.fetchval(_CAME_BACK, plan.outbox_ids[-1], *asked))
+
+
+async def _repairs(settings: Settings, *, shown: bool | None = None) -> dict[str, Any]:
+    """Say of each hop that a replay depends on whether somebody does it.
+
+    Args:
+        settings: of whom.
+        shown: whether a newer order came all the way back; None: nothing depends on that.
+    """
     status = await read_status(settings.database.dsn, settings.kafka, settings.flow)
     return {
-        hop.name: {"healthy": hop.healthy, "run_by": hop.run_by, "note": hop.note}
+        hop.name: {
+            "healthy": hop.healthy,
+            "shown": shown,
+            "run_by": hop.run_by,
+            "note": hop.note,
+        }
         for hop in status.hops
         if hop.name in _CAUSES_OF
     }

@@ -166,6 +166,7 @@ class Scan:
     newest_return_at: datetime | None = None
     unread_lost: Cause | None = None
     vouched: bool = False
+    elsewhere_unread: tuple[str, ...] = ()
     unlooked: str = ""
     unlooked_cause: Cause = Cause.SCAN_INCOMPLETE
 

@@ -57,6 +57,7 @@ class LogFacts:
     Attributes:
         scan: None when there was no need to look.
         elsewhere: returns on other topics, by order.
+        elsewhere_unread: other topics of which not all was read.
         answered: orders in the neighbourhood that have a return, and when it was handled; None: it
             was not yet.
         refused: what was quarantined from where returns were found, by partition and offset.
@@ -68,6 +69,7 @@ class LogFacts:
     copies: Copies = field(default_factory=Copies)
     scan: ScanResult | Missing | None = None
     elsewhere: Mapping[str, list[ReturnRow]] = field(default_factory=dict)
+    elsewhere_unread: Sequence[str] = ()
     answered: Mapping[str, datetime | None] | Missing = field(default_factory=dict)
     refused: Mapping[tuple[int, int], ReturnRow] | Missing = field(default_factory=dict)
     positions: Series = field(default_factory=dict)
@@ -324,6 +326,7 @@ class Joiner:
             if deliveries
             else None,
             vouched=scan.vouched,
+            elsewhere_unread=tuple(self.log.elsewhere_unread),
             unlooked=unlooked,
             unlooked_cause=why,
         )

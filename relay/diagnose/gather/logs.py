@@ -217,7 +217,7 @@ class _Reader:
         if not missing or self.options.elsewhere_seconds <= 0:
             return
         try:
-            self.log.elsewhere = await search_elsewhere(
+            self.log.elsewhere, self.log.elsewhere_unread = await search_elsewhere(
                 self.broker,
                 self.flow,
                 _wanted([(order, event) for order, event, _sent in missing]),

@@ -155,7 +155,7 @@ SELECT q.aggregate_id, q.topic, q.partition, at.record_offset, q.reason, q.detai
         WHERE kind = 'return' AND consumer_group = $1 AND topic = $2
           AND partition = at.partition AND record_offset >= at.record_offset
           AND from_offset IS NOT NULL
-        ORDER BY record_offset LIMIT 16) AS q
+        ORDER BY record_offset LIMIT 256) AS q
  WHERE q.from_offset <= at.record_offset
 UNION ALL
 SELECT q.aggregate_id, q.topic, q.partition, q.record_offset, q.reason, q.detail, q.state,

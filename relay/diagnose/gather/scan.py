@@ -268,11 +268,11 @@ async def search_elsewhere(
     *,
     records_at_most: int,
     deadline: float,
-) -> dict[str, list[ReturnRow]]:
+) -> tuple[dict[str, list[ReturnRow]], list[str]]:
     """Look for returns on other topics than the flow's: the processor may answer on a wrong one.
 
     Only records that the consumer could apply count; the newest `records_at_most` of each partition
-    are read. That nothing was found says nothing.
+    are read. Returned beside them are the topics of which not all was read.
     """
     own = flow.topics | {flow.returns_topic} | broker.internal
     others = [one for one in broker.leaders if one[0] not in own]
@@ -281,10 +281,8 @@ async def search_elsewhere(
     starts = await broker.offsets(others, EARLIEST)
     slack = later(wanted.placed_at, -CLOCK_SLACK_SECONDS)
     times = await broker.offsets(others, to_milliseconds(slack))
-    spans = {
-        one: (max(times.get(one, end), starts.get(one, 0), end - records_at_most), end)
-        for one, end in ends.items()
-    }
+    since = {one: max(times.get(one, end), starts.get(one, 0)) for one, end in ends.items()}
+    spans = {one: (max(since[one], end - records_at_most), end) for one, end in ends.items()}
     reading = _Reading(broker, Recogniser(flow, wanted, Place.ELSEWHERE), ScanResult())
     reader = RangeReader(broker, spans, committed=False, pass_over=True)
     await reading.transactional(reader, deadline, {one: stable.get(one, ends[one]) for one in ends})
@@ -292,4 +290,6 @@ async def search_elsewhere(
         order: [row for row in rows if row.seen.status is not None]
         for order, rows in reading.result.found.items()
     }
-    return {order: rows for order, rows in found.items() if rows}
+    cut = {one for one, (start, _end) in spans.items() if start > since[one]}
+    unread = {topic for topic, _number in cut | set(reader.left) | reader.lost}
+    return {order: rows for order, rows in found.items() if rows}, sorted(unread)

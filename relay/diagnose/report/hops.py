@@ -302,7 +302,16 @@ def _scanned(evidence: Evidence, scan: Scan) -> Told:
     if not scan.complete:
         return None, None, _cut(f"none in {count}, scan incomplete: {scan.unlooked}".rstrip(": "))
     handled = ", the rest is in the inbox" if scan.vouched else ""
-    return False, None, f"none in {count}, to log end{handled}"
+    return False, None, f"none in {count}, to log end{handled}{_elsewhere(scan)}"
+
+
+def _elsewhere(scan: Scan) -> str:
+    """Name other topics of which not all was read: it may have been answered there."""
+    if not scan.elsewhere_unread:
+        return ""
+    first, *more = scan.elsewhere_unread
+    others = f" and {len(more)} more topics" if more else ""
+    return _cut(f"; not all was read of {first}{others}")
 
 
 def confirm(evidence: Evidence) -> Told:

@@ -16,6 +16,7 @@ async def test_lost_orders_return_through_the_live_relay(loop) -> None:
     assert (plan["exit"], plan["state"], plan["events"]) == (0, "planned", 3)
     assert {(one["hop"], one["verdict"]) for one in plan["by_kind"]} == {("return", "no_return")}
     assert plan["topics"] == {loop.events: 3}
+    assert {one["shown"] for one in plan["mended"].values()} == {False}, "none came back since"
     assert not [one for one in loop.records(loop.events) if one[2]], "a plan sends nothing"
 
     done = loop.replay(
@@ -29,6 +30,9 @@ async def test_lost_orders_return_through_the_live_relay(loop) -> None:
     first = {one[1]: one for one in loop.records(loop.events) if not one[2]}
     assert all(first[one[1]][0] == one[0] and first[one[1]][3] == one[3] for one in copies)
     assert await loop.audited() == ["replay_planned", "replay_started", "replay_finished"]
+    await loop.until_returned(await loop.place())
+    again = loop.replay(*chosen, "--verdict", "returned", "--again")
+    assert {one["shown"] for one in again["mended"].values()} == {True}
     assert relay.is_running()
 
 

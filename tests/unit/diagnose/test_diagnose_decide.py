@@ -47,7 +47,7 @@ from relay.diagnose.evidence.system_state import (
     SystemState,
     TopicSeen,
 )
-from relay.diagnose.report.hops import place
+from relay.diagnose.report.hops import place, returned
 from relay.diagnose.verdicts import Hop, Verdict
 
 NOW = datetime(2026, 3, 2, 1, 30, tzinfo=UTC)
@@ -828,6 +828,14 @@ def test_an_empty_group_whose_offset_has_just_moved_was_moved_by_hand() -> None:
     assert named(case) == (Hop.RETURN, Verdict.NO_RETURN, Cause.OFFSETS_SKIPPED)
     staffed = replace(case, waiting={GROUP: Waiting(ago(seconds=5), OFFSET - 2, 1)})
     assert named(staffed)[2] is not Cause.OFFSETS_SKIPPED
+
+
+def test_other_topics_that_were_not_all_read_are_named_beside_the_absence() -> None:
+    _proven, _at, whole = returned(LOST)
+    assert "not all was read" not in whole
+    part = replace(LOST.scan, elsewhere_unread=("big.metrics", "logs", "x"))
+    _proven, _at, said = returned(replace(LOST, scan=part))
+    assert said.endswith("to log end; not all was read of big.metrics and 2 more topics")
 
 
 def test_nothing_is_said_to_stand_around_an_order_that_has_no_row() -> None:
