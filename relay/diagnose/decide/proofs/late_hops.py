@@ -27,6 +27,7 @@ from relay.diagnose.decide.proofs.fact import (
 from relay.diagnose.decide.returning import STOPPED_RUN
 from relay.diagnose.evidence.order import (
     Delivery,
+    EventSeen,
     Evidence,
     Neighbours,
     OrderSeen,
@@ -304,6 +305,14 @@ def _consumer_moves(evidence: Evidence) -> bool:
     return moves(evidence, consumer, coming[0].partition)
 
 
+def _there_or_hidden(evidence: Evidence) -> bool:
+    order = evidence.order
+    if isinstance(order, Missing):
+        committed = isinstance(evidence.event, EventSeen)
+        return committed and order.cause is Cause.PERMISSION_DENIED
+    return isinstance(order, OrderSeen)
+
+
 def _unknown_status(evidence: Evidence) -> bool:
     return isinstance(evidence.order, OrderSeen) and not evidence.order.known
 
@@ -388,7 +397,8 @@ CONFIRM: dict[tuple[Verdict, Cause], Proof] = {
         Fact("its release was requested", _refused(lambda one: one.state == "release_requested"))
     ),
     (Verdict.RETURN_QUARANTINED, Cause.ORDER_HIDDEN): _quarantined(
-        Fact("the order's row is there", lambda e: isinstance(e.order, OrderSeen)),
+        Fact("the order's row is there, or its event is and row-level security may hide the row",
+             _there_or_hidden),
         Fact("it was refused as a return of an unknown order",
              _refused(lambda one: one.reason == "unknown_order")),
     ),

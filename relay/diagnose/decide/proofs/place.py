@@ -34,7 +34,10 @@ _NO_ORDER = Fact("no row of the order is there", lambda e: e.order is None)
 _HANDLED = Fact(
     "the consumer handled a return of it", lambda e: any(r.place is Place.INBOX for r in returns(e))
 )
-_UNSEARCHED = Fact("Kafka was not searched to its end", lambda e: e.searched is not None)
+_UNSEARCHED = Fact(
+    "Kafka was not searched to its end, or a transaction that has written here is undecided",
+    lambda e: e.searched is not None,
+)
 _NOT_NAMED = Fact("nobody said where orders stand", lambda e: not e.around.keeps_orders)
 _DROPPED = Fact("the day of its row was dropped", lambda e: e.dropped_partition is not None)
 _STRAY = Fact("a row of its own transaction names another id", lambda e: bool(_moment(e).strays))
