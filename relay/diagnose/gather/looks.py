@@ -85,19 +85,27 @@ def look_at(
         deleted += [] if _all_handled(handled_to, shrinks) else [None]
     elif log.start > first:
         deleted.append(None)
-    there: list[Gap | SetAside] = [gap for gap in gaps if not gap.of_another_log]
-    there = [one for one in [*there, *set_aside] if one.to_offset > log.start]
     return Look(
         unhandled=(min(start, log.end), log.end),
-        skipped=(
-            max(log.start, min((one.from_offset for one in there), default=edge)),
-            min(edge, max((one.to_offset for one in there), default=0)),
-        ),
+        skipped=_skipped(log, [*gaps, *set_aside], edge),
         handled=(min(max(since, log.start), edge), edge),
         log=log,
         lost=lost,
         another=another or any(gap.of_another_log for gap in gaps),
         deleted_at=tuple(deleted),
+    )
+
+
+def _skipped(log: Bounds, passed: Sequence[Gap | SetAside], edge: int) -> Span:
+    """Return the offsets that the consumer went past, and that still are in this log."""
+    there = [
+        one
+        for one in passed
+        if one.to_offset > log.start and not (isinstance(one, Gap) and one.of_another_log)
+    ]
+    return (
+        max(log.start, min((one.from_offset for one in there), default=edge)),
+        min(edge, max((one.to_offset for one in there), default=0)),
     )
 
 

@@ -165,11 +165,7 @@ class CheckpointWriter:
         lowest = [min(delivery.outbox_ids) for delivery in deliveries]
         highest = [max(delivery.outbox_ids) for delivery in deliveries]
         hint_id = max(highest, default=high_id)
-        sql, more = ADVANCE, tuple[object, ...]()
-        if replay is not None:
-            sql, more = ADVANCE_REPLAY, _replay_values(replay)
-        if parked or released:
-            sql, more = ADVANCE_MORE, (*_replay_values(replay), released, *_parked_columns(parked))
+        sql, more = _statement(parked, released, replay)
         statement = await self._prepared(sql)
         moved = await statement.fetchval(
             now.shard,
@@ -239,6 +235,17 @@ def _parked_columns(parked: Sequence[Parked]) -> tuple[list[object], ...]:
         [row.traceparent for row in parked],
         [row.aggregate_type for row in parked],
     )
+
+
+def _statement(
+    parked: Sequence[Parked], released: Sequence[int], replay: Replayed | None
+) -> tuple[str, tuple[object, ...]]:
+    """Return the least statement that writes all of it, and its further values."""
+    if parked or released:
+        return ADVANCE_MORE, (*_replay_values(replay), released, *_parked_columns(parked))
+    if replay is not None:
+        return ADVANCE_REPLAY, _replay_values(replay)
+    return ADVANCE, ()
 
 
 def _replay_values(replay: Replayed | None) -> tuple[object, ...]:
