@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr, model_validator
 from relay.runtime.settings_limits import Pause, Port
 from relay.runtime.settings_model import Section
 
-Authentication = Literal["none", "proxy", "password"]
+Authentication = Literal["none", "proxy", "password", "oidc"]
 
 
 class WebSettings(Section):
@@ -35,7 +35,8 @@ class WebSettings(Section):
     )
     auth: Authentication = Field(
         default="none",
-        description="who says who asks: none (this machine only), proxy (a header), password",
+        description="who says who asks: none (this machine only), proxy (a header), password, "
+        "oidc (an OpenID provider)",
     )
     proxy_addresses: tuple[str, ...] = Field(
         default=("127.0.0.1", "::1"),
@@ -51,16 +52,34 @@ class WebSettings(Section):
         default=None, description="for proxy: what X-Relay-Proxy-Secret has to hold, where given"
     )
     viewer_roles: tuple[str, ...] = Field(
-        default=(), description="for proxy: who may look; none given: whoever has a name"
+        default=(), description="for proxy and oidc: who may look; none given: whoever has a name"
     )
     operator_roles: tuple[str, ...] = Field(
-        default=("relay-operator",), description="for proxy: who may act, too"
+        default=("relay-operator",), description="for proxy and oidc: who may act, too"
     )
     password_hash: SecretStr | None = Field(
         default=None, description="for password: its argon2 hash, as `relay web --hash` prints it"
     )
     session_hours: float = Field(
-        default=12.0, gt=0, le=168, description="for password: hours until it is asked for again"
+        default=12.0, gt=0, le=168, description="for password and oidc: hours until the next login"
+    )
+    oidc_issuer: str | None = Field(
+        default=None,
+        description="for oidc: the provider's issuer, as https://login.example/realms/shop",
+    )
+    oidc_client_id: str | None = Field(default=None, description="for oidc: the page's client id")
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="for oidc: the client's secret; a public client has none"
+    )
+    oidc_scopes: tuple[str, ...] = Field(
+        default=("openid", "profile", "email"), description="for oidc: what is asked for"
+    )
+    oidc_name_claim: str = Field(
+        default="preferred_username",
+        description="for oidc: the claim with the person's name; else email, else sub",
+    )
+    oidc_roles_claim: str = Field(
+        default="groups", description="for oidc: the claim of the ID token with the roles"
     )
     poll_seconds: Pause = Field(
         default=5.0, description="seconds between looks while somebody is looking"
@@ -70,14 +89,26 @@ class WebSettings(Section):
     def _is_guarded(self) -> Self:
         if self.auth == "none" and not is_loopback(self.host):
             raise ValueError(
-                f"host {self.host} can be reached by others, and auth = none: set auth to proxy or "
-                "password, or host to 127.0.0.1"
+                f"host {self.host} can be reached by others, and auth = none: set auth to proxy, "
+                "password or oidc, or host to 127.0.0.1"
             )
         if self.auth == "password" and self.password_hash is None:
             raise ValueError("auth = password needs password_hash: `relay web --hash` makes one")
+        if self.auth == "oidc":
+            self._require_provider()
         if self.public_url is not None and not _is_origin(self.public_url):
             raise ValueError("public_url is no address such as https://relay.example")
         return self
+
+    def _require_provider(self) -> None:
+        for name in ("oidc_issuer", "oidc_client_id", "public_url"):
+            if getattr(self, name) is None:
+                raise ValueError(f"auth = oidc needs {name}")
+        issuer = urlsplit(self.oidc_issuer or "")
+        if issuer.scheme != "https" and not is_loopback(issuer.hostname or ""):
+            raise ValueError("oidc_issuer does not begin with https://")
+        if "openid" not in self.oidc_scopes:
+            raise ValueError("oidc_scopes lack openid")
 
 
 def is_loopback(host: str) -> bool:

@@ -20,6 +20,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from relay.diagnose.gather.lookup import NotLookedUpError
 from relay.diagnose.session import UnreachableError
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.language import LANGUAGES
@@ -28,6 +29,7 @@ from relay.telemetry.redaction import redact
 from relay.web.acts import NOT_DONE, Acts
 from relay.web.guard import WithHeaders, read_fields, require_host, require_own_origin
 from relay.web.live import Fragments, live
+from relay.web.oidc import CALLBACK, LOGIN_COOKIE, Provider
 from relay.web.pages import find, repair, verify
 from relay.web.people import COOKIE, NotAllowedError, Person
 from relay.web.render import STATIC
@@ -43,6 +45,7 @@ from relay.web.site import (
 
 _LOG: Final = structlog.get_logger("relay.web")
 _YEAR_SECONDS: Final = 365 * 86_400
+_NO_FACTS: Final[Mapping[str, Any]] = {"away": None, "as_of": None}
 
 _PAGES: Final[Mapping[str, Read]] = {
     "/": find.night,
@@ -85,6 +88,8 @@ def application(site: Site, stop: asyncio.Event, acts: Acts) -> WithHeaders:
 
     routes = [
         Route("/login", _answer(site, _login, public=True), methods=["GET", "POST"]),
+        Route("/login/start", _answer(site, _start, public=True)),
+        Route(CALLBACK, _answer(site, _done, public=True)),
         Route("/logout", _answer(site, _logout, public=True), methods=["POST"]),
         Route("/language/{code}", _answer(site, _language, public=True), methods=["POST"]),
         Route("/live", _answer(site, pushed)),
@@ -128,7 +133,7 @@ def _answer(
             return _refused(site, request, error)
         except NotFoundError as error:
             return _problem(site, request, str(error), 404)
-        except NOT_DONE as error:
+        except (*NOT_DONE, NotLookedUpError) as error:
             return _problem(site, request, redact(str(error)), 409)
         except (*DATABASE_FAILURES, UnreachableError, MigrationError) as error:
             return _problem(site, request, redact(str(error)), 503)
@@ -152,12 +157,11 @@ def _refused(site: Site, request: Request, error: NotAllowedError) -> Response:
 
 def _problem(site: Site, request: Request, text: str, status: int) -> Response:
     page = Page("problem.html", {"text": text, "status": status}, status)
-    facts = {"away": None, "as_of": None}
     try:
         require_host(request, site.web)
     except NotAllowedError:
         return Response(f"{text}\n", status, media_type="text/plain")
-    return respond(site, request, page, _person(site, request), facts)
+    return respond(site, request, page, _person(site, request), _NO_FACTS)
 
 
 def _not_found(site: Site) -> Any:
@@ -171,8 +175,11 @@ def _not_found(site: Site) -> Any:
 
 
 async def _login(site: Site, request: Request) -> Response:
+    if site.provider is not None:
+        shown = {"next": _local(request.query_params.get("next", "/")), "wrong": ""}
+        return respond(site, request, Page("login.html", shown), None, _NO_FACTS)
     if site.web.auth != "password":
-        raise NotFoundError("there is no login: web.auth is not password")
+        raise NotFoundError("there is no login: web.auth is neither password nor oidc")
     target = request.query_params.get("next", "/")
     wrong = ""
     if request.method == "POST":
@@ -191,7 +198,36 @@ async def _login(site: Site, request: Request) -> Response:
         _LOG.warning("login_refused", address=address, why="wrong password")
         wrong = "that is not the password"
     page = Page("login.html", {"next": _local(target), "wrong": wrong}, 401 if wrong else 200)
-    return respond(site, request, page, None, {"away": None, "as_of": None})
+    return respond(site, request, page, None, _NO_FACTS)
+
+
+def _provider(site: Site) -> Provider:
+    if site.provider is None:
+        raise NotFoundError("there is no such login: web.auth is not oidc")
+    return site.provider
+
+
+async def _start(site: Site, request: Request) -> Response:
+    """Send to the OpenID provider."""
+    wanted = _local(request.query_params.get("next", "/"))
+    target, begun = await _provider(site).begin(request, wanted)
+    answer = RedirectResponse(target, 303)
+    set_cookie(answer, site, LOGIN_COOKIE, begun)
+    return answer
+
+
+async def _done(site: Site, request: Request) -> Response:
+    """Log in whoever comes back from the provider.
+
+    A page and no redirect: a browser that comes from another site would not send the new cookie.
+    """
+    found = await _provider(site).finish(request)
+    _LOG.info("login", name=found.person.name, role=found.person.role)
+    page = Page("onward.html", {"target": found.next, "text": "logged in"})
+    answer = respond(site, request, page, None, _NO_FACTS)
+    set_cookie(answer, site, COOKIE, site.gate.sessions.begin(found.person, found.id_token))
+    answer.delete_cookie(LOGIN_COOKIE)
+    return answer
 
 
 def _local(target: str) -> str:
@@ -209,8 +245,15 @@ def set_cookie(answer: Response, site: Site, name: str, value: str) -> None:
     )  # fmt: skip
 
 
-async def _logout(site: Site, _request: Request) -> Response:
-    answer = RedirectResponse("/login" if site.web.auth == "password" else "/", 303)
+async def _logout(site: Site, request: Request) -> Response:
+    """End the session here, and the provider's, whose address no form may lead to (CSP)."""
+    id_token = site.gate.sessions.end(request.cookies.get(COOKIE, ""))
+    target = None if site.provider is None else await site.provider.ending(id_token)
+    if target is None:
+        answer: Response = RedirectResponse("/login" if site.gate.logs_in else "/", 303)
+    else:
+        page = Page("onward.html", {"target": target, "text": "logged out"})
+        answer = respond(site, request, page, None, _NO_FACTS)
     answer.delete_cookie(COOKIE)
     return answer
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from relay.web.pages.find import night_data
+from relay.web.people import NotAllowedError
 from relay.web.render import render
 from relay.web.site import Site, language_of
 from relay.web.snapshot import VIEWERS
@@ -52,14 +53,20 @@ async def live(site: Site, request: Request, fragments: Fragments, stop: asyncio
     wants_night = request.query_params.get("page") == "night"
     language = language_of(request)
     return StreamingResponse(
-        _events(site, fragments, stop, language, wants_night=wants_night),
+        _events(site, request, fragments, stop, language, wants_night=wants_night),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )
 
 
 async def _events(
-    site: Site, fragments: Fragments, stop: asyncio.Event, language: str, *, wants_night: bool
+    site: Site,
+    request: Request,
+    fragments: Fragments,
+    stop: asyncio.Event,
+    language: str,
+    *,
+    wants_night: bool,
 ) -> AsyncIterator[bytes]:
     watcher = site.watcher
     seen, mark, shown = watcher.looks, _mark(site), ""
@@ -70,7 +77,7 @@ async def _events(
                 yield b": still here\n\n"
                 continue
             seen = watcher.looks
-            if stop.is_set():
+            if stop.is_set() or not _may_look(site, request):
                 return
             yield _event("asof", fragments.get("asof", language))
             if wants_night:
@@ -81,6 +88,15 @@ async def _events(
             elif mark != (now := _mark(site)):
                 mark = now
                 yield _event("changed", "1")
+
+
+def _may_look(site: Site, request: Request) -> bool:
+    """Tell whether the viewer is still somebody: he may have logged out since."""
+    try:
+        site.gate.person(request)
+    except NotAllowedError:
+        return False
+    return True
 
 
 def _mark(site: Site) -> Any:

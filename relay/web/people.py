@@ -7,15 +7,15 @@ did not send; a wrong password costs as much time as a right one, and only so ma
 from __future__ import annotations
 
 import hmac
+import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from itsdangerous import BadData, URLSafeTimedSerializer
 from starlette.requests import Request
 
 from relay.runtime.audit import this_person
@@ -31,6 +31,7 @@ FROM_ALL: Final = 30
 """Passwords that may be tried from all addresses in WINDOW_SECONDS."""
 WINDOW_SECONDS: Final = 60.0
 _ADDRESSES: Final = 1000
+_SESSIONS: Final = 10_000
 _ANONYMOUS: Final = "somebody with the password"
 
 
@@ -49,6 +50,49 @@ class NotAllowedError(Exception):
         super().__init__(text)
         self.status = status
         self.login = login
+
+
+def role_of(settings: WebSettings, roles: Collection[str]) -> Role:
+    """Return what somebody with these roles may do.
+
+    Raises:
+        NotAllowedError: he may not even look.
+    """
+    if not set(settings.operator_roles).isdisjoint(roles):
+        return "operator"
+    if settings.viewer_roles and set(settings.viewer_roles).isdisjoint(roles):
+        raise NotAllowedError("this person has no role that may look (web.viewer_roles)")
+    return "viewer"
+
+
+@dataclass(slots=True)
+class Sessions:
+    """Who is logged in, by the cookie; in memory, and ended here: a copied cookie ends, too."""
+
+    seconds: float
+    clock: Callable[[], float] = time.monotonic
+    _open: OrderedDict[str, tuple[Person, float, str | None]] = field(default_factory=OrderedDict)
+
+    def begin(self, person: Person, id_token: str | None = None) -> str:
+        """Return the cookie of a new session; of very many the oldest end."""
+        cookie = secrets.token_urlsafe(32)
+        self._open[cookie] = person, self.clock() + self.seconds, id_token
+        while len(self._open) > _SESSIONS:
+            self._open.popitem(last=False)
+        return cookie
+
+    def person(self, cookie: str) -> Person | None:
+        """Return whose session it is; None: nobody's, or it is over."""
+        known = self._open.get(cookie)
+        if known is None or self.clock() >= known[1]:
+            self._open.pop(cookie, None)
+            return None
+        return known[0]
+
+    def end(self, cookie: str) -> str | None:
+        """End a session; return its ID token."""
+        known = self._open.pop(cookie, None)
+        return None if known is None else known[2]
 
 
 @dataclass(slots=True)
@@ -84,12 +128,20 @@ class Gate:
     """Says who asks, by the settings' way.
 
     Attributes:
-        key: signs sessions and forms; another one at every start ends them all.
+        sessions: who is logged in; a new start ends them all.
     """
 
     settings: WebSettings
-    key: str
     attempts: Attempts = field(default_factory=Attempts)
+    sessions: Sessions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sessions = Sessions(self.settings.session_hours * 3600)
+
+    @property
+    def logs_in(self) -> bool:
+        """Whether people log in on the page."""
+        return self.settings.auth in ("password", "oidc")
 
     def person(self, request: Request) -> Person:
         """Return who asks.
@@ -99,7 +151,7 @@ class Gate:
         """
         if self.settings.auth == "proxy":
             return self._behind_proxy(request)
-        if self.settings.auth == "password":
+        if self.logs_in:
             return self._logged_in(request)
         return Person(f"{this_person()} (page)", "operator")
 
@@ -123,26 +175,19 @@ class Gate:
             for value in request.headers.getlist(settings.proxy_roles_header)
             for role in value.split(",")
         }
-        operator = bool(roles & set(settings.operator_roles))
-        if settings.viewer_roles and not operator and not roles & set(settings.viewer_roles):
-            raise NotAllowedError("this person has no role that may look (web.viewer_roles)")
-        name = printable(names[0].strip())[:_LONGEST_NAME]
-        return Person(name, "operator" if operator else "viewer")
-
-    def _sessions(self) -> URLSafeTimedSerializer:
-        return URLSafeTimedSerializer(self.key, salt="relay-session")
+        role = role_of(settings, roles)
+        return Person(printable(names[0].strip())[:_LONGEST_NAME], role)
 
     def _logged_in(self, request: Request) -> Person:
-        cookie = request.cookies.get(COOKIE, "")
-        try:
-            name = self._sessions().loads(cookie, max_age=round(self.settings.session_hours * 3600))
-        except BadData:
-            raise NotAllowedError("log in first", status=401, login=True) from None
-        return Person(str(name), "operator")
+        found = self.sessions.person(request.cookies.get(COOKIE, ""))
+        if found is None:
+            raise NotAllowedError("log in first", status=401, login=True)
+        return found
 
     def session(self, name: str) -> str:
         """Return the cookie of whoever gave the password."""
-        return str(self._sessions().dumps(printable(name.strip())[:_LONGEST_NAME] or _ANONYMOUS))
+        shown = printable(name.strip())[:_LONGEST_NAME] or _ANONYMOUS
+        return self.sessions.begin(Person(shown, "operator"))
 
     def is_password(self, given: str) -> bool:
         """Tell whether it is the password; takes some tenths of a second of a core."""

@@ -26,6 +26,7 @@ from relay.telemetry.metrics import Metrics
 from relay.web.acts import Acts
 from relay.web.app import application
 from relay.web.guard import Forms
+from relay.web.oidc import Provider
 from relay.web.people import Gate
 from relay.web.site import Site
 from relay.web.snapshot import Watcher
@@ -56,10 +57,11 @@ class WebService:
         self.site = Site(
             self.settings,
             Watcher(self.settings, web.poll_seconds),
-            Gate(web, key),
+            Gate(web),
             Forms(key),
             self.environment,
             self.config,
+            provider=Provider(web, key) if web.auth == "oidc" else None,
         )
 
     @property

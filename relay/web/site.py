@@ -30,6 +30,7 @@ from relay.runtime.settings import Settings
 from relay.runtime.settings_web import WebSettings
 from relay.web.comparison import Comparison
 from relay.web.guard import Forms
+from relay.web.oidc import Provider
 from relay.web.people import Gate, Person
 from relay.web.render import render
 from relay.web.snapshot import Watcher
@@ -62,6 +63,7 @@ class Site:
     Attributes:
         config: the settings file that was named, for where each setting comes from.
         lose: loses orders at a hop: a demo's, and nobody else's.
+        provider: where people log in; None: not elsewhere.
         last: path and query -> when it was last read, and what it showed.
     """
 
@@ -72,6 +74,7 @@ class Site:
     environment: Mapping[str, str]
     config: str | None = None
     lose: Callable[[str], Awaitable[None]] | None = None
+    provider: Provider | None = None
     comparison: Comparison = field(default_factory=Comparison)
     last: OrderedDict[str, tuple[datetime, Page]] = field(default_factory=OrderedDict)
     _reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))

@@ -26,6 +26,7 @@ from relay.runtime.flow import Flow
 
 _TRACE: Final = re.compile(r"[0-9a-f]{32}")
 _ROW: Final = re.compile(r"[0-9]{1,18}")
+_PLACE: Final = re.compile(r"([A-Za-z0-9._-]{1,249})\[([0-9]{1,9})\]@([0-9]{1,18})")
 # Tables without an index for these are read whole, once, for the few ids that nothing else knows.
 _SLOW_MILLISECONDS: Final = 10_000
 _SLOW_AT_MOST: Final = 100
@@ -115,6 +116,41 @@ _BY_TRACE: Final = _events(
     "substring(traceparent FROM 4 FOR 32)", "substring(traceparent FROM 4 FOR 32) = ANY ($1)"
 )
 _BY_AGGREGATE: Final = _events("aggregate_id", "aggregate_id = ANY ($1)")
+# Of a topic that was made again, several batches were at one place.
+_BY_PLACE: Final = """
+WITH wanted AS MATERIALIZED (
+    SELECT given, place[1] AS topic, place[2]::int AS partition, place[3]::bigint AS record_offset
+      FROM unnest($1::text[]) AS given, regexp_match(given, $2) AS place
+), sent AS MATERIALIZED (
+    SELECT w.given, l.outbox_ids[(w.record_offset - l.base_offset + 1)::int] AS id
+      FROM wanted AS w
+     CROSS JOIN LATERAL (SELECT base_offset, record_count, outbox_ids
+                           FROM relay.delivery_ledger
+                          WHERE topic = w.topic AND partition = w.partition
+                            AND base_offset <= w.record_offset
+                          ORDER BY base_offset DESC LIMIT 10) AS l
+     WHERE w.record_offset < l.base_offset + l.record_count
+)
+SELECT s.given, e.aggregate_id, e.aggregate_type = $3 OR e.event_type = ANY ($4::text[]),
+       e.aggregate_type, e.event_id::text
+  FROM sent AS s JOIN relay.outbox_summary AS e ON e.id = s.id
+ UNION ALL
+SELECT s.given, e.aggregate_id, e.aggregate_type = $3 OR e.event_type = ANY ($4::text[]),
+       e.aggregate_type, e.event_id::text
+  FROM sent AS s JOIN relay.kept_summary AS e ON e.id = s.id
+ UNION ALL
+SELECT w.given, q.aggregate_id, true, NULL, NULL
+  FROM wanted AS w JOIN relay.quarantine_summary AS q
+    ON q.topic = w.topic AND q.partition = w.partition AND q.record_offset = w.record_offset
+ WHERE q.aggregate_id IS NOT NULL
+"""
+_BY_RETURN_PLACE: Final = """
+SELECT given, i.aggregate_id, true, NULL::text, i.causation_id
+  FROM unnest($1::text[]) AS given, regexp_match(given, $2) AS place
+  JOIN relay.inbox AS i ON i.topic = place[1] AND i.partition = place[2]::int
+                       AND i.record_offset = place[3]::bigint
+ WHERE i.outcome <> 'canary'
+"""
 _SET_ASIDE: Final = """
 SELECT given, aggregate_id, true, NULL::text, CASE WHEN kind = 'event' THEN event_id END
   FROM relay.quarantine_summary
@@ -238,6 +274,9 @@ class _Look:
         rows = columns is not None and columns.key_type == "uuid"
         if rows:
             await self._look("outbox id", _BY_OUTBOX_ID, {one: one for one in numbers}, kinds)
+        places = {one: one for one in ids if _PLACE.fullmatch(one)}
+        where = f"^{_PLACE.pattern}$"
+        await self._look("place of a record", _BY_PLACE, places, (where, *kinds))
         own = {one: one for one in ids} | spelt
         await self._look("id of what is in quarantine or overdue", _SET_ASIDE, own, (rows,))
         unknown = [one for one in ids if not self.found[one]]
@@ -249,6 +288,10 @@ class _Look:
         await self._look("id of a return", _RETURNS, {one: one for one in left} | lower, ())
         traces = {low: one for low, one in lower.items() if _TRACE.fullmatch(low)}
         await self._look("trace id", _BY_TRACE, traces, kinds)
+        await self._look("place of a return", _BY_RETURN_PLACE, places, (where,))
+        for one in places:
+            if not self.found[one]:
+                self._add(one, KnownAs("the place of a record that nothing here knows"))
 
     async def _look(
         self, what: str, query: str, given: Mapping[str, str], more: tuple[object, ...]

@@ -17,7 +17,9 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.fate import fate_of
+from relay.diagnose.gather.lookup import order_of_submission
 from relay.diagnose.incidents.listing import IncidentSeen, list_incidents, single_orders
 from relay.diagnose.incidents.next_step import next_command
 from relay.diagnose.report.explain import headline
@@ -37,6 +39,7 @@ from relay.diagnose.watch.looked import read_looked
 from relay.repair.audited import read_audit
 from relay.replay.jobs import jobs_with_order
 from relay.runtime.command_line import command, incident_number
+from relay.runtime.operator_connection import operator_connection
 from relay.web.drawing import Axis, band, time_line
 from relay.web.site import NotFoundError, Page, Site
 from relay.web.snapshot import longest_deadline
@@ -135,19 +138,48 @@ async def orders(site: Site, request: Request) -> Page:
     """Find the orders that were asked for: one id, or a complaint with many."""
     text = request.query_params.get("q", "")
     ids = list(dict.fromkeys(one for one in _BETWEEN.split(text) if one))
-    if not ids:
-        return Page("orders.html", {"q": "", "found": [], "cut": 0, "unread": []})
+    submission = _submission(request.query_params)
     asked = [one for one in ids if len(one) <= _LONGEST_ID][:_IDS_AT_MOST]
+    given = {"q": text, "submission": submission, "cut": len(ids) - len(asked)}
+    if not ids and submission is None:
+        return Page("orders.html", {**given, "found": [], "counts": None})
     async with site.reading() as opened:
-        found = await opened.diagnose(asked, by_any_id=True)
+        found = await opened.diagnose(asked, by_any_id=True) if asked else []
+        if submission is not None:
+            known = await _order_of(site, request, opened, *submission)
+            found += await opened.diagnose([known or "/".join(submission)])
     rows = [(one, headline(one, datetime.now(UTC))) for one in found]
     counts = {
         "hit": sum(found_something(one.verdict) for one in found),
         "unknown": sum(one.verdict is Verdict.NO_SUCH_ORDER for one in found),
         "all": len(found),
     }
-    data = {"q": text, "found": rows, "cut": len(ids) - len(asked), "counts": counts}
-    return Page("orders.html", data)
+    return Page("orders.html", {**given, "found": rows, "counts": counts})
+
+
+def _submission(query: Mapping[str, str]) -> tuple[str, str] | None:
+    customer, key = (query.get(name, "").strip() for name in ("customer", "key"))
+    if not (customer or key):
+        return None
+    if not (customer and key) or len(customer) + len(key) > _LONGEST_ID:
+        raise NotFoundError("a customer and the key of his submission go together")
+    return customer, key
+
+
+async def _order_of(
+    site: Site, request: Request, opened: Session, customer: str, key: str
+) -> str | None:
+    """Return the order of a customer's submission; who may act looks with the operator's login.
+
+    Raises:
+        NotLookedUpError: the orders have no such columns, or the page's login may not read them.
+    """
+    operator = site.web.operator_url
+    if operator is None or site.gate.person(request).role != "operator":
+        assert not isinstance(opened.connection, Missing)
+        return await order_of_submission(opened.connection, opened.flow, customer, key)
+    async with operator_connection(operator.get_secret_value(), "web") as connection:
+        return await order_of_submission(connection, opened.flow, customer, key)
 
 
 async def search(_site: Site, request: Request) -> Response:

@@ -90,6 +90,27 @@ async def test_ids_of_events_traces_returns_and_of_what_is_in_quarantine(shop) -
     assert led_to(shop, TRACE) == [(traced, "trace id")]
 
 
+async def test_the_place_of_a_record(shop) -> None:
+    first, second = await shop.place(2)
+    row = await shop.pg.fetchval("SELECT id FROM relay.outbox WHERE aggregate_id = $1", second)
+    await shop.pg.execute(
+        "INSERT INTO relay.delivery_ledger (epoch, topic, partition, base_offset, record_count,"
+        " outbox_ids, id_range) VALUES (1, $1, 2, 40, 3, ARRAY[0, $2, 0], int8range(0, 9, '[]'))",
+        shop.events, row,
+    )  # fmt: skip
+    event = await shop.pg.fetchval(
+        "SELECT event_id::text FROM relay.outbox WHERE aggregate_id = $1", first
+    )
+    await shop.pg.execute(RETURN, first, event, shop.confirm_group, shop.returns)
+    await shop.pg.fetchval(REFUSED, first, shop.confirm_group, shop.returns)
+    assert led_to(shop, f"{shop.events}[2]@41") == [(second, "place of a record")]
+    assert led_to(shop, f"{shop.returns}[0]@7") == [(first, "place of a return")]
+    assert led_to(shop, f"{shop.returns}[0]@9") == [(first, "place of a record")]
+    for nowhere in (f"{shop.events}[2]@43", f"{shop.events}[1]@41", f"{shop.returns}[0]@8"):
+        (found,) = shop.diagnose([nowhere])
+        assert (found["verdict"], found["cause"]) == ("unknown", "not_an_order"), nowhere
+
+
 async def test_another_aggregates_id_is_no_lost_order(shop) -> None:
     customer, never = str(uuid.uuid4()), str(uuid.uuid4())
     event = await shop.pg.fetchval(

@@ -108,6 +108,45 @@ async def test_an_order_is_found_by_whatever_it_is_called(pg, visit) -> None:
     assert (await page.get("/orders/nobody%2F..%2Fx")).status_code == 404
 
 
+async def test_an_order_is_found_by_customer_and_key_and_by_the_place_of_its_record(
+    pg, visit, login
+) -> None:
+    order = "b7f4b2f0-3c0a-4d0e-8a53-3f1f5a0d2d11"
+    await pg.execute(
+        "INSERT INTO public.orders (order_id, customer_id, idempotency_key, items, total, currency)"
+        " VALUES ($1, 'c 17', 'k&1', '[]', 1, 'EUR')", order,
+    )  # fmt: skip
+    row = await pg.fetchval(
+        "INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload)"
+        " VALUES ('order', $1, 'order.placed', '{}') RETURNING id", order,
+    )  # fmt: skip
+    await pg.execute(
+        "INSERT INTO relay.delivery_ledger (epoch, topic, partition, base_offset, record_count,"
+        " outbox_ids, id_range) VALUES (1, 'orders.events', 3, 7, 1, ARRAY[$1::bigint],"
+        " int8range($1, $1, '[]'))", row,
+    )  # fmt: skip
+    page = await visit()
+    refused = await page.get("/orders", params={"customer": "c 17", "key": "k&1"})
+    assert refused.status_code == 409
+    assert "ask as relay_operator" in refused.text
+    page = await visit(RELAY_WEB_OPERATOR_URL=await login("relay_operator"))
+    shown = await page.get("/orders", params={"customer": "c 17", "key": "k&1"})
+    assert f'href="/orders/{order}"' in shown.text
+    nobody = await page.get("/orders", params={"customer": "c 17", "key": "k2"})
+    assert "unknown</span>" in nobody.text
+    assert (await page.get("/orders?customer=c")).status_code == 404
+    sent = await page.get("/search", params={"q": "orders.events[3]@7"})
+    shown = await page.get(sent.headers["location"])
+    assert order in shown.text
+    assert "place of a record" in shown.text
+    nowhere = await page.get("/search", params={"q": "orders.events[3]@8"})
+    assert (await page.get(nowhere.headers["location"])).status_code == 200
+    complaint = "\n".join([order, "orders.events[3]@7", *(f"nobody-{n}" for n in range(230))])
+    listed = await page.get("/orders", params={"q": complaint})
+    assert "32 more ids were not looked up" in listed.text
+    assert listed.text.count(f'href="/orders/{order}"') == 1
+
+
 async def test_a_list_is_read_page_by_page_whatever_comes_and_goes(pg, visit) -> None:
     await fill(pg, evil="plain", cases=250)
     page = await visit()

@@ -94,7 +94,7 @@ def test_a_form_is_one_persons_for_one_act_and_for_ten_minutes(
 
 
 def test_a_proxys_word_is_taken_from_the_proxy_alone() -> None:
-    gate = Gate(PROXY, "key")
+    gate = Gate(PROXY)
     said = {"X-Forwarded-User": "anna", "X-Forwarded-Groups": "support, relay-operator"}
     assert gate.person(request(said)) == Person("anna", "operator")
     assert gate.person(request({**said, "X-Forwarded-Groups": "support"})).role == "viewer"
@@ -110,7 +110,7 @@ def test_a_proxys_word_is_taken_from_the_proxy_alone() -> None:
 
 
 def test_a_proxys_secret_is_asked_for() -> None:
-    gate = Gate(PROXY.model_copy(update={"proxy_secret": PASSWORD.password_hash}), "key")
+    gate = Gate(PROXY.model_copy(update={"proxy_secret": PASSWORD.password_hash}))
     said = {"X-Forwarded-User": "anna", "X-Forwarded-Groups": "support"}
     with pytest.raises(NotAllowedError, match="Secret"):
         gate.person(request(said))
@@ -118,12 +118,12 @@ def test_a_proxys_secret_is_asked_for() -> None:
 
 
 def test_a_session_is_what_the_password_gave() -> None:
-    gate = Gate(PASSWORD, "key")
+    gate = Gate(PASSWORD)
     assert gate.is_password("correct horse")
     assert not gate.is_password("wrong horse")
     cookie = gate.session("anna\x1b")
     assert gate.person(request({"cookie": f"{COOKIE}={cookie}"})).name == "anna\\x1b"
-    for other in ("", "x", Gate(PASSWORD, "another key").session("anna")):
+    for other in ("", "x", Gate(PASSWORD).session("anna")):
         with pytest.raises(NotAllowedError):
             gate.person(request({"cookie": f"{COOKIE}={other}"}))
 

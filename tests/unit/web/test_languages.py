@@ -23,7 +23,7 @@ WORDS = {
     "planned", "running", "paused", "cancelled", "sent", "done",
     "environment", "file", "default", "returned late", "closed by hand",
     "this page only reads: RELAY_WEB_OPERATOR_URL is not set",
-    "your role may look and not act", "that is not the password",
+    "your role may look and not act", "that is not the password", "logged in", "logged out",
 }  # fmt: skip
 
 
