@@ -39,28 +39,31 @@ def one_order(found: Diagnosis, now_at: datetime, orders: int | None = None) -> 
         orders: how many orders its incident has.
     """
     count = "" if orders is None else f" ({orders:,} orders)"
-    lines = [click.style(headline(found, now_at) + count, fg=_FATES[found.fate], bold=True)]
+    lines = [
+        click.style(said(headline(found, now_at)) + said(count), fg=_FATES[found.fate], bold=True)
+    ]
     if found.found_as is not None:
-        lines.append(f" id    {found.asked} is {found.found_as}: order {found.order_id}")
+        what = f"{found.asked} {said('is')} {found.found_as}"
+        lines.append(f" {said('id')}    {what}: {said('order')} {found.order_id}")
     lines += [_hop_line(line) for line in found.lines]
-    lines.append(f" why   {said(found.meaning)}")
+    lines.append(f" {said('why')}   {said(found.meaning)}")
     if found.missing is not None:
-        lines.append(f" miss  {found.missing}")
+        lines.append(f" {said('miss')}  {said(found.missing)}")
     if found.fix:
-        lines.append(f" fix   {said(found.fix)}")
+        lines.append(f" {said('fix')}   {said(found.fix)}")
     if found.mend_sql is not None:
         lines.append(f" sql   {found.mend_sql}")
     if found.next:
-        lines.append(f" next  {found.next[0]}")
+        lines.append(f" {said('next')}  {found.next[0]}")
         lines += [f"       {command}" for command in found.next[1:]]
-    lines.append(f" docs  {found.page}")
+    lines.append(f" {said('docs')}  {found.page}")
     return lines
 
 
 def _hop_line(line: HopLine) -> str:
     time = "" if line.at is None else f"{line.at.astimezone():%H:%M:%S.%f}"[:12]
     mark = click.style(f"{line.mark.value:<2}", fg=_COLOURS[line.mark])
-    return f" {mark} {line.hop.number} {line.hop.value:<8} {time:<12}  {line.text}".rstrip()
+    return f" {mark} {line.hop.number} {line.hop.value:<8} {time:<12}  {said(line.text)}".rstrip()
 
 
 def many_orders(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:
@@ -70,7 +73,7 @@ def many_orders(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:
     fine = [one for one in found if not found_something(one.verdict)]
     shown = [*bad, *fine][:ASKED_LINES]
     lines.append("")
-    lines += [f" {one.order_id}  {headline(one, now_at)}{_asked(one)}" for one in shown]
+    lines += [f" {one.order_id}  {said(headline(one, now_at))}{_asked(one)}" for one in shown]
     if len(found) > len(shown):
         lines.append(f" ... and {len(found) - len(shown):,} more (--json prints them all)")
     return lines
@@ -89,7 +92,7 @@ def causes(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:
     parts = [f"{lost:,} lost", f"{delayed:,} delayed", f"{unknown:,} unknown"]
     fate = Fate.LOST if lost else Fate.DELAYED if delayed else Fate.UNKNOWN if bad else Fate.FINE
     told = ", ".join(parts) if bad else "nothing is wrong"
-    lines = [click.style(f"{len(found):,} orders: {told}", fg=_FATES[fate], bold=True)]
+    lines = [click.style(said(f"{len(found):,} orders: {told}"), fg=_FATES[fate], bold=True)]
     groups = Counter(_kind(one) for one in bad).most_common()
     for kind, count in groups[:BLOCKS]:
         lines += _block(kind, count, bad, now_at)
@@ -114,18 +117,24 @@ def _group_line(kind: Kind, count: int, bad: Sequence[Diagnosis], now_at: dateti
     placed = [one.placed_at for one in bad if _kind(one) == kind and one.placed_at is not None]
     age = f"oldest {duration((now_at - min(placed)).total_seconds())}" if placed else ""
     hop = f"{number} {name}" if number else "-"
-    return f" {count:>7,}  {hop:<10} {verdict} / {cause}  {age}".rstrip()
+    return f" {count:>7,}  {hop:<10} {verdict} / {cause}  {said(age)}".rstrip()
 
 
 def _block(kind: Kind, count: int, bad: Sequence[Diagnosis], now_at: datetime) -> list[str]:
     """Return the lines of one cause; of several incidents of it, the first order's is next."""
     own = [one for one in bad if _kind(one) == kind]
     first = own[0]
-    lines = [_group_line(kind, count, bad, now_at), f"          why   {said(first.meaning)}"]
-    lines += [f"          fix   {said(first.fix)}"] if first.fix else []
-    lines.append(f"          order {first.order_id}")
+    lines = [
+        _group_line(kind, count, bad, now_at),
+        f"          {said('why')}   {said(first.meaning)}",
+    ]
+    lines += [f"          {said('fix')}   {said(first.fix)}"] if first.fix else []
+    lines.append(f"          {said('order')} {first.order_id}")
     nexts = dict.fromkeys(command for one in own for command in _first_next(one))
-    return [*lines, *(f"          next  {command}" for command in list(nexts)[:_NEXT_SHOWN])]
+    return [
+        *lines,
+        *(f"          {said('next')}  {command}" for command in list(nexts)[:_NEXT_SHOWN]),
+    ]
 
 
 def _first_next(one: Diagnosis) -> list[str]:

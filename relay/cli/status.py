@@ -16,6 +16,7 @@ from relay.diagnose.status.hops import HopStatus, Status, is_alive
 from relay.diagnose.status.reading import read_status
 from relay.diagnose.status.traces import Traces
 from relay.runtime.durations import duration
+from relay.runtime.language import said
 from relay.telemetry.continuity import BREAKS, Continuity
 
 
@@ -97,14 +98,14 @@ def show(status: Status) -> None:
     screen = console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, side in (("hop", "left"), ("waiting", "right"), ("oldest", "right")):
-        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("rate", justify="right", no_wrap=True)
-    table.add_column("run by")
+        table.add_column(said(name), justify=side, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column(said("rate"), justify="right", no_wrap=True)
+    table.add_column(said("run by"))
     for hop in status.hops:
         table.add_row(*_cells(hop))
     screen.print(table)
     for line, style in _lines(status):
-        screen.print(Text(line, style=style))
+        screen.print(Text(said(line), style=style))
 
 
 def _cells(hop: HopStatus) -> tuple[Text, ...]:
@@ -113,9 +114,9 @@ def _cells(hop: HopStatus) -> tuple[Text, ...]:
     return (
         Text(hop.name, style=bad or "bold"),
         Text(("" if hop.exact else "~") + waiting, style="yellow" if hop.waiting else ""),
-        Text(duration(hop.oldest_age_seconds)),
+        Text(said(duration(hop.oldest_age_seconds))),
         Text("" if hop.rate_per_second is None else f"{hop.rate_per_second:,.1f}/s"),
-        Text(" - ".join(part for part in (hop.run_by, hop.note) if part), style=bad),
+        Text(said(" - ".join(part for part in (hop.run_by, hop.note) if part)), style=bad),
     )
 
 

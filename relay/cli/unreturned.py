@@ -28,6 +28,7 @@ from relay.diagnose.unreturned import (
 from relay.diagnose.verdicts import HOPS, Fate
 from relay.runtime.command_line import command as command_to_copy
 from relay.runtime.durations import duration
+from relay.runtime.language import said
 from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
 
@@ -65,7 +66,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     elif given["ids"]:
         click.echo("".join(f"{printable(one.order_id)}\n" for one in found.orders), nl=False)
     elif found.orders or unjudged is None:
-        click.echo("\n".join(shown(found, datetime.now(UTC))))
+        click.echo("\n".join(map(said, shown(found, datetime.now(UTC)))))
     if found.orders:
         raise Found(f"{len(found.orders)} orders are overdue")
     if found.unknown_statuses:

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from relay.runtime.phrases import Phrases
 
 ENGLISH: Final = "en"
 LANGUAGES: Final[Mapping[str, str]] = {ENGLISH: "English", "zh": "简体中文"}
@@ -31,14 +33,35 @@ def catalogue(language: str) -> gettext.NullTranslations:
     if language not in LANGUAGES or language == ENGLISH:
         return gettext.NullTranslations()
     from babel.messages.mofile import write_mo  # noqa: PLC0415 - only for other languages
-    from babel.messages.pofile import read_po  # noqa: PLC0415
 
-    with (FOLDER / f"{language}.po").open("rb") as file:
-        read = read_po(file, locale=language)
     compiled = BytesIO()
-    write_mo(compiled, read)
+    write_mo(compiled, _read(language))
     compiled.seek(0)
     return gettext.GNUTranslations(compiled)
+
+
+@cache
+def phrases(language: str) -> Phrases:
+    """Return what evidence, notes and headlines are put together of, in a language.
+
+    Raises:
+        ModuleNotFoundError: as of `catalogue`.
+    """
+    if language not in LANGUAGES or language == ENGLISH:
+        return Phrases({})
+    return Phrases({
+        one.id: one.string
+        for one in _read(language)
+        if isinstance(one.id, str) and one.id and isinstance(one.string, str)
+    })  # fmt: skip
+
+
+@cache
+def _read(language: str) -> Any:
+    from babel.messages.pofile import read_po  # noqa: PLC0415 - only for other languages
+
+    with (FOLDER / f"{language}.po").open("rb") as file:
+        return read_po(file, locale=language)
 
 
 def preferred(wanted: Sequence[str]) -> str:
@@ -81,13 +104,20 @@ def of_environment(environment: Mapping[str, str]) -> str:
 
 
 def said(sentence: str) -> str:
-    """Return one of our own sentences in the language of whoever types.
+    """Return one of our own texts in the language of whoever types.
 
-    Where Babel is not installed, it stays in English.
+    A sentence is looked up whole; a line of evidence, a note or a headline by its phrases. Where
+    Babel is not installed, it stays in English.
     """
-    if not sentence:
+    return in_language(of_environment(os.environ), sentence)
+
+
+def in_language(language: str, sentence: str) -> str:
+    """Return one of our own texts in a language."""
+    if not sentence or language == ENGLISH:
         return sentence
     try:
-        return catalogue(of_environment(os.environ)).gettext(sentence)
+        whole = catalogue(language).gettext(sentence)
+        return whole if whole != sentence else phrases(language).tell(sentence)
     except ModuleNotFoundError:
         return sentence

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from gettext import NullTranslations
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from relay.diagnose.causes import meaning_of
 from relay.diagnose.fate import fate_of
 from relay.diagnose.verdicts import HOPS, MEANINGS, Verdict
 from relay.runtime.durations import duration
-from relay.runtime.language import LANGUAGES, catalogue
+from relay.runtime.language import LANGUAGES, catalogue, in_language
 from relay.runtime.printable import printable, printable_bytes
 
 FOLDER: Final = Path(__file__).parent
@@ -44,7 +44,7 @@ def environment(language: str) -> Environment:
     made.globals.update(_gettext(spoken))
     made.filters.update(
         number=number, when=when, clock=clock, ago=ago, took=duration, fate=_fate,
-        say=spoken.gettext,
+        say=partial(in_language, language),
         bytes=lambda value: printable_bytes(value, lines=True),
         lines=lambda value: printable(value, lines=True),
     )  # fmt: skip

@@ -1,6 +1,9 @@
 """Every sentence for people has a translation, with the same places to be filled in."""
 
+import ast
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from babel.messages.pofile import read_po
@@ -11,7 +14,15 @@ from relay.diagnose.check.result import State
 from relay.diagnose.verdicts import MEANINGS as VERDICTS
 from relay.diagnose.verdicts import Fate
 from relay.runtime import language
-from relay.runtime.language import accepted, catalogue, of_environment, preferred, said
+from relay.runtime.language import (
+    accepted,
+    catalogue,
+    in_language,
+    of_environment,
+    preferred,
+    said,
+)
+from relay.runtime.phrases import phrases_of
 from relay.web.pages.repair import STATES
 from relay.web.render import TEMPLATES, render
 
@@ -27,6 +38,50 @@ WORDS = {
 }  # fmt: skip
 
 
+# Modules that put evidence, notes and headlines together: each phrase of theirs has a translation.
+TOLD = (
+    "diagnose/report/hops", "diagnose/report/explain", "diagnose/report/transactions",
+    "diagnose/decide/succession", "diagnose/status/hops", "diagnose/status/external",
+    "diagnose/watch/looked", "diagnose/incidents/story", "cli/status", "cli/unreturned",
+    "cli/timeline_text", "cli/diagnosis_text", "runtime/trace_link",
+)  # fmt: skip
+ROOT = Path(language.__file__).parent.parent
+# Styles, commands, statements and addresses: nobody's language.
+NOT_TOLD = re.compile(
+    r"bold red|relay |\s*SELECT |.*/trace/|.*uiFind|.*--write-missing$", re.DOTALL
+)
+
+
+def silent(node: ast.AST) -> Iterable[ast.AST]:
+    """Return what of a node nobody reads: documentation, options, the inside of f-strings."""
+    if isinstance(node, ast.Expr):
+        return [node.value]
+    if isinstance(node, ast.JoinedStr):
+        return [part for part in node.values if isinstance(part, ast.Constant)]
+    if isinstance(node, ast.FormattedValue) and node.format_spec is not None:
+        return ast.walk(node.format_spec)
+    called = node.func if isinstance(node, ast.Call) else None
+    options = isinstance(called, ast.Attribute) and called.attr in ("option", "argument", "command")
+    return ast.walk(node) if options else []
+
+
+def text_of(node: ast.AST) -> str:
+    """Return a text that people read, `{}` where something is put in."""
+    if isinstance(node, ast.JoinedStr):
+        parts = (one.value if isinstance(one, ast.Constant) else "{}" for one in node.values)
+        return "".join(map(str, parts))
+    text = str(node.value) if isinstance(node, ast.Constant) else ""
+    return text if " " in text.strip() else ""
+
+
+def told(path: Path) -> set[str]:
+    """Return the phrases that a module's texts are made of."""
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    unread = {part for node in nodes for part in silent(node)}
+    texts = (text_of(node) for node in nodes if node not in unread)
+    return {one for text in texts if not NOT_TOLD.match(text) for one in phrases_of(text)}
+
+
 def sentences() -> set[str]:
     found: set[str] = set(WORDS)
     extracting = Environment(extensions=["jinja2.ext.i18n", "jinja2.ext.do"])
@@ -38,6 +93,8 @@ def sentences() -> set[str]:
     for row in MEANINGS.values():
         found |= {row.meaning, row.fix}
     found |= {row.meaning for row in VERDICTS.values()}
+    for name in TOLD:
+        found |= told(ROOT / f"{name}.py")
     return found - {""}
 
 
@@ -56,6 +113,30 @@ def test_no_sentence_is_without_a_translation(code: str) -> None:
         assert translated, text
         assert not entry.fuzzy, text
         assert sorted(PLACES.findall(text)) == sorted(PLACES.findall(translated)), text
+        holes = [f"{{{number}}}" for number in range(text.count("{}"))]
+        assert set(re.findall(r"{\d}", translated)) <= set(holes), text  # Chinese has no plural
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        (
+            "order-processor jumped from 1 to 14, 2 s without members",
+            "order-processor 从 1 跳到 14, 2 秒 没有成员",
+        ),
+        ("none in 6 records scanned, 3/3 partitions, to log end",
+         "已扫描 6 条记录,没有找到, 3/3 个分区, 直到日志末尾"),
+        ("LOST at 4 return: no_return / offsets_skipped   incident I-1",
+         "丢失于 4 return: no_return / offsets_skipped   事故 I-1"),
+        ("group order-processor: 1 member", "消费组 order-processor: 1 个成员"),
+        ("order-processor 0 -> 2", "order-processor 0 -> 2"),
+        ("42501: permission denied for table orders", "42501: permission denied for table orders"),
+        ("", ""), (" ; ", " ; "), ("(", "("), ("x" * 5000, "x" * 5000),
+    ],
+)  # fmt: skip
+def test_evidence_is_told_phrase_by_phrase_and_names_stay(english: str, chinese: str) -> None:
+    assert in_language("zh", english) == chinese
+    assert in_language("en", english) == english
 
 
 def test_a_page_is_in_the_language_that_was_asked_for() -> None:
