@@ -6,6 +6,7 @@ POST comes from one of our own forms, drawn for the same person not long ago. Re
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from relay.runtime.settings_web import WebSettings, is_loopback
 from relay.web.people import NotAllowedError, Person
 
 BODY_BYTES: Final = 256 * 1024
+BODY_SECONDS: Final = 10.0
+"""A form has to be here in so many seconds from its head on."""
 FORM_SECONDS: Final = 600
 """A form is good for so long: what it shows is too old afterwards."""
 
@@ -144,22 +147,31 @@ class Forms:
         return URLSafeTimedSerializer(self.key, salt="relay-form")
 
 
-async def read_fields(request: Request) -> dict[str, str]:
-    """Read a form's fields, each once.
-
-    Raises:
-        NotAllowedError: it is larger than BODY_BYTES, or no form.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-www-form-urlencoded":
-        raise NotAllowedError("this is no form", status=415)
+async def _read_body(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > BODY_BYTES:
             raise NotAllowedError("this form is too large", status=413)
+    return bytes(body)
+
+
+async def read_fields(request: Request) -> dict[str, str]:
+    """Read a form's fields, each once.
+
+    Raises:
+        NotAllowedError: it is too large, takes longer than BODY_SECONDS, or is no form.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        raise NotAllowedError("this is no form", status=415)
     try:
-        found = parse_qs(bytes(body).decode(), keep_blank_values=True, max_num_fields=2000)
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await _read_body(request)
+    except TimeoutError:
+        raise NotAllowedError("this form took too long to come", status=408) from None
+    try:
+        found = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=2000)
     except ValueError:
         raise NotAllowedError("this form cannot be read", status=400) from None
     return {name: "\n".join(values) for name, values in found.items()}

@@ -37,6 +37,9 @@ IDLE_SECONDS: Final = 60.0
 # What changes slowly is read every so many looks.
 _SLOWLY: Final = 6
 VIEWERS: Final = 500
+SHARE: Final = 0.01
+"""Of a core, that looking and pushing may take, however many tabs are open."""
+SLOWEST: Final = 4
 _STATEMENT_SECONDS: Final = 10.0
 
 
@@ -77,6 +80,7 @@ class Watcher:
     settings: Settings
     every_seconds: float
     clock: Callable[[], float] = time.monotonic
+    cpu: Callable[[], float] = time.process_time
     night: Night | None = None
     viewers: int = 0
     looks: int = 0
@@ -90,10 +94,12 @@ class Watcher:
         """Look until told to stop, while somebody is there."""
         while not stop.is_set():
             if self.viewers or self.clock() - self._asked_at < IDLE_SECONDS:
-                started = self.clock()
+                started, spent_at = self.clock(), self.cpu()
                 await self._look()
-                left = self.every_seconds - (self.clock() - started)
-                await stopped_within(stop, max(left, self.every_seconds / 5))
+                # What is pushed meanwhile is a cost of the look, too.
+                await stopped_within(stop, self.every_seconds / 5)
+                spent, gone = self.cpu() - spent_at, self.clock() - started
+                await stopped_within(stop, pause_after(gone, spent, self.every_seconds))
             else:
                 self._wanted.clear()
                 await self._wanted_or(stop)
@@ -191,6 +197,18 @@ class Watcher:
             return replace(self.night, away=why, tried_at=now_at)
         told = headline((), None, now_at, 0.0)
         return Night(now_at, status, told, away=why, tried_at=now_at)
+
+
+def pause_after(gone: float, spent: float, every_seconds: float) -> float:
+    """Return how long to wait until the next look, so that looks take SHARE of a core at most.
+
+    Args:
+        gone: seconds since the last one began.
+        spent: CPU-seconds since then.
+        every_seconds: how often people want it; at SLOWEST times that they get it in any case.
+    """
+    wanted = max(every_seconds, min(spent / SHARE, SLOWEST * every_seconds))
+    return max(0.0, wanted - gone)
 
 
 def longest_deadline(settings: Settings) -> float:

@@ -76,14 +76,17 @@ PATHS = (
 
 async def test_every_page_fits_a_phone_and_has_no_barrier(browser, page_url) -> None:
     some = ("/", "/incidents/I-1", "/unreturned", "/audit")
-    for scheme, locale, paths in (("light", "en", PATHS), ("dark", "zh-CN", some)):
+    # 180 units are 360 pixels at 200%.
+    for wide, scheme, locale, paths in (
+        (360, "light", "en", PATHS), (180, "dark", "zh-CN", some), (180, "light", "en", some),
+    ):  # fmt: skip
         context, page, complaints = await tab(
-            browser, viewport={"width": 360, "height": 740}, color_scheme=scheme, locale=locale
+            browser, viewport={"width": wide, "height": 740}, color_scheme=scheme, locale=locale
         )
         for path in paths:
             await page.goto(page_url + path)
             width = await page.evaluate("document.documentElement.scrollWidth")
-            assert width <= 360, (path, width)
+            assert width <= wide, (path, width)
             found = await AXE.run(page)
             broken = [
                 (one["id"], [node["html"][:200] for node in one["nodes"]])
@@ -130,4 +133,51 @@ async def test_the_worst_incident_is_found_by_keyboard_and_without_javascript(
     assert "relay replay --incident I-1" in await page.inner_text("main")
     await page.click("form[action='/acts/plan'] button")
     assert "Nothing is sent yet." in await page.inner_text("main")
+    await context.close()
+
+
+async def test_two_browsers_a_stale_tab_and_the_back_button_do_nothing_twice(
+    browser, page_url, pg
+) -> None:
+    number = await pg.fetchval(INCIDENT, "another night", 5)
+    await pg.execute(CASE.replace("'e' || n", "'f' || n"), "other", number, 5)
+    form = "form[action='/acts/close-incident']"
+    both = [await tab(browser, java_script_enabled=False) for _ in range(2)]
+    for _context, page, _complaints in both:
+        await page.goto(f"{page_url}/incidents/I-{number}")
+    (_, first, _), (_, second, _) = both
+    await first.fill(f"{form} input[name=reason]", "told the customers")
+    await first.click(f"{form} button")
+    await second.fill(f"{form} input[name=reason]", "did not know")
+    await second.click(f"{form} button")
+    assert "closed already by" in await second.inner_text("main")
+    assert "told the customers" in await second.inner_text("main")
+    await first.go_back()
+    await first.fill(f"{form} input[name=reason]", "once more")
+    await first.click(f"{form} button")
+    text = await first.inner_text("main")
+    assert "was done already" in text or "closed already by" in text
+    done = await pg.fetch(
+        "SELECT why FROM relay.audit_log WHERE subject = $1 AND action = 'close'", f"I-{number}"
+    )
+    assert [row["why"] for row in done] == ["told the customers"]
+    for context, _page, _complaints in both:
+        await context.close()
+
+
+async def test_an_act_is_done_by_keyboard_alone(browser, page_url, pg) -> None:
+    context, page, _complaints = await tab(browser)
+    await page.goto(f"{page_url}/incidents/I-1")
+    for _ in range(200):
+        await page.keyboard.press("Tab")
+        if await page.evaluate("document.activeElement.matches('[action$=note] [name=reason]')"):
+            break
+    ring = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert ring == "solid"  # whoever tabs sees where he is
+    await page.keyboard.type("asked the warehouse")
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector("text=asked the warehouse")
+    who = "SELECT count(*) FROM relay.audit_log WHERE action = 'note' AND subject = 'I-1'"
+    assert await pg.fetchval(who) == 1
     await context.close()

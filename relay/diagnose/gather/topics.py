@@ -199,23 +199,33 @@ async def other_readers(broker: Broker, flow: Flow) -> tuple[GroupSeen, ...] | M
     Every group of the cluster is asked, several at a time; Missing when that takes too long.
     """
     events = [one for topic in flow.topics for one in broker.partitions(topic)]
+    try:
+        async with asyncio.timeout(_PART_SECONDS):
+            return tuple(await groups_that_read(broker, events, flow.processor_groups))
+    except READING_FAILURES as error:
+        return broker_missing("the consumer groups", error)
+
+
+async def groups_that_read(
+    broker: Broker, events: Collection[Partition], but: Collection[str]
+) -> list[GroupSeen]:
+    """Ask every group of the cluster but some whether it reads these partitions.
+
+    Raises:
+        READING_FAILURES: the broker is away, or does not permit it.
+    """
     at_once = asyncio.Semaphore(_GROUPS_AT_ONCE)
 
     async def asked(name: str, state: str, kind: str) -> GroupSeen | None:
         async with at_once:
             return await _reader(broker, name, state, kind, events)
 
-    try:
-        async with asyncio.timeout(_PART_SECONDS):
-            listed = await broker.listed_groups()
-            others = [one for one in listed if one[0] not in flow.processor_groups]
-            found = await asyncio.gather(*(asked(*one) for one in others), return_exceptions=True)
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
-    except READING_FAILURES as error:
-        return broker_missing("the consumer groups", error)
-    return tuple(one for one in found if isinstance(one, GroupSeen))
+    others = [one for one in await broker.listed_groups() if one[0] not in but]
+    found = await asyncio.gather(*(asked(*one) for one in others), return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in found if isinstance(one, GroupSeen)]
 
 
 async def _reader(

@@ -5,6 +5,7 @@ Invariant: reads only; each shows what a command with `--json` says.
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import re
 from collections.abc import Mapping
@@ -20,6 +21,15 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.fate import fate_of
 from relay.diagnose.gather.lookup import order_of_submission
+from relay.diagnose.gather.readers import read_readers
+from relay.diagnose.incidents.aftermath import (
+    Aftermath,
+    decide_aftermath,
+    due_stretch,
+    expected_effect,
+    held_kind,
+    must_not,
+)
 from relay.diagnose.incidents.listing import IncidentSeen, list_incidents, single_orders
 from relay.diagnose.incidents.next_step import next_command
 from relay.diagnose.report.explain import headline
@@ -100,7 +110,10 @@ async def incident(site: Site, request: Request) -> Page:
             raise NotFoundError(f"there is no incident I-{number}")
         one = seen[0]
         drawn = await _drawn(opened, one)
-        example = await opened.diagnose(one.examples[:1]) if one.examples else []
+        after = await _aftermath(site, opened, one)
+        readers, example = await asyncio.gather(
+            read_readers(site.settings.kafka, opened.flow), opened.diagnose(one.examples[:1])
+        )
         notes = await read_audit(con, None, None, one.name)
     found = site.watcher.night
     hops = {} if found is None else {hop.name: hop for hop in found.status.hops}
@@ -114,8 +127,27 @@ async def incident(site: Site, request: Request) -> Page:
             "hops": hops,
             "next_command": next_command(one),
             "fate": fate_of(one.kind[1], one.kind[2]),
+            "after": after,
+            "effect": expected_effect(one.breakdown),
+            "held": held_kind(one.kind[1]),
+            "must_not": must_not(*one.kind, after.gone),
+            "readers": () if isinstance(readers, Missing) else readers,
+            "readers_missing": readers if isinstance(readers, Missing) else None,
         },
     )
+
+
+async def _aftermath(site: Site, opened: Session, one: IncidentSeen) -> Aftermath:
+    """Judge by the orders that were placed later whether the cause is gone."""
+    con, later = opened.connection, None
+    assert not isinstance(con, Missing)
+    looked = await read_looked(con)
+    # What became due since the watchdog's last round was judged by nobody.
+    if looked.at is not None:
+        deadline = longest_deadline(site.settings)
+        stretch = due_stretch(one.to_at, looked.at, deadline, _LONGEST)
+        later = stretch and await read_minutes(con, opened.flow, *stretch)
+    return decide_aftermath(one.kind[0], one.to_at, later)
 
 
 async def _drawn(opened: Session, one: IncidentSeen) -> Any:

@@ -147,6 +147,18 @@ async def test_an_order_is_found_by_customer_and_key_and_by_the_place_of_its_rec
     assert listed.text.count(f'href="/orders/{order}"') == 1
 
 
+async def test_an_incident_says_whether_its_cause_is_gone_and_what_must_not_be_done(
+    pg, visit
+) -> None:
+    number = await fill(pg, evil="plain", cases=5)
+    page = await visit()
+    before = (await page.get(f"/incidents/I-{number}")).text
+    assert "not proven yet" in before  # nobody looked
+    assert "would be lost in the same way" in before
+    assert "5 sent again, 0 left alone" in before
+    assert "the groups that read the topics" in before  # Kafka is away: said, not left out
+
+
 async def test_a_list_is_read_page_by_page_whatever_comes_and_goes(pg, visit) -> None:
     await fill(pg, evil="plain", cases=250)
     page = await visit()

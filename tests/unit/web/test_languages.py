@@ -11,6 +11,14 @@ from jinja2 import Environment
 
 from relay.diagnose.causes import MEANINGS
 from relay.diagnose.check.result import State
+from relay.diagnose.incidents.aftermath import (
+    DELAYED,
+    NO_DISCARD,
+    NO_RESET,
+    NO_STATUS,
+    TOO_EARLY,
+    Gone,
+)
 from relay.diagnose.verdicts import MEANINGS as VERDICTS
 from relay.diagnose.verdicts import Fate
 from relay.runtime import language
@@ -30,6 +38,7 @@ PLACES = re.compile(r"%\(\w+\)[sd]")
 OTHERS = sorted(set(language.LANGUAGES) - {language.ENGLISH})
 # Words that templates show by `| say`: states, sources, what became of orders.
 WORDS = {
+    *Gone, DELAYED, TOO_EARLY, NO_RESET, NO_DISCARD, NO_STATUS,
     *STATES, *(one.value for one in State), *(one.value for one in Fate),
     "planned", "running", "paused", "cancelled", "sent", "done",
     "environment", "file", "default", "returned late", "closed by hand",
