@@ -1,4 +1,4 @@
-"""All hops: is an incident's cause gone, by what proof, and what must not be done: pure decisions.
+"""All hops: is an incident's cause gone, by what proof, and what must not be done about it.
 
 Invariant: "gone" is said only of a hop at which, of orders that were placed later and are due, none
 is missing; without such orders it is not proven yet, whatever runs.
