@@ -52,7 +52,7 @@ TOLD = (
     "diagnose/report/hops", "diagnose/report/explain", "diagnose/report/transactions",
     "diagnose/decide/succession", "diagnose/status/hops", "diagnose/status/external",
     "diagnose/watch/looked", "diagnose/incidents/story", "cli/status", "cli/unreturned",
-    "cli/timeline_text", "cli/diagnosis_text", "runtime/trace_link",
+    "cli/timeline_text", "cli/diagnosis_text", "runtime/trace_link", "runtime/durations",
 )  # fmt: skip
 ROOT = Path(language.__file__).parent.parent
 # Styles, commands, statements and addresses: nobody's language.
