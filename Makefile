@@ -63,7 +63,7 @@ UV_COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile --qu
 
 lock: setup  ## lock Python's and Kafka's files again (ARGS=--upgrade for newer ones); needs the network
 	@echo "-e ." | $(UV_COMPILE) $(ARGS) - --group dev -o requirements-dev.txt
-	@echo "-e .[cli,web]" | $(UV_COMPILE) -c requirements-dev.txt - -o deploy/requirements.txt
+	@echo "-e .[avro,cli,protobuf,web]" | $(UV_COMPILE) -c requirements-dev.txt - -o deploy/requirements.txt
 	@echo "hatchling" | $(UV_COMPILE) -c requirements-dev.txt - -o deploy/requirements-build.txt
 	@$(MAKE) --no-print-directory setup
 	@.venv/bin/python tools/lock_kafka.py

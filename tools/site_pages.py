@@ -26,6 +26,7 @@ GUIDES = (
     "settings",
     "flows",
     "wire",
+    "returns",
     "publishers",
     "erase",
     "replay",

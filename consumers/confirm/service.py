@@ -29,6 +29,7 @@ from relay.consumers.confirm.quarantine_room import QuarantineRoom
 from relay.consumers.confirm.report import Report
 from relay.consumers.confirm.spans import ReturnSpans
 from relay.consumers.confirm.transaction import Confirmation
+from relay.consumers.returns.decoding import DecoderUnavailableError, decoder_for
 from relay.consumers.returns.fold import Outcome, Statuses
 from relay.consumers.returns.reader import ReturnReader
 from relay.consumers.returns.trimming import trimming
@@ -71,7 +72,8 @@ class ConfirmService(RecordedService):
 
     Attributes:
         state: for `relay status` and /readyz: starting, connecting, joining, active, waiting (for
-            database or broker), blocked (the database refuses everything), stopped.
+            database, broker or schema registry), blocked (the database refuses everything),
+            stopped.
         blocked: partitions that wait, and why; the others go on.
     """
 
@@ -98,6 +100,7 @@ class ConfirmService(RecordedService):
     _broker_took_us: bool = False
     _refused_at: float = -inf
     _done_at_refusal: int = 0
+    _without_registry: bool = False
 
     def __post_init__(self) -> None:
         flow, client_id = self.flow, self.options.session.client_id
@@ -148,8 +151,10 @@ class ConfirmService(RecordedService):
         Raises:
             FlowTableError: the flow names what the database does not have.
             SchemaVersionError: the database's schema is not this program's.
-            DatabaseRefusedError, KafkaSettingsError, KafkaRefusedError: the settings cannot work.
+            DatabaseRefusedError, KafkaSettingsError, KafkaRefusedError, SettingsError: the settings
+                cannot work.
         """
+        decoder_for(self.flow.decoding)
         await self._live(self._connections)
 
     async def _connections(self) -> None:
@@ -160,6 +165,8 @@ class ConfirmService(RecordedService):
             before, backoff = self.report.counts.total(), self.options.away_backoff
             try:
                 await self._connection()
+            except DecoderUnavailableError as error:
+                backoff = self._wait_for_registry(error)
             except _WAITED_OUT as error:
                 backoff = self._wait_for_database(error)
             attempt = 0 if self.report.counts.total() > before else attempt + 1
@@ -182,6 +189,13 @@ class ConfirmService(RecordedService):
             log.error("returns_refused_by_database", error=described(error))
         return self.options.blocked_backoff
 
+    def _wait_for_registry(self, error: DecoderUnavailableError) -> Backoff:
+        """Note that returns came that cannot be read now; over once some were handled."""
+        self._lost("registry", error)
+        self._without_registry = True
+        self._refused_at, self._done_at_refusal = time.monotonic(), self.report.counts.total()
+        return self.options.blocked_backoff
+
     def _refused_lately(self) -> bool:
         """Tell whether the database's last refusal still stands: a new connection proves nothing.
 
@@ -199,6 +213,9 @@ class ConfirmService(RecordedService):
             return self._failure_code
         if self.state == "active":
             self._back("database")
+            if self._without_registry:
+                self._back("registry")
+                self._without_registry = False
         return None
 
     async def _connection(self) -> None:

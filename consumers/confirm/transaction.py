@@ -124,12 +124,18 @@ class Confirmation:
     caution: Caution = field(default_factory=Caution)
 
     async def read(self, parts: Sequence[Part]) -> Batch:
-        """Read the records of a poll, leaving the event loop to others now and then."""
+        """Read the records of a poll, leaving the event loop to others now and then.
+
+        Raises:
+            DecoderUnavailableError: they cannot be read now.
+        """
         records = [record for part in parts for record in part.records]
         readable: list[Return] = []
         refused: list[Refusal] = []
         for first in range(0, len(records), _READ_AT_ONCE):
-            some, wrong = self._read(records[first : first + _READ_AT_ONCE])
+            chunk = records[first : first + _READ_AT_ONCE]
+            await self.reader.prepare(chunk)
+            some, wrong = self._read(chunk)
             readable += some
             refused += wrong
             await asyncio.sleep(0)
@@ -209,6 +215,7 @@ class Confirmation:
         Raises:
             PartitionLostError: another consumer moved an offset.
         """
+        await self.reader.prepare(one.record for one in due)
         batch, unkept = Batch((), *self._read(one.record for one in due)), Unkept()
         while True:
             try:

@@ -1,19 +1,29 @@
 """Hop 5: reads a return out of a record, whoever wrote it.
 
-Invariant: pure, and never raises for what a record holds: the result is a `Return` whose every text
+Invariant: never raises for what a record holds: the result is a `Return` whose every text
 PostgreSQL can store, or a `Refusal` that says what is wrong. A user's processor is foreign code: it
-owes a key or an `order_id`, a `status`, and nothing else.
+owes a key or an `order_id`, a `status`, and nothing else. Whoever reads calls `prepare` with the
+records first: only there is anybody asked (a schema registry).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from typing import Any, Final, NamedTuple
 
 import orjson
 
+from relay.consumers.returns.decoding import (
+    FRAMING,
+    FRAMING_BYTES,
+    Decoder,
+    UndecodableError,
+    UnknownSchemaError,
+    decoder_for,
+    picked,
+)
 from relay.consumers.returns.packing import NULL, SEPARATOR
 from relay.consumers.returns.refusals import Reason, Refusal
 from relay.kafka.consumer.partitions import Record
@@ -60,6 +70,10 @@ class Return(NamedTuple):
 class _Malformed(Exception):  # noqa: N818 - never leaves this module
     """What is wrong with the record."""
 
+    def __init__(self, detail: str, reason: Reason = Reason.MALFORMED) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
 
 @dataclass(frozen=True, slots=True)
 class ReturnReader:
@@ -67,9 +81,13 @@ class ReturnReader:
 
     Args:
         flow: its statuses, aliases and key type; a value larger than it allows is refused unread.
+
+    Raises:
+        SettingsError: its decoder cannot work.
     """
 
     flow: Flow
+    _decoder: Decoder | None = field(init=False)
     _statuses: Mapping[str, str] = field(init=False)
     _key_type: KeyType = field(init=False)
     _canonical: Canonical = field(init=False)
@@ -77,13 +95,28 @@ class ReturnReader:
     def __post_init__(self) -> None:
         apply = self.flow.apply
         key_type: KeyType = apply.key_type if isinstance(apply, ApplyColumns) else "text"
+        object.__setattr__(self, "_decoder", decoder_for(self.flow.decoding))
         ranked = {status: status for status in self.flow.status_ranks}
         object.__setattr__(self, "_key_type", key_type)
         object.__setattr__(self, "_canonical", canonical_order_id(self.flow))
         object.__setattr__(self, "_statuses", ranked | dict(self.flow.status_aliases))
 
+    async def prepare(self, records: Iterable[Record]) -> None:
+        """Get ready to read these records.
+
+        Raises:
+            DecoderUnavailableError: the decoder cannot work now.
+        """
+        if self._decoder is not None:
+            await self._decoder.prepare([one.value for one in records if type(one.value) is bytes])
+
     def read(self, record: Record) -> Return | Refusal:
-        """Read one record."""
+        """Read one record.
+
+        Raises:
+            DecoderUnavailableError: nobody called `prepare` with it, or the decoder's own function
+                cannot work now.
+        """
         if type(record.value) is PartialBytes and record.value.fault is not None:
             return _unreadable(record, record.value)
         headers = dict(record.headers)
@@ -94,7 +127,7 @@ class ReturnReader:
             word = _word(value)
         except _Malformed as wrong:
             order_id = order_id or self._guessed_order_id(headers, record)
-            return _refused(record, headers, Reason.MALFORMED, str(wrong), order_id)
+            return _refused(record, headers, wrong.reason, str(wrong), order_id)
         status = self._statuses.get(word)
         if status is None:
             detail = f"the status ({described_value(word)}) is none of {', '.join(self._statuses)}"
@@ -119,14 +152,20 @@ class ReturnReader:
         most = self.flow.max_return_bytes
         if size > most:
             raise _Malformed(f"{size} bytes; {most} are read")
-        try:
-            # Strict: no NaN, no lone surrogates, 1,024 levels at most.
-            value = orjson.loads(record.value)
-        except orjson.JSONDecodeError as error:
-            raise _Malformed(f"not JSON: {error}") from None
+        if self._decoder is not None:
+            return self._decoded(self._decoder, record)
+        value = _json(record.value)
         if not isinstance(value, dict):
             raise _Malformed(f"a JSON object is needed, not {type(value).__name__}")
-        return value
+        return picked(self.flow.decoding, value) if self.flow.decoding.fields else value
+
+    def _decoded(self, decoder: Decoder, record: Record) -> dict[str, Any]:
+        try:
+            return picked(self.flow.decoding, decoder.decode(record))
+        except UnknownSchemaError as error:
+            raise _Malformed(str(error), Reason.UNKNOWN_SCHEMA) from None
+        except UndecodableError as error:
+            raise _Malformed(str(error)) from None
 
     def _order_id(
         self, value: Mapping[str, Any], headers: Mapping[str, bytes | None], record: Record
@@ -191,8 +230,20 @@ def _refused(
 
 def content_hash(record: Record) -> bytes:
     """Return 16 bytes that tell one return's content from another's."""
-    # A JSON value has no null byte, so a key cannot run into it.
-    return blake2b(b"%b\0%b" % (record.value or b"", record.key or b""), digest_size=16).digest()
+    value, key = record.value or b"", record.key or b""
+    if b"\0" in value:  # as JSON never has: a key could run into it
+        value = b"\0%d\0%b" % (len(value), value)
+    return blake2b(b"%b\0%b" % (value, key), digest_size=16).digest()
+
+
+def _json(value: bytes) -> Any:
+    # Confluent's JSON serializer writes its framing before it.
+    framed = value[0] == FRAMING and len(value) > FRAMING_BYTES
+    try:
+        # Strict: no NaN, no lone surrogates, 1,024 levels at most.
+        return orjson.loads(value[FRAMING_BYTES:] if framed else value)
+    except orjson.JSONDecodeError as error:
+        raise _Malformed(f"not JSON: {error}") from None
 
 
 def _word(value: Mapping[str, Any]) -> str:

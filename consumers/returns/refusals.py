@@ -15,7 +15,10 @@ class Reason(StrEnum):
     """Why a return cannot be applied."""
 
     MALFORMED = "malformed"
-    """Not a JSON object, too large, no order id or none of the key's type, no status."""
+    """Not what the flow's decoder reads, too large, no order id or none of the key's type, no
+    status."""
+    UNKNOWN_SCHEMA = "unknown_schema"
+    """Its schema is not in the registry, or cannot be used: whether it is right nobody can say."""
     UNKNOWN_STATUS = "unknown_status"
     """The status has no rank in the flow, and is no alias of one that has."""
     UNKNOWN_ORDER = "unknown_order"

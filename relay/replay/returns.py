@@ -215,6 +215,7 @@ class _Feeder:
         found, orders = self.found, self.stretch.orders
         found.read += len(records)
         returns: list[Return] = []
+        await self.reader.prepare(records)
         for record in records:
             one = self.reader.read(stored_record(place, record))
             if not isinstance(one, Return):

@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError, UnsupportedCodecError
 
 from relay.runtime.client_failure import ClientFailure
 
-Speaker = Literal["database", "broker", "publisher", "relay"]
+Speaker = Literal["database", "broker", "publisher", "registry", "relay"]
 
 
 _BY_TYPE: Final[tuple[tuple[type[BaseException], ClientFailure], ...]] = (

@@ -108,6 +108,37 @@ class OtherFlows:
     by_aggregate: bool = False
 
 
+Format = Literal["json", "avro", "protobuf", "python"]
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRegistry:
+    """Where schemas are asked for by their number: Confluent's REST interface, or one like it."""
+
+    url: str = field(repr=False)
+    ca_location: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How the value of a return becomes fields.
+
+    Attributes:
+        schema_file: avro without framing: its one schema; protobuf: a FileDescriptorSet.
+        registry: avro in Confluent's framing: where schemas are.
+        message: protobuf: the message's full name.
+        function: python: `module:function` of the user's.
+        fields: (order_id, status or reason, the names that lead to it).
+    """
+
+    format: Format = "json"
+    schema_file: str | None = None
+    registry: SchemaRegistry | None = None
+    message: str | None = None
+    function: str | None = None
+    fields: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
 Wire = Literal["cloudevents", "debezium"]
 WireField = Literal["event_type", "aggregate_type", "aggregate_id"]
 NamesDiffer = Literal["hold", "apply", "ignore"]
@@ -143,6 +174,7 @@ class Flow:
         orders: where the orders' rows are looked at, where returns are not applied to them.
         names_differ: what becomes of a return whose key or ce_subject is another open order's id.
         max_return_bytes: a return whose value is larger is refused unread.
+        decoding: how a return's value is read.
         wire: how events' records are written.
         wire_headers: of `debezium`: header -> what of the row stands in it.
         every_event: event types of the aggregate type that are not listed are published, too, and
@@ -169,6 +201,7 @@ class Flow:
     events_since: datetime | None = None
     probe_topic: str = "relay.probe"
     max_return_bytes: int = 1024 * 1024
+    decoding: Decoding = Decoding()
     wire: Wire = "cloudevents"
     wire_headers: Mapping[str, WireField] = field(default_factory=dict)
     every_event: bool = False

@@ -5,20 +5,23 @@ connected to.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal, Self
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, model_validator
 
 from relay.runtime.flow import (
     SAMPLE_APPLY,
     Apply,
     ApplyColumns,
     ApplyFunction,
+    Decoding,
     EventRoute,
     Flow,
+    Format,
     KeyType,
     NamesDiffer,
     Observe,
+    SchemaRegistry,
     Wire,
     WireField,
 )
@@ -62,6 +65,71 @@ class ColumnsSettings(Section):
     time_zone: str = Field(
         default="UTC", description="whose time a timestamp or date column holds, as Europe/Berlin"
     )
+
+
+_READ: Final = ("order_id", "status", "reason")
+_OF_FORMAT: Final[Mapping[Format, frozenset[str]]] = {
+    "json": frozenset(),
+    "avro": frozenset({"schema_file"}),
+    "protobuf": frozenset({"schema_file", "message"}),
+    "python": frozenset({"function"}),
+}
+
+
+class DecoderSettings(Section):
+    """How returns are read; Avro in Confluent's framing needs `[registry] url`."""
+
+    format: Format = Field(default="json", description="of the returns' values")
+    schema_file: str | None = Field(
+        default=None,
+        description="avro: the one schema of values without framing; protobuf: what"
+        " `protoc --include_imports --descriptor_set_out` wrote",
+    )
+    message: str | None = Field(
+        default=None, description="for protobuf: the message's full name, as shop.OrderReturned"
+    )
+    function: str | None = Field(
+        default=None,
+        description="for python: module:function of yours, installed beside the services; takes"
+        " value, headers and key, returns a mapping",
+    )
+    fields: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="order_id, status or reason -> where it stands, as"
+        ' `{ order_id = "orderId", status = "result.code" }`',
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        allowed = _OF_FORMAT[self.format]
+        names = ("schema_file", "message", "function")
+        given = {name for name in names if getattr(self, name) is not None}
+        if given - allowed:
+            raise ValueError(f"{', '.join(sorted(given - allowed))}: not of format {self.format}")
+        missing = allowed - given if self.format != "avro" else set()
+        if missing:
+            raise ValueError(f"format {self.format} needs {', '.join(sorted(missing))}")
+        for name, path in self.fields.items():
+            if name not in _READ or not all(path.split(".")):
+                raise ValueError(f"fields: {name} = {path!r}: one of {', '.join(_READ)} is named")
+        return self
+
+    def decoding(self, registry: SchemaRegistry | None) -> Decoding:
+        """Return how returns are read; raises ValueError where the registry is missing."""
+        framed = self.format == "avro" and self.schema_file is None
+        if framed and registry is None:
+            raise ValueError(
+                "decoder: format avro needs schema_file, or [registry] url where the records are"
+                " in Confluent's framing"
+            )
+        return Decoding(
+            self.format,
+            self.schema_file,
+            registry if framed else None,
+            self.message,
+            self.function,
+            tuple((name, tuple(path.split("."))) for name, path in self.fields.items()),
+        )
 
 
 _WRITTEN = ("version_column", "returned_at_column", "reason_column", "history_table")
@@ -150,8 +218,11 @@ class FlowSettings(Section):
         le=15_000_000,
         description="bytes of the largest return that is read; a part of larger ones is kept",
     )
+    decoder: DecoderSettings | None = Field(
+        default=None, description="how returns are read; not given: JSON"
+    )
 
-    def flow(self, name: str) -> Flow:
+    def flow(self, name: str, registry: SchemaRegistry | None = None) -> Flow:
         """Return the flow; raises FlowError where settings contradict."""
         highest = max(self.status_ranks.values(), default=0)
         by_router = self.wire == "debezium"
@@ -183,6 +254,7 @@ class FlowSettings(Section):
             wire_headers=dict(self.wire_headers),
             every_event=by_router if self.every_event is None else self.every_event,
             max_return_bytes=self.max_return_bytes,
+            decoding=self.decoder.decoding(registry) if self.decoder else Decoding(),
         )
 
     def _apply(self) -> Apply:

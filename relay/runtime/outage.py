@@ -21,7 +21,7 @@ from relay.runtime.failure_code import failure_code
 from relay.runtime.process import ProcessRecord
 from relay.runtime.repeats import Repeats
 
-Resource = Literal["database", "broker", "publisher"]
+Resource = Literal["database", "broker", "publisher", "registry"]
 Witness = Literal["service", "heartbeat"]
 
 KEPT_IN_MEMORY = 1000

@@ -32,6 +32,7 @@ from relay.runtime.settings_model import (
     ProbeSettings,
     PublisherSettings,
     PublishSettings,
+    RegistrySettings,
     TraceSettings,
     WatchSettings,
 )
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
     publish: PublishSettings = PublishSettings()
     publisher: PublisherSettings = PublisherSettings()
     confirm: ConfirmSettings = ConfirmSettings()
+    registry: RegistrySettings = RegistrySettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -92,7 +94,8 @@ class Settings(BaseSettings):
     @property
     def every_flow(self) -> tuple[Flow, ...]:
         """All flows, in the order of the file."""
-        flows = beside_each_other([one.flow(name) for name, one in self.flows.items()])
+        registry = self.registry.registry()
+        flows = beside_each_other([one.flow(name, registry) for name, one in self.flows.items()])
         known = self._flow_to_go_by
         return tuple(known if known and known.name == one.name else one for one in flows)
 

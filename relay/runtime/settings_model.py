@@ -6,6 +6,7 @@ Passwords are secrets: they are in no repr and in no error.
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -16,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from relay.runtime.flow import SchemaRegistry
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.settings_limits import (
     Bytes,
@@ -149,6 +151,33 @@ class PublisherSettings(Section):
         if self.connect_url is not None and self.connector is None:
             raise ValueError("connect_url needs connector, the name to ask for")
         return self
+
+
+class RegistrySettings(Section):
+    """The schema registry, for returns in Avro; the relay itself never asks it."""
+
+    url: SecretStr | None = Field(
+        default=None,
+        description="http(s) URL of Confluent's registry or one like it, as http://registry:8081;"
+        " user and password may stand in it",
+    )
+    ca_location: str | None = Field(
+        default=None, description="file of certificates to trust, PEM; not given: the system's"
+    )
+
+    @model_validator(mode="after")
+    def _an_address(self) -> Self:
+        if self.url is not None:
+            parts = urlsplit(self.url.get_secret_value())
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("url is an http:// or https:// address")
+        return self
+
+    def registry(self) -> SchemaRegistry | None:
+        """Return where it is; None: no setting says."""
+        if self.url is None:
+            return None
+        return SchemaRegistry(self.url.get_secret_value(), self.ca_location)
 
 
 class ConfirmSettings(Section):

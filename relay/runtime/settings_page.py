@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from relay.runtime.flow_settings import ColumnsSettings, EventSettings
+from relay.runtime.flow_settings import ColumnsSettings, DecoderSettings, EventSettings
 from relay.runtime.settings import Settings
 from relay.runtime.settings_sources import OTHER_VARIABLES, is_secret, sections, variables
 
@@ -66,6 +66,7 @@ def page() -> str:
     inner = (
         ("[flow.<name>.columns]", ColumnsSettings),
         ('[flow.<name>.events."<type>"]', EventSettings),
+        ("[flow.<name>.decoder]", DecoderSettings),
     )
     parts += ["\n".join(_table(title, section, (), {})) for title, section in inner]
     others = [f"| `{name}` | {says} |" for name, says in OTHER_VARIABLES.items()]

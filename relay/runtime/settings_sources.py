@@ -235,9 +235,10 @@ def _refuse_in_section(section: type[BaseModel], table: Any, prefix: str) -> Non
     if not isinstance(table, Mapping):
         return  # not a table: the validation says so
     _refuse_others(table, set(section.model_fields), prefix)
-    columns = section.model_fields.get("columns")
-    if columns is not None:
-        _refuse_in_section(_model_of(columns.annotation), table.get("columns"), f"{prefix}columns.")
+    for name in ("columns", "decoder"):
+        inner = section.model_fields.get(name)
+        if inner is not None:
+            _refuse_in_section(_model_of(inner.annotation), table.get(name), f"{prefix}{name}.")
     events = section.model_fields.get("events")
     if events is not None and isinstance(table.get("events"), Mapping):
         for event_type, event in table["events"].items():

@@ -6,17 +6,14 @@ state of a connector says little about its tasks: one that failed leaves it RUNN
 
 from __future__ import annotations
 
-import base64
-import http.client
 import json
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from relay.runtime.printable import printable
+from relay.runtime.rest import REST_FAILURES, get
 
-_SECONDS: Final = 2.0
-_LARGEST_ANSWER: Final = 1_000_000
 _TRACE_CHARACTERS: Final = 300
 _NOT_FOUND: Final = 404
 _OK: Final = 200
@@ -37,9 +34,9 @@ def connector_state(url: str, connector: str) -> dict[str, Any]:
     """
     name = quote(connector, safe="")
     try:
-        status, body = _get(url, f"/connectors/{name}/status")
-        told, config = _get(url, f"/connectors/{name}/config")
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        status, body = get(url, f"/connectors/{name}/status")
+        told, config = get(url, f"/connectors/{name}/config")
+    except REST_FAILURES as error:
         return {"unreachable": printable(str(error) or repr(error))[:_TRACE_CHARACTERS]}
     if status == _NOT_FOUND:
         return {"state": "ABSENT", "tasks": []}
@@ -67,22 +64,6 @@ def _configured(body: bytes) -> dict[str, Any]:
         "topics": [printable(one) for one in topics],
         "slot": printable(config.get("slot.name", "debezium")),
     }
-
-
-def _get(url: str, path: str) -> tuple[int, bytes]:
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=_SECONDS)
-    headers = {"Accept": "application/json"}
-    if parts.username is not None:
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-    try:
-        connection.request("GET", parts.path.rstrip("/") + path, headers=headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read(_LARGEST_ANSWER)
-    finally:
-        connection.close()
 
 
 def _read(body: bytes) -> dict[str, Any]:

@@ -72,6 +72,7 @@ _HELD_FOR: Mapping[Cause, str] = MappingProxyType(
         Cause.NO_TOPIC_MAPPED: "no_topic",
         Cause.REFUSED_BY_BROKER: "refused_by_broker",
         Cause.RETURN_MALFORMED: "malformed",
+        Cause.RETURN_UNKNOWN_SCHEMA: "unknown_schema",
         Cause.RETURN_UNKNOWN_ORDER: "unknown_order",
         Cause.RETURN_UNKNOWN_STATUS: "unknown_status",
         Cause.RETURN_CONFLICTS: "conflict",

@@ -29,6 +29,12 @@ ANYWHERE: dict[Cause, CauseMeaning] = {
         "bring the broker back; everything goes on by itself",
         STATUS,
     ),
+    Cause.REGISTRY_UNREACHABLE: row(
+        (Verdict.NOT_CONFIRMED, Verdict.UNKNOWN),
+        "the schema registry cannot be asked, and returns cannot be read without it",
+        "bring the registry back, or correct [registry] url; everything goes on by itself",
+        STATUS,
+    ),
     Cause.TRANSACTION_OPEN: row(
         (Verdict.NOT_PROCESSED, Verdict.NOT_CONFIRMED),
         "a transaction on the topic was begun and has not ended: whoever reads committed records "

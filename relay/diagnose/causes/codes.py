@@ -79,6 +79,7 @@ class Cause(StrEnum):
     CONSUMER_STUCK = "consumer_stuck"
     ORDER_ROW_LOCKED = "order_row_locked"
     RETURN_MALFORMED = "return_malformed"
+    RETURN_UNKNOWN_SCHEMA = "return_unknown_schema"
     RETURN_UNKNOWN_ORDER = "return_unknown_order"
     RETURN_UNKNOWN_STATUS = "return_unknown_status"
     RETURN_CONFLICTS = "return_conflicts"
@@ -97,6 +98,7 @@ class Cause(StrEnum):
     DATABASE_UNREACHABLE = "database_unreachable"
     DATABASE_REFUSES = "database_refuses"
     BROKER_UNREACHABLE = "broker_unreachable"
+    REGISTRY_UNREACHABLE = "registry_unreachable"
     TRANSACTION_OPEN = "transaction_open"
     # The evidence is missing.
     PAST_RETENTION = "past_retention"

@@ -51,6 +51,13 @@ CONFIRM: dict[Cause, CauseMeaning] = {
         QUARANTINE,
         REPLAY,
     ),
+    Cause.RETURN_UNKNOWN_SCHEMA: row(
+        Verdict.RETURN_QUARANTINED,
+        "its return has a schema that the schema registry does not know, or that cannot be used",
+        "register the schema, or correct [registry] url, then release it",
+        QUARANTINE,
+        RELEASE,
+    ),
     Cause.RETURN_UNKNOWN_ORDER: row(
         Verdict.RETURN_QUARANTINED,
         "its return names an order that does not exist",

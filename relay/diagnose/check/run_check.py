@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 from relay.diagnose.check.broker_rules import KafkaNeeds
 from relay.diagnose.check.database_facts import DatabaseFacts, gather_database
 from relay.diagnose.check.database_rules import judge_database, judge_pooler
+from relay.diagnose.check.decoder import check_decoder
 from relay.diagnose.check.duties import check_duties
 from relay.diagnose.check.exporter import check_exporter
 from relay.diagnose.check.held_returns import check_held_returns
@@ -125,6 +126,7 @@ async def run_check(
     needs = KafkaNeeds(outbox_days, batch_bytes, session_seconds, inbox_days)
     around = [
         *await _kafka(kafka, flow, needs),
+        *await check_decoder(flow),
         await check_exporter(os.environ if environment is None else environment),
     ]
     try:

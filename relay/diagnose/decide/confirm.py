@@ -19,6 +19,7 @@ OFFSET_STILL_SECONDS = 10.0
 
 REFUSED_FOR = {
     "malformed": Cause.RETURN_MALFORMED,
+    "unknown_schema": Cause.RETURN_UNKNOWN_SCHEMA,
     "unknown_order": Cause.RETURN_UNKNOWN_ORDER,
     "unknown_status": Cause.RETURN_UNKNOWN_STATUS,
     "conflict": Cause.RETURN_CONFLICTS,
@@ -83,6 +84,7 @@ def _trouble(evidence: Evidence) -> Cause | None:
         Cause.DATABASE_REFUSES,
         Cause.DATABASE_UNREACHABLE,
         Cause.BROKER_UNREACHABLE,
+        Cause.REGISTRY_UNREACHABLE,
     )
     said = complaint(around.consumers, around.now_at)
     if said in fits:

@@ -108,7 +108,11 @@ def cause_of_code(code: str | None) -> Cause | None:
 
 
 _UNREACHABLE: Final = MappingProxyType(
-    {"database": Cause.DATABASE_UNREACHABLE, "broker": Cause.BROKER_UNREACHABLE}
+    {
+        "database": Cause.DATABASE_UNREACHABLE,
+        "broker": Cause.BROKER_UNREACHABLE,
+        "registry": Cause.REGISTRY_UNREACHABLE,
+    }
 )
 
 

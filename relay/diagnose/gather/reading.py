@@ -12,6 +12,7 @@ from typing import TypeVar
 import asyncpg
 from aiokafka.errors import UnsupportedCodecError
 
+from relay.consumers.returns.decoding import DecoderUnavailableError
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.duty import cause_of_code
 from relay.diagnose.evidence.system_state import Missing
@@ -60,6 +61,8 @@ def _away(what: str, detail: str) -> Missing:
 def broker_missing(what: str, error: BaseException) -> Missing:
     """Say why the broker did not give a part."""
     detail = str(error) or type(error).__name__
+    if isinstance(error, DecoderUnavailableError):
+        return Missing(what, Cause.REGISTRY_UNREACHABLE, detail, error.hint)
     if isinstance(error, UnsupportedCodecError):
         return Missing(
             what, Cause.CODEC_MISSING, detail, "relay quarantine list --held-for unreadable"

@@ -9,11 +9,12 @@ it that could be part of a longer one.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from relay.consumers.returns.decoding import DecoderUnavailableError
 from relay.consumers.returns.reader import Return, ReturnReader, event_named
 from relay.consumers.returns.refusals import Refusal
 from relay.diagnose.evidence.order import Place, ReturnSeen
@@ -71,6 +72,15 @@ class Recogniser:
             if len(one.encode()) >= _TORN_ID_BYTES
         )
 
+    async def prepare(self, records: Sequence[Any]) -> None:
+        """Get ready to read these records; of other topics' records nobody is asked.
+
+        Raises:
+            DecoderUnavailableError: they cannot be read now.
+        """
+        if self.place is Place.LOG:
+            await self._reader.prepare(records)
+
     def orders_of(self, record: Any) -> set[str]:
         """Return the wanted orders that a record may be a return of.
 
@@ -80,7 +90,12 @@ class Recogniser:
 
     def find(self, partition: Partition, record: Any) -> tuple[set[str], ReturnRow | None]:
         """Return whose return a record is, and how it reads; nobody's: none."""
-        read = self._reader.read(record)
+        try:
+            read = self._reader.read(record)
+        except DecoderUnavailableError:
+            if self.place is Place.LOG:
+                raise
+            return set(), None  # of a schema that no return had yet
         orders = self._orders(record, read)
         return orders, self._row(partition, record, read) if orders else None
 

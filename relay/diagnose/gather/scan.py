@@ -246,6 +246,7 @@ class _Reading:
     async def _recognised(
         self, one: Partition, records: Sequence[Any]
     ) -> AsyncIterator[tuple[Any, set[str], ReturnRow]]:
+        await self.recogniser.prepare(records)
         for number, record in enumerate(records):
             if number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)

@@ -55,6 +55,7 @@ SINGLE_ORDERS: Final = frozenset(
         Cause.FINAL_RETURN_MISSING,
         Cause.ORDER_ROW_LOCKED,
         Cause.RETURN_MALFORMED,
+        Cause.RETURN_UNKNOWN_SCHEMA,
         Cause.RETURN_UNKNOWN_ORDER,
         Cause.RETURN_UNKNOWN_STATUS,
         Cause.RETURN_CONFLICTS,

@@ -34,6 +34,7 @@ _PUBLISHER: Final = frozenset(EXTERNAL) - {Cause.WITNESS_BEHIND, Cause.WITNESS_D
 _AWAY: Final = frozenset(
     {
         Cause.BROKER_UNREACHABLE,
+        Cause.REGISTRY_UNREACHABLE,
         Cause.DATABASE_UNREACHABLE,
         Cause.DATABASE_REFUSES,
         Cause.PERMISSION_DENIED,

@@ -123,11 +123,13 @@ class ReturnLeg:
         for partition, fetched in got.items():
             for one in fetched.records:
                 if self.answer is None and _is_of(one, order_id):
-                    self.answer = partition, one.offset, self._problem(partition, one)
+                    self.answer = partition, one.offset, await self._problem(partition, one)
             self.ends[partition] = max(self.ends[partition], fetched.next_offset)
 
-    def _problem(self, partition: Partition, one: KafkaRecord) -> str | None:
-        read = ReturnReader(self.flow).read(stored_record(partition, one))
+    async def _problem(self, partition: Partition, one: KafkaRecord) -> str | None:
+        reader = ReturnReader(self.flow)
+        await reader.prepare([one])
+        read = reader.read(stored_record(partition, one))
         return None if isinstance(read, Return) else f"{read.reason.value}: {read.detail}"
 
     async def _refused(self, placed: Placed) -> Stopped | None:

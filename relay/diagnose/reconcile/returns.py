@@ -79,15 +79,16 @@ class ReturnsWalk:
         if undecided:
             await self._list(place, undecided)
 
-    def _read(self, place: Partition, records: Sequence[Any]) -> list[Return | Refusal]:
+    async def _read(self, place: Partition, records: Sequence[Any]) -> list[Return | Refusal]:
         reader = ReturnReader(self.flow)
+        await reader.prepare(records)
         return [reader.read(stored_record(place, record)) for record in records]
 
     async def _sort(
         self, place: Partition, records: Sequence[Any]
     ) -> tuple[list[tuple[Record, str | None]], int]:
         """Return those that no table knows, with their orders, and how many are known."""
-        read = self._read(place, records)
+        read = await self._read(place, records)
         returns = [one for one in read if isinstance(one, Return)]
         refusals = [one for one in read if isinstance(one, Refusal)]
         fresh = (await look_up(self.connection, returns, None)).fresh if returns else []
@@ -102,7 +103,7 @@ class ReturnsWalk:
         """List those that wait for the consumer, and whose order has no row to take them."""
         if not records or self.flow.orders_columns is None:
             return
-        returns = [one for one in self._read(place, records) if isinstance(one, Return)]
+        returns = [one for one in await self._read(place, records) if isinstance(one, Return)]
         orders = await read_orders(
             self.connection, self.flow, sorted({one.order_id for one in returns})
         )

@@ -370,6 +370,10 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
         outages=(replace(OUT, kind="confirm"),)
     ),
     (Verdict.RETURN_QUARANTINED, Cause.RETURN_MALFORMED): refused(status=None, terminal=None),
+    (Verdict.NOT_CONFIRMED, Cause.REGISTRY_UNREACHABLE): waiting_for_consumer(
+        consumers=(replace(RUNNING, failure_code="registry:connection_refused"),)
+    ),
+    (Verdict.RETURN_QUARANTINED, Cause.RETURN_UNKNOWN_SCHEMA): refused(reason="unknown_schema"),
     (Verdict.RETURN_QUARANTINED, Cause.RETURN_UNKNOWN_ORDER): refused(reason="unknown_order"),
     (Verdict.RETURN_QUARANTINED, Cause.RETURN_UNKNOWN_STATUS): refused(reason="unknown_status"),
     (Verdict.RETURN_QUARANTINED, Cause.RETURN_CONFLICTS): refused(reason="conflict"),
@@ -423,6 +427,9 @@ TABLE: dict[tuple[Verdict, Cause], Evidence] = {
     ),
     (Verdict.UNKNOWN, Cause.BROKER_UNREACHABLE): around(
         LOST, groups=missing(Cause.BROKER_UNREACHABLE)
+    ),
+    (Verdict.UNKNOWN, Cause.REGISTRY_UNREACHABLE): replace(
+        LOST, scan=missing(Cause.REGISTRY_UNREACHABLE)
     ),
     (Verdict.UNKNOWN, Cause.PAST_RETENTION): replace(
         UNSENT, event=None, dropped_partition="outbox_20260101"
