@@ -40,6 +40,7 @@ def tracing(_servers: Servers, _settings: Settings) -> None:
 
 WORKLOADS: dict[str, Callable[[Servers, Settings], None]] = {
     "drain": drain.run,
+    "drain-bytes": drain.run_bytes,
     "drain-behind": drain.run_behind,
     "latency": latency.run,
     "polls": polls.run,

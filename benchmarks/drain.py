@@ -14,7 +14,7 @@ from benchmarks.measure import Window
 from benchmarks.report import Report
 from benchmarks.servers import Servers
 from benchmarks.settings import Settings
-from benchmarks.systems import NAIVE, OURS, TOPIC, System
+from benchmarks.systems import NAIVE, OURS, OURS_BYTES, TOPIC, System
 from benchmarks.topic import Topic, verify
 
 _WAIT_SECONDS = 300
@@ -31,6 +31,15 @@ def run(servers: Servers, settings: Settings) -> None:
             drain(servers, report, NAIVE, settings.rows)
             drain(servers, report, OURS, settings.rows, keys=settings.rows, note="each order once")
             limits.measure(servers, report, settings.rows)
+    report.show()
+
+
+def run_bytes(servers: Servers, settings: Settings) -> None:
+    """The same rows as JSON and as payload_bytes, in turn."""
+    report = Report("drain-bytes", f"{settings.rows:,} waiting rows, relay started cold.")
+    for _ in range(settings.runs):
+        drain(servers, report, OURS, settings.rows)
+        drain(servers, report, OURS_BYTES, settings.rows)
     report.show()
 
 

@@ -73,6 +73,7 @@ class System:
 
 
 OURS = System("outbox-relay", orders.OUTBOX, [RELAY, "run"])
+OURS_BYTES = replace(OURS, name="outbox-relay, payload_bytes", insert=orders.OUTBOX_BYTES)
 NAIVE = System(
     "blog-post relay (asyncpg, aiokafka, DELETE)",
     orders.NAIVE_OUTBOX,

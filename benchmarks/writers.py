@@ -35,6 +35,7 @@ _VARIANTS = {
     "order and a row in an ordinary table": orders.OUTBOX.replace("relay.outbox", "ordinary"),
     "order and its outbox row, no relay": orders.OUTBOX,
     "order and its outbox row, relay running": orders.OUTBOX,
+    "order and its outbox row of bytes, no relay": orders.OUTBOX_BYTES,
     "order and a row, NOTIFY by a trigger": orders.OUTBOX.replace("relay.outbox", "notifying"),
 }
 

@@ -178,6 +178,12 @@ _TRIGGER: Final = [
         callback=pairs,
         help="For --mirror, as in `relay trigger mirror`.",
     ),
+    click.option(
+        "--content-type",
+        "mirror_content_type",
+        metavar="TYPE",
+        help="For --mirror, as in `relay trigger mirror`.",
+    ),
 ]
 _DOING: Final = [
     click.option(
@@ -259,7 +265,7 @@ def _logins(given: dict[str, Any]) -> Logins:
 
 def _trigger(given: dict[str, Any], settings: Settings) -> OrderTrigger | MirrorTrigger | None:
     if given["mirror"]:
-        return MirrorTrigger(given["mirror"], given["mirror_columns"])
+        return MirrorTrigger(given["mirror"], given["mirror_columns"], given["mirror_content_type"])
     if not given["trigger"]:
         return None
     placed = next(iter(settings.flow.deadlines))

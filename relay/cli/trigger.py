@@ -114,8 +114,13 @@ def orders(
     callback=pairs,
     help=(
         "Where a column has another name than Debezium's (id, aggregatetype, aggregateid, type, "
-        "payload); also headers, traceparent, tracestate."
+        "payload); also headers, traceparent, tracestate, content_type."
     ),
+)
+@click.option(
+    "--content-type",
+    metavar="TYPE",
+    help="The payload is bytea and not JSON: it is copied as it is, with this content type.",
 )
 @click.option(
     "--publication",
@@ -135,6 +140,7 @@ def mirror(
     *,
     table: str,
     columns: dict[str, str],
+    content_type: str | None,
     publication: str | None,
     backlog: str | None,
     order_by: str | None,
@@ -148,7 +154,9 @@ def mirror(
         raise click.UsageError("--order-by belongs to --backlog")
     settings = own_settings(ctx)
     cut_over = CutOver(publication, backlog, order_by)
-    printed = asyncio.run(print_mirror_trigger(settings.database.dsn, table, columns, cut_over))
+    printed = asyncio.run(
+        print_mirror_trigger(settings.database.dsn, table, columns, cut_over, content_type)
+    )
     click.echo(_script(printed, within_transaction), nl=False)
 
 

@@ -42,6 +42,7 @@ class MirrorTrigger:
 
     table: str
     columns: dict[str, str]
+    content_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,10 @@ async def make_plan(
         if isinstance(trigger, OrderTrigger):
             found.append(await order_trigger_sql(connection, flow, trigger))
         elif trigger is not None:
-            found.append(await mirror_trigger_sql(connection, trigger.table, trigger.columns))
+            statements = await mirror_trigger_sql(
+                connection, trigger.table, trigger.columns, content_type=trigger.content_type
+            )
+            found.append(statements)
         return Plan(tuple(found), await _index(connection, flow))
     finally:
         await connection.close()

@@ -10,6 +10,8 @@ payload`).
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -25,7 +27,6 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "type": "type",
     "payload": "payload",
 }
-_OPTIONAL: Final = ("headers", "traceparent", "tracestate")
 _TARGETS: Final = {
     "id": "event_id",
     "aggregatetype": "aggregate_type",
@@ -35,7 +36,10 @@ _TARGETS: Final = {
     "headers": "headers",
     "traceparent": "traceparent",
     "tracestate": "tracestate",
+    "content_type": "content_type",
 }
+
+_CONTENT_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+(; ?[\w.+-]+=[\w.+-]+)*", re.ASCII)
 
 _COLUMNS: Final = """
 SELECT a.attname::text AS name, pg_catalog.quote_ident(a.attname) AS quoted,
@@ -72,6 +76,7 @@ async def mirror_trigger_sql(
     table: str,
     columns: Mapping[str, str],
     cut_over: CutOver = CutOver(),
+    content_type: str | None = None,
 ) -> str:
     """Return the statements, to be run in one transaction.
 
@@ -80,10 +85,14 @@ async def mirror_trigger_sql(
         table: the existing outbox table.
         columns: Debezium's name -> the table's own; those not named are called as Debezium's.
         cut_over: what else belongs to the moment.
+        content_type: of payloads of type bytea that are not JSON; None: they are JSON, or a column
+            says of each what it is.
 
     Raises:
         TriggerError: no such table, or it lacks a column that is needed.
     """
+    if content_type is not None and not _CONTENT_TYPE.fullmatch(content_type):
+        raise TriggerError(f"--content-type {content_type!r} is none, as application/avro")
     unknown = sorted(columns.keys() - _TARGETS.keys())
     if unknown:
         raise TriggerError(
@@ -93,6 +102,10 @@ async def mirror_trigger_sql(
     found = await _table(connection, table)
     seen = {row["name"]: row for row in await connection.fetch(_COLUMNS, table)}
     values = _values(found["name"], seen, columns)
+    payload = seen[columns.get("payload", DEFAULTS["payload"])]
+    values = _as_bytes(values, payload, content_type)
+    if "payload_bytes" not in values:
+        await _require_json(connection, found["name"], payload)
     made = _SQL.format(
         function=f"{found['schema']}.{found['trigger']}",
         trigger=found["trigger"],
@@ -158,6 +171,44 @@ def _value(name: str, column: asyncpg.Record) -> str | None:
     return f"{new}::text::json" if name == "headers" else f"{new}::text"
 
 
+def _as_bytes(
+    values: dict[str, str], payload: asyncpg.Record, content_type: str | None
+) -> dict[str, str]:
+    """Have the payload copied byte for byte, where somebody says what it is."""
+    if content_type is None and "content_type" not in values:
+        return values
+    if payload["type"] != "bytea":
+        raise TriggerError(
+            f"the column {payload['name']} is {payload['type']}: a content type is for payloads of"
+            " type bytea that are not JSON"
+        )
+    row = "{row}." + payload["quoted"].replace("{", "{{").replace("}", "}}")
+    # Debezium's tombstone: a row without a payload.
+    values["payload"] = f"CASE WHEN {row} IS NULL THEN 'null'::json END"
+    values["payload_bytes"] = row
+    if content_type is not None:
+        values["content_type"] = f"'{content_type}'"
+    return values
+
+
+async def _require_json(
+    connection: asyncpg.Connection, table: str, payload: asyncpg.Record
+) -> None:
+    """Refuse bytes that are no JSON: the trigger would fail their writers."""
+    if payload["type"] != "bytea":
+        return
+    query = _FEW.format(column=payload["quoted"], table=table)
+    for (data,) in await connection.fetch(query):
+        try:
+            json.loads(data)
+        except ValueError:
+            raise TriggerError(
+                f"{table}.{payload['name']} holds bytes that are not JSON: say what they are, as"
+                " --content-type application/vnd.confluent.avro"
+            ) from None
+
+
+_FEW: Final = "SELECT {column} FROM {table} WHERE {column} IS NOT NULL LIMIT 100"
 _PUBLICATION: Final = """
 SELECT pg_catalog.quote_ident(pubname) FROM pg_catalog.pg_publication WHERE pubname = $1
 """

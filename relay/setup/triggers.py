@@ -31,7 +31,11 @@ async def print_order_trigger(dsn: str | None, flow: Flow, wanted: OrderTrigger)
 
 
 async def print_mirror_trigger(
-    dsn: str | None, table: str, columns: Mapping[str, str], cut_over: CutOver
+    dsn: str | None,
+    table: str,
+    columns: Mapping[str, str],
+    cut_over: CutOver,
+    content_type: str | None = None,
 ) -> str:
     """Return the statements of the trigger that copies an existing outbox table.
 
@@ -41,6 +45,6 @@ async def print_mirror_trigger(
     """
     connection = await connect(dsn, _APPLICATION_NAME, require_primary=False)
     try:
-        return await mirror_trigger_sql(connection, table, columns, cut_over)
+        return await mirror_trigger_sql(connection, table, columns, cut_over, content_type)
     finally:
         await connection.close()

@@ -93,6 +93,10 @@ with recorded(connection) as outbox:
             OutboxEvent(aggregate_id=f"bulk{n}", event_type="order.placed", payload='{ "c": 2}')
             for n in range(2)
         )
+        OutboxEvent.objects.create(
+            aggregate_id="avro", event_type="order.placed", payload_bytes=b"\0\0\0\0\7x",
+            content_type="application/vnd.confluent.avro",
+        )  # fmt: skip
 with transaction.atomic(using="other"):
     append(event("other"), using="other", event_types=TYPES)
     connections["other"].set_rollback(True)
@@ -101,4 +105,6 @@ said["read"] = [
     (one.aggregate_id, one.payload)
     for one in OutboxEvent.objects.filter(aggregate_id__in=["orm", "bulk0"]).order_by("id")
 ]
+avro = OutboxEvent.objects.get(aggregate_id="avro")
+said["avro"] = [bytes(avro.payload_bytes).hex(), avro.content_type, avro.payload]
 print(json.dumps(said))  # noqa: T201

@@ -33,12 +33,13 @@ def test_an_event_goes_with_djangos_transaction(database: str, driver: str) -> N
     assert said["sqlite"][0] == "TypeError"
     assert said["bad"][:2] == ["NotJsonError", "/lines/0/of"]
     events = dict(said["events"])
-    assert list(events) == ["first", "kept", "types", "by hand", "orm", "bulk0", "bulk1"]
+    assert list(events) == ["first", "kept", "types", "by hand", "orm", "bulk0", "bulk1", "avro"]
     assert json.loads(events["types"]) == {
         "money": "9.90", "lazy": "name", "id": "00000000-0000-0000-0000-000000000001",
         "at": "2026-01-02T03:04:05Z",
     }  # fmt: skip
     assert events["bulk0"] == '{ "c": 2}', "text stays as it is"
+    assert said["avro"] == ["000000000778", "application/vnd.confluent.avro", None]
     assert said["read"] == [["orm", {"b": 1}], ["bulk0", {"c": 2}]]
 
 

@@ -159,6 +159,32 @@ def test_an_outbox_of_debeziums_shape_is_copied_though_its_rows_are_deleted(shop
     assert found == (event_id,)
 
 
+def test_an_outbox_of_bytes_is_copied_byte_for_byte_once_it_is_said_what_they_are(shop) -> None:
+    connection, trigger = shop
+    connection.execute(
+        "CREATE SCHEMA avro; CREATE TABLE avro.outbox (id uuid PRIMARY KEY DEFAULT"
+        " gen_random_uuid(), aggregatetype text, aggregateid text, type text, payload bytea)"
+    )
+    add = "INSERT INTO avro.outbox (aggregatetype, aggregateid, type, payload) VALUES"
+    framed = b"\x00\x00\x00\x00\x07{'\xff"
+    connection.execute(f"{add} ('order', '1', 'order.placed', %s)", (framed,))
+    connection.commit()
+    unsaid = trigger("mirror", "avro.outbox")
+    assert (unsaid.returncode, "--content-type" in unsaid.stderr) == (1, True)
+    odd = trigger("mirror", "avro.outbox", "--content-type", "it's")
+    assert (odd.returncode, "application/avro" in odd.stderr) == (1, True)
+    avro = "application/vnd.confluent.avro"
+    connection.execute(printed(trigger("mirror", "avro.outbox", "--content-type", avro)))
+    connection.commit()
+    connection.execute(f"{add} ('order', '2', 'order.placed', %s)", (framed,))
+    connection.execute(f"{add} ('order', '3', 'gone', NULL)")
+    connection.execute("DELETE FROM avro.outbox")
+    rows = connection.execute(
+        "SELECT payload_bytes, payload::text, content_type FROM relay.outbox ORDER BY id"
+    ).fetchall()
+    assert rows == [(framed, None, avro), (None, "null", avro)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -170,6 +196,15 @@ def test_an_outbox_of_debeziums_shape_is_copied_though_its_rows_are_deleted(shop
         (["mirror", "public.nothing"], "no table public.nothing"),
         (["mirror", "relay.outbox"], "the relay's own"),
         (["mirror", "public.lines", "--column", "typ=x"], "the names are"),
+        (
+            ["mirror", "public.lines", "--content-type", "application/avro"]
+            + [
+                word
+                for name in ("aggregatetype", "aggregateid", "type", "payload")
+                for word in ("--column", f"{name}=sku")
+            ],
+            "is text",
+        ),
     ],
 )
 def test_what_cannot_be_is_named(shop, arguments, says) -> None:

@@ -37,7 +37,10 @@ class JsonTextField(models.TextField):  # type: ignore[misc]  # Django has no ty
 
 
 class OutboxEvent(models.Model):  # type: ignore[misc]  # the same
-    """An event, as docs/order-service.md tells of its columns. Rows are only ever added."""
+    """An event, as docs/order-service.md tells of its columns. Rows are only ever added.
+
+    It has a `payload` or, where that is not JSON, `payload_bytes` with its `content_type`.
+    """
 
     id = models.BigAutoField(primary_key=True)
     event_id = models.UUIDField(default=uuid.uuid4)
@@ -45,7 +48,9 @@ class OutboxEvent(models.Model):  # type: ignore[misc]  # the same
     aggregate_id = models.TextField()
     aggregate_version = models.IntegerField(null=True)
     event_type = models.TextField()
-    payload = JsonTextField()
+    payload = JsonTextField(null=True)
+    payload_bytes = models.BinaryField(null=True)
+    content_type = models.TextField(null=True)  # noqa: DJ001 - the relay's table has NULL
     headers = JsonTextField(null=True)
     traceparent = models.TextField(null=True)  # noqa: DJ001 - the relay's table has NULL
     tracestate = models.TextField(null=True)  # noqa: DJ001 - the same

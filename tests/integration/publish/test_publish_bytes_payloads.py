@@ -6,6 +6,7 @@ import pytest
 from relay.outbox import Event, EventTypes, append
 from relay.outbox.errors import EventRefusedError
 from relay.repair.held import read_contents
+from tests.integration.publish.test_publish_replays import ids, start_job, until_sent
 
 # Confluent's framing: a zero, the schema's id, Avro.
 AVRO = b"\x00\x00\x00\x00\x07\x0cord-17\xff\xfe\x00"
@@ -33,12 +34,18 @@ async def test_bytes_are_published_as_they_are_and_again_by_replay(lab) -> None:
     )
     async with lab.relaying():
         await lab.until_published(4)
+        replay_id = await start_job(lab, await ids(lab))
+        await until_sent(lab, replay_id, 4)
     records = await lab.read()
-    assert [one.value for one in records] == [AVRO, b'{"a":1}', b"x" * 60_000, AVRO]
-    assert [one.headers["content-type"] for one in records] == [
-        *(content, "application/json", content),
-        "application/octet-stream",
-    ]
+    again = [one for one in records if one.headers.get("replay_id") == replay_id]
+    first = [one for one in records if "replay_id" not in one.headers]
+    for sent in (first, again):
+        assert [one.value for one in sent] == [AVRO, b'{"a":1}', b"x" * 60_000, AVRO]
+        assert [one.headers["content-type"] for one in sent] == [
+            *(content, "application/json", content),
+            "application/octet-stream",
+        ]
+    assert [one.event_id for one in again] == [one.event_id for one in first]
 
 
 async def test_bytes_in_quarantine_are_shown_and_outlive_their_day(lab) -> None:
