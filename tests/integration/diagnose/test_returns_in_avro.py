@@ -12,7 +12,7 @@ from tests.integration.diagnose.test_statuses_that_do_not_stand import (
 )
 from tests.schema_registry import SchemaRegistry, schema_registry
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(540)
 
 
 async def test_an_unreachable_registry_is_said_and_an_unknown_schema_is_held(
