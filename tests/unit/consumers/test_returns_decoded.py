@@ -13,7 +13,6 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from relay.consumers.returns.decoding import DecoderUnavailableError, decoder_for
-from relay.consumers.returns.identity import tell_apart
 from relay.consumers.returns.reader import Return, ReturnReader, content_hash
 from relay.consumers.returns.refusals import Reason, Refusal
 from relay.diagnose.check.decoder import check_decoder
@@ -295,12 +294,6 @@ def test_two_returns_of_other_bytes_are_never_copies():
     # Value and key together are the same bytes; where one ends and the other begins is not.
     one, other = Record(b"a\0b", key=b"c"), Record(b"a", key=b"b\0c")
     assert content_hash(one) != content_hash(other)
-    returns = [
-        Return(record, ORDER, "confirmed", None, "/p/1", content_hash(record), None, None, None)
-        for record in (one, other, one)
-    ]
-    found = tell_apart(returns, {}, None)
-    assert (len(found.fresh), len(found.copies)) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -377,10 +377,12 @@ CONFIRM: dict[tuple[Verdict, Cause], Proof] = {
         Cause.DATABASE_UNREACHABLE
     ),
     (Verdict.NOT_CONFIRMED, Cause.BROKER_UNREACHABLE): _consumer_says(Cause.BROKER_UNREACHABLE),
+    (Verdict.NOT_CONFIRMED, Cause.REGISTRY_UNREACHABLE): _consumer_says(Cause.REGISTRY_UNREACHABLE),
     **{
         (Verdict.RETURN_QUARANTINED, cause): _refused_for(cause)
         for cause in (
             Cause.RETURN_MALFORMED,
+            Cause.RETURN_UNKNOWN_SCHEMA,
             Cause.RETURN_UNKNOWN_ORDER,
             Cause.RETURN_UNKNOWN_STATUS,
             Cause.RETURN_CONFLICTS,
