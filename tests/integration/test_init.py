@@ -1,11 +1,14 @@
 """`relay init` beside shops that nobody here wrote: their tables, their words, their rights."""
 
 import json
+import os
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import pexpect
 import psycopg
 import pytest
 
@@ -121,3 +124,34 @@ def test_what_is_wrong_is_named_and_nothing_is_left(init, shop, tmp_path, argume
     assert list(tmp_path.iterdir()) == []
     with psycopg.connect(shop) as connection:
         assert connection.execute("SELECT to_regnamespace('relay')").fetchone() == (None,)
+
+
+def test_at_a_terminal_each_question_has_its_proposal(shop, topics, tmp_path) -> None:
+    settings = tmp_path / "relay.toml"
+    asked = pexpect.spawn(
+        str(Path(sys.executable).with_name("relay")), ["--config", str(settings), "init"],
+        env=os.environ | {"DATABASE_URL": shop}, encoding="utf-8", timeout=120,
+        dimensions=(50, 200),
+    )  # fmt: skip
+    answers = {
+        "the orders' table": "", "an order's id is in": "", "its status is in": "",
+        "when it was placed is in": "", "the status of a new order": "",
+        "statuses on the way": "SHIPPED", "statuses that end the wait": "ACCEPTED, DECLINED",
+        "event types": "order.placed, order.changed", "topic of the events": f"e.{topics.suffix}",
+        "topic of the returns": "", "consumer group of the order processor": "billing, stock",
+    }  # fmt: skip
+    for question, answer in answers.items():
+        asked.expect_exact(question)
+        asked.expect_exact("]: ")
+        asked.sendline(answer)
+    asked.expect(pexpect.EOF)
+    asked.close()
+    assert asked.exitstatus == 0
+    flow = tomllib.loads(settings.read_text())["flow"]["orders"]
+    assert flow["status_ranks"] == {"NEW": 0, "SHIPPED": 10, "ACCEPTED": 20, "DECLINED": 20}
+    assert flow["processor_groups"] == ["billing", "stock"]
+    assert list(flow["events"]) == ["order.placed", "order.changed"]
+    assert (flow["events_topic"], flow["columns"]["table"]) == (
+        f"e.{topics.suffix}",
+        'shop."Order"',
+    )
