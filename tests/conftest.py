@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -289,13 +289,19 @@ def private_kafka() -> Iterator[EmbeddedKafka]:
 class RelayProcess:
     """One `relay` command in the background, its output in files."""
 
-    def __init__(self, arguments: tuple[str, ...], env: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        arguments: tuple[str, ...],
+        env: Mapping[str, str],
+        folder: Path,
+        program: Sequence[str | Path] = (RELAY,),
+    ) -> None:
         folder.mkdir()
         self.arguments = arguments
         self._out, self._err = folder / "stdout", folder / "stderr"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.popen = subprocess.Popen(
-                [RELAY, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env
+                [*program, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env
             )
 
     @property
@@ -350,9 +356,13 @@ def relay_process(
     """Start `relay ARGUMENTS...`, with `env` on top of the test's own database and broker."""
     started: list[RelayProcess] = []
 
-    def start(*arguments: str, env: Mapping[str, str] | None = None) -> RelayProcess:
+    def start(
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str | Path] = (RELAY,),
+    ) -> RelayProcess:
         folder = tmp_path / f"relay-{len(started)}"
-        process = RelayProcess(arguments, _relay_environment(request, env or {}), folder)
+        process = RelayProcess(arguments, _relay_environment(request, env or {}), folder, program)
         started.append(process)
         return process
 

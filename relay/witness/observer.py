@@ -72,6 +72,7 @@ class Observer:
     group: str
     outages: OutageLog
     every_seconds: float = MARK_SECONDS
+    _cause: str | None = field(default=None, init=False)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Observe until `stop` is set."""
@@ -115,9 +116,14 @@ class Observer:
         )
 
     def _note(self, complaint: Complaint | None) -> None:
-        if complaint is None:
+        cause = None if complaint is None else complaint.cause
+        if cause != self._cause:
+            # What is wrong now is another outage than what was.
             self.outages.ended("publisher")
-        elif self.outages.began("publisher", complaint.text, code=f"publisher:{complaint.cause}"):
+            self._cause = cause
+        if complaint is None:
+            return
+        if self.outages.began("publisher", complaint.text, code=f"publisher:{complaint.cause}"):
             _LOG.warning("publisher_away", why=complaint.text)
 
 

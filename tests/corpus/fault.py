@@ -1,7 +1,7 @@
 """What a fault of the corpus is: how it is made, whom it befalls, and what must be said of them."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -47,6 +47,7 @@ class Fault:
         asked_with: settings of whoever diagnoses.
         waits_at: the hops where its orders may have waited longest, once they have come back; by
             default the label's.
+        elsewhere: what must be said where somebody else publishes; None: the same.
     """
 
     name: str
@@ -60,6 +61,14 @@ class Fault:
     suits: Callable[[str], bool] = lambda _order: True
     asked_with: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     waits_at: tuple[str, ...] = ()
+    elsewhere: Label | None = None
+
+    @property
+    def relays_own(self) -> bool:
+        """Whether only our relay can do this to an order."""
+        hop, verdict, _ = self.label
+        own = hop == "publish" and verdict in ("parked", "not_published")
+        return own and self.elsewhere is None
 
     @property
     def waits_at_hops(self) -> tuple[str, ...]:
@@ -97,3 +106,18 @@ class Scene:
     opening: Step
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     own: Literal["broker", "database"] | None = None
+
+    def elsewhere(self) -> "Scene":
+        """Return what remains of it where somebody else publishes."""
+        acts = [
+            replace(
+                act,
+                faults=[
+                    replace(one, label=one.elsewhere or one.label)
+                    for one in act.faults
+                    if not one.relays_own
+                ],
+            )
+            for act in self.acts
+        ]
+        return replace(self, acts=[act for act in acts if act.faults])

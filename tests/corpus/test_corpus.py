@@ -1,6 +1,7 @@
 """Losses that nobody announced, at every hop: each is named right, and no healthy hop is blamed."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,14 @@ from tests.corpus.scenes import SCENES
 from tests.corpus.tally import PROPERTY, Tally
 
 pytestmark = pytest.mark.timeout(int(os.environ.get("CORPUS_SECONDS", "600")))
+
+
+# A shop's own relay in place of ours: all that ours does not do itself is named alike.
+ELSEWHERE = [
+    replace(scene.elsewhere(), name=f"{scene.name}, elsewhere")
+    for scene in SCENES
+    if scene.name in ("single", "skipped", "processes")
+]
 
 
 def scenes(own: str | None) -> Any:
@@ -32,6 +41,14 @@ async def show(scene: Scene, world: Any, record_property: Any) -> None:
 
 @scenes(None)
 async def test_every_loss_is_named(scene: Scene, world: Any, record_property: Any) -> None:
+    await show(scene, world, record_property)
+
+
+@pytest.mark.parametrize("scene", ELSEWHERE, ids=[scene.name for scene in ELSEWHERE])
+async def test_every_loss_is_named_whoever_publishes(
+    scene: Scene, world: Any, record_property: Any
+) -> None:
+    world.published_elsewhere()
     await show(scene, world, record_property)
 
 

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
@@ -22,8 +24,31 @@ from relay.runtime.settings import load_settings
 from tests.group_offsets import committed_offsets
 
 DEADLINE_SECONDS = 2.0
+HOME_MADE = Path(__file__).parents[1] / "home_made_relay.py"
 _LEADER_SECONDS = 20.0
 TEA = NewOrder("c-1", [Item("tea", 1, "9.95")], "EUR")
+
+
+class HomeMade:
+    """A shop's own relay and a witness, together where otherwise the relay is."""
+
+    def __init__(self, wiring: "Wiring", env: dict[str, str]) -> None:
+        # It is the shop's: settings of our relay's own are none of its business.
+        self._both = (
+            wiring.start_process(env=wiring.environment, program=(sys.executable, HOME_MADE)),
+            wiring.start("witness", **env),
+        )
+
+    def terminate(self) -> int:
+        return max(one.terminate() for one in self._both)
+
+    def kill(self) -> None:
+        for one in self._both:
+            one.kill()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        for one in self._both:
+            one.send_signal(number)
 
 
 @dataclass
@@ -61,12 +86,21 @@ class Wiring:
             if count != 3:
                 self.topics.recreate(topic, count)
 
+    def published_elsewhere(self) -> None:
+        """Have a shop's own relay publish, and a witness keep the ledger."""
+        self.environment |= {
+            "RELAY_PUBLISHER_KIND": "external",
+            "RELAY_PUBLISHER_WITNESS_GROUP": f"relay-witness-{self.topics.suffix}",
+        }
+
     # --- processes
 
     def start(self, *arguments: str, **env: str) -> Any:
         return self.start_process(*arguments, env=self.environment | env)
 
     def relay(self, **env: str) -> Any:
+        if self.environment.get("RELAY_PUBLISHER_KIND") == "external":
+            return HomeMade(self, env)
         return self.start("run", **env)
 
     def consumer(self, **env: str) -> Any:
@@ -141,13 +175,13 @@ class Wiring:
         parts = urlsplit(self.database)
         return urlunsplit(parts._replace(netloc=f"{name}:x@{parts.hostname}:{parts.port}"))
 
-    async def until_silent(self, kind: str, seconds: float) -> None:
+    async def until_silent(self, kinds: Sequence[str], seconds: float) -> None:
         """Wait until the last heartbeat of a kind of process is so old."""
         await self.eventually(
             lambda: self.pg.fetchval(
                 """SELECT max(heartbeat_at) < clock_timestamp() - make_interval(secs => $2)
-                     FROM relay.process_record WHERE kind = $1""",
-                kind,
+                     FROM relay.process_record WHERE kind = ANY ($1::text[])""",
+                kinds,
                 seconds,
             ),
             seconds + 20,

@@ -2,13 +2,14 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.corpus.world import World
-from tests.nights.grammar import draw
+from tests.nights.grammar import Night, draw
 from tests.nights.judge import judge
 from tests.nights.report import PROPERTY, Result
 from tests.nights.stage import Stage
@@ -16,6 +17,8 @@ from tests.nights.truth import Journal
 
 # Those of `make test`: whoever changes the grammar draws other nights from them.
 SEEDS = "56,58,63,316,327"
+# The same with a shop's own relay in place of ours, and a witness.
+ELSEWHERE = "63,316"
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -34,7 +37,23 @@ async def test_a_night_is_read_right(
     seed: int, world: World, tmp_path: Path, record_property: Any
 ) -> None:
     """Every command says what is true of every order."""
-    night, began = draw(seed), time.monotonic()
+    await read_right(draw(seed), world, tmp_path, record_property)
+
+
+@pytest.mark.parametrize("seed", seeds(os.environ.get("NIGHTS_ELSEWHERE_SEEDS") or ELSEWHERE))
+async def test_a_night_is_read_right_whoever_publishes(
+    seed: int, world: World, tmp_path: Path, record_property: Any
+) -> None:
+    """The same is said where a shop's own relay publishes."""
+    drawn = draw(seed)
+    world.published_elsewhere()
+    night = replace(drawn, causes=[one for one in drawn.causes if not one.relays_own])
+    await read_right(night, world, tmp_path, record_property)
+
+
+async def read_right(night: Night, world: World, tmp_path: Path, record_property: Any) -> None:
+    """Stage a night, and hold every command against the truth."""
+    seed, began = night.seed, time.monotonic()
     journal, result = Journal(seed), Result(seed, str(night), failed="interrupted")
     world.partition(night.cast.events_partitions, night.cast.returns_partitions)
     stage = Stage(world, night.cast, journal, tmp_path)

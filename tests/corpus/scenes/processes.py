@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable
 
 from relay.runtime.liveness import GONE_SECONDS, SILENT_SECONDS
-from tests.corpus.fault import Act, Fault, Orders, Scene, Step, overdue
+from tests.corpus.fault import Act, Fault, Label, Orders, Scene, Step, overdue
 from tests.corpus.world import World
 
 Blow = Callable[[World, str], None]
 
-RECORDED_AS = {"relay": "relay", "consumer": "confirm"}
+RECORDED_AS = {"relay": ("relay", "witness"), "consumer": ("confirm",)}
 # From the end of the flow to its beginning, so that each one's orders come as far as it.
 REACHED: dict[str, Callable[[World, Orders], Awaitable[None]]] = {
     "consumer": World.until_answered,
@@ -66,6 +66,7 @@ def trio(how: str, strike: Blow, help_up: Blow, seconds: float, causes: dict[str
                 strikes(kind, strike),
                 silent(kind, seconds),
                 again(kind, help_up),
+                elsewhere=UNWITNESSED if kind == "relay" else None,
             )
             for kind, verdict in verdicts.items()
         ],
@@ -79,6 +80,8 @@ async def opening(world: World) -> None:
     await world.until_up()
 
 
+# What somebody else published meanwhile nobody knows.
+UNWITNESSED: Label = ("publish", "unknown", "witness_down")
 DOWN = {"consumer": "consumer_down", "processor": "processor_down", "relay": "relay_down"}
 PAUSED = {"consumer": "consumer_paused", "processor": "processor_down", "relay": "relay_paused"}
 

@@ -89,8 +89,9 @@ async def consumer_moved(world: World, orders: Orders) -> None:
     await world.until_answered(orders)
     for number, end in world.ends(world.returns).items():
         await world.pg.execute(
-            "UPDATE relay.consumer_offset SET next_offset = $2 WHERE partition = $1", number, end
-        )
+            "UPDATE relay.consumer_offset SET next_offset = $2"
+            " WHERE consumer_group = $3 AND partition = $1", number, end, world.confirm_group,
+        )  # fmt: skip
     world.begin("consumer")
     await fine_again(world)
 

@@ -11,9 +11,11 @@ class Cause(ABC):
     Attributes:
         stands_at: the number of the hop that it leaves broken to the end of the night; 0: none.
             Those that stand are staged last, the later hop first: each reaches its own orders.
+        relays_own: only our relay can do this; a night with another publisher has none of it.
     """
 
     stands_at: int = 0
+    relays_own: bool = False
 
     def prepare(self, stage: Stage) -> None:  # noqa: B027 - most need nothing
         """Make what has to be known before the processor is started."""

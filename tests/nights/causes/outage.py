@@ -13,7 +13,7 @@ from tests.nights.stage import WAIT_SECONDS, Stage
 from tests.nights.truth import Truth, lost, returned
 
 HOPS = {"relay": 2, "processor": 3, "consumer": 5}
-RECORDED_AS = {"relay": "relay", "consumer": "confirm"}
+RECORDED_AS = {"relay": ("relay",), "consumer": ("confirm",)}
 
 # What is true of orders that were placed while a process was away, by what happened meanwhile.
 # None: nothing that was done to them matters, but whether it came back (see `_away`).
@@ -119,6 +119,11 @@ class Outage(Cause):
     def stands_at(self) -> int:  # type: ignore[override]
         """Of one that does not come back."""
         return 0 if self.back else HOPS[self.process]
+
+    @property
+    def relays_own(self) -> bool:  # type: ignore[override]
+        """What the relay is away for."""
+        return self.process == "relay"
 
     async def make(self, stage: Stage) -> None:
         """Let it go, place orders, do something to them, let it come back."""
@@ -301,9 +306,11 @@ async def offset_moved(stage: Stage, orders: list[str]) -> None:
     for number, end in ends.items():
         await _execute(
             stage,
-            "UPDATE relay.consumer_offset SET next_offset = $2 WHERE partition = $1",
+            "UPDATE relay.consumer_offset SET next_offset = $2"
+            " WHERE consumer_group = $3 AND partition = $1",
             number,
             end,
+            stage.world.confirm_group,
         )
 
 

@@ -70,6 +70,11 @@ class Refusal(Cause):
             return 0
         return 2 if self.how == "relay may not read" else 5
 
+    @property
+    def relays_own(self) -> bool:  # type: ignore[override]
+        """A right of the relay's."""
+        return self.how == "relay may not read"
+
     def prepare(self, stage: Stage) -> None:
         """Its orders have a customer of their own."""
         self.customer = stage.customer()

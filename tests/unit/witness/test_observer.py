@@ -6,7 +6,14 @@ import pytest
 
 from relay.diagnose.causes import Cause
 from relay.diagnose.decide.duty import cause_of_code
-from relay.witness.observer import connector_complaint, slot_complaint
+from relay.runtime.outage import OutageLog
+from relay.runtime.process import ProcessRecord
+from relay.witness.observer import (
+    Observer,
+    PublisherNames,
+    connector_complaint,
+    slot_complaint,
+)
 
 FAILED = {"state": "RUNNING", "tasks": [{"id": 0, "state": "FAILED", "trace": "no publication"}]}
 
@@ -45,6 +52,19 @@ def test_a_slot_that_is_away(slot: tuple[bool, str | None] | None, cause: Cause)
     assert found is not None
     assert cause_of_code(f"publisher:{found.cause}") == cause
     assert slot_complaint("s", (True, None)) is None
+
+
+def test_what_is_wrong_now_is_another_outage_than_what_was() -> None:
+    outages = OutageLog(ProcessRecord("witness"))
+    observer = Observer(None, PublisherNames("s"), "g", outages)
+    observer._note(slot_complaint("s", (False, None)))
+    observer._note(slot_complaint("s", (False, None)))
+    observer._note(connector_complaint({"state": "PAUSED", "tasks": []}))
+    observer._note(None)
+    assert [(one.error, one.ended is not None) for one in outages._outages] == [
+        ("nobody reads slot s", True),
+        ("the connector is PAUSED", True),
+    ]
 
 
 def test_a_code_of_a_newer_version_names_nothing() -> None:

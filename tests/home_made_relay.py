@@ -1,0 +1,67 @@
+"""A relay as shops make it at home: it polls the outbox, and notes in its own table what it sent.
+
+Settings are the environment's: DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS, RELAY_FLOW_EVENTS_TOPIC.
+"""
+
+import os
+import signal
+import threading
+from typing import Any
+
+import psycopg
+from confluent_kafka import Producer
+
+TABLE = "CREATE TABLE IF NOT EXISTS public.home_made_sent (event_id uuid PRIMARY KEY)"
+WAITING = """
+SELECT o.event_id::text, o.event_type, o.aggregate_id, o.created_at, o.payload::text, o.traceparent
+  FROM relay.outbox AS o
+ WHERE NOT EXISTS (SELECT FROM public.home_made_sent AS s WHERE s.event_id = o.event_id)
+ ORDER BY o.id LIMIT 500
+"""
+NOTED = "INSERT INTO public.home_made_sent SELECT unnest(%s::uuid[])"
+IDLE_SECONDS = 0.05
+
+
+def send(producer: Producer, topic: str, row: Any) -> None:
+    """Send one row, as CloudEvents in Kafka's binary mode."""
+    event_id, event_type, aggregate_id, created_at, payload, traceparent = row
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": event_id,
+        "ce_source": "/home-made",
+        "ce_type": event_type,
+        "ce_subject": aggregate_id,
+        "ce_time": created_at.isoformat(),
+        "content-type": "application/json",
+    }
+    if traceparent:
+        headers["traceparent"] = traceparent
+    producer.produce(
+        topic, key=aggregate_id, value=payload,
+        headers=[(name, text.encode()) for name, text in headers.items()],
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Publish until told to stop."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    topic = os.environ["RELAY_FLOW_EVENTS_TOPIC"]
+    producer = Producer(
+        {"bootstrap.servers": os.environ["KAFKA_BOOTSTRAP_SERVERS"], "acks": "all",
+         "enable.idempotence": True, "linger.ms": 5}
+    )  # fmt: skip
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute(TABLE)
+        while not stop.is_set():
+            rows = connection.execute(WAITING).fetchall()
+            for row in rows:
+                send(producer, topic, row)
+            if producer.flush(10) == 0 and rows:
+                connection.execute(NOTED, ([row[0] for row in rows],))
+            elif not rows:
+                stop.wait(IDLE_SECONDS)
+
+
+if __name__ == "__main__":
+    main()
