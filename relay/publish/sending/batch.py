@@ -8,7 +8,7 @@ record: that one is found out by its size, or by the broker.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from relay.kafka.partition import Partition
@@ -31,6 +31,7 @@ class Batch:
         start, checked: the batch's bytes, made when it is sent for the first time; every retry
             sends the same. Empty again once the broker has them.
         give_up_at: on the monotonic clock; 0: it was not tried yet.
+        place: the partition that it goes to.
     """
 
     topic: str
@@ -45,11 +46,10 @@ class Batch:
     start: bytes = b""
     checked: bytes = b""
     give_up_at: float = 0.0
+    place: Partition = field(init=False)
 
-    @property
-    def place(self) -> Partition:
-        """The partition that it goes to."""
-        return Partition(self.topic, self.partition)
+    def __post_init__(self) -> None:
+        self.place = Partition(self.topic, self.partition)
 
 
 Acknowledged = Callable[[Batch, int | None], None]

@@ -117,9 +117,10 @@ class Publisher:
         if self._broken is not None:
             raise self._broken
         batch.acknowledged = acknowledged
-        queue = self._queues.get(batch.place)
+        place = batch.place
+        queue = self._queues.get(place)
         if queue is None:
-            self._queues[batch.place] = deque((batch,))
+            self._queues[place] = deque((batch,))
             self._send_soon(batch)
         else:
             queue.append(batch)
