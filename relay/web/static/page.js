@@ -32,6 +32,10 @@
   document.addEventListener("htmx:beforeRequest", function (event) {
     if (event.target.id === "main" && busy(event.target)) event.preventDefault();
   });
+  // What was asked for before he began comes while he types: it is not shown either.
+  document.addEventListener("htmx:beforeSwap", function (event) {
+    if (event.target.id === "main" && busy(event.target)) event.preventDefault();
+  });
   document.addEventListener("htmx:load", function (event) { zones(event.target); });
   document.addEventListener("htmx:sseMessage", function () { zones(document); age(); });
   document.addEventListener("submit", function (event) {
