@@ -14,6 +14,7 @@ def every_metric() -> Metrics:
     found = Metrics("relay", "1.2", lambda: ExportCounts(5, {"queue_full": 2}, 3, 440))
     for section in ("publish", "confirm", "watch", "duties"):
         getattr(found, section)  # it begins when it is asked for
+    found.confirm.begin("orders", {"order.placed": 900.0})
     found.dependencies.back("broker")
     found.probe.last_ok_at.set(1)
     found.witness.unproven.set(1)

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 import asyncpg
@@ -22,6 +23,7 @@ from relay.consumers.returns.reader import Return
 from relay.consumers.returns.stored_record import recorded_ms
 from relay.runtime.database import DATABASE_FAILURES
 from relay.telemetry.continuity import continuity, stored_trace, trace_of
+from relay.telemetry.traceparent import parse
 
 log = structlog.get_logger(__name__)
 
@@ -56,10 +58,12 @@ class Compared:
     Attributes:
         results: returns by how their trace agrees with their event's.
         process_seconds: of some, the time from the event's acknowledgement to the return's record.
+        example: one of these times, and the trace that it is of, if one of them was sampled.
     """
 
     results: Counter[str] = field(default_factory=Counter)
     process_seconds: tuple[float, ...] = ()
+    example: tuple[float, str] | None = None
 
 
 @dataclass(slots=True)
@@ -114,9 +118,14 @@ async def _compared(
         ).value
         for row in rows
     )
-    took = tuple(
-        max(0.0, recorded_ms(chosen[row["place"]].record) / 1000 - row["published_at"].timestamp())
+    timed = [
+        (_process_seconds(chosen[row["place"]], row["published_at"]), parse(row["traceparent"]))
         for row in rows
         if row["published_at"] is not None
-    )
-    return Compared(results, took)
+    ]
+    examples = ((took, of.trace_id) for took, of in timed if of is not None and of.sampled)
+    return Compared(results, tuple(took for took, _ in timed), next(examples, None))
+
+
+def _process_seconds(one: Return, published_at: datetime) -> float:
+    return max(0.0, recorded_ms(one.record) / 1000 - published_at.timestamp())

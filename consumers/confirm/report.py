@@ -91,7 +91,10 @@ class Report:
         if self.metrics is not None:
             for result, number in compared.results.items():
                 self.metrics.confirm.trace_continuity.labels(result).inc(number)
-            self.metrics.confirm.process_latency_seconds.observe(compared.process_seconds)
+            process = self.metrics.confirm.process_latency_seconds
+            process.observe(compared.process_seconds)
+            if compared.example is not None:
+                process.exemplar(*compared.example)
 
     def _time(self, metrics: ConfirmMetrics, done: Done) -> None:
         """Count how long the orders took that were ended; the parts of some of them."""

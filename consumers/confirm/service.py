@@ -119,10 +119,10 @@ class ConfirmService(RecordedService):
         self.report = Report(spans, self.metrics, flow.terminal_statuses, self.test_point)
         if self.metrics is not None:
             confirm = self.metrics.confirm
+            confirm.begin(flow.name, flow.deadlines)
             confirm.active.set_function(lambda: int(self.ready))
             confirm.partitions_blocked.set_function(lambda: len(self.blocked.reasons()))
             confirm.quarantine_full.set_function(lambda: int(self.room.full))
-            confirm.deadlines(flow.deadlines)
 
     @property
     def stalled_seconds(self) -> float | None:

@@ -21,18 +21,18 @@ The watchdog's are in `watch_metrics.py`; only the one that holds the lease has 
 | relay_witness_records_total | counter | outcome | records witnessed, by what they were |
 | relay_witness_gaps_total | counter | | gaps in the records seen, each one recorded |
 | relay_witness_unproven_transactions | gauge | | transactions without a record, at the last look |
-| relay_consumer_active | gauge | | 1 while this consumer handles returns |
-| relay_returns_total | counter | outcome | returns handled, by what became of them |
-| relay_process_latency_seconds | histogram | | acknowledgement to return's record, of a sample |
-| relay_return_latency_seconds | histogram | | an order's submission to its return's record |
-| relay_confirm_latency_seconds | histogram | | a return's record to its applied status |
-| relay_end_to_end_latency_seconds | histogram | | an order's submission to its applied return |
-| relay_return_deadline_seconds | gauge | event_type | the return's deadline, as set |
-| relay_trace_continuity_total | counter | result | a sample of returns, by how their trace agrees |
-| relay_returns_pending | gauge | | returns of this consumer's that wait for a locked order |
-| relay_offset_gaps_total | counter | | gaps in the records seen, each one recorded |
-| relay_partitions_blocked | gauge | | partitions of the returns topic that wait: see the log |
-| relay_quarantine_full | gauge | | 1 while of refused returns only the places are kept |
+| relay_consumer_active | gauge | flow | 1 while this consumer handles returns |
+| relay_returns_total | counter | flow, outcome | returns handled, by what became of them |
+| relay_process_latency_seconds | histogram | flow | ack to return's record; a sample |
+| relay_return_latency_seconds | histogram | flow | an order's submission to its return's record |
+| relay_confirm_latency_seconds | histogram | flow | a return's record to its applied status |
+| relay_end_to_end_latency_seconds | histogram | flow | submission to its applied return |
+| relay_return_deadline_seconds | gauge | flow, event_type | the return's deadline, as set |
+| relay_trace_continuity_total | counter | flow, result | sampled returns: how their trace agrees |
+| relay_returns_pending | gauge | flow | returns of this consumer's that wait for a locked order |
+| relay_offset_gaps_total | counter | flow | gaps in the records seen, each one recorded |
+| relay_partitions_blocked | gauge | flow | partitions of the returns topic that wait: see the log |
+| relay_quarantine_full | gauge | flow | 1 while of refused returns only the places are kept |
 | relay_watchdog_active | gauge | | 1 while the watchdog in this process holds the lease |
 | relay_hop_waiting | gauge | flow, hop | what waits for the hop |
 | relay_hop_oldest_age_seconds | gauge | flow, hop | age of the oldest of them; 0: nothing waits |
@@ -120,6 +120,30 @@ class _SpanCollector(Collector):
         )
 
 
+class _OfFlow(Collector):
+    """The metrics of a process that serves one flow: `flow` is a label of each.
+
+    It is added as they are read, so that no update pays for it, and none of them can lack it.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.flow = ""
+        self.registry = CollectorRegistry()
+        registry.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self.registry.collect():
+            labelled = [
+                sample._replace(labels={"flow": self.flow, **sample.labels})
+                for sample in metric.samples
+            ]
+            metric.samples = labelled
+            yield metric
+
+
 class _Section:
     """The metrics of one job; they are registered when the job is begun."""
 
@@ -195,10 +219,11 @@ class WitnessMetrics(_Section):
 
 
 class ConfirmMetrics(_Section):
-    """Hop 5's, of a confirmation consumer; and what only a return tells of hops 3 and 4."""
+    """Hop 5's, of a flow's confirmation consumer; and what only a return tells of hops 3 and 4."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        super().__init__(registry)
+        self._of_flow = _OfFlow(registry)
+        super().__init__(self._of_flow.registry)
         self.active = self._gauge(
             "consumer_active", "Whether this consumer handles returns: 1 while it does."
         )
@@ -246,9 +271,10 @@ class ConfirmMetrics(_Section):
             "Whether the quarantine is full: 1 while of refused returns only the places are kept.",
         )
 
-    def deadlines(self, seconds: Mapping[str, float]) -> None:
-        """Show the deadlines of the settings, by event type."""
-        for event_type, deadline in seconds.items():
+    def begin(self, flow: str, deadlines: Mapping[str, float]) -> None:
+        """Say whose they are, and show the deadlines of the settings, by event type."""
+        self._of_flow.flow = flow
+        for event_type, deadline in deadlines.items():
             self.return_deadline_seconds.labels(event_type).set(deadline)
 
 

@@ -58,21 +58,44 @@ def test_the_table_names_every_metric_with_its_labels() -> None:
     }
     registered = {
         collector_name: labels
-        for collector_name, labels in _registered(every_metric()).items()
+        for collector_name, labels in _registered(every_metric().registry).items()
         if collector_name.startswith("relay_")
     }
     assert registered == table
 
 
-def _registered(subject: Metrics) -> dict[str, tuple[str, ...]]:
+def _registered(registry: CollectorRegistry) -> dict[str, tuple[str, ...]]:
     found = {}
-    for collector in set(subject.registry._collector_to_names):
+    for collector in set(registry._collector_to_names):
+        if isinstance(collector, metrics._OfFlow):
+            own = _registered(collector.registry)
+            found |= {name: ("flow", *labels) for name, labels in own.items()}
+            continue
         labels = getattr(collector, "_labelnames", None)
         for family in collector.collect() if labels is None else collector.describe():
             suffix = "_total" if family.type == "counter" else ""
             own = labels if labels is not None else tuple(family._labelnames)
             found[family.name + suffix] = tuple(own)
     return found
+
+
+def test_every_metric_of_a_consumer_says_whose_flow_it_is_of() -> None:
+    """Two consumers of two flows in one job are told apart: no sum hides one behind the other."""
+    found = made()
+    found.confirm.begin("payments", {"payment.taken": 60.0})
+    found.confirm.returns.labels("applied").inc(3)
+    found.confirm.process_latency_seconds.observe([0.5])
+    found.confirm.process_latency_seconds.exemplar(0.5, "ab" * 16)
+    shown = samples(found.registry)
+    assert shown["relay_returns_total", (("flow", "payments"), ("outcome", "applied"))] == 3
+    names = {name for name, _ in shown if "_spans_" not in name and "build_info" not in name}
+    of_flow = {name for name, labels in shown if ("flow", "payments") in labels}
+    assert {name for name in names if name.startswith("relay_")} == of_flow
+    # What else a sample says stays.
+    text = openmetrics.generate_latest(found.registry).decode()
+    bucket = 'relay_process_latency_seconds_bucket{flow="payments",le="0.5"} 1.0'
+    assert f'{bucket} # {{trace_id="{"ab" * 16}"}}' in text
+    assert shown.keys() == samples(found.registry).keys(), "and once only"
 
 
 def test_what_became_of_spans_is_shown() -> None:
