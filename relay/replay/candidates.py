@@ -18,7 +18,7 @@ from relay.orders.catalog import FlowTableError, orders_table
 from relay.orders.keys import canonical_order_id
 from relay.publish.reading.replays import PART_ITEMS
 from relay.replay.plan import EventRow
-from relay.replay.selection import Selection, SelectionError
+from relay.replay.selection import NothingSelectedError, Selection, SelectionError
 from relay.runtime.flow import ApplyColumns, Flow
 
 # As many ids at once as a plan by index is good for.
@@ -43,7 +43,7 @@ async def orders_of_incidents(
     ]
     if not found:
         named = ", ".join(f"I-{number}" for number in numbers)
-        raise SelectionError(f"no order belongs to {named}: `relay incidents` lists them")
+        raise NothingSelectedError(f"no order belongs to {named}: `relay incidents` lists them")
     return found
 
 
@@ -67,7 +67,7 @@ async def orders_of_events(connection: asyncpg.Connection, events: Sequence[str]
     found = dict(list(await connection.fetch(_OF_EVENTS, list(events))))
     missing = {one.lower() for one in events} - set(found.values())
     if missing:
-        raise SelectionError(
+        raise NothingSelectedError(
             f"no row has event id {min(missing)}: it was never committed, or its day was dropped"
         )
     return found
@@ -97,7 +97,7 @@ async def orders_of_customers(
     )
     found = [row[0] for row in await connection.fetch(query, customers)]
     if not found:
-        raise SelectionError(f"no order belongs to customer {customers[0]!r}")
+        raise NothingSelectedError(f"no order belongs to customer {customers[0]!r}")
     return found
 
 

@@ -201,7 +201,8 @@ async def find_job(connection: asyncpg.Connection, named: str) -> Job:
     found = await connection.fetch(_STARTING, named.strip().lower())
     if len(found) != 1 or not named.strip():
         how = "no replay begins" if not found else "several replays begin"
-        raise ReplayError(f"{how} with {named!r}: `relay replay list` names them")
+        kind = ReplayError if found else NoSuchReplayError
+        raise kind(f"{how} with {named!r}: `relay replay list` names them")
     return await read_job(connection, found[0]["replay_id"])
 
 

@@ -16,6 +16,12 @@ class SelectionError(Exception):
     """The selection selects nothing, or cannot be read; the message says what to give."""
 
 
+class NothingSelectedError(SelectionError):
+    """What the selection names is not there."""
+
+    not_found = True
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Events that meet all conditions; an empty tuple or None: no such condition.

@@ -18,7 +18,7 @@ from typing import Final
 
 import asyncpg
 
-from relay.setup.order_trigger import TriggerError
+from relay.setup.order_trigger import NoSuchTableError, TriggerError
 
 DEFAULTS: Final[Mapping[str, str]] = {
     "id": "id",
@@ -135,7 +135,7 @@ async def _table(connection: asyncpg.Connection, table: str) -> asyncpg.Record:
     except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:
         raise TriggerError(f"{table!r} is no table's name: {error}") from error
     if found is None:
-        raise TriggerError(f"there is no table {table}, or it is the relay's own")
+        raise NoSuchTableError(f"there is no table {table}, or it is the relay's own")
     return found
 
 

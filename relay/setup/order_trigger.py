@@ -51,6 +51,12 @@ class TriggerError(Exception):
     """The trigger cannot be made as asked; the message says why and what to do."""
 
 
+class NoSuchTableError(TriggerError):
+    """The table that was named is not there."""
+
+    not_found = True
+
+
 @dataclass(frozen=True, slots=True)
 class OrderTrigger:
     """What is wanted.
