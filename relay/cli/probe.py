@@ -7,23 +7,34 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import click
+import structlog
 
+from relay.cli.by_processes import by_processes
 from relay.cli.errors import Found
-from relay.cli.output import harmless, settings_of, wants_json
+from relay.cli.output import harmless, settings_named, settings_of, wants_json
+from relay.cli.service import log_as_service, logged
 from relay.diagnose.probe.run_probe import Probe, create_probe_topic, probe_or_outage, run_probe
+from relay.diagnose.verdicts import Hop
+from relay.runtime.heartbeat import stop_reason
 from relay.runtime.process import program_version
-from relay.runtime.settings import Settings
+from relay.runtime.repeats import Repeats
+from relay.runtime.settings import Settings, load_settings
 from relay.runtime.shutdown import stop_on_signals, stopped_within
 from relay.telemetry.endpoint import EndpointError, Health, serving
 from relay.telemetry.exporter import ExportCounts
 from relay.telemetry.metrics import Metrics
 
 METRICS_PORT = 9467
+
+# Beyond the time that each hop may take: what connecting and cleaning up may take.
+_SLACK_SECONDS = 60.0
+
+_LOG = structlog.get_logger("relay")
 
 Send = Callable[..., Awaitable[Probe]]
 
@@ -50,9 +61,25 @@ def command(
     relay.canary, it goes through every hop and back. With --every its metrics are served, and an
     outage is a canary that stopped. Exit code 3: it stopped, and the hop is named.
     """
-    probing = _Probing(settings_of(ctx), within, wants_json(ctx))
-    if not asyncio.run(probing.run(every, create_topic=create_topic)):
+    if every is None:
+        probing = _Probing(settings_of(ctx), within, wants_json(ctx))
+        fine = asyncio.run(probing.once(create_topic=create_topic))
+    else:
+        with logged():
+            probing = _Probing(_service_settings(ctx), within, wants_json(ctx))
+            fine = asyncio.run(probing.repeat(every, create_topic=create_topic))
+    if not fine:
         raise Found
+
+
+def _service_settings(ctx: click.Context) -> Settings:
+    """Read the settings, go by the processes that run with others, and log from now on."""
+    settings = load_settings(**settings_named(ctx))
+    log_as_service("probe", settings)
+    settings, differing = by_processes(settings)
+    for one in differing:
+        _LOG.warning("settings_differ", said=one.text)
+    return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,36 +88,47 @@ class _Probing:
     within: float
     as_json: bool
 
-    async def run(self, every: float | None, *, create_topic: bool) -> bool:
-        """Send one, or one after the other until told to stop; tell whether the last was fine."""
-        settings = self.settings
-        if create_topic and await create_probe_topic(settings.kafka, settings.flow):
-            click.echo(f"made topic {settings.flow.probe_topic}", err=True)
-        if every is None:
-            probe = await self._send(run_probe)
-            self._show(probe)
-            return probe.ok
-        return await self._repeat(every)
+    async def once(self, *, create_topic: bool) -> bool:
+        """Send one; tell whether it came through."""
+        if create_topic and await self._made_topic():
+            click.echo(f"made topic {self.settings.flow.probe_topic}", err=True)
+        probe = await self._send(run_probe)
+        self._show(probe)
+        return probe.ok
 
-    async def _repeat(self, every: float) -> bool:
+    async def repeat(self, every: float, *, create_topic: bool) -> bool:
+        """Send one after the other until told to stop; tell whether the last was fine."""
+        if create_topic and await self._made_topic():
+            _LOG.info("topic_made", topic=self.settings.flow.probe_topic)
         metrics = Metrics("probe", program_version(), lambda: ExportCounts(0, {}, 0, 0))
         metrics.probe.interval_seconds.set(every)
+        told = _Told()
+        mark = _Mark(every + len(Hop) * self.within + _SLACK_SECONDS)
         async with AsyncExitStack() as stack:
-            await self._serve(stack, metrics)
+            await self._serve(stack, metrics, mark)
             stop = stack.enter_context(stop_on_signals())
             while True:
                 probe = await self._send(probe_or_outage)
+                mark.turn()
                 _count(metrics, probe)
-                self._show(probe)
+                told.tell(probe)
+                if self.as_json:
+                    self._show(probe)
                 if await stopped_within(stop, every):
-                    return probe.ok
+                    break
+        _LOG.info("stopped", kind="probe", reason=stop_reason(stop))
+        return probe.ok
 
-    async def _serve(self, stack: AsyncExitStack, metrics: Metrics) -> None:
+    async def _made_topic(self) -> bool:
+        return await create_probe_topic(self.settings.kafka, self.settings.flow)
+
+    async def _serve(self, stack: AsyncExitStack, metrics: Metrics, mark: _Mark) -> None:
         wanted = self.settings.metrics
         if not wanted.enabled:
             return
-        ready = partial(Health, ok=True, checks={})
-        start = partial(serving, wanted.host, registry=metrics.registry, live=ready, ready=ready)
+        start = partial(
+            serving, wanted.host, registry=metrics.registry, live=mark.health, ready=mark.health
+        )
         port = METRICS_PORT if wanted.port is None else wanted.port
         try:
             found = await stack.enter_async_context(start(port=port))
@@ -99,7 +137,7 @@ class _Probing:
                 raise
             # Nobody asked for that port: a second one on this machine takes another.
             found = await stack.enter_async_context(start(port=0))
-        click.echo(f"metrics on http://{wanted.host}:{found}/metrics", err=True)
+        _LOG.info("listening", host=wanted.host, port=found)
 
     async def _send(self, send: Send) -> Probe:
         settings = self.settings
@@ -113,6 +151,47 @@ class _Probing:
 
     def _show(self, probe: Probe) -> None:
         click.echo(json.dumps(_as_json(probe)) if self.as_json else _line(harmless(probe)))
+
+
+@dataclass(slots=True)
+class _Mark:
+    """Whether canaries are sent at all: each ends, one way or the other, within its time."""
+
+    limit_seconds: float
+    turned_at: float = field(default_factory=time.monotonic)
+
+    def turn(self) -> None:
+        """Note that one has ended."""
+        self.turned_at = time.monotonic()
+
+    def health(self) -> Health:
+        """Say whether the last one ended lately."""
+        since = time.monotonic() - self.turned_at
+        if since <= self.limit_seconds:
+            return Health(ok=True, checks={})
+        return Health(ok=False, checks={"stalled": f"no canary has ended for {since:.0f} s"})
+
+
+@dataclass(slots=True)
+class _Told:
+    """Says what became of the canaries: each change at once, and the same again once a minute."""
+
+    last: str | None = None
+    repeats: Repeats = field(default_factory=Repeats)
+
+    def tell(self, probe: Probe) -> None:
+        """Write a line, if one is due."""
+        result = "ok" if probe.failed_hop is None else probe.failed_hop.value
+        if result != self.last:
+            self.repeats.over(result)
+            self.last = result
+        if not self.repeats.due(result):
+            return
+        fields = {"probe_id": str(probe.probe_id), "seconds": probe.seconds, "said": probe.said}
+        if probe.ok:
+            _LOG.info("canary_came_through", **fields)
+        else:
+            _LOG.warning("canary_stopped", hop=result, **fields)
 
 
 def _count(metrics: Metrics, probe: Probe) -> None:

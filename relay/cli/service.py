@@ -109,6 +109,13 @@ def configure_logs(level: str, log_format: logs.Format) -> None:
     logs.configure(level, log_format, environment=os.environ, always=always)
 
 
+def log_as_service(kind: str, settings: Settings) -> None:
+    """Send this process's logs where the settings say; the first line says with which it starts."""
+    configure_logs(settings.log.level, settings.log.format)
+    config = click.get_current_context().find_root().obj["config"]
+    _LOG.info("starting", kind=kind, settings=settings_with_origin(config))
+
+
 def serve(
     kind: str, settings: Settings, default_port: int, build: Callable[[ServiceContext], Service]
 ) -> None:
@@ -121,12 +128,7 @@ def serve(
         build: makes the service.
     """
     began = time.monotonic()
-    configure_logs(settings.log.level, settings.log.format)
-    _LOG.info(
-        "starting",
-        kind=kind,
-        settings=settings_with_origin(click.get_current_context().find_root().obj["config"]),
-    )
+    log_as_service(kind, settings)
     name = kind if kind.startswith("relay") else f"relay-{kind}"
     tracing = configure(name, os.environ, version=program_version(), instance_id=instance_name())
     metrics = Metrics(kind, program_version(), tracing.counts)

@@ -6,8 +6,9 @@ import os
 
 import click
 
-from relay.cli.output import own_settings
-from relay.cli.service import ServiceContext, serve
+from relay.cli.output import settings_named
+from relay.cli.service import ServiceContext, logged, serve
+from relay.runtime.settings import load_settings
 from relay.web.people import hashed
 from relay.web.service import WebService
 
@@ -28,10 +29,11 @@ def command(ctx: click.Context, wants_hash: bool) -> None:
     if wants_hash:
         click.echo(hashed(click.prompt("password", hide_input=True, confirmation_prompt=True)))
         return
-    settings = own_settings(ctx)
     config = ctx.find_root().obj["config"]
+    with logged():
+        settings = load_settings(**settings_named(ctx))
 
-    def build(context: ServiceContext) -> WebService:
-        return WebService(settings, context.stop, os.environ, context.metrics, config)
+        def build(context: ServiceContext) -> WebService:
+            return WebService(settings, context.stop, os.environ, context.metrics, config)
 
-    serve("web", settings, METRICS_PORT, build)
+        serve("web", settings, METRICS_PORT, build)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from relay.cli.output import print_json, settings_named, wants_json
-from relay.cli.service import ServiceContext, serve
+from relay.cli.service import ServiceContext, logged, serve
 from relay.cli.with_watchdog import with_watchdog
 from relay.publish.maintenance.duties import maintenance_options
 from relay.publish.options import publish_options
@@ -47,18 +47,23 @@ def command(ctx: click.Context, *, adopts: bool, before: datetime | None, by: st
     Several may run: they share the topics' partitions, and one of them keeps the checkpoint. It
     needs [publisher] kind = "external". SIGTERM drains and ends with 0.
     """
+    if not adopts and (before is not None or by is not None):
+        raise click.UsageError("--before and --by go with --adopt")
+    if adopts:
+        _adopt(ctx, _settings(ctx), before, by or this_person())
+        return
+    with logged():
+        serve("witness", _settings(ctx), METRICS_PORT, with_watchdog(_service))
+
+
+def _settings(ctx: click.Context) -> Settings:
     settings = load_settings(**settings_named(ctx))
     if settings.publisher.kind != "external":
         raise SettingsError(
             'relay witness follows somebody else: set [publisher] kind = "external" '
             "(RELAY_PUBLISHER_KIND) where Debezium, Sequin or a poller of your own publishes"
         )
-    if adopts:
-        _adopt(ctx, settings, before, by or this_person())
-        return
-    if before is not None or by is not None:
-        raise click.UsageError("--before and --by go with --adopt")
-    serve("witness", settings, METRICS_PORT, with_watchdog(_service))
+    return settings
 
 
 def _adopt(ctx: click.Context, settings: Settings, before: datetime | None, who: str) -> None:

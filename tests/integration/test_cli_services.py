@@ -209,6 +209,36 @@ async def test_a_port_that_was_asked_for_and_is_taken_is_an_error(
     assert "RELAY_METRICS_PORT" in second.stderr
 
 
+@pytest.mark.parametrize(
+    "command", ["run", "confirm", "witness", "watchdog", "web", "probe --every 1"]
+)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"RELAY_METRICS_HOST": "192.0.2.1"}, "cannot listen on 192.0.2.1:0"),
+        ({"RELAY_WATCH_ROUND_SECONDS": "soon"}, "RELAY_WATCH_ROUND_SECONDS"),
+    ],
+)
+async def test_the_last_words_of_every_service_are_json_too(
+    relay_process: StartRelay,
+    environment: dict[str, str],
+    database: str,
+    command: str,
+    wrong: dict[str, str],
+    said: str,
+) -> None:
+    """A setting that says nothing, and an address that is not this machine's."""
+    env = {**environment, "RELAY_WEB_PORT": "0", **wrong}
+    if command == "witness":
+        env["RELAY_PUBLISHER_KIND"] = "external"
+    process = relay_process(*command.split(), env=env)
+    assert process.wait(40) == 1
+    lines = [json.loads(line) for line in process.stderr.splitlines()]
+    assert lines[-1]["message"] == "fatal"
+    assert said in lines[-1]["error"]
+    assert process.stdout == ""
+
+
 @pytest.mark.parametrize("command", ["run", "confirm"])
 async def test_a_schema_that_is_not_there_is_an_error_at_start(
     relay_process: StartRelay,

@@ -202,9 +202,12 @@ async def test_every_so_often_with_metrics_until_told_to_stop(
     env = services | {"RELAY_METRICS_ENABLED": "true", "RELAY_METRICS_PORT": "0"}
     probing = relay_process("probe", "--create-topic", "--every", "1", "--within", "3", env=env)
 
+    def said(event):
+        lines = [json.loads(line) for line in probing.stderr.splitlines()]
+        return [line for line in lines if line["message"] == event]
+
     def port():
-        found = [line for line in probing.stderr.splitlines() if line.startswith("metrics on ")]
-        return found and found[0].rsplit(":", 1)[1].removesuffix("/metrics")
+        return next((line["port"] for line in said("listening")), None)
 
     where = await eventually(port)
 
@@ -218,5 +221,16 @@ async def test_every_so_often_with_metrics_until_told_to_stop(
     assert float(found["relay_probe_last_ok_timestamp_seconds"]) > 0
     # An outage ends no probing: it is what it is there to tell.
     relay.kill()
-    await eventually(lambda: counted("publish", 1), 40)
+    # The first may have come before the relay was at work.
+    found = await asyncio.to_thread(scraped, where)
+    before = float(found['relay_probe_runs_total{result="publish"}'])
+    await eventually(lambda: counted("publish", before + 2), 40)
     assert probing.terminate() == 3
+    # Every line is JSON: the first and the last, and what became of the canaries, once a change.
+    assert said("starting")[0]["settings"]["metrics.port"]["from"] == "RELAY_METRICS_PORT"
+    results = [json.loads(line) for line in probing.stderr.splitlines() if '"canary_' in line]
+    events = [line["message"] for line in results]
+    assert events[-2:] == ["canary_came_through", "canary_stopped"]
+    assert (results[-1]["hop"], results[-1]["level"]) == ("publish", "warning")
+    assert said("stopped")[0]["reason"] == "SIGTERM"
+    assert probing.stdout == ""
