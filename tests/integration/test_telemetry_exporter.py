@@ -40,13 +40,19 @@ QUICK = Backoff(first_seconds=0.01, cap_seconds=0.05)
 ENCODER = SpanEncoder(Origin({"service.name": "test"}), "send", SpanKind.CLIENT, {})
 
 
-def batch(spans: int = 1, padding: int = 10) -> SpanBatch:
-    [made] = ENCODER.encode(
-        identities=[b"t" * 16 + b"\x12\x08" + b"s" * 8] * spans,
-        order_ids=[b"x" * padding] * spans,
-        started_ns=1,
-        ended_ns=2,
+def batches(spans: int, padding: int = 10) -> list[SpanBatch]:
+    return list(
+        ENCODER.encode(
+            identities=[b"t" * 16 + b"\x12\x08" + b"s" * 8] * spans,
+            order_ids=[b"x" * padding] * spans,
+            started_ns=1,
+            ended_ns=2,
+        )
     )
+
+
+def batch(spans: int = 1, padding: int = 10) -> SpanBatch:
+    [made] = batches(spans, padding)
     return made
 
 
@@ -502,7 +508,8 @@ def test_grpc_takes_the_same_bytes(grpc_collector: tuple[GrpcCollector, ExportSe
     collector, settings = grpc_collector
     collector.codes = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
     with exporting(settings) as exporter:
-        exporter.offer(batch(1500))
+        for page in batches(1500):
+            exporter.offer(page)
         wait_until(lambda: exporter.counts().exported == 1500)
         assert exporter.counts().dropped == {}
         collector.codes = [grpc.StatusCode.INVALID_ARGUMENT]
