@@ -119,8 +119,8 @@ async def _compared(
         for row in rows
     )
     timed = [
-        (_process_seconds(chosen[row["place"]], row["published_at"]), parse(row["traceparent"]))
-        for row in rows
+        (_process_seconds(one, row["published_at"]), parse(one.traceparent))
+        for row, one in ((row, chosen[row["place"]]) for row in rows)
         if row["published_at"] is not None
     ]
     examples = ((took, of.trace_id) for took, of in timed if of is not None and of.sampled)
