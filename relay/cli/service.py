@@ -21,6 +21,7 @@ import uvloop
 
 from relay.cli.errors import FAILURE, Found, as_data
 from relay.runtime.heartbeat import stop_reason
+from relay.runtime.memory import share_freed_memory
 from relay.runtime.process import instance_name, program_version
 from relay.runtime.settings import Settings
 from relay.runtime.settings_model import MetricsSettings
@@ -128,6 +129,7 @@ def serve(
         build: makes the service.
     """
     began = time.monotonic()
+    share_freed_memory()
     log_as_service(kind, settings)
     name = kind if kind.startswith("relay") else f"relay-{kind}"
     tracing = configure(name, os.environ, version=program_version(), instance_id=instance_name())

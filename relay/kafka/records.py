@@ -32,7 +32,7 @@ from relay.kafka.inflate import (
     inflated,
 )
 from relay.kafka.poll_limit import BoundedResult
-from relay.kafka.record_guard import pieces
+from relay.kafka.record_guard import may_have_too_many_headers, pieces
 from relay.kafka.unreadable import Fault, PartialBytes, StandIn
 
 # Base offset, length of what follows, leader epoch (v0, v1: CRC), magic.
@@ -250,9 +250,9 @@ class _Batch:
             yield from self._rest(last, error)
 
     def _records(self) -> Iterator[Any]:
-        if len(self._whole) <= _LARGE_BYTES:
-            return decoded(self._batch, self._whole)
-        return self._by_pieces()
+        if len(self._whole) > _LARGE_BYTES or may_have_too_many_headers(self._whole):
+            return self._by_pieces()
+        return decoded(self._batch, self._whole)
 
     def _by_pieces(self) -> Iterator[Any]:
         for piece in pieces(self._whole):
