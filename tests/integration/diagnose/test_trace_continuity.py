@@ -79,8 +79,7 @@ async def test_the_consumer_counts_a_sample(wiring: Wiring) -> None:
 
     def counted() -> bool:
         with urllib.request.urlopen(f"http://127.0.0.1:{where}/metrics", timeout=5) as answered:
-            return 'relay_trace_continuity_total{result="return_other"} 1.0' in (
-                answered.read().decode()
-            )
+            sample = 'relay_trace_continuity_total{flow="orders",result="return_other"} 1.0'
+            return sample in answered.read().decode()
 
     await wiring.eventually(lambda: asyncio.to_thread(counted), 40)
