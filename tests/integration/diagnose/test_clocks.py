@@ -111,12 +111,12 @@ async def test_a_timestamp_without_zone_in_another_zone(wiring) -> None:
 
 @pytest.fixture
 async def many(pg):
-    """Orders in flight, and a month of returned ones, with the index that `relay check` names."""
+    """Orders of more than a day, whatever hour it is, with the index that `relay check` names."""
     await pg.execute(
         """INSERT INTO orders (order_id, customer_id, items, total, currency, status, submitted_at)
            SELECT gen_random_uuid(), 'c', '[]', 1, 'EUR',
                   CASE WHEN g % 100 = 0 THEN 'submitted' ELSE 'confirmed' END,
-                  now() - make_interval(secs => 0.2 * g)
+                  now() - make_interval(secs => 0.5 * g)
              FROM generate_series(1, 200000) AS g"""
     )
     await pg.execute(
