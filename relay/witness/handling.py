@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -23,9 +23,9 @@ from relay.kafka.consumer.partitions import LogBounds, Start
 from relay.kafka.partition import Partition
 from relay.witness.batch import Batch, Place, read_batch
 from relay.witness.ledger import (
+    LateRows,
     dropped_until,
     forget_known,
-    look_again,
     prove,
     rows_of,
     set_aside,
@@ -50,6 +50,10 @@ class TopicWitness:
     options: WitnessOptions
     report: Report
     test_point: TestPoint = nothing
+    late_rows: LateRows = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.late_rows = LateRows(self.topic)
 
     def trim(self, record: Any) -> Any:
         """Return a record without a large value; its hash tells it from another all the same."""
@@ -109,8 +113,8 @@ class TopicWitness:
 
     async def idle(self, _owned: Collection[Partition]) -> float:
         """Match records whose rows became visible since; return when to be asked again."""
-        matched = await look_again(self.connections[0], self.topic)
+        matched = await self.late_rows.match(self.connections[0])
         if matched:
             await self.test_point("matched_late")
-        self.report.matched_late(matched or 0)
+        self.report.matched_late(matched)
         return _AGAIN_SECONDS

@@ -7,6 +7,7 @@ in the caller's transaction, with the offsets.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -24,10 +25,14 @@ _AROUND: Final = timedelta(days=1)
 # The largest row that anybody writes into the ledger, in records.
 _REACH: Final = 10_000
 
+# LATERAL and OFFSET 0: row by row, by the event's index. A partition that began at midnight has no
+# statistics; without this its rows of the time would be read once for each record of a batch.
 _NEAR: Final = """
 SELECT array_agg(r.n), array_agg(o.id)
   FROM unnest($1::text::uuid[]) WITH ORDINALITY AS r (event_id, n)
-  JOIN relay.outbox AS o ON o.event_id = r.event_id AND o.created_at >= $2 AND o.created_at < $3
+ CROSS JOIN LATERAL (SELECT id FROM relay.outbox AS o
+                      WHERE o.event_id = r.event_id AND o.created_at >= $2 AND o.created_at < $3
+                     OFFSET 0) AS o
 """
 _EVERYWHERE: Final = """
 SELECT array_agg(r.n), array_agg(o.id)
@@ -65,14 +70,20 @@ SELECT $1, u.partition, u.record_offset, $2, u.event_id, u.record_key, to_timest
     AS u (partition, record_offset, event_id, record_key, at, reason)
 ON CONFLICT DO NOTHING
 """
-# Several witnesses look at once; each takes what no other has locked.
+# Several witnesses look at once; each takes what no other has locked. One look is bounded, and the
+# next goes on behind it: records whose rows never come keep no other waiting. `id + 0`: an event's
+# smallest id is to be had by the index of events; by that of ids, a table without statistics would
+# be read from its beginning, once for each record.
 _RETRY: Final = """
 WITH due AS (
-    SELECT topic, partition, record_offset, recorded_at, event_id FROM relay.unmatched_record
-     WHERE topic = $2 AND retry_until > clock_timestamp()
-     ORDER BY partition, record_offset LIMIT 5000 FOR UPDATE SKIP LOCKED
+    SELECT topic, partition, record_offset, recorded_at, event_id, retry_until
+      FROM relay.unmatched_record
+     WHERE topic = $2 AND retry_until > statement_timestamp()
+       AND (retry_until, partition, record_offset) > ($3::timestamptz, $4::int, $5::bigint)
+     ORDER BY retry_until, partition, record_offset LIMIT $6 FOR UPDATE SKIP LOCKED
 ), found AS (
-    SELECT due.*, (SELECT min(o.id) FROM relay.outbox AS o WHERE o.event_id = due.event_id) AS id
+    SELECT due.*, (SELECT min(o.id + 0) FROM relay.outbox AS o
+                    WHERE o.event_id = due.event_id) AS id
       FROM due
 ), matched AS (
     DELETE FROM relay.unmatched_record AS u USING found AS f
@@ -80,17 +91,19 @@ WITH due AS (
        AND (u.topic, u.partition, u.record_offset, u.recorded_at)
          = (f.topic, f.partition, f.record_offset, f.recorded_at)
 )
-INSERT INTO relay.delivery_ledger
-       (shard, epoch, topic, partition, base_offset, record_count, outbox_ids, id_range,
-        published_at)
-SELECT 0, $1, topic, partition, record_offset, 1, ARRAY[id], int8range(id, id, '[]'),
-       least(recorded_at, clock_timestamp())
-  FROM found WHERE id IS NOT NULL
+, proven AS (
+    INSERT INTO relay.delivery_ledger
+           (shard, epoch, topic, partition, base_offset, record_count, outbox_ids, id_range,
+            published_at)
+    SELECT 0, $1, topic, partition, record_offset, 1, ARRAY[id], int8range(id, id, '[]'),
+           least(recorded_at, clock_timestamp())
+      FROM found WHERE id IS NOT NULL
+)
+SELECT *, count(*) OVER () AS looked_at, count(id) OVER () AS matched
+  FROM found ORDER BY retry_until DESC, partition DESC, record_offset DESC LIMIT 1
 """
-_DUE: Final = """
-SELECT EXISTS (SELECT FROM relay.unmatched_record
-                WHERE topic = $1 AND retry_until > clock_timestamp())
-"""
+_FROM_THE_FIRST: Final = (datetime.min.replace(tzinfo=UTC), -1, -1)
+_LOOKED_AT_ONCE: Final = 5000
 
 
 async def forget_known(connection: asyncpg.Connection, topic: str, batch: Batch) -> None:
@@ -189,9 +202,25 @@ async def set_aside(
     )
 
 
-async def look_again(connection: asyncpg.Connection, topic: str) -> int | None:
-    """Match records whose rows have come since; return how many, None: none is waited for."""
-    if not await connection.fetchval(_DUE, topic):
-        return None
-    done: str = await connection.execute(_RETRY, WITNESSED_EPOCH, topic)
-    return int(done.rpartition(" ")[2])
+@dataclass(slots=True)
+class LateRows:
+    """Records that were there before their rows; each look is bounded, and goes on behind the last.
+
+    Attributes:
+        limit: how many records one look takes at most.
+    """
+
+    topic: str
+    limit: int = _LOOKED_AT_ONCE
+    _after: tuple[datetime, int, int] = _FROM_THE_FIRST
+
+    async def match(self, connection: asyncpg.Connection) -> int:
+        """Prove the records whose rows have come since; return how many."""
+        last = await connection.fetchrow(
+            _RETRY, WITNESSED_EPOCH, self.topic, *self._after, self.limit
+        )
+        if last is None or last["looked_at"] < self.limit:
+            self._after = _FROM_THE_FIRST
+        else:
+            self._after = last["retry_until"], last["partition"], last["record_offset"]
+        return 0 if last is None else last["matched"]

@@ -41,7 +41,7 @@ from relay.witness.testpoints import TestPoint, nothing
 log = structlog.get_logger("relay.witness")
 
 CONNECTION_NAME: Final = "relay-witness"
-_SETTINGS: Final = {
+SESSION_SETTINGS: Final = {
     # A batch's rows are named one by one: a plan by their index, whatever the statistics say.
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
@@ -204,7 +204,7 @@ class WitnessService(RecordedService):
             self.dsn,
             CONNECTION_NAME,
             command_timeout_seconds=self.options.statement_seconds,
-            server_settings=_SETTINGS,
+            server_settings=SESSION_SETTINGS,
         )
 
 

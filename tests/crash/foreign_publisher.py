@@ -26,6 +26,10 @@ SELECT l.partition, l.base_offset + u.n - 1 AS record_offset, o.event_id::text
 ASIDE = """
 SELECT partition, record_offset, reason FROM relay.unmatched_record WHERE topic = $1 ORDER BY 1, 2
 """
+SET_ASIDE = """
+SELECT event_id::text AS id FROM relay.unmatched_record
+ WHERE topic = $1 AND event_id = ANY ($2::uuid[])
+"""
 Account = tuple[int, int, str | None]
 
 
@@ -40,6 +44,7 @@ class ForeignPublisher:
     bursts: int = 0
     _stopping: bool = False
     _late: list[str] = field(default_factory=list)
+    _awaited: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         settings = {"bootstrap.servers": self.bootstrap_servers, "linger.ms": 2}
@@ -48,9 +53,14 @@ class ForeignPublisher:
         self._atomic.init_transactions(60)
 
     async def burst(self) -> None:
-        """Send one of everything."""
+        """Send one of everything; two records go before their rows.
+
+        Of one the row follows with the next burst, of the other when its record was set aside.
+        """
         ids = [str(uuid.uuid4()) for _ in range(ROWS)]
-        late, self._late = self._late, ids[-2:]
+        aside = {row["id"] for row in await self.pg.fetch(SET_ASIDE, self.topic, self._awaited)}
+        late = [*self._late, *aside]
+        self._late, self._awaited = [ids[-2]], [*(set(self._awaited) - aside), ids[-1]]
         await self.pg.execute(INSERT, ids[:-2] + late)
         self.rows += ROWS - 2 + len(late)
         await asyncio.to_thread(self._send, ids)
@@ -58,9 +68,10 @@ class ForeignPublisher:
 
     async def finish(self) -> None:
         """Let the rows become visible whose records are there already."""
-        await self.pg.execute(INSERT, self._late)
-        self.rows += len(self._late)
-        self._late = []
+        late = [*self._late, *self._awaited]
+        await self.pg.execute(INSERT, late)
+        self.rows += len(late)
+        self._late, self._awaited = [], []
 
     def _send(self, ids: Sequence[str]) -> None:
         plain, atomic = ids[::2], ids[1::2]

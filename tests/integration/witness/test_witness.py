@@ -11,6 +11,7 @@ from relay.publish.service import RelayService
 from relay.repair.adoption import adopt
 from relay.repair.take_over import TooMuchUnprovenError, UnreadRecordsError, take_over
 from relay.runtime.publisher_record import ExternalPublisherError, PublisherActiveError
+from relay.witness.ledger import LateRows
 
 
 def places(entries: list[asyncpg.Record]) -> set[tuple[int, int]]:
@@ -58,6 +59,27 @@ async def test_each_record_is_proof_once_and_the_checkpoint_leaves_out_what_has_
     await lab.until(followed)
     await witness.stop()
     assert lost[0] not in await lab.handed_over()
+
+
+async def test_records_whose_rows_never_come_keep_no_other_waiting(lab: Any) -> None:
+    await lab.pg.execute(
+        "INSERT INTO relay.unmatched_record (topic, partition, record_offset, event_id,"
+        " recorded_at, reason, retry_until)"
+        " SELECT $1, 0, n, gen_random_uuid(), now(), 'no_row', now() + '1 hour'"
+        " FROM generate_series(1, 5) AS n",
+        lab.topic,
+    )
+    await lab.pg.execute(
+        "INSERT INTO relay.outbox (event_id, aggregate_type, aggregate_id, event_type, payload)"
+        " SELECT event_id, 'order', 'late', 'order.placed', '{}' FROM relay.unmatched_record"
+        " WHERE record_offset = 5"
+    )
+    late_rows = LateRows(lab.topic, limit=2)
+    assert [await late_rows.match(lab.pg) for _ in range(3)] == [0, 0, 1]
+    (entry,) = await lab.pg.fetch("SELECT topic, base_offset FROM relay.delivery_ledger")
+    assert tuple(entry) == (lab.topic, 5)
+    assert [await late_rows.match(lab.pg) for _ in range(4)] == [0, 0, 0, 0]
+    assert len(await unmatched(lab)) == 4
 
 
 async def test_a_relay_is_refused_and_takes_over_exactly_what_has_no_record(lab: Any) -> None:
