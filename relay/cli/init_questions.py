@@ -42,7 +42,8 @@ def decide(dsn: str | None, asked: Asked) -> Decisions:
     tables = asyncio.run(look(dsn))
     orders = _orders(tables, asked)
     vocabulary = _vocabulary(dsn, orders, asked)
-    _show(orders, vocabulary)
+    source = click.get_current_context().get_parameter_source("time_zone")
+    _show(orders, vocabulary, zone_is_said=source is not click.core.ParameterSource.DEFAULT)
     event_types = _event_types(dsn, tables, asked)
     return Decisions(
         orders=orders,
@@ -68,7 +69,8 @@ def _orders(tables: Sequence[TableSeen], asked: Asked) -> OrdersProposal:
     given = asked.given
     named = given["table"]
     if asked.asks and named is None:
-        click.echo("tables: " + ", ".join(printable(one.name) for one in tables), err=True)
+        seen = [printable(one.name) for one in tables if not one.is_view]
+        click.echo("tables: " + ", ".join(seen), err=True)
         try:
             proposed = choose_table(tables, None).name
         except ValueError:
@@ -145,7 +147,7 @@ def _event_types(dsn: str | None, tables: Sequence[TableSeen], asked: Asked) -> 
     return [*said, *(one for one in seen if one not in said)]
 
 
-def _show(orders: OrdersProposal, vocabulary: Vocabulary) -> None:
+def _show(orders: OrdersProposal, vocabulary: Vocabulary, *, zone_is_said: bool) -> None:
     table, steps = orders.table, vocabulary.steps
     lines = (
         f"orders: {table.name}, id {orders.key.name} ({orders.key.type_name}),"
@@ -156,7 +158,7 @@ def _show(orders: OrdersProposal, vocabulary: Vocabulary) -> None:
     )
     for line in lines:
         click.echo(printable(line), err=True)
-    if not orders.time_has_zone:
+    if not orders.time_has_zone and not zone_is_said:
         click.echo(
             f"{orders.submitted_at.name} has no time zone: say whose time it is with --time-zone"
             " (UTC else)",

@@ -46,22 +46,31 @@ class MirrorTrigger:
 
 
 @dataclass(frozen=True, slots=True)
+class Index:
+    """An index, as it is made, and its name, quoted."""
+
+    create: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What is to be done to the database.
 
     Attributes:
         statements: GRANTs, and the trigger's, in one transaction.
-        index: made on its own; None: there is one, or the table takes none.
+        indexes: made one by one, without stopping writers; none: there is one, or the table takes
+            none.
     """
 
     statements: tuple[str, ...]
-    index: str | None
+    indexes: tuple[Index, ...]
 
     def as_script(self) -> str:
         """Return it for a client, after `relay migrate`."""
         inside = "\n".join(self.statements)
         parts = [f"BEGIN;\n{inside}\nCOMMIT;\n"] if self.statements else []
-        return "\n".join([*parts, *([f"{self.index};\n"] if self.index else [])])
+        return "\n".join([*parts, *(f"{one.create};\n" for one in self.indexes)])
 
 
 async def look(dsn: str | None) -> list[TableSeen]:
@@ -119,7 +128,7 @@ async def make_plan(
                 connection, trigger.table, trigger.columns, content_type=trigger.content_type
             )
             found.append(statements)
-        return Plan(tuple(found), await _index(connection, flow))
+        return Plan(tuple(found), await _indexes(connection, flow))
     finally:
         await connection.close()
 
@@ -152,7 +161,7 @@ async def _memberships(connection: asyncpg.Connection, logins: Logins) -> list[s
 
 # As `relay check` looks for it: orders that wait, by time.
 _INDEXED: Final = """
-SELECT c.relkind = 'r' AND NOT EXISTS (
+SELECT c.relkind IN ('r', 'p') AND NOT EXISTS (
     SELECT FROM pg_catalog.pg_index i
       JOIN pg_catalog.pg_attribute t ON t.attrelid = c.oid AND t.attname = $2
       JOIN pg_catalog.pg_attribute s ON s.attrelid = c.oid AND s.attname = $3
@@ -166,28 +175,49 @@ SELECT string_agg(pg_catalog.quote_literal(w), ', ' ORDER BY w) FROM pg_catalog.
 """
 
 
-_QUALIFIED: Final = """
-SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE c.oid = pg_catalog.to_regclass($1)
+# The partitions that hold rows, and the table above them last: it then takes the indexes that are
+# there, in a moment, where PostgreSQL makes none of a partitioned table without stopping writers.
+_RELATIONS: Final = """
+SELECT pg_catalog.quote_ident(n.nspname) AS schema, pg_catalog.quote_ident(c.relname) AS name,
+       pg_catalog.quote_ident(pg_catalog.left(c.relname, 43) || '_awaits_return') AS index,
+       c.relkind = 'r' AS has_rows
+  FROM (SELECT relid, level FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass($1))
+         UNION SELECT pg_catalog.to_regclass($1), 0) AS t
+  JOIN pg_catalog.pg_class c ON c.oid = t.relid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' OR t.level = 0
+ ORDER BY t.level DESC, 1, 2
 """
 
 
-async def _index(connection: asyncpg.Connection, flow: Flow) -> str | None:
+_UNFINISHED: Final = """
+SELECT true FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+ WHERE i.indexrelid = pg_catalog.to_regclass($1) AND NOT i.indisvalid AND c.relkind = 'i'
+"""
+
+
+async def _indexes(connection: asyncpg.Connection, flow: Flow) -> tuple[Index, ...]:
     names = flow.orders_columns
     assert names is not None
     table = await orders_table(connection, flow)
-    name = await connection.fetchval(_QUALIFIED, names.table)
     wanted = await connection.fetchval(
         _INDEXED, names.table, names.submitted_at_column, names.status_column
     )
     if not wanted:
-        return None
+        return ()
     final = await connection.fetchval(_LITERALS, sorted(flow.ended_statuses))
-    return (
-        f"CREATE INDEX CONCURRENTLY ON {name} ({table.submitted.name})"
-        f" WHERE {table.status} NOT IN ({final})"
-    )
+    of = f"({table.submitted.name}) WHERE {table.status} NOT IN ({final})"
+    found = []
+    for row in await connection.fetch(_RELATIONS, names.table):
+        how = " CONCURRENTLY" if row["has_rows"] else ""
+        found.append(
+            Index(
+                f"CREATE INDEX{how} IF NOT EXISTS {row['index']}"
+                f" ON {row['schema']}.{row['name']} {of}",
+                f"{row['schema']}.{row['index']}",
+            )
+        )
+    return tuple(found)
 
 
 async def apply_to_database(dsn: str | None, plan: Plan) -> tuple[str, ...]:
@@ -204,11 +234,26 @@ async def apply_to_database(dsn: str | None, plan: Plan) -> tuple[str, ...]:
         async with connection.transaction():
             for statement in plan.statements:
                 await connection.execute(statement)
-        if plan.index is not None:
-            await connection.execute(plan.index, timeout=None)
+        for index in plan.indexes:
+            await _make(connection, index)
     finally:
         await connection.close()
     return report.applied
+
+
+async def _make(connection: asyncpg.Connection, index: Index) -> None:
+    """Make it; what a failure leaves of one is of no use, and would cost every writer."""
+    try:
+        await _drop_unfinished(connection, index)  # of a process that was killed
+        await connection.execute(index.create, timeout=None)
+    except asyncpg.PostgresError:
+        await _drop_unfinished(connection, index)
+        raise
+
+
+async def _drop_unfinished(connection: asyncpg.Connection, index: Index) -> None:
+    if await connection.fetchval(_UNFINISHED, index.name):
+        await connection.execute(f"DROP INDEX CONCURRENTLY {index.name}", timeout=None)
 
 
 async def make_flow_topics(

@@ -16,7 +16,8 @@ from typing import Final
 import asyncpg
 
 from relay.orders.catalog import orders_table
-from relay.runtime.flow import Flow
+from relay.runtime.flow import ApplyColumns, Flow
+from relay.runtime.printable import printable
 
 PAYLOAD_ARGUMENTS: Final = ("text",)
 """What a payload function takes: the order's id."""
@@ -90,11 +91,15 @@ async def order_trigger_sql(
         raise TriggerError("neither new orders nor a change of status would write an event")
     table = await orders_table(connection, flow)
     found = await connection.fetchrow(_QUOTED, names.table)
+    warning = await _moving_rows(connection, names)
     function = f"{found['schema']}.{found['function']}"
-    head, payload = await _payload(connection, names.table, found, table.id_of("o"), wanted)
+    # By the key's own type, so that its index serves.
+    by_key = f"o.{table.key} = {table.as_key('order_id')}"
+    head, payload = await _payload(connection, names.table, found, by_key, wanted)
     aggregate = await connection.fetchval(_LITERAL, flow.aggregate_type)
     parts = [
         "SET LOCAL lock_timeout = '3s';  -- orders are not to queue behind this\n",
+        *warning,
         head,
         _FUNCTION.format(
             function=function,
@@ -119,6 +124,43 @@ async def order_trigger_sql(
             await _trigger(connection, found, function, status, "UPDATE", when, event_type)
         )
     return "\n".join(parts)
+
+
+# What a partitioned table, and each partition that is divided again, is divided by.
+_DIVIDED_BY: Final = """
+SELECT DISTINCT coalesce(a.attname::text, pg_catalog.pg_get_partkeydef(p.partrelid)) AS by,
+       a.attname IS NULL AS is_expression
+  FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass($1)) AS t
+  JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = t.relid
+ CROSS JOIN LATERAL pg_catalog.unnest(p.partattrs::int2[]) AS k (num)
+  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.num
+ ORDER BY 1
+"""
+
+
+async def _moving_rows(connection: asyncpg.Connection, names: ApplyColumns) -> list[str]:
+    """Return what is to be known where rows may change their partition: they fire as new ones do.
+
+    Raises:
+        TriggerError: the table is divided by status: each change would write the event again.
+    """
+    said = []
+    for row in await connection.fetch(_DIVIDED_BY, names.table):
+        by = row["by"]
+        if by == names.status_column or (row["is_expression"] and names.status_column in by):
+            raise TriggerError(
+                f"{names.table} is divided by {by}: an order that changes its status moves to"
+                " another partition, and PostgreSQL fires the triggers of a new row: its event"
+                " would be written again. Write the event in the order service"
+                " (docs/order-service.md)"
+            )
+        if by not in {names.key_column, names.submitted_at_column}:
+            said.append(
+                f"-- The table is divided by {printable(by)}. An UPDATE that changes it moves the"
+                " order to another\n-- partition, which fires as a new order: its event is written"
+                " again.\n"
+            )
+    return said
 
 
 _FUNCTION: Final = """\
@@ -174,7 +216,7 @@ async def _payload(
     connection: asyncpg.Connection,
     table: str,
     found: asyncpg.Record,
-    id_text: str,
+    by_key: str,
     wanted: OrderTrigger,
 ) -> tuple[str, str]:
     """Return the statement that makes the payload function (or nothing), and its name."""
@@ -193,7 +235,7 @@ async def _payload(
         for row in (columns[name] for name in wanted.payload_columns)
     )
     name = f"{found['schema']}.{found['payload_function']}"
-    made = _MADE.format(name=name, fields=fields, table=found["name"], id=id_text)
+    made = _MADE.format(name=name, fields=fields, table=found["name"], condition=by_key)
     return made, name
 
 
@@ -203,7 +245,7 @@ _MADE: Final = """\
 CREATE OR REPLACE FUNCTION {name}(order_id text) RETURNS json LANGUAGE sql STABLE AS $relay$
     SELECT json_build_object(
         {fields})
-      FROM {table} o WHERE {id} = order_id
+      FROM {table} o WHERE {condition}
 $relay$;
 """
 

@@ -76,11 +76,14 @@ def choose_table(tables: Sequence[TableSeen], named: str | None) -> TableSeen:
     if named is not None:
         alike = [one for one in tables if named in (one.name, one.bare_name) or _bare(one) == named]
         if len(alike) != 1:
+            parts = any(one.divided_by for one in tables)
             raise UnclearTableError(
                 f"--table {named}: there is {'more than one' if alike else 'no such table'};"
                 f" there are {_listed(one.name for one in tables)}"
+                + (" (a partition goes by the name of its table)" if parts else "")
             )
         return alike[0]
+    tables = [one for one in tables if not one.is_view]
     ranked = sorted(((likelihood(one), one.name, one) for one in tables), reverse=True)
     likely = [one for score, _, one in ranked if score > 0 and score == ranked[0][0]]
     if len(likely) == 1:
@@ -147,15 +150,37 @@ def propose_orders(
 def _key(table: TableSeen, name: str | None) -> ColumnSeen:
     column = _named(table, "--key", name or table.key)
     if column is None:
-        raise _unclear(table, "an order's id", "--key", "uuid, a whole number or text")
+        raise _no_key(table)
     if column.type_name not in _KEY_TYPES:
         raise UnclearTableError(
             f"--key {column.name}: it is of type {column.type_name};"
             " uuid, a whole number or text is needed"
         )
-    if column.name != table.key and not column.is_unique:
-        raise UnclearTableError(f"--key {column.name}: no unique index is on it alone")
+    if column.name != table.key and not column.is_unique and not table.is_view:
+        raise UnclearTableError(
+            f"--key {column.name}: no unique index is on it alone. Where its values are unique:"
+            f" CREATE UNIQUE INDEX CONCURRENTLY ON {table.name} ({column.quoted})"
+        )
     return column
+
+
+def _no_key(table: TableSeen) -> UnclearTableError:
+    if len(table.primary_key) > 1:
+        columns = [table.column(name) for name in table.primary_key]
+        names = [one.quoted for one in columns if one is not None]
+        made = " || '-' || ".join(f"{name}::text" for name in names)
+        return UnclearTableError(
+            f"the primary key of {table.name} is ({_listed(names)}): an event names its order by"
+            " one value. Say --key with a column that is unique alone, or make one (the table is"
+            f" rewritten): ALTER TABLE {table.name} ADD COLUMN order_key text GENERATED ALWAYS AS"
+            f" ({made}) STORED, ADD UNIQUE ({_listed(['order_key', *table.divided_by])});"
+            " then: --key order_key"
+        )
+    what = "is a view" if table.is_view else "has no primary key"
+    return UnclearTableError(
+        f"{table.name} {what}: which column holds an order's id (uuid, a whole number or text)?"
+        f" Say it with --key; it has {_listed(one.name for one in table.columns)}"
+    )
 
 
 def _named(table: TableSeen, option: str, name: str | None) -> ColumnSeen | None:

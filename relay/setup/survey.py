@@ -6,6 +6,8 @@ writes nothing. Names come back quoted by the server, as `to_regclass` takes the
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +28,8 @@ class ColumnSeen:
         kind: S text, N number, D time, E enum, U and others: PostgreSQL's category of the type.
         default: the literal text of the default, as `new`; None: there is none, or no literal.
         labels: of an enum, in its order.
-        is_unique: a unique index is on it alone.
+        is_unique: a unique index is on it alone; in a partitioned table beside the columns that it
+            is divided by, which PostgreSQL demands in each unique index.
     """
 
     name: str
@@ -40,16 +43,20 @@ class ColumnSeen:
 
 @dataclass(frozen=True, slots=True)
 class TableSeen:
-    """A table.
+    """A table, or a view.
 
     Attributes:
         name: schema.table, quoted where it must be.
         bare_name: the table's own name, not quoted.
-        key: the column of its primary key, when it has one of one column.
+        key: the column of its primary key, when it has one of one column; columns that a
+            partitioned table is divided by, which PostgreSQL demands in it, do not count.
         rows: the planner's estimate; -1: never counted.
         references: how many foreign keys of other tables point to it.
         owner: the role, and whether it can log in and is no superuser.
         checks: its CHECK constraints.
+        primary_key: all its columns.
+        divided_by: the columns that a partitioned table is divided by.
+        is_view: rows are another table's; only one that is named is looked at.
     """
 
     name: str
@@ -61,6 +68,9 @@ class TableSeen:
     owner_is_login: bool
     columns: tuple[ColumnSeen, ...]
     checks: tuple[str, ...]
+    primary_key: tuple[str, ...] = ()
+    divided_by: tuple[str, ...] = ()
+    is_view: bool = False
 
     def column(self, name: str) -> ColumnSeen | None:
         """Find a column by its name."""
@@ -73,15 +83,32 @@ SELECT c.oid, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident
        pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
        (SELECT r.rolcanlogin AND NOT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = c.relowner)
            AS owner_is_login,
-       (SELECT a.attname::text FROM pg_catalog.pg_index i
-          JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
-         WHERE i.indrelid = c.oid AND i.indisprimary AND i.indnkeyatts = 1) AS key,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index i
+              CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (num, at)
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num
+              WHERE i.indrelid = c.oid AND i.indisprimary AND k.at <= i.indnkeyatts
+              ORDER BY k.at) AS primary_key,
+       -- A partition may be divided again.
+       ARRAY(SELECT DISTINCT a.attname::text FROM pg_catalog.pg_partition_tree(c.oid) t
+               JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = t.relid
+               JOIN pg_catalog.pg_attribute a
+                 ON a.attrelid = p.partrelid AND a.attnum = ANY (p.partattrs::int2[])
+             ) AS divided_by,
+       ARRAY(SELECT pg_catalog.array_to_json(ARRAY(
+                        SELECT a.attname::text
+                          FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (num, at)
+                          JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num
+                         WHERE k.at <= i.indnkeyatts ORDER BY k.at))::text
+               FROM pg_catalog.pg_index i
+              WHERE i.indrelid = c.oid AND i.indisunique AND i.indpred IS NULL
+                AND i.indexprs IS NULL) AS unique_indexes,
+       c.relkind = 'v' AS is_view,
        (SELECT count(DISTINCT f.conrelid)::int FROM pg_catalog.pg_constraint f
          WHERE f.confrelid = c.oid AND f.contype = 'f' AND f.conrelid <> c.oid) AS references,
        ARRAY(SELECT pg_catalog.pg_get_constraintdef(k.oid) FROM pg_catalog.pg_constraint k
               WHERE k.conrelid = c.oid AND k.contype = 'c') AS checks
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+ WHERE c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
    AND n.nspname NOT IN ('relay', 'information_schema') AND n.nspname !~ '^pg_'
  ORDER BY name
 """
@@ -100,10 +127,7 @@ SELECT s.attrelid AS oid, a.attname::text AS name, pg_catalog.quote_ident(a.attn
        (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d
          WHERE d.adrelid = s.attrelid AND d.adnum = s.attnum) AS default,
        ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid
-              ORDER BY e.enumsortorder) AS labels,
-       EXISTS (SELECT FROM pg_catalog.pg_index i
-                WHERE i.indrelid = s.attrelid AND i.indkey[0] = s.attnum AND i.indnkeyatts = 1
-                  AND i.indisunique AND i.indpred IS NULL) AS is_unique
+              ORDER BY e.enumsortorder) AS labels
   FROM types s
   JOIN pg_catalog.pg_type t ON t.oid = s.type AND t.typtype <> 'd'
   JOIN pg_catalog.pg_attribute a ON a.attrelid = s.attrelid AND a.attnum = s.attnum
@@ -115,25 +139,45 @@ async def tables(connection: asyncpg.Connection) -> list[TableSeen]:
     """Return the user's tables, in the order of their names."""
     rows = await connection.fetch(_TABLES)
     columns: dict[int, list[ColumnSeen]] = {}
+    unique = {row["oid"]: _unique(row["unique_indexes"], row["divided_by"]) for row in rows}
     for row in await connection.fetch(_COLUMNS, [one["oid"] for one in rows]):
-        columns.setdefault(row["oid"], []).append(_column(row))
+        found = _column(row, is_unique=row["name"] in unique[row["oid"]])
+        columns.setdefault(row["oid"], []).append(found)
     return [
         TableSeen(
             name=row["name"],
             bare_name=row["bare_name"],
-            key=row["key"],
+            key=_key(row["primary_key"], row["divided_by"]),
             rows=row["rows"],
             references=row["references"],
             owner=row["owner"],
             owner_is_login=row["owner_is_login"],
             columns=tuple(columns.get(row["oid"], ())),
             checks=tuple(row["checks"]),
+            primary_key=tuple(row["primary_key"]),
+            divided_by=tuple(row["divided_by"]),
+            is_view=row["is_view"],
         )
         for row in rows
     ]
 
 
-def _column(row: asyncpg.Record) -> ColumnSeen:
+def _unique(indexes: Sequence[str], divided_by: Sequence[str]) -> set[str]:
+    """Return the columns whose values tell rows apart, as far as an index can say so."""
+    found = (json.loads(index) for index in indexes)
+    return {first for first, *others in found if set(others) <= set(divided_by)}
+
+
+def _key(primary_key: Sequence[str], divided_by: Sequence[str]) -> str | None:
+    """Return the one column that tells rows apart; None: it takes several, or there is no key."""
+    if len(primary_key) == 1:
+        return primary_key[0]
+    # An index serves a search by its first column.
+    own = [one for one in primary_key if one not in divided_by]
+    return own[0] if len(own) == 1 and primary_key[0] == own[0] else None
+
+
+def _column(row: asyncpg.Record, *, is_unique: bool) -> ColumnSeen:
     return ColumnSeen(
         row["name"],
         row["quoted"],
@@ -141,7 +185,7 @@ def _column(row: asyncpg.Record) -> ColumnSeen:
         row["kind"],
         _literal(row["default"]),
         tuple(row["labels"]),
-        row["is_unique"],
+        is_unique,
     )
 
 

@@ -102,6 +102,127 @@ def test_without_apply_the_database_stays_as_it_is(init, shop, tmp_path) -> None
     assert json.loads(init("--force", "--json").stdout)["settings"].endswith("relay.toml")
 
 
+PARTITIONED = """
+    CREATE TABLE shop.sales_order (
+        id bigint GENERATED ALWAYS AS IDENTITY, status text NOT NULL DEFAULT 'new',
+        region text, created_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (id, created_at)
+    ) PARTITION BY RANGE (created_at);
+    CREATE TABLE shop.sales_2026 PARTITION OF shop.sales_order
+        FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+    CREATE TABLE shop.sales_rest PARTITION OF shop.sales_order DEFAULT;
+"""
+AWAITING = """
+    SELECT indexrelid::regclass::text FROM pg_index
+     WHERE indisvalid AND indexrelid::regclass::text LIKE '%awaits_return' ORDER BY 1
+"""
+
+
+def test_a_partitioned_table_is_set_up_without_stopping_its_writers(
+    init, shop, topics, relay_command, tmp_path
+) -> None:
+    with psycopg.connect(shop, autocommit=True) as connection:
+        connection.execute(PARTITIONED)
+        # What an index that was interrupted leaves: it is of no use, and costs every writer.
+        connection.execute(
+            "INSERT INTO shop.sales_rest (region, id, created_at) OVERRIDING SYSTEM VALUE"
+            " VALUES ('a', -1, '2001-01-01'), ('a', -2, '2001-01-01')"
+        )
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            connection.execute(
+                "CREATE UNIQUE INDEX CONCURRENTLY sales_rest_awaits_return"
+                " ON shop.sales_rest (region)"
+            )
+        done = init(
+            "--table", "shop.sales_order", "--trigger", "--payload-column", "region",
+            "--partitions", "1", "--apply",
+        )  # fmt: skip
+        for name in ("events", "returns"):
+            topics._made.append(f"{name}.{topics.suffix}")
+        found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(" NO")]
+        assert found == ["database.fsync:"], done.stdout + done.stderr
+        assert " orders." not in done.stdout, "nothing to look at"
+        names = [row[0] for row in connection.execute(AWAITING)]
+        parts = ("2026", "order", "rest")
+        assert names == [f"shop.sales_{one}_awaits_return" for one in parts]
+        connection.execute("INSERT INTO shop.sales_order (region) VALUES ('b')")
+        rows = connection.execute("SELECT aggregate_id, payload FROM relay.outbox").fetchall()
+        assert rows == [("1", {"region": "b"})]
+    flow = tomllib.loads((tmp_path / "relay.toml").read_text())["flow"]["orders"]
+    assert flow["columns"]["key_column"] == "id"
+
+
+def test_orders_divided_by_status_have_no_trigger(init, shop, tmp_path) -> None:
+    """An order that changes its status moves, and fires as a new one does."""
+    with psycopg.connect(shop, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE shop.moving_order (id bigint, status text DEFAULT 'new', region text,"
+            " created_at timestamptz, PRIMARY KEY (id, status, region)) PARTITION BY LIST (status);"
+            " CREATE TABLE shop.moving_new PARTITION OF shop.moving_order FOR VALUES IN ('new')"
+            " PARTITION BY LIST (region)"
+        )
+        made = ("--table", "shop.moving_order", "--trigger", "--payload-column", "region")
+        done = init(*made)
+        assert done.returncode == 1
+        assert "divided by status: an order that changes" in done.stderr, done.stderr
+        assert list(tmp_path.iterdir()) == []
+        connection.execute("DROP TABLE shop.moving_order")
+        connection.execute(
+            "CREATE TABLE shop.moving_order (id bigint, status text DEFAULT 'new', region text,"
+            " created_at timestamptz, PRIMARY KEY (id, region)) PARTITION BY LIST (region)"
+        )
+        done = init(*made)
+        assert done.returncode == 0, done.stderr
+        assert "-- The table is divided by region. An UPDATE that changes it" in done.stdout
+        assert "WHERE o.id = order_id::text::bigint" in done.stdout, "by the key's index"
+
+
+ODD = """
+    CREATE TABLE shop.tenant_order (tenant int, number text, status text, created_at timestamptz,
+        PRIMARY KEY (tenant, number));
+    CREATE TABLE shop.keyless (id bigint, status text, created_at timestamptz);
+    CREATE VIEW shop.order_view AS SELECT "Id" AS id, state, "createdAt" AS created_at
+        FROM shop."Order";
+"""
+_GENERATED = "GENERATED ALWAYS AS (tenant::text || '-' || number::text) STORED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--table", "shop.tenant_order"], "primary key of shop.tenant_order is (tenant, number)"),
+        (["--table", "shop.tenant_order"], f"ADD COLUMN order_key text {_GENERATED}"),
+        (["--table", "shop.tenant_order", "--key", "number"],
+         "CREATE UNIQUE INDEX CONCURRENTLY ON shop.tenant_order (number)"),
+        (["--table", "shop.keyless"], "shop.keyless has no primary key"),
+        (["--table", "shop.order_view"], "shop.order_view is a view: which column"),
+    ],
+)  # fmt: skip
+def test_what_a_key_lacks_is_named_with_what_mends_it(
+    init, shop, tmp_path, arguments, says
+) -> None:
+    with psycopg.connect(shop) as connection:
+        connection.execute(ODD)
+    done = init("--apply", *arguments)
+    assert done.returncode == 1
+    assert says in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_said_to_make_of_a_composite_key_and_a_view_works(init, shop, tmp_path) -> None:
+    with psycopg.connect(shop, autocommit=True) as connection:
+        connection.execute(ODD)
+        connection.execute(
+            f"ALTER TABLE shop.tenant_order ADD COLUMN order_key text {_GENERATED},"
+            " ADD UNIQUE (order_key)"
+        )
+        assert init("--table", "shop.tenant_order", "--key", "order_key").returncode == 0
+        done = init(
+            "--table", "shop.order_view", "--key", "id", "--force", "--no-topics", "--apply"
+        )
+        assert " orders." not in done.stdout, done.stdout
+        assert (tmp_path / "relay.toml").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

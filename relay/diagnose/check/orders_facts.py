@@ -20,9 +20,19 @@ _TABLE: Final = """
 SELECT c.oid::regclass::text AS name, c.relrowsecurity AS row_security,
        c.relforcerowsecurity AS forced,
        (SELECT count(*)::int FROM pg_policy p WHERE p.polrelid = c.oid) AS policies,
+       c.relkind = 'v' AS is_view, c.relkind = 'p' AS is_partitioned,
+       -- PostgreSQL demands in each unique index of a partitioned table what it is divided by.
        EXISTS (SELECT FROM pg_index i JOIN pg_attribute a
                  ON a.attrelid = c.oid AND a.attname = $2 AND i.indkey[0] = a.attnum
-                WHERE i.indrelid = c.oid AND i.indisunique AND i.indnkeyatts = 1 AND i.indisvalid
+                WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
+                  AND NOT EXISTS (
+                      SELECT FROM unnest((i.indkey::int2[])[1:i.indnkeyatts - 1]) AS k (num)
+                        JOIN pg_attribute b ON b.attrelid = c.oid AND b.attnum = k.num
+                       WHERE b.attname <> ALL (ARRAY(
+                             SELECT d.attname FROM pg_partition_tree(c.oid) t
+                               JOIN pg_partitioned_table p ON p.partrelid = t.relid
+                               JOIN pg_attribute d ON d.attrelid = p.partrelid
+                                AND d.attnum = ANY (p.partattrs::int2[]))))
               ) AS key_is_unique,
        -- Of the unreturned alone, by time: all orders by time would be read through to find them.
        EXISTS (SELECT FROM pg_index i

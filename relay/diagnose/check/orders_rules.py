@@ -6,7 +6,8 @@ Invariant: pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from relay.diagnose.check.orders_facts import OrdersFacts
 from relay.diagnose.check.result import Result, failed, ok, warning
@@ -116,15 +117,11 @@ def _orders_columns(facts: OrdersFacts, flow: Flow, apply: ApplyColumns) -> Iter
     yield ok("orders.table", f"{apply.table} exists")
     yield from _row_versions(facts, apply.table)
     yield from _named_columns(facts, apply)
-    if table["key_is_unique"]:
-        yield ok("orders.key", f"{apply.key_column} is unique")
+    if table["is_view"]:
+        yield ok("orders.key", f"{apply.table} is a view: the indexes are those of its tables")
     else:
-        yield failed(
-            "orders.key",
-            f"{apply.key_column} has no unique index: each return would scan the table",
-            f"CREATE UNIQUE INDEX CONCURRENTLY ON {apply.table} ({apply.key_column})",
-        )
-    yield _overdue_index(apply, indexed=table["unreturned_are_indexed"], flow=flow)
+        yield _key(table, apply)
+        yield _overdue_index(table, apply, flow)
     if table["row_security"]:
         yield warning(
             "orders.row_security",
@@ -162,16 +159,35 @@ def _named_columns(facts: OrdersFacts, apply: ApplyColumns) -> Iterator[Result]:
         yield failed("orders.types", facts.refusal, fix)
 
 
-def _overdue_index(apply: ApplyColumns, *, indexed: bool, flow: Flow) -> Result:
-    if indexed:
+def _key(table: Mapping[str, Any], apply: ApplyColumns) -> Result:
+    if table["key_is_unique"]:
+        return ok("orders.key", f"{apply.key_column} is unique")
+    wanted = "UNIQUE INDEX CONCURRENTLY ON"
+    if table["is_partitioned"]:
+        wanted = "UNIQUE INDEX ON"  # PostgreSQL makes none of a partitioned table concurrently
+    return failed(
+        "orders.key",
+        f"{apply.key_column} has no unique index: each return would scan the table",
+        f"CREATE {wanted} {apply.table} ({apply.key_column})"
+        + (", with the columns that it is divided by behind it" if table["is_partitioned"] else ""),
+    )
+
+
+def _overdue_index(table: Mapping[str, Any], apply: ApplyColumns, flow: Flow) -> Result:
+    if table["unreturned_are_indexed"]:
         return ok("orders.overdue_index", "there is one for unreturned orders")
     # Of every status that is not final: one that the flow does not know is found by it, too.
     final = ", ".join(f"'{s}'" for s in sorted(flow.ended_statuses))
+    of = f"({apply.submitted_at_column}) WHERE {apply.status_column} NOT IN ({final})"
+    fix = f"CREATE INDEX CONCURRENTLY ON {apply.table} {of}"
+    if table["is_partitioned"]:
+        # PostgreSQL makes none of a partitioned table concurrently; it takes those that are there.
+        fix = (
+            f"CREATE INDEX CONCURRENTLY ON each partition {of}, and then"
+            f" CREATE INDEX ON {apply.table} {of}, which takes them: relay init prints each"
+        )
     return warning(
-        "orders.overdue_index",
-        "none: finding unreturned orders reads the whole table",
-        f"CREATE INDEX CONCURRENTLY ON {apply.table} ({apply.submitted_at_column}) "
-        f"WHERE {apply.status_column} NOT IN ({final})",
+        "orders.overdue_index", "none: finding unreturned orders reads the whole table", fix
     )
 
 
