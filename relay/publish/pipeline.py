@@ -25,7 +25,7 @@ from relay.publish.reading.pacing import Pace
 from relay.publish.reading.page import Page
 from relay.publish.reading.parking import asked_for, leaving, still_parked
 from relay.publish.reading.proven import ProvenPosition
-from relay.publish.reading.replays import Replayed, Replays, pause
+from relay.publish.reading.replays import LOOK_SECONDS, Replayed, Replays, pause
 from relay.publish.sending.batch import Batch
 from relay.publish.sending.commits import Commits
 from relay.publish.sending.dispatch import Dispatcher, Prepared
@@ -33,6 +33,7 @@ from relay.publish.sending.in_flight_pages import InFlightPage, InFlightPages
 from relay.publish.sending.known_topics import UNKNOWN, KnownTopics
 from relay.publish.sending.publisher import Publisher
 from relay.publish.sending.spans import SendSpans, SentPage
+from relay.runtime.shutdown import stopped_within
 from relay.runtime.testpoints import TestPoint
 
 _LOG: Final = structlog.get_logger("relay.publish")
@@ -92,7 +93,9 @@ class Pipeline:
         # What no topic takes is not even read for the first page.
         of_flow = self.dispatcher.routes.every_topic
         await self._ask_again(Page.empty(self.cursor.position), of_flow, of_flow)
-        pace = Pace(options.poll_seconds, options.idle_poll_seconds, time.monotonic())
+        # Of what is replayed, and of the ledger, nothing is asked more often than this.
+        longest = options.idle_poll_seconds if self.live else LOOK_SECONDS
+        pace = Pace(options.poll_seconds, longest, time.monotonic())
         while not stop.is_set():
             self.commits.meter.mark.turn()
             if not self._may_read():
@@ -108,7 +111,9 @@ class Pipeline:
                 await self._follow(self.proven)
             now = time.monotonic()
             pace = pace.after_read(rows, now)
-            if not (self.live and self.cursor.in_window):
+            if not self.live:
+                await stopped_within(stop, pace.pause_seconds(now))
+            elif not self.cursor.in_window:
                 await asyncio.sleep(pace.pause_seconds(now))
 
     async def _read_window(self, stop: asyncio.Event) -> int:

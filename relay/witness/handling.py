@@ -8,7 +8,6 @@ witnesses.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,8 +107,6 @@ class TopicWitness:
         await self.test_point("after_commit")
         self.offsets.advanced(work.parts)
         self.report.witnessed(work, runs)
-        if work.records < self.options.small_batch_records:
-            await asyncio.sleep(self.options.pause_seconds)
 
     async def idle(self, _owned: Collection[Partition]) -> float:
         """Match records whose rows became visible since; return when to be asked again."""

@@ -3,14 +3,14 @@
 Invariant: a lane handles one batch at a time, in the order in which they came; one more may wait
 behind it, read. What waits is dropped once a batch failed anywhere, or once its partitions may be
 somebody else's: both lead back to the stored offsets. No lane waits for another one, but in
-`settle`.
+`settle`, and where a batch is of several lanes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -56,21 +56,26 @@ class LaneQueues:
         return len(tasks) < _ROOM
 
     def put(
-        self, lane: int, handle: Callable[[], Awaitable[None]], stands: Callable[[], bool]
-    ) -> None:
-        """Handle a batch once those before it in its lane have ended, if it still `stands`."""
-        tasks = self._lanes[lane]
-        before = tasks[-1] if tasks else None
-        tasks.append(awaited(self._in_turn(before, handle, stands), "batch"))
-
-    async def _in_turn(
         self,
-        before: asyncio.Task[None] | None,
+        lanes: Sequence[int],
         handle: Callable[[], Awaitable[None]],
         stands: Callable[[], bool],
     ) -> None:
-        if before is not None:
-            await asyncio.wait([before])
+        """Handle a batch once those before it in its lanes have ended, if it still `stands`."""
+        queues = [self._lanes[lane] for lane in lanes]
+        before = {tasks[-1] for tasks in queues if tasks}
+        batch = awaited(self._in_turn(before, handle, stands), "batch")
+        for tasks in queues:
+            tasks.append(batch)
+
+    async def _in_turn(
+        self,
+        before: Collection[asyncio.Task[None]],
+        handle: Callable[[], Awaitable[None]],
+        stands: Callable[[], bool],
+    ) -> None:
+        if before:
+            await asyncio.wait(before)
         if self._failed or not stands():
             return
         self._handling += 1

@@ -50,6 +50,9 @@ log = structlog.get_logger(__name__)
 _ASK_AGAIN_SECONDS = 0.5
 _NEVER = -1
 _METADATA_MS = 10_000
+# How long a broker waits for `fetch_min_bytes`.
+_GATHER_MS = 500
+_LOOK_MS = 200
 # How soon it is noticed that a batch failed, or that a lane has room, while no records come.
 _QUEUED_POLL_SECONDS = 0.02
 
@@ -115,6 +118,10 @@ class Session(Generic[WorkT]):
             "heartbeat_interval_ms": max(1, session_ms // 4),
             "rebalance_timeout_ms": max(session_ms, int(2000 * options.drain_seconds)),
             "request_timeout_ms": int(options.request_seconds * 1000),
+            "fetch_min_bytes": options.fetch_min_bytes,
+            "fetch_max_wait_ms": _GATHER_MS,
+            # Between two looks of aiokafka's for what else it could fetch.
+            "consumer_timeout_ms": _LOOK_MS if options.fetch_min_bytes == 1 else _GATHER_MS,
             "max_partition_fetch_bytes": options.max_partition_fetch_bytes,
             "fetch_max_bytes": options.max_fetch_bytes,
             # A partition that was added is unknown until then: by default for five minutes.
@@ -246,11 +253,17 @@ class Session(Generic[WorkT]):
             part = await self._part(partition, records)
             if part is not None:
                 shares.setdefault(self._lane_of(partition), []).append(part)
+        if sum(map(_size, shares.values())) <= self.options.together_records:
+            every = [part for parts in shares.values() for part in parts]
+            if every and self._stands(generation):
+                await self._begin(tuple(shares), every, generation)
+            return
         for lane, parts in shares.items():
             if self._stands(generation):
-                await self._begin(lane, parts, generation)
+                await self._begin((lane,), parts, generation)
 
-    async def _begin(self, lane: int, parts: Sequence[Part], generation: int) -> None:
+    async def _begin(self, lanes: Sequence[int], parts: Sequence[Part], generation: int) -> None:
+        lane = lanes[0]
         work = await self.handler.read(lane, parts)
         if not self._stands(generation):
             return
@@ -258,7 +271,7 @@ class Session(Generic[WorkT]):
             # Where the next records must go on; a batch that fails takes the session with it.
             self._starts[part.partition] = Start(part.next_offset)
         self._queues.put(
-            lane, partial(self._handle, lane, work, parts), partial(self._may_begin, generation)
+            lanes, partial(self._handle, lane, work, parts), partial(self._may_begin, generation)
         )
 
     async def _handle(self, lane: int, work: WorkT, parts: Sequence[Part]) -> None:
@@ -290,6 +303,10 @@ class Session(Generic[WorkT]):
         next_offset = max(fresh[-1].offset + 1, position)
         gap = gap_between(start, fresh, next_offset)
         return Part(partition, start.offset, fresh, next_offset, gap, self._log.topic_id)
+
+
+def _size(parts: Sequence[Part]) -> int:
+    return sum(len(part.records) for part in parts)
 
 
 def _shown(starts: Mapping[Partition, Start]) -> dict[str, int]:

@@ -31,7 +31,7 @@ PARKED: Final = "parked"
 NOT_PUBLISHED: Final = "not_published"
 
 # How soon a replay that was just started is noticed.
-_LOOK_SECONDS: Final = 0.5
+LOOK_SECONDS: Final = 0.5
 # While one is under way: how soon the next items that were released are noticed.
 _ACTIVE_LOOK_SECONDS: Final = 0.02
 _ACTIVE_SECONDS: Final = 5.0
@@ -143,7 +143,7 @@ class Replays:
         if now < self._look_at:
             return None
         found = await self._due()
-        pause = _ACTIVE_LOOK_SECONDS if self.active else _LOOK_SECONDS
+        pause = _ACTIVE_LOOK_SECONDS if self.active else LOOK_SECONDS
         self._look_at = now + pause if found is None else 0.0
         if found is not None:
             self._active_until = now + _ACTIVE_SECONDS
@@ -152,7 +152,7 @@ class Replays:
     def later(self) -> None:
         """Look again in a while: what was found cannot be sent now."""
         self._ahead = None
-        self._look_at = time.monotonic() + _LOOK_SECONDS
+        self._look_at = time.monotonic() + LOOK_SECONDS
 
     async def read_ahead(self, in_flight: Replayed) -> None:
         """Read what follows on the items under way, while the broker has those."""

@@ -92,7 +92,7 @@ class Lab:
         )  # fmt: skip
         service = WitnessService(
             self.dsn, self.kafka, [self.flow],
-            replace(WitnessOptions(group=self.group, session=QUICK, pause_seconds=0.01), **options),
+            replace(WitnessOptions(group=self.group, session=QUICK), **options),
             PublisherNames(slot, connector, connect_url), stop, leader,
         )  # fmt: skip
         running = Running(service, asyncio.create_task(service.run()))

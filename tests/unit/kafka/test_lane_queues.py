@@ -31,9 +31,9 @@ def always() -> bool:
     return True
 
 
-def put(queues: LaneQueues, lane: int, stands=always) -> Batch:
+def put(queues: LaneQueues, *lanes: int, stands=always) -> Batch:
     batch = Batch()
-    queues.put(lane, batch.handle, stands)
+    queues.put(lanes, batch.handle, stands)
     return batch
 
 
@@ -41,6 +41,35 @@ async def turns() -> None:
     """Let everything that can go on go on."""
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+async def test_a_batch_of_several_lanes_waits_for_all_of_them_and_all_for_it() -> None:
+    queues = LaneQueues()
+    first, second = put(queues, 0), put(queues, 1)
+    both, after = put(queues, 0, 1), put(queues, 1)
+    first.end()
+    await turns()
+    assert first.ended
+    assert not both.begun.is_set()
+    second.end()
+    await turns()
+    assert both.begun.is_set()
+    assert not after.begun.is_set()
+    assert [queues.has_room(lane) for lane in (0, 1)] == [True, False]
+    both.end()
+    after.end()
+    await queues.settle()
+    assert (both.ended, after.ended) == (True, True)
+
+
+async def test_what_a_batch_of_several_lanes_failed_with_is_raised_once_it_is_asked_for() -> None:
+    queues = LaneQueues()
+    both, after = put(queues, 0, 1), put(queues, 1)
+    both.end(PartitionLostError("gone"))
+    after.end()
+    with pytest.raises(PartitionLostError):
+        await queues.settle()
+    assert not after.ended
 
 
 async def test_a_lane_goes_on_while_another_is_held_up() -> None:
@@ -101,8 +130,8 @@ async def test_a_failure_is_told_to_whoever_has_more_for_the_lane() -> None:
 
 async def test_what_no_longer_stands_when_its_turn_comes_is_dropped() -> None:
     queues, stands = LaneQueues(), True
-    first = put(queues, 0, lambda: stands)
-    second = put(queues, 0, lambda: stands)
+    first = put(queues, 0, stands=lambda: stands)
+    second = put(queues, 0, stands=lambda: stands)
     await turns()
     stands = False  # a rebalance began
     first.end()
