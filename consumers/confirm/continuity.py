@@ -31,6 +31,7 @@ _EVERY_SECONDS: Final = 1.0
 _AT_ONCE: Final = 32
 
 # The event that a return answers, where its day is: by ce_causationid, else the order's first.
+# `id + 0`: see the order's first event in `spans.py`.
 _STORED: Final = """
 SELECT k.place, o.event_id, o.traceparent, l.published_at
   FROM unnest($1::int[], $2::text[], $3::text[], $4::float8[])
@@ -41,7 +42,7 @@ SELECT k.place, o.event_id, o.traceparent, l.published_at
           AND o.created_at >= to_timestamp(k.around) - interval '2 days'
           AND o.created_at < to_timestamp(k.around) + interval '1 day'
           AND (k.causation_id IS NULL OR o.event_id::text = k.causation_id)
-        ORDER BY o.id LIMIT 1) o
+        ORDER BY o.id + 0 LIMIT 1) o
   -- The proof of its publication: a descent of the largest index there is, so only for some.
   LEFT JOIN LATERAL (
        SELECT published_at FROM relay.delivery_ledger l

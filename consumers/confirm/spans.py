@@ -29,6 +29,8 @@ from relay.telemetry.tracing import Tracing
 log = structlog.get_logger(__name__)
 
 # The order's first event, looked for where its day is: a probe of one or two partitions, 10 us.
+# `id + 0`: by the order's index. In a partition without statistics the planner takes an order for
+# one row in two hundred, and would rather read by ids from the beginning, for each return.
 _CONTEXTS = """
 SELECT k.order_id, o.event_id, o.traceparent, o.tracestate
   FROM unnest($1::text[], $2::float8[]) AS k (order_id, around)
@@ -38,7 +40,7 @@ SELECT k.order_id, o.event_id, o.traceparent, o.tracestate
         WHERE o.aggregate_id = k.order_id
           AND o.created_at >= to_timestamp(k.around) - interval '2 days'
           AND o.created_at < to_timestamp(k.around) + interval '1 day'
-        ORDER BY o.id
+        ORDER BY o.id + 0
         LIMIT 1) o
 """
 

@@ -29,7 +29,7 @@ _LOOK_BACK: Final = (timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 # received_at has a BRIN index: the time must be a parameter, a volatile function would not use it.
 # The event is looked for where its day is; what a return answers is its ce_causationid, else the
-# order's first event.
+# order's first event. `id + 0`: by the order's index, also where there are no statistics.
 _ANSWERED: Final = """
 WITH answered AS MATERIALIZED (
     SELECT aggregate_id, causation_id, traceparent, recorded_at FROM relay.inbox
@@ -43,7 +43,7 @@ SELECT a.aggregate_id, e.event_id, e.traceparent AS stored, a.traceparent AS ret
           AND o.created_at >= a.recorded_at - interval '2 days'
           AND o.created_at < a.recorded_at + interval '1 day'
           AND (a.causation_id IS NULL OR o.event_id::text = a.causation_id)
-        ORDER BY o.id LIMIT 1) AS e
+        ORDER BY o.id + 0 LIMIT 1) AS e
   LEFT JOIN LATERAL (
        SELECT d.topic, d.partition,
               d.base_offset + array_position(d.outbox_ids, e.id) - 1 AS record_offset

@@ -147,6 +147,7 @@ def _orders_query(table: OrdersTable, statuses: str) -> str:
 
 # Overdue, though their own time says otherwise: it is still to come or not yet due (a clock that is
 # ahead), from before the watch (one that is behind), or none (never set, year 1, infinity).
+# `id + 0`: by the order's index, also where there are no statistics.
 def _elsewhere_query(table: OrdersTable, statuses: str) -> str:
     at, key = table.submitted, table.id_of()
     near = f"greatest($1::timestamptz, {at.value()} - {_SKEW})"
@@ -171,7 +172,7 @@ def _elsewhere_query(table: OrdersTable, statuses: str) -> str:
                 WHERE s.aggregate_id = o.key AND s.created_at >= o.from_at
                   AND s.created_at < {_DUE}
                   AND (s.aggregate_type = $5 OR s.event_type = ANY ($6::text[]))
-                ORDER BY s.id LIMIT 1) AS e
+                ORDER BY s.id + 0 LIMIT 1) AS e
          WHERE {unclosed("o.key", "$8")}
          ORDER BY e.created_at
          LIMIT $4
