@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 import structlog
@@ -233,8 +234,11 @@ class Publisher:
         else:
             del self._queues[key]
         batch.start = batch.checked = b""
-        if batch.acknowledged is not None:
-            batch.acknowledged(batch, offset)
+        # Who is told holds the batch's page, and the page the batch: they go by their counts of
+        # references, for the collector of cycles comes rarely (relay/runtime/memory.py).
+        acknowledged, batch.acknowledged = batch.acknowledged, None
+        if acknowledged is not None:
+            acknowledged(batch, offset)
         if self._in_trouble:
             self._in_trouble = False
             self.troubled(None)
@@ -264,6 +268,8 @@ class Publisher:
         if self._broken is not None:
             return
         self._broken = error
+        for batch in chain.from_iterable(self._queues.values()):
+            batch.acknowledged = None
         self._queues.clear()
         self._ready.clear()
         self.broken(error)
