@@ -6,8 +6,8 @@ only what is asked for wrongly is one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -28,6 +28,7 @@ from relay.orders.catalog import as_far_as_known
 from relay.runtime.database import DATABASE_FAILURES, connect
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
+from relay.runtime.kept_connections import KeptConnections
 
 APPLICATION = "relay-diagnose"
 STATEMENT_SECONDS = 30.0
@@ -124,6 +125,33 @@ class UnreachableError(Exception):
     """The database cannot be reached, and without it no orders can be found."""
 
 
+def open_connection(
+    dsn: str | None, statement_seconds: float = STATEMENT_SECONDS
+) -> Awaitable[asyncpg.Connection]:
+    """Open a connection as sessions need it; the caller closes it.
+
+    Raises:
+        DatabaseError: there is no such database, or it does not let us in.
+    """
+    return connect(
+        dsn,
+        APPLICATION,
+        require_primary=False,
+        command_timeout_seconds=statement_seconds,
+        # Ids come as arrays: a generic plan would not know how many they are.
+        server_settings={"plan_cache_mode": "force_custom_plan", "jit": "off"},
+    )
+
+
+@asynccontextmanager
+async def _opened(dsn: str | None, statement_seconds: float) -> AsyncIterator[asyncpg.Connection]:
+    connection = await open_connection(dsn, statement_seconds)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
 @asynccontextmanager
 async def session(
     dsn: str | None,
@@ -132,28 +160,21 @@ async def session(
     options: GatherOptions | None = None,
     *,
     statement_seconds: float = STATEMENT_SECONDS,
+    kept: KeptConnections | None = None,
 ) -> AsyncIterator[Session]:
-    """Open a session; it never fails: what cannot be reached is Missing."""
+    """Open a session; it never fails: what cannot be reached is Missing.
+
+    Where sessions are opened again and again, `kept` lends the connection.
+    """
     connection: asyncpg.Connection | Missing
-    try:
-        connection = await connect(
-            dsn,
-            APPLICATION,
-            require_primary=False,
-            command_timeout_seconds=statement_seconds,
-            # Ids come as arrays: a generic plan would not know how many they are.
-            server_settings={"plan_cache_mode": "force_custom_plan", "jit": "off"},
-        )
-    except DATABASE_FAILURES as error:
-        connection = database_missing("the database", error)
-    if not isinstance(connection, Missing):
+    lent: asyncpg.Connection | None = None
+    async with AsyncExitStack() as stack:
+        lending = _opened(dsn, statement_seconds) if kept is None else kept.borrow()
         try:
+            connection = lent = await stack.enter_async_context(lending)
             flow = await as_far_as_known(connection, flow)
         except DATABASE_FAILURES as error:
-            connection.terminate()
+            if lent is not None:
+                lent.terminate()  # it is not lent again
             connection = database_missing("the database", error)
-    try:
         yield Session(connection, kafka, flow, options or GatherOptions())
-    finally:
-        if not isinstance(connection, Missing):
-            connection.terminate()

@@ -51,9 +51,25 @@ def listener(host: str, port: int, how: str) -> Iterator[socket.socket]:
 class _Server(uvicorn.Server):
     """uvicorn, but signals are the process's own business (`relay.runtime.shutdown`)."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ended = asyncio.Event()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    def end(self) -> None:
+        """Take no new connection, and finish what was begun."""
+        self.should_exit = True
+        self._ended.set()
+
+    async def main_loop(self) -> None:
+        """Keep the Date header right; uvicorn's own wakes ten times a second (0.2% of a core)."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._ended.wait()
 
 
 async def serve_application(
@@ -95,7 +111,7 @@ async def serve_application(
         listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        server.should_exit = True
+        server.end()
         stopping.cancel()
         with suppress(asyncio.CancelledError):
             await stopping

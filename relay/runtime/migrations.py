@@ -9,6 +9,7 @@ is never changes. A server that cannot be used is refused before anything is app
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import asyncpg
 
@@ -169,6 +170,11 @@ async def read_schema_version(connection: asyncpg.Connection) -> int | None:
     return version
 
 
+@cache
+def _own_version() -> int:
+    return load(sample=False)[-1].version
+
+
 async def require_schema(connection: asyncpg.Connection) -> None:
     """Refuse a schema that this program does not run on: it runs on its own and on the next one.
 
@@ -177,7 +183,7 @@ async def require_schema(connection: asyncpg.Connection) -> None:
         SchemaVersionError: never migrated, too old, or too new; the message says what to run.
     """
     require_suitable_server(connection)
-    found, own = await read_schema_version(connection), load(sample=False)[-1].version
+    found, own = await read_schema_version(connection), _own_version()
     if found is None:
         raise SchemaVersionError("this database has no relay schema yet: run `relay migrate`")
     if found < own:

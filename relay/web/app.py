@@ -8,7 +8,7 @@ log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from relay.diagnose.gather.lookup import NotLookedUpError
 from relay.diagnose.session import UnreachableError
@@ -27,12 +28,13 @@ from relay.runtime.language import LANGUAGES
 from relay.runtime.migration_files import MigrationError
 from relay.telemetry.redaction import redact
 from relay.web.acts import NOT_DONE, Acts
+from relay.web.early import early
 from relay.web.guard import WithHeaders, read_fields, require_host, require_own_origin
 from relay.web.live import Fragments, live
 from relay.web.oidc import CALLBACK, LOGIN_COOKIE, Provider
 from relay.web.pages import find, repair, verify
 from relay.web.people import COOKIE, NotAllowedError, Person
-from relay.web.render import STATIC
+from relay.web.render import STATIC, asset_version
 from relay.web.site import (
     LANGUAGE_COOKIE,
     NotFoundError,
@@ -45,6 +47,7 @@ from relay.web.site import (
 
 _LOG: Final = structlog.get_logger("relay.web")
 _YEAR_SECONDS: Final = 365 * 86_400
+_KEPT: Final = "public, max-age=31536000, immutable"
 _NO_FACTS: Final[Mapping[str, Any]] = {"away": None, "as_of": None}
 
 _PAGES: Final[Mapping[str, Read]] = {
@@ -70,7 +73,20 @@ _DATA: Final[Mapping[str, Callable[[Site, Request], Awaitable[Response]]]] = {
     "/unreturned.csv": find.unreturned_data,
     "/diagnose/{order:path}": find.order_json,
 }
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class _Files(StaticFiles):
+    """The style and the scripts: kept by browsers, since other contents have another address."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Answer with a file; only the address that a page of ours names is kept."""
+        answer = await super().get_response(path, scope)
+        asked = scope["query_string"].decode("ascii", "replace")
+        found = answer.status_code in (200, 304)
+        fresh = found and asked == f"v={asset_version(path)}"
+        answer.headers["cache-control"] = _KEPT if fresh else "no-cache"
+        return answer
 
 
 def application(site: Site, stop: asyncio.Event, acts: Acts) -> WithHeaders:
@@ -96,7 +112,7 @@ def application(site: Site, stop: asyncio.Event, acts: Acts) -> WithHeaders:
         Route("/acts/{act}", _answer(site, acts.post), methods=["POST"]),
         *(Route(path, _answer(site, read)) for path, read in _DATA.items()),
         *(Route(path, _paged(site, read)) for path, read in _PAGES.items()),
-        Mount("/static", StaticFiles(directory=STATIC)),
+        Mount("/static", _Files(directory=STATIC)),
     ]
     return WithHeaders(Starlette(routes=routes, exception_handlers={404: _not_found(site)}))
 
@@ -106,7 +122,12 @@ def _paged(site: Site, read: Read) -> Handler:
         page, facts = await read_page(site, request, read)
         return respond(site, request, page, _person(site, request), facts)
 
-    return _answer(site, shown)
+    whole = _answer(site, shown)
+
+    async def answer(request: Request) -> Response:
+        return await early(site, request, _person(site, request), whole(request))
+
+    return answer
 
 
 def _person(site: Site, request: Request) -> Person | None:

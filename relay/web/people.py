@@ -134,8 +134,10 @@ class Gate:
     settings: WebSettings
     attempts: Attempts = field(default_factory=Attempts)
     sessions: Sessions = field(init=False)
+    _anybody: Person = field(init=False)
 
     def __post_init__(self) -> None:
+        self._anybody = Person(f"{this_person()} (page)", "operator")
         self.sessions = Sessions(self.settings.session_hours * 3600)
 
     @property
@@ -153,7 +155,7 @@ class Gate:
             return self._behind_proxy(request)
         if self.logs_in:
             return self._logged_in(request)
-        return Person(f"{this_person()} (page)", "operator")
+        return self._anybody
 
     def _behind_proxy(self, request: Request) -> Person:
         settings = self.settings

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache, partial
 from gettext import NullTranslations
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +59,7 @@ def environment(language: str) -> Environment:
         ),
         languages=LANGUAGES,
         language=language,
+        asset=asset,
     )
     return made
 
@@ -73,6 +75,18 @@ def _gettext(spoken: NullTranslations) -> dict[str, Any]:
         return found % _put_in({"num": num, **put_in})
 
     return {"gettext": gettext, "ngettext": ngettext}
+
+
+@cache
+def asset(name: str) -> str:
+    """Return the address of a file of the page: another one for other contents, so it is kept."""
+    return f"/static/{name}?v={asset_version(name)}"
+
+
+@cache
+def asset_version(name: str) -> str:
+    """Return what tells a file's contents from other ones."""
+    return sha256((STATIC / name).read_bytes()).hexdigest()[:16]
 
 
 def _put_in(values: Mapping[str, Any]) -> dict[str, Any]:

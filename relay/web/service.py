@@ -53,10 +53,13 @@ class WebService:
     def __post_init__(self) -> None:
         key = secrets.token_urlsafe(32)
         web = self.settings.web
-        self.process.flow = as_recorded(self.settings.flow)
+        flow = self.settings.flow
+        self.process.flow = as_recorded(flow)
+        # Each look asks for the flow several times: it is judged once.
+        settings = self.settings.going_by(flow)
         self.site = Site(
-            self.settings,
-            Watcher(self.settings, web.poll_seconds),
+            settings,
+            Watcher(settings, web.poll_seconds),
             Gate(web),
             Forms(key),
             self.environment,

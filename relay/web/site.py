@@ -38,7 +38,6 @@ from relay.web.snapshot import Watcher
 LANGUAGE_COOKIE: Final = "relay_language"
 _AT_ONCE: Final = 4
 _KEPT: Final = 50
-_STATEMENT_SECONDS: Final = 10.0
 # Somebody waits for the page: a longer scan is the command line's.
 SCAN: Final = LogReading(scan_seconds=5.0)
 
@@ -104,7 +103,7 @@ class Site:
                 settings.kafka,
                 settings.flow,
                 GatherOptions(logs=SCAN),
-                statement_seconds=_STATEMENT_SECONDS,
+                kept=self.watcher.kept,
             ) as opened,
         ):
             if isinstance(opened.connection, Missing):
@@ -151,21 +150,23 @@ def respond(
     site: Site, request: Request, page: Page, person: Person | None, facts: Mapping[str, Any]
 ) -> Response:
     """Show a page to a person."""
-    night = site.watcher.night
-    data = {
+    data = {**page_data(site, request, person), **facts, **page.data}
+    text = render(language_of(request), page.template, data)
+    return HTMLResponse(text, page.status)
+
+
+def page_data(site: Site, request: Request, person: Person | None) -> dict[str, Any]:
+    """Return what every page is drawn with, whatever it shows."""
+    return {
         "site": site,
         "person": person,
         "path": request.url.path,
-        "night": night,
+        "night": site.watcher.night,
         "token": lambda act, shown=None: site.forms.token(person, act, shown) if person else "",
         "may_act": site.may_act and person is not None and person.role == "operator",
         "why_not": _why_not(site, person),
         "again": request.query_params.get("again") == "1",
-        **facts,
-        **page.data,
     }
-    text = render(language_of(request), page.template, data)
-    return HTMLResponse(text, page.status)
 
 
 def _why_not(site: Site, person: Person | None) -> str:

@@ -19,13 +19,14 @@ import structlog
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.incidents.listing import IncidentSeen, list_incidents, single_orders
 from relay.diagnose.report.night import Headline, headline
-from relay.diagnose.session import Session, session
+from relay.diagnose.session import Session, open_connection, session
 from relay.diagnose.status.hops import Status
 from relay.diagnose.status.minutes import HOUR, Minutes, read_minutes
 from relay.diagnose.status.reading import read_status
 from relay.diagnose.watch.case_pages import CaseKind, count_cases
 from relay.diagnose.watch.happened import Happened, read_happened
 from relay.runtime.database import DATABASE_FAILURES
+from relay.runtime.kept_connections import KeptConnections
 from relay.runtime.migration_files import MigrationError
 from relay.runtime.migrations import require_schema
 from relay.runtime.settings import Settings
@@ -40,7 +41,7 @@ VIEWERS: Final = 500
 SHARE: Final = 0.01
 """Of a core, that looking and pushing may take, however many tabs are open."""
 SLOWEST: Final = 4
-_STATEMENT_SECONDS: Final = 10.0
+STATEMENT_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Watcher:
     every_seconds: float
     clock: Callable[[], float] = time.monotonic
     cpu: Callable[[], float] = time.process_time
+    kept: KeptConnections = field(init=False)
     night: Night | None = None
     viewers: int = 0
     looks: int = 0
@@ -88,10 +90,23 @@ class Watcher:
     _asked_at: float = float("-inf")
     _looked_at: float = float("-inf")
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
-    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _looked: asyncio.Event = field(default_factory=asyncio.Event)
+    _ended: bool = False
+
+    def __post_init__(self) -> None:
+        dsn = self.settings.database.dsn
+        self.kept = KeptConnections(lambda: open_connection(dsn, STATEMENT_SECONDS))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until told to stop, while somebody is there."""
+        try:
+            await self._look_on(stop)
+        finally:
+            self._ended = True
+            self.kept.end()
+            self._tell()
+
+    async def _look_on(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             if self.viewers or self.clock() - self._asked_at < IDLE_SECONDS:
                 started, spent_at = self.clock(), self.cpu()
@@ -103,14 +118,13 @@ class Watcher:
             else:
                 self._wanted.clear()
                 await self._wanted_or(stop)
-        async with self._changed:
-            self._changed.notify_all()
 
     async def _wanted_or(self, stop: asyncio.Event) -> None:
         while not (stop.is_set() or self._wanted.is_set()):
             with suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._wanted.wait()
+            self.kept.close_idle()
 
     async def _look(self) -> None:
         try:
@@ -121,8 +135,12 @@ class Watcher:
             _LOG.error("look_failed", error=self.failure, exc_info=error)
         self.looks += 1
         self._looked_at = self.clock()
-        async with self._changed:
-            self._changed.notify_all()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wake whoever waits; the next wait is for the next look."""
+        self._looked.set()
+        self._looked = asyncio.Event()
 
     async def current(self, within_seconds: float = 15.0) -> Night | None:
         """Return the last look, or wait for the first; None: there is none in time."""
@@ -137,8 +155,8 @@ class Watcher:
         return self.night
 
     async def _next(self, seen: int) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.looks > seen)
+        while self.looks <= seen and not self._ended:
+            await self._looked.wait()
 
     @asynccontextmanager
     async def viewer(self) -> AsyncIterator[None]:
@@ -162,9 +180,9 @@ class Watcher:
     async def _read(self) -> Night:
         settings = self.settings
         dsn, kafka, flow = settings.database.dsn, settings.kafka, settings.flow
-        status = await read_status(dsn, kafka, flow)
+        status = await read_status(dsn, kafka, flow, kept=self.kept)
         now_at = datetime.now(UTC)
-        async with session(dsn, kafka, flow, statement_seconds=_STATEMENT_SECONDS) as opened:
+        async with session(dsn, kafka, flow, kept=self.kept) as opened:
             if isinstance(opened.connection, Missing):
                 return self._away(status, now_at, opened.connection.detail)
             try:

@@ -1,13 +1,16 @@
 """Reads one part of the evidence, and turns every way to fail into a `Missing`.
 
 Invariant: a part that cannot be read never keeps another one from being read: each has a savepoint
-of its own, and a lost connection leaves all that follow `Missing`, with what the server said.
+of its own, and a lost connection leaves all that follow `Missing`, with what the server said. A
+savepoint costs two statements beside the one that it guards: `in_parts` does without them first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from contextvars import ContextVar
+from typing import Final, TypeVar
+from weakref import WeakSet
 
 import asyncpg
 from aiokafka.errors import UnsupportedCodecError
@@ -22,6 +25,30 @@ from relay.runtime.failure_code import failure_code
 
 T = TypeVar("T")
 
+_WITHOUT_SAVEPOINTS: Final = ContextVar("_WITHOUT_SAVEPOINTS", default=False)
+# Their login lacks a right, as an observer's may: the next reading would fail in the same way.
+_FAILED_ONCE: Final[WeakSet[asyncpg.Connection]] = WeakSet()
+
+
+class _PartFailedError(Exception):
+    """A part failed that had no savepoint: the transaction is lost."""
+
+
+async def in_parts(connection: asyncpg.Connection, read: Callable[[], Awaitable[T]]) -> T:
+    """Call `read`, which begins a transaction of its own and reads `part`s in it.
+
+    It is called with no savepoint first, and once more with one for each part if any of them fails.
+    """
+    if connection not in _FAILED_ONCE:
+        token = _WITHOUT_SAVEPOINTS.set(True)
+        try:
+            return await read()
+        except _PartFailedError:
+            _FAILED_ONCE.add(connection)
+        finally:
+            _WITHOUT_SAVEPOINTS.reset(token)
+    return await read()
+
 
 async def part(
     connection: asyncpg.Connection | None, what: str, read: Callable[[], Awaitable[T]]
@@ -29,6 +56,11 @@ async def part(
     """Read one part in a savepoint of the caller's transaction."""
     if connection is None or connection.is_closed():
         return _away(what, "no connection")
+    if _WITHOUT_SAVEPOINTS.get():
+        try:
+            return await read()
+        except DATABASE_FAILURES as error:
+            raise _PartFailedError from error
     try:
         async with connection.transaction():
             return await read()

@@ -17,7 +17,7 @@ from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.cut_over import watched_from, watched_since
 from relay.diagnose.gather.publisher import read_external
-from relay.diagnose.gather.reading import part
+from relay.diagnose.gather.reading import in_parts, part
 from relay.diagnose.status.evidence import Counts, ProcessRow, SetAsideCount, Waiting
 from relay.diagnose.status.traces import Position, read_answered_orders
 from relay.diagnose.watch.looked import read_looked
@@ -39,6 +39,10 @@ async def read_counts(connection: asyncpg.Connection, flow: Flow) -> Counts:
         connection: used by nobody else meanwhile.
         flow: says where orders stand and which topics and groups count.
     """
+    return await in_parts(connection, lambda: _in_one_snapshot(connection, flow))
+
+
+async def _in_one_snapshot(connection: asyncpg.Connection, flow: Flow) -> Counts:
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await connection.execute(f"SET LOCAL statement_timeout = {STATEMENT_MILLISECONDS}")
         # Planned for the values at hand: a generic plan knows neither partitions nor statuses.

@@ -6,7 +6,8 @@ Invariant: it always answers: with either of them away it tells what the other o
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -23,15 +24,22 @@ from relay.diagnose.status.lags import read_lags
 from relay.runtime.database import DATABASE_FAILURES, connect
 from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
+from relay.runtime.kept_connections import KeptConnections
 
 _APPLICATION_NAME: Final = "relay-status"
 _CONNECT_SECONDS: Final = 5.0
 _SECONDS: Final = 20.0
 
 
-async def read_status(dsn: str | None, kafka: KafkaConnection, flow: Flow) -> Status:
-    """Read how every hop stands."""
-    counts = await _counts(dsn, flow)
+async def read_status(
+    dsn: str | None,
+    kafka: KafkaConnection,
+    flow: Flow,
+    *,
+    kept: KeptConnections | None = None,
+) -> Status:
+    """Read how every hop stands; where that is asked again and again, `kept` lends a connection."""
+    counts = await _counts(dsn, flow, kept)
     if isinstance(counts, Missing):
         lags = await read_lags(kafka, flow, None)
     else:
@@ -50,17 +58,24 @@ async def read_status(dsn: str | None, kafka: KafkaConnection, flow: Flow) -> St
     return decide(counts, lags, flow, now)
 
 
-async def _counts(dsn: str | None, flow: Flow) -> Counts | Missing:
-    connection: asyncpg.Connection | None = None
+async def _counts(dsn: str | None, flow: Flow, kept: KeptConnections | None) -> Counts | Missing:
     try:
-        async with asyncio.timeout(_SECONDS):
-            connection = await connect(
-                dsn, _APPLICATION_NAME, require_primary=False, timeout_seconds=_CONNECT_SECONDS
-            )
+        async with (
+            asyncio.timeout(_SECONDS),
+            _opened(dsn) if kept is None else kept.borrow() as connection,
+        ):
             return await read_counts(connection, flow)
     except DATABASE_FAILURES as error:
         return database_missing("the database", error)
+
+
+@asynccontextmanager
+async def _opened(dsn: str | None) -> AsyncIterator[asyncpg.Connection]:
+    connection = await connect(
+        dsn, _APPLICATION_NAME, require_primary=False, timeout_seconds=_CONNECT_SECONDS
+    )
+    try:
+        yield connection
     finally:
-        if connection is not None:
-            with suppress(*DATABASE_FAILURES):
-                await connection.close(timeout=1)
+        with suppress(*DATABASE_FAILURES):
+            await connection.close(timeout=1)

@@ -26,6 +26,5 @@ async def test_after_a_pause_the_next_look_is_waited_for() -> None:
     new = cast("Any", object())
     made.night = new
     made.looks += 1
-    async with made._changed:
-        made._changed.notify_all()
+    made._tell()
     assert await asyncio.wait_for(asked, 5) is new
