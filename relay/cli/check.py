@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from relay.cli.errors import Found
-from relay.cli.output import harmless, print_json, settings_of, wants_json
+from relay.cli.output import echo, harmless, print_json, settings_of, wants_json
 from relay.diagnose.check.result import State, as_rows
 from relay.diagnose.check.run_check import CheckReport, check_settings
 from relay.runtime.settings import Settings
@@ -37,7 +37,7 @@ def check_and_print(ctx: click.Context, settings: Settings, *, show_all: bool = 
     if wants_json(ctx):
         print_json(_as_json(report))
     else:
-        click.echo("\n".join(_lines(harmless(report), show_all=show_all)))
+        echo(_lines(harmless(report), show_all=show_all))
     if not report.healthy:
         raise Found
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from relay.cli.output import settings_named
+from relay.cli.output import named_settings
 from relay.cli.service import ServiceContext, logged, serve
 from relay.cli.with_watchdog import with_watchdog
 from relay.consumers.confirm.options import ConfirmOptions
 from relay.consumers.confirm.service import ConfirmService
 from relay.kafka.consumer.options import SessionOptions
-from relay.runtime.settings import Settings, load_settings
+from relay.runtime.settings import Settings
 
 METRICS_PORT = 9465
 
@@ -23,7 +23,7 @@ def command(ctx: click.Context) -> None:
     Several may run: they share the topic's partitions. SIGTERM drains and ends with 0.
     """
     with logged():
-        settings = load_settings(**settings_named(ctx))
+        settings = named_settings(ctx)
         serve("confirm", settings, METRICS_PORT, with_watchdog(_service))
 
 

@@ -17,7 +17,7 @@ import click
 
 from relay.cli.diagnosis_text import causes, many_orders, one_order
 from relay.cli.errors import Found, NotLookedError
-from relay.cli.output import harmless, print_json, settings_of, wants_json
+from relay.cli.output import echo, harmless, print_json, settings_of, wants_json
 from relay.cli.parameters import SINCE
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.logs import LogReading
@@ -167,4 +167,4 @@ def _print(
         lines += [f" trace {link}"] if link else []
     else:
         lines = many_orders(found, now_at)
-    click.echo("\n".join(lines))
+    echo(lines)

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from relay.cli.output import typed
 from relay.command import install_hint
 from relay.runtime.printable import printable
 from relay.telemetry.redaction import redact
@@ -44,7 +45,7 @@ def report(error: Exception, *, as_json: bool) -> int:
         return USAGE
     if isinstance(error, Found):
         if str(error):
-            _print(_shown(str(error)))
+            _print(_shown(typed(str(error))))
         return FOUND
     if os.environ.get("RELAY_TRACEBACK"):
         _print(redact("".join(traceback.format_exception(error))))
@@ -56,18 +57,22 @@ def report(error: Exception, *, as_json: bool) -> int:
 
 def as_data(error: Exception) -> dict[str, Any]:
     """Return the error for a script."""
-    return {"code": error_code(error), "message": _message(error), "details": _details(error)}
+    return {
+        "code": error_code(error),
+        "message": typed(_message(error)),
+        "details": _details(error),
+    }
 
 
 def as_text(error: Exception) -> str:
     """Return the error for a person: what, and what to do next."""
-    lines = [f"error[{error_code(error)}]: {_shown(_message(error))}"]
+    lines = [f"error[{error_code(error)}]: {_shown(typed(_message(error)))}"]
     hint = getattr(error, "hint", None)
     if isinstance(error, ModuleNotFoundError):
         hint = install_hint(error)
     if hint is None and isinstance(error, click.UsageError) and error.ctx is not None:
         hint = f"`{error.ctx.command_path} --help` lists what there is"
-    return "\n".join(lines + ([f"hint: {_shown(str(hint))}"] if hint else []))
+    return "\n".join(lines + ([f"hint: {_shown(typed(str(hint)))}"] if hint else []))
 
 
 def _shown(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from relay.cli.errors import Found, NotFoundError, NotLookedError
-from relay.cli.output import harmless, print_json, settings_of, wants_json
+from relay.cli.output import echo, harmless, print_json, settings_of, wants_json
 from relay.cli.parameters import INCIDENT, SINCE
 from relay.cli.watchdog import watch_options
 from relay.diagnose.causes import meaning_of
@@ -56,7 +56,7 @@ def command(ctx: click.Context, incident: int | None, closed: bool, since: datet
         watch = looked.as_data()
         print_json({"incidents": incidents, "single_orders": single, "watch": watch})
     else:
-        click.echo("\n".join(shown(harmless(seen), single, looked, whole=incident is not None)))
+        echo(shown(harmless(seen), single, looked, whole=incident is not None))
     if any(one.closed_at is None for one in seen):
         raise Found("incidents are open")
     if incident is None and unjudged is not None:

@@ -10,12 +10,15 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import click
 
+from relay.runtime.command_line import GlobalOptions
 from relay.runtime.printable import printable
 
 if TYPE_CHECKING:
@@ -28,6 +31,16 @@ T = TypeVar("T")
 # Under this name the root's `obj` and a JSON document say how the running processes' settings
 # differ from the command's (relay.cli.by_processes).
 SETTINGS_DIFFER: Final = "settings_differ"
+
+# What the commands that this one prints have to say again.
+_OPTIONS: Final[ContextVar[GlobalOptions | None]] = ContextVar("options", default=None)
+# Where a JSON document advises; what stands elsewhere is data, and is printed as it is.
+_ADVICE: Final = frozenset(
+    {
+        "next", "fix", "found", "missing", "note", "meaning", "notes",
+        "not_written", "not_looked_at", "not_stored", "trouble",
+    }
+)  # fmt: skip
 
 
 def wants_json(ctx: click.Context) -> bool:
@@ -56,10 +69,18 @@ def settings_of(ctx: click.Context, *, piped: bool = False) -> Settings:
     return settings
 
 
-def settings_named(ctx: click.Context) -> dict[str, Any]:
-    """Return what the command line says of the settings: their file, and the flow that is meant."""
+def named_settings(ctx: click.Context) -> Settings:
+    """Read the settings that the command line and the environment name.
+
+    Raises:
+        SettingsError: names what is wrong.
+    """
+    from relay.runtime.settings import load_settings  # noqa: PLC0415 - pydantic takes its time
+
     given = ctx.find_root().obj
-    return {"config": given["config"], "flow": given.get("flow")}
+    settings = load_settings(given["config"], flow=given.get("flow"))
+    _OPTIONS.set(GlobalOptions(given["config"], settings.flow_to_name))
+    return settings
 
 
 def own_settings(ctx: click.Context) -> Settings:
@@ -68,11 +89,39 @@ def own_settings(ctx: click.Context) -> Settings:
     Raises:
         SettingsError: names what is wrong.
     """
-    from relay.runtime.settings import load_settings  # noqa: PLC0415 - pydantic takes its time
     from relay.telemetry.logs import configure_command  # noqa: PLC0415 - structlog, too
 
     configure_command()
-    return load_settings(**settings_named(ctx))
+    return named_settings(ctx)
+
+
+def typed(text: str) -> str:
+    """Return a text of ours in which every command can be typed as it stands.
+
+    Of several flows it names the one that was meant, and the settings' file where the command line
+    did. A text that is not ours (bytes of a record, somebody's reason) is not for this.
+    """
+    options = _OPTIONS.get()
+    return text if options is None else options.put_into(text)
+
+
+def echo(lines: Iterable[str], *, err: bool = False) -> None:
+    """Print lines of ours for people, with commands that can be typed as they stand."""
+    click.echo("\n".join(map(typed, lines)), err=err)
+
+
+def _advising(value: Any, *, advice: bool = False) -> Any:
+    """Return data in which what is advised can be typed as it stands."""
+    match value:
+        case str() if advice and not isinstance(value, Enum):
+            return typed(value)
+        case dict():
+            return {
+                key: _advising(one, advice=advice or key in _ADVICE) for key, one in value.items()
+            }
+        case list() | tuple():
+            return [_advising(one, advice=advice) for one in value]
+    return value
 
 
 def print_json(data: Any) -> None:
@@ -84,6 +133,7 @@ def print_json(data: Any) -> None:
     differing = None if ctx is None else (ctx.find_root().obj or {}).get(SETTINGS_DIFFER)
     if differing and isinstance(data, dict):
         data = {SETTINGS_DIFFER: differing, **data}
+    data = _advising(data)
     text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
     click.echo(_UNUSUAL.sub(_escaped, text))
 

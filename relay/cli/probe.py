@@ -16,14 +16,14 @@ import structlog
 
 from relay.cli.by_processes import by_processes
 from relay.cli.errors import Found
-from relay.cli.output import harmless, settings_named, settings_of, wants_json
+from relay.cli.output import harmless, named_settings, settings_of, typed, wants_json
 from relay.cli.service import log_as_service, logged
 from relay.diagnose.probe.run_probe import Probe, create_probe_topic, probe_or_outage, run_probe
 from relay.diagnose.verdicts import Hop
 from relay.runtime.heartbeat import stop_reason
 from relay.runtime.process import program_version
 from relay.runtime.repeats import Repeats
-from relay.runtime.settings import Settings, load_settings
+from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stop_on_signals, stopped_within
 from relay.telemetry.endpoint import EndpointError, Health, serving
 from relay.telemetry.exporter import ExportCounts
@@ -74,7 +74,7 @@ def command(
 
 def _service_settings(ctx: click.Context) -> Settings:
     """Read the settings, go by the processes that run with others, and log from now on."""
-    settings = load_settings(**settings_named(ctx))
+    settings = named_settings(ctx)
     log_as_service("probe", settings)
     settings, differing = by_processes(settings)
     for one in differing:
@@ -150,7 +150,7 @@ class _Probing:
         )
 
     def _show(self, probe: Probe) -> None:
-        click.echo(json.dumps(_as_json(probe)) if self.as_json else _line(harmless(probe)))
+        click.echo(json.dumps(_as_json(probe)) if self.as_json else typed(_line(harmless(probe))))
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from relay.cli.errors import Found, NotFoundError
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import echo, print_json, settings_of, wants_json
 from relay.cli.quarantine_options import ASK_FROM, STATES, decides, selection_of, selects
 from relay.cli.quarantine_text import released_lines
 from relay.repair.held import count_held
@@ -76,7 +76,7 @@ async def _release(ctx: click.Context, settings: Settings, given: dict[str, Any]
             }
         )
     else:
-        click.echo("\n".join(released_lines(done, outcome, notes)))
+        echo(released_lines(done, outcome, notes))
     if outcome.counts.get("held_again"):
         raise Found(f"{outcome.counts['held_again']:,} are held again: `relay quarantine list`")
 
@@ -136,7 +136,7 @@ async def _discard(ctx: click.Context, settings: Settings, given: dict[str, Any]
         click.echo(
             f"  {events:,} later events of {orders:,} of these orders still wait behind them"
         )
-        click.echo("  next  relay quarantine release --held-for order_parked --order ORDER")
+        echo(["  next  relay quarantine release --held-for order_parked --order ORDER"])
 
 
 def _decision(make: Callable[[str, str], Decision], given: dict[str, Any]) -> Decision:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from relay.cli.output import typed
 from relay.repair.gone import Gone
 from relay.repair.held import Content, Group, Held
 from relay.repair.resolving import Outcome, Resolved
@@ -51,7 +52,9 @@ def list_lines(groups: Sequence[Group], rows: Sequence[Held]) -> list[str]:
     for row in rows:
         lines += _row_lines(row)
     if len(rows) < total:
-        lines.append(f"... {total - len(rows):,} more: --limit, or `relay quarantine export`")
+        lines.append(
+            typed(f"... {total - len(rows):,} more: --limit, or `relay quarantine export`")
+        )
     return lines
 
 
@@ -109,7 +112,7 @@ def content_lines(row: Held, content: Content | None, *, permitted: bool) -> lis
     if not permitted:
         return ["  bytes       not for this login: they need the role relay_operator"]
     if content is None:
-        return ["  bytes       gone: the row left with its retention (`relay status`)"]
+        return [typed("  bytes       gone: the row left with its retention (`relay status`)")]
     lines = []
     if content.key is not None:
         lines.append(f"  {'key':<10}  {_short_bytes(content.key)}")
@@ -129,7 +132,7 @@ def content_lines(row: Held, content: Content | None, *, permitted: bool) -> lis
         )
     elif content.cut:
         more = (row.value_bytes or 0) - len(content.value)
-        lines.append(f"  ... {more:,} bytes more: --bytes, or `relay quarantine export`")
+        lines.append(typed(f"  ... {more:,} bytes more: --bytes, or `relay quarantine export`"))
     return lines
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from relay.cli.errors import Found
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import echo, own_settings, print_json, wants_json
 from relay.repair.later_records import LaterRecords
 from relay.repair.rebaseline import Plan, Rebaseline, Rebaselined, plan
 from relay.repair.retained import RetainedRows
@@ -51,7 +51,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     there. Without --execute: what is wrong, how many rows would be sent, which of them again, and
     which records on Kafka have no row any more (ghosts). Exit code 3: it is needed.
     """
-    settings = settings_of(ctx)
+    settings = own_settings(ctx)
     if given["execute"]:
         reason = (given["reason"] or "").strip()
         if not reason:
@@ -60,13 +60,13 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         if wants_json(ctx):
             print_json(asdict(done))
         else:
-            click.echo("\n".join(_done_lines(done)))
+            echo(_done_lines(done))
         return
     found = asyncio.run(_plan(settings, given["read_seconds"]))
     if wants_json(ctx):
         print_json(_as_data(found))
     else:
-        click.echo("\n".join(_plan_lines(found)))
+        echo(_plan_lines(found))
     if found.needed:
         raise Found
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from relay.cli.errors import Found
-from relay.cli.output import harmless, print_json, settings_of, wants_json
+from relay.cli.output import echo, harmless, print_json, settings_of, wants_json
 from relay.diagnose.reconcile.findings import MEANINGS, NEXT, Difference
 from relay.diagnose.reconcile.open_cases import OpenCases
 from relay.diagnose.reconcile.reconciliation import Range, Reconciliation, reconcile
@@ -54,7 +54,7 @@ def command(
     if wants_json(ctx):
         print_json(_as_json(done))
     else:
-        click.echo("\n".join(_lines(harmless(done))))
+        echo(_lines(harmless(done)))
     if not done.proven:
         raise Found
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from relay.cli.errors import Found, NotLookedError
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import echo, print_json, settings_of, wants_json
 from relay.cli.replay_options import NothingNamedError, selection_of, selects
 from relay.cli.replay_returns import returns_command
 from relay.cli.replay_text import job_line, outcome_lines, plan_lines, plan_next, progress_shown
@@ -138,9 +138,7 @@ def _show_plan(ctx: click.Context, job: Job) -> None:
     if wants_json(ctx):
         print_json(_plan_data(job))
         return
-    click.echo("\n".join(plan_lines(job)))
-    for following in plan_next(job):
-        click.echo(f" next  {following}")
+    echo([*plan_lines(job), *(f" next  {following}" for following in plan_next(job))])
 
 
 def _plan_data(job: Job) -> dict[str, Any]:
@@ -168,7 +166,7 @@ def _ask(ctx: click.Context, job: Job, *, yes: bool) -> None:
     if yes or job.item_count < ASK_FROM:
         return
     if not wants_json(ctx):
-        click.echo("\n".join(plan_lines(job)), err=True)
+        echo(plan_lines(job), err=True)
     if not sys.stdin.isatty():
         raise click.UsageError(
             f"{job.item_count:,} events: add --yes, or look at the plan first and then"
@@ -192,7 +190,7 @@ def _show_outcome(ctx: click.Context, outcome: Outcome) -> None:
     if wants_json(ctx):
         print_json(outcome_data(outcome))
     else:
-        click.echo("\n".join(outcome_lines(outcome)))
+        echo(outcome_lines(outcome))
     if not outcome.well:
         raise Found(f"replay {outcome.job.replay_id}: {outcome.result()}")
 
@@ -232,7 +230,7 @@ def status_command(ctx: click.Context, replay: str) -> None:
     if outcome.job.state == "planned":
         _show_plan(ctx, outcome.job)
     else:
-        click.echo("\n".join(outcome_lines(outcome)))
+        echo(outcome_lines(outcome))
 
 
 async def _status(settings: Settings, named: str) -> Outcome:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from relay.cli.errors import Found
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import echo, print_json, settings_of, wants_json
 from relay.cli.parameters import SINCE
 from relay.cli.replay_options import RangeType
 from relay.orders.catalog import as_far_as_known
@@ -138,7 +138,7 @@ def _show(
         data = fed.as_data() | {"executed": given["execute"], "outcomes": came}
         print_json(data | {"still_waiting": waiting})
     else:
-        click.echo("\n".join(_lines(given, fed, came, waiting)))
+        echo(_lines(given, fed, came, waiting))
     if waiting or refused:
         raise Found(f"{waiting} returns wait for the consumer, {refused} were refused")
 

@@ -97,6 +97,9 @@ def outcome_lines(outcome: Outcome) -> Iterator[str]:
         yield f" {count:>9,}  could not be sent: {reason}"
     for order_id, why in islice(outcome.unwritten.items(), _EXAMPLES):
         yield f"            {printable(order_id)}: {printable(why)}"
+        if order_id in outcome.statements:
+            yield " to write it as the order's row stands, all the same:"
+            yield f" sql   {printable(outcome.statements[order_id])}"
     if outcome.relay_needed:
         yield "            the events that were written leave when a relay runs, and none does"
     for verdict, count in outcome.by_verdict().items():

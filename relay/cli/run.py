@@ -6,14 +6,14 @@ import asyncio
 
 import click
 
-from relay.cli.output import settings_named
+from relay.cli.output import named_settings
 from relay.cli.service import ServiceContext, logged, serve
 from relay.cli.with_watchdog import with_watchdog
 from relay.publish.maintenance.duties import maintenance_options
 from relay.publish.options import publish_options
 from relay.publish.service import RelayService
 from relay.runtime.audit import this_person
-from relay.runtime.settings import Settings, load_settings
+from relay.runtime.settings import Settings
 from relay.runtime.settings_sources import SettingsError
 
 METRICS_PORT = 9464
@@ -34,7 +34,7 @@ def command(ctx: click.Context, *, take_over: bool) -> None:
     somebody else publishes ([publisher] kind), it refuses: it would send everything again.
     """
     with logged():
-        settings = load_settings(**settings_named(ctx))
+        settings = named_settings(ctx)
         if settings.publisher.kind == "external":
             raise SettingsError(
                 'somebody else publishes this outbox: [publisher] kind = "external". relay witness '

@@ -15,11 +15,11 @@ import click
 import uvloop
 
 from relay.cli.errors import Found
-from relay.cli.output import settings_named
+from relay.cli.output import named_settings
 from relay.cli.sample_processor import processor
 from relay.outbox import Item, NewOrder
 from relay.runtime.process import instance_name, program_version
-from relay.runtime.settings import Settings, load_settings
+from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stop_on_signals
 from relay.sample.load import LoadPlan
 from relay.sample.load_run import run_load
@@ -63,7 +63,7 @@ command.add_command(processor)
 @click.pass_context
 def serve(ctx: click.Context, host: str, port: int, connections: int) -> None:
     """Take orders over HTTP: POST /orders, GET /orders/{id}, GET /health, /ready, /metrics."""
-    settings = load_settings(**settings_named(ctx))
+    settings = named_settings(ctx)
     options = ServeOptions(host=host, port=port, connections=connections)
 
     def listening(url: str) -> None:
@@ -107,7 +107,7 @@ def place(
 
     Exit code 3: it was not returned in time.
     """
-    settings = load_settings(**settings_named(ctx))
+    settings = named_settings(ctx)
     order = NewOrder(
         customer_id=fields["customer"],
         items=[Item(fields["sku"], fields["quantity"], fields["price"])],
@@ -177,7 +177,7 @@ def load(ctx: click.Context, /, url: str | None, wait: float, **fields: Any) -> 
 
     Exit code 1: an order could not be placed; 3: one was not returned in time.
     """
-    settings = load_settings(**settings_named(ctx))
+    settings = named_settings(ctx)
     fields["run"] = fields["run"] or uuid4().hex[:12]
     plan = LoadPlan(**fields)
     with _telemetry(settings) as tracing:

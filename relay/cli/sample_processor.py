@@ -19,11 +19,11 @@ import click
 import structlog
 import uvloop
 
-from relay.cli.output import settings_named
+from relay.cli.output import named_settings
 from relay.cli.service import configure_logs, logged
 from relay.runtime.database import DatabaseError, connect
 from relay.runtime.process import instance_name, program_version
-from relay.runtime.settings import Settings, load_settings
+from relay.runtime.settings import Settings
 from relay.runtime.shutdown import stop_on_signals
 from relay.sample.installation import require_sample
 from relay.sample.processor.faults import MEANING, Fault, FaultRule
@@ -130,7 +130,7 @@ def processor(ctx: click.Context, /, without_database: bool, **given: Any) -> No
     RELAY_METRICS_PORT names a port.
     """
     with logged():
-        settings = load_settings(**settings_named(ctx))
+        settings = named_settings(ctx)
         options = _options(settings, given)
         with _telemetry(settings) as tracing:
             report = uvloop.run(_run(settings, options, tracing, check=not without_database))

@@ -20,6 +20,7 @@ import structlog
 import uvloop
 
 from relay.cli.errors import FAILURE, Found, as_data
+from relay.cli.output import typed
 from relay.runtime.heartbeat import stop_reason
 from relay.runtime.memory import share_freed_memory
 from relay.runtime.process import instance_name, program_version
@@ -98,7 +99,7 @@ def logged() -> Iterator[None]:
             code=data["code"],
             error=data["message"],
             details=dict(data["details"]),
-            hint=getattr(error, "hint", None),
+            hint=typed(str(hint)) if (hint := getattr(error, "hint", None)) else None,
             exc_info=error if os.environ.get("RELAY_TRACEBACK") else None,
         )
         sys.exit(FAILURE)

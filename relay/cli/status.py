@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.cli.errors import NotLookedError
-from relay.cli.output import console, harmless, print_json, settings_of, wants_json
+from relay.cli.output import console, harmless, print_json, settings_of, typed, wants_json
 from relay.diagnose.status.evidence import ProcessRow
 from relay.diagnose.status.hops import HopStatus, Status, is_alive
 from relay.diagnose.status.reading import read_status
@@ -105,7 +105,7 @@ def show(status: Status) -> None:
         table.add_row(*_cells(hop))
     screen.print(table)
     for line, style in _lines(status):
-        screen.print(Text(said(line), style=style))
+        screen.print(Text(typed(said(line)), style=style))
 
 
 def _cells(hop: HopStatus) -> tuple[Text, ...]:
@@ -116,7 +116,7 @@ def _cells(hop: HopStatus) -> tuple[Text, ...]:
         Text(("" if hop.exact else "~") + waiting, style="yellow" if hop.waiting else ""),
         Text(said(duration(hop.oldest_age_seconds))),
         Text("" if hop.rate_per_second is None else f"{hop.rate_per_second:,.1f}/s"),
-        Text(said(" - ".join(part for part in (hop.run_by, hop.note) if part)), style=bad),
+        Text(typed(said(" - ".join(part for part in (hop.run_by, hop.note) if part))), style=bad),
     )
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from relay.cli.errors import Found
-from relay.cli.output import harmless, print_json, settings_of, wants_json
+from relay.cli.output import echo, harmless, print_json, settings_of, wants_json
 from relay.cli.timeline_text import timeline_lines
 from relay.diagnose.report.timeline import Timeline, timeline
 from relay.diagnose.session import session
@@ -31,7 +31,7 @@ def command(ctx: click.Context, order: str) -> None:
     if wants_json(ctx):
         print_json(told.as_json(settings.trace.url))
     else:
-        click.echo("\n".join(timeline_lines(harmless(told), datetime.now(UTC), settings.trace.url)))
+        echo(timeline_lines(harmless(told), datetime.now(UTC), settings.trace.url))
     if told.diagnosis.verdict is Verdict.NO_SUCH_ORDER:
         raise Found("there is no such order")
     if found_something(told.diagnosis.verdict):

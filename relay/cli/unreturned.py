@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from relay.cli.errors import Found, NotLookedError
-from relay.cli.output import print_json, settings_of, wants_json
+from relay.cli.output import echo, print_json, settings_of, wants_json
 from relay.cli.parameters import INCIDENT, SINCE
 from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import session
@@ -33,6 +33,8 @@ from relay.runtime.printable import printable
 from relay.runtime.settings import Settings
 
 _LINES = 15
+# So many orders that belong to no incident each get a command of their own.
+_ALONE = 3
 
 
 @click.command("unreturned")
@@ -66,7 +68,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     elif given["ids"]:
         click.echo("".join(f"{printable(one.order_id)}\n" for one in found.orders), nl=False)
     elif found.orders or unjudged is None:
-        click.echo("\n".join(map(said, shown(found, datetime.now(UTC)))))
+        echo(map(said, shown(found, datetime.now(UTC))))
     if found.orders:
         raise Found(f"{len(found.orders)} orders are overdue")
     if found.unknown_statuses:
@@ -106,7 +108,7 @@ def shown(found: UnreturnedList, now_at: datetime) -> list[str]:
         lines.append(f" ... and {len(kinds) - _LINES} more kinds (--json)")
     incidents = sorted({one.incident_id for one in found.orders if one.incident_id is not None})
     lines += words
-    lines.append(f" next  {_next(found.orders, incidents)}")
+    lines += [f" next  {one}" for one in _next(found.orders, incidents)]
     return lines
 
 
@@ -133,9 +135,20 @@ def _kind_line(kind: Kind, placed: Sequence[datetime], now_at: datetime) -> str:
     return f" {len(placed):>7,}  {place:<10} {said}  oldest {age}"
 
 
-def _next(orders: Sequence[Unreturned], incidents: Sequence[int]) -> str:
-    if incidents:
-        return "relay incidents"
-    if len(orders) > 1:
-        return "relay diagnose"
-    return command_to_copy("relay diagnose {order}", order=printable(orders[0].order_id))
+def _next(orders: Sequence[Unreturned], incidents: Sequence[int]) -> list[str]:
+    """Return what to run: for incidents together, and for the orders that belong to none.
+
+    A few of these each get a command of their own: the replay where that is all there is to do.
+    """
+    alone = [one for one in orders if one.incident_id is None]
+    lines = ["relay incidents"] if incidents else []
+    if len(alone) > _ALONE:
+        return [*lines, "relay diagnose"]
+    return [*lines, *dict.fromkeys(map(_of_one, alone))]
+
+
+def _of_one(order: Unreturned) -> str:
+    commands = [one for one in order.next if one != "relay incidents"]
+    if commands and commands[0].startswith("relay replay "):
+        return printable(commands[0])
+    return command_to_copy("relay diagnose {order}", order=printable(order.order_id))

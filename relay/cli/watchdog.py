@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from relay.cli.output import settings_named
+from relay.cli.output import named_settings
 from relay.cli.service import ServiceContext, logged, serve
 from relay.diagnose.watch.round import WatchOptions
 from relay.diagnose.watch.watchdog import Watchdog
@@ -16,7 +16,7 @@ from relay.runtime.flow_record import as_recorded
 from relay.runtime.heartbeat import Heartbeat
 from relay.runtime.outage import OutageLog
 from relay.runtime.process import ProcessRecord
-from relay.runtime.settings import Settings, load_settings
+from relay.runtime.settings import Settings
 
 METRICS_PORT = 9466
 
@@ -30,7 +30,7 @@ def command(ctx: click.Context) -> None:
     neither runs. Of all watchdogs one is active. SIGTERM ends with 0.
     """
     with logged():
-        settings = load_settings(**settings_named(ctx))
+        settings = named_settings(ctx)
         serve(
             "watchdog",
             settings,

@@ -6,9 +6,8 @@ import os
 
 import click
 
-from relay.cli.output import settings_named
+from relay.cli.output import named_settings
 from relay.cli.service import ServiceContext, logged, serve
-from relay.runtime.settings import load_settings
 from relay.web.people import hashed
 from relay.web.service import WebService
 
@@ -31,7 +30,7 @@ def command(ctx: click.Context, wants_hash: bool) -> None:
         return
     config = ctx.find_root().obj["config"]
     with logged():
-        settings = load_settings(**settings_named(ctx))
+        settings = named_settings(ctx)
 
         def build(context: ServiceContext) -> WebService:
             return WebService(settings, context.stop, os.environ, context.metrics, config)

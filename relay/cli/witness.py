@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import click
 
-from relay.cli.output import print_json, settings_named, wants_json
+from relay.cli.output import named_settings, print_json, wants_json
 from relay.cli.service import ServiceContext, logged, serve
 from relay.cli.with_watchdog import with_watchdog
 from relay.publish.maintenance.duties import maintenance_options
@@ -17,7 +17,7 @@ from relay.publish.service import RelayService
 from relay.repair.adoption import adopt
 from relay.runtime.audit import this_person
 from relay.runtime.process import ProcessRecord
-from relay.runtime.settings import Settings, load_settings
+from relay.runtime.settings import Settings
 from relay.runtime.settings_sources import SettingsError
 from relay.witness.observer import PublisherNames
 from relay.witness.options import WitnessOptions
@@ -57,7 +57,7 @@ def command(ctx: click.Context, *, adopts: bool, before: datetime | None, by: st
 
 
 def _settings(ctx: click.Context) -> Settings:
-    settings = load_settings(**settings_named(ctx))
+    settings = named_settings(ctx)
     if settings.publisher.kind != "external":
         raise SettingsError(
             'relay witness follows somebody else: set [publisher] kind = "external" '

@@ -19,10 +19,14 @@ from relay.diagnose.gather.lookup import canonical
 from relay.diagnose.gather.orders import Gatherer, GatherOptions
 from relay.diagnose.gather.other_ids import OtherIds, find_other_ids
 from relay.diagnose.gather.reading import database_missing
-from relay.diagnose.missing_row import insert_template
 from relay.diagnose.report.diagnosis import Diagnosis
-from relay.diagnose.report.explain import asked_as, diagnose, with_insert
-from relay.diagnose.verdicts import Verdict
+from relay.diagnose.report.explain import (
+    asked_as,
+    diagnose,
+    needs_statement,
+    with_statement,
+)
+from relay.diagnose.statements import statements_of
 from relay.diagnose.watch.overdue import Open, find_open
 from relay.orders.catalog import as_far_as_known
 from relay.runtime.database import DATABASE_FAILURES, connect
@@ -72,7 +76,7 @@ class Session:
             page = await gatherer.gather(ids[start : start + PAGE_ORDERS], asked)
             page = [others.beside(replace(one, twin=twin) if twin else one) for one in page]
             found += [asked_as(diagnose(one), others.asked_as(one.order_id)) for one in page]
-        return await self._with_insert(found)
+        return await self._with_statements(found)
 
     async def _other_ids(self, order_ids: Sequence[str]) -> OtherIds:
         if isinstance(self.connection, Missing):
@@ -85,12 +89,11 @@ class Session:
     def _ids(self, order_ids: Sequence[str]) -> list[str]:
         return list(dict.fromkeys(canonical(self.flow, order_ids)))
 
-    async def _with_insert(self, found: list[Diagnosis]) -> list[Diagnosis]:
-        bypassed = any(one.verdict is Verdict.NO_OUTBOX_ROW for one in found)
-        if not bypassed or isinstance(self.connection, Missing):
+    async def _with_statements(self, found: list[Diagnosis]) -> list[Diagnosis]:
+        if isinstance(self.connection, Missing) or not any(map(needs_statement, found)):
             return found
-        mend = await insert_template(self.connection, self.flow)
-        return [with_insert(one, mend) for one in found]
+        statements = await statements_of(self.connection, self.flow)
+        return [with_statement(one, statements) for one in found]
 
     async def open_orders(
         self, since: datetime | None = None, at_most: int = 100_000

@@ -85,8 +85,10 @@ class Job:
     def not_judged(self) -> int:
         """Orders that were asked about, and of which the evidence could not be had."""
         skipped = self.plan.get("skipped", ())
-        return sum(one["count"] for one in skipped if one["reason"] == Skip.UNKNOWN)
+        return sum(one["count"] for one in skipped if one["reason"] in _NOT_JUDGED)
 
+
+_NOT_JUDGED: Final = frozenset({Skip.UNKNOWN, Skip.UNCLAIMED})
 
 _CREATE: Final = """
 INSERT INTO relay.replay_job (replay_id, selection, plan, target_topic)

@@ -31,6 +31,7 @@ class Skip(StrEnum):
     PARKED = "parked"
     CLOSED = "closed"
     UNKNOWN = "unknown"
+    UNCLAIMED = "event_unclaimed"
     NO_ORDER = "no_such_order"
     NO_ROW = "no_outbox_row"
     RETURN_WAITS = "return_waits"
@@ -46,6 +47,8 @@ HELP: Final[Mapping[Skip, str]] = {
     Skip.IN_REPLAY: "relay replay resume {replay}",
     Skip.PARKED: "relay quarantine list --order {order}",
     Skip.UNKNOWN: "relay diagnose {order} --scan-seconds 600",
+    # What it prints is needed to decide, and it has a command for each decision.
+    Skip.UNCLAIMED: "relay diagnose {order}",
     Skip.NO_ORDER: "relay diagnose {order}",
     Skip.NO_ROW: "relay replay --order {order} --write-missing",
     Skip.RETURN_WAITS: "relay quarantine list --order {order}",
@@ -100,6 +103,11 @@ class Judged:
     outbox_id: int | None = None
     dropped: bool = False
     deleted: bool = False
+
+    @property
+    def rowless(self) -> bool:
+        """Whether it has no event, or none that is known to be its own."""
+        return self.verdict == Verdict.NO_OUTBOX_ROW or self.cause == Cause.EVENT_UNCLAIMED
 
     @property
     def processed(self) -> bool:
@@ -215,8 +223,8 @@ def skip_reason(one: Judged, selection: Selection, *, write_missing: bool = Fals
         return Skip.NOT_SELECTED
     if selection.verdicts and one.verdict not in selection.verdicts:
         return Skip.NOT_SELECTED
-    if one.verdict == Verdict.NO_OUTBOX_ROW:
-        return None if write_missing else Skip.NO_ROW
+    if one.rowless:
+        return _unwritten_reason(one, selection, write_missing=write_missing)
     # What a person discarded was never published; another person may think otherwise.
     sendable = one.verdict not in NEVER or one.cause == Cause.DISCARDED_BY_HAND
     named = one.verdict in selection.verdicts and sendable
@@ -227,6 +235,14 @@ def skip_reason(one: Judged, selection: Selection, *, write_missing: bool = Fals
         # The inbox knows the answer: the same one again would be a copy.
         return Skip.SET_BACK
     return Skip.DROPPED if one.dropped else _BY_VERDICT.get(one.verdict, Skip.UNKNOWN)
+
+
+def _unwritten_reason(one: Judged, selection: Selection, *, write_missing: bool) -> Skip | None:
+    if one.verdict == Verdict.NO_OUTBOX_ROW:
+        return None if write_missing else Skip.NO_ROW
+    # Whoever names the verdict, too, has compared: none of those events is this order's.
+    compared = write_missing and one.verdict in selection.verdicts
+    return None if compared else Skip.UNCLAIMED
 
 
 def _passed(one: Judged) -> bool:
@@ -253,7 +269,7 @@ def decide(
     plan, skips = Plan(), _Skips()
     for one in judged:
         reason = skip_reason(one, selection, write_missing=write_missing)
-        if reason is None and one.verdict == Verdict.NO_OUTBOX_ROW:
+        if reason is None and one.rowless:
             plan.missing.append(one.order_id)
             continue
         if reason is None and _passed(one):

@@ -12,13 +12,15 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relay.diagnose.report.diagnosis import Diagnosis
+from relay.diagnose.report.explain import put_in
 from relay.diagnose.session import session
+from relay.diagnose.statements import statements_of
 from relay.orders.catalog import as_far_as_known
 from relay.publish.options import publish_options
 from relay.publish.service import RelayService
@@ -31,6 +33,7 @@ from relay.replay.returns import Stretch, feed_returns
 from relay.replay.spans import Run, export_replay_span
 from relay.runtime.active_services import active_services
 from relay.runtime.database import is_connection_loss
+from relay.runtime.flow import Flow
 from relay.runtime.operator_connection import operator_connection
 from relay.runtime.process import ProcessRecord, instance_name, program_version
 from relay.runtime.settings import Settings
@@ -53,6 +56,7 @@ class Outcome:
         missing: the orders that did not return, diagnosed.
         waited: whether returns were waited for.
         unwritten: orders whose missing event could not be made, and why.
+        statements: by which a person writes such an event as it is, after all.
         relay_needed: events were written that only a relay sends, and none runs.
     """
 
@@ -62,6 +66,7 @@ class Outcome:
     missing: Sequence[Diagnosis] = ()
     waited: bool = True
     unwritten: Mapping[str, str] = field(default_factory=dict)
+    statements: Mapping[str, str] = field(default_factory=dict)
     relay_needed: bool = False
 
     @property
@@ -221,7 +226,13 @@ async def _finish(
     # A first occurrence: no replay sends it.
     relay_needed = bool(job.missing) and "event" not in await active_services(connection)
     outcome = Outcome(
-        job, counted, why_not, waited=waited, unwritten=unwritten, relay_needed=relay_needed
+        job,
+        counted,
+        why_not,
+        waited=waited,
+        unwritten=unwritten,
+        statements=await _statements(connection, settings.flow, unwritten),
+        relay_needed=relay_needed,
     )
     if job.state != "sent" or conductor.stopped:
         return outcome
@@ -239,6 +250,13 @@ async def _finish(
     )
     job = await read_job(connection, job.replay_id)
     return replace(outcome, job=job)
+
+
+async def _statements(connection: Any, flow: Flow, orders: Iterable[str]) -> dict[str, str]:
+    """Return what writes the events that were refused: the relay publishes them as they are."""
+    ids = list(orders)
+    insert = (await statements_of(connection, flow)).insert if ids else None
+    return {} if insert is None else {one: put_in(insert, key=one) for one in ids}
 
 
 async def _diagnosed(settings: Settings, orders: Sequence[str]) -> Sequence[Diagnosis]:
@@ -269,7 +287,8 @@ def outcome_data(outcome: Outcome) -> dict[str, Any]:
             for one in outcome.missing
         ],
         "not_written": [
-            {"order_id": order_id, "why": why} for order_id, why in outcome.unwritten.items()
+            {"order_id": order_id, "why": why, "mend": outcome.statements.get(order_id)}
+            for order_id, why in outcome.unwritten.items()
         ],
         "by_verdict": outcome.by_verdict(),
         "trouble": job.trouble,

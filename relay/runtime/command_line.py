@@ -2,14 +2,34 @@
 
 Invariant: pure; whatever an id is, the command that is printed names that id and nothing else: it
 is quoted for the shell, is no option though it begins with a dash, and no incident though it looks
-like one.
+like one. What is printed goes by the settings of whoever printed it (`GlobalOptions`).
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from shlex import quote
 from typing import Final
+
+OF_A_FLOW: Final = frozenset(
+    {"status", "unreturned", "incidents", "diagnose", "trace", "replay", "quarantine", "close"}
+    | {"erase", "check", "probe", "reconcile", "confirm", "web", "trigger", "sample"}
+)
+"""Commands that are about one flow: of several, it has to be named."""
+
+OF_EVERY_FLOW: Final = frozenset(
+    {"audit", "rebaseline", "run", "witness", "watchdog", "init", "migrate", "demo", "embedded"}
+    | {"completion"}
+)
+"""Commands that need no flow's name."""
+
+# A command within a sentence, with its words: an id in it that looks like a command is none.
+_PRINTED: Final = re.compile(
+    r"(?<![\w./@'-])relay (?P<name>[a-z]+)(?![\w:@/-])"
+    r"(?P<words>(?: (?!relay )(?:[\w.:=@/+%-]|'[^']*'|\"'\")+)*)",
+    re.ASCII,
+)
 
 _NAMED: Final = re.compile(r"(?P<option> --[a-z-]+)? \{(?P<name>\w+)\}")
 _INCIDENT: Final = re.compile(r"[Ii]-(\d{1,18})")
@@ -41,3 +61,31 @@ def command(template: str, **ids: str) -> str:
 
     filled = _NAMED.sub(put, template)
     return " ".join((filled, "--", *behind)) if behind else filled
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalOptions:
+    """What a printed command has to say again, so that it looks where this program looked.
+
+    Attributes:
+        config: the settings' file that the command line named; None: it named none.
+        flow: which of several flows is meant; None: there is one.
+    """
+
+    config: str | None = None
+    flow: str | None = None
+
+    def put_into(self, text: str) -> str:
+        """Return a text of ours, in which every command has the options that it needs."""
+        if self.config is None and self.flow is None:
+            return text
+        return _PRINTED.sub(self._named, text)
+
+    def _named(self, found: re.Match[str]) -> str:
+        name = found["name"]
+        if name not in OF_A_FLOW | OF_EVERY_FLOW:
+            return found[0]
+        options = "" if self.config is None else f" --config {quote(self.config)}"
+        if self.flow is not None and name in OF_A_FLOW:
+            options += f" --flow {quote(self.flow)}"
+        return f"relay{options} {name}{found['words']}"

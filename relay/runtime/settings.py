@@ -113,6 +113,16 @@ class Settings(BaseSettings):
         except FlowError as error:
             raise SettingsError(str(error)) from None
 
+    @property
+    def flow_to_name(self) -> str | None:
+        """The flow's name where a command has to say which is meant; None: there is one flow.
+
+        None, too, where several are set and none is named: whoever needs one was refused.
+        """
+        if len(self.flows) == 1:
+            return None
+        return self._named if self._flow_to_go_by is None else self._flow_to_go_by.name
+
     def naming(self, name: str | None) -> Self:
         """Return the same settings, of which `flow` is the flow of that name.
 

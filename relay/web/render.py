@@ -14,7 +14,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from relay.diagnose.causes import meaning_of
@@ -45,7 +46,7 @@ def environment(language: str) -> Environment:
     made.globals.update(_gettext(spoken))
     made.filters.update(
         number=number, when=when, clock=clock, ago=ago, took=duration, fate=_fate,
-        say=partial(in_language, language),
+        say=partial(in_language, language), typed=_typed,
         bytes=lambda value: printable_bytes(value, lines=True),
         lines=lambda value: printable(value, lines=True),
     )  # fmt: skip
@@ -91,6 +92,12 @@ def asset_version(name: str) -> str:
 
 def _put_in(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _shown(value) for name, value in values.items()}
+
+
+@pass_context
+def _typed(context: Context, text: str) -> str:
+    """Return a text of ours in which every command can be typed as it stands."""
+    return str(context["site"].options.put_into(text))
 
 
 def _said(say: Any, text: str) -> str:

@@ -22,6 +22,7 @@ from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.logs import LogReading
 from relay.diagnose.gather.orders import GatherOptions
 from relay.diagnose.session import Session, UnreachableError, session
+from relay.runtime.command_line import GlobalOptions
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.language import LANGUAGES, accepted, preferred
 from relay.runtime.migration_files import MigrationError
@@ -82,6 +83,11 @@ class Site:
     def web(self) -> WebSettings:
         """The page's own settings."""
         return self.settings.web
+
+    @property
+    def options(self) -> GlobalOptions:
+        """What the commands that it shows have to say, so that they look where it looks."""
+        return GlobalOptions(self.config, self.settings.flow_to_name)
 
     @property
     def may_act(self) -> bool:

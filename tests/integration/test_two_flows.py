@@ -4,8 +4,12 @@ Payments are published as Debezium's outbox event router does.
 """
 
 import json
+import re
+import shlex
 
 from confluent_kafka import Consumer, Producer, TopicPartition
+
+from relay.runtime.command_line import OF_A_FLOW
 
 FLOW = """
 [flow.{name}s]
@@ -45,6 +49,26 @@ def processed(bootstrap, topic, group):
     consumer.commit(offsets=[TopicPartition(topic, 0, len(found))], asynchronous=False)
     consumer.close()
     return found
+
+
+def printed_commands_name_the_flow(relay_command, env):
+    """Whatever a command prints can be typed as it stands, up to the order that is sent again."""
+    for words in ("diagnose", "diagnose 42", "unreturned", "incidents", "incidents I-1", "status",
+                  "check", "reconcile", "replay", "trace 42"):  # fmt: skip
+        for form in ((), ("--json",)):
+            done = relay_command(*words.split(), "--flow", "orders", *form, env=env)
+            bare = re.findall(r"(?<![\w./'-])relay ([a-z]+)\b", done.stdout + done.stderr)
+            assert not OF_A_FLOW.intersection(bare), (words, done.stdout, done.stderr)
+    found = json.loads(
+        relay_command("diagnose", "42", "--flow", "orders", "--json", env=env).stdout
+    )
+    (line, *_) = found["orders"][0]["next"]
+    assert line.startswith("relay --flow orders replay"), line
+    planned = relay_command(*shlex.split(line)[1:], env=env)
+    assert "1 events would go" in planned.stdout, planned.stderr
+    (resume,) = re.findall(r"^ next  (relay .*)$", planned.stdout, re.MULTILINE)
+    sent = relay_command(*shlex.split(resume)[1:], "--no-wait", env=env)
+    assert sent.returncode == 0, sent.stderr
 
 
 async def test_two_flows_of_one_outbox_are_told_apart(
@@ -102,5 +126,6 @@ async def test_two_flows_of_one_outbox_are_told_apart(
     unnamed = relay_command("diagnose", "42", env=env)
     assert unnamed.returncode == 1
     assert "--flow with one of orders, payments" in unnamed.stderr
+    printed_commands_name_the_flow(relay_command, env)
     canary = relay_command("probe", "--flow", "payments", "--create-topic", env=env)
     assert canary.returncode == 0, canary.stderr

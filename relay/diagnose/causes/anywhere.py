@@ -1,7 +1,16 @@
 """Any hop: what was not looked at, and what stands in everybody's way."""
 
 from relay.diagnose.causes.codes import Cause
-from relay.diagnose.causes.meaning import AGAIN, CHECK, CLOSE, STATUS, TRACE, CauseMeaning, row
+from relay.diagnose.causes.meaning import (
+    AGAIN,
+    CHECK,
+    CLOSE,
+    STATUS,
+    TRACE,
+    WRITE_MISSING,
+    CauseMeaning,
+    row,
+)
 from relay.diagnose.verdicts import Verdict
 
 ANYWHERE: dict[Cause, CauseMeaning] = {
@@ -75,8 +84,12 @@ ANYWHERE: dict[Cause, CauseMeaning] = {
         Verdict.UNKNOWN,
         "the order has no event under its id, and events of that moment belong to no order: one of "
         "them may be this order's, sent under another id",
-        "do not write its event again before that is known: the processor would see it twice",
+        "compare the rows that the evidence names with the order: where one of them is its event, "
+        "the processor has it: correct the writer, and close the order; where none is, write the "
+        "missing event. Not before that is known: the processor would see it twice",
         TRACE,
+        CLOSE,
+        f"{WRITE_MISSING} --verdict unknown",
     ),
     Cause.ORDERS_NOT_NAMED: row(
         Verdict.UNKNOWN,

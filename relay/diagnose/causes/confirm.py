@@ -145,9 +145,10 @@ CONFIRM: dict[Cause, CauseMeaning] = {
     Cause.STATUS_OVERWRITTEN: row(
         Verdict.RETURN_SKIPPED,
         "the return was applied, and somebody gave the order another status afterwards",
-        "find who writes the status column beside the confirmation consumer, and set the status "
-        "that the return gave by hand: a replay cannot, its answer is a copy that the inbox knows; "
-        "where the new status is right, close the order",
+        "find who writes the status column beside the confirmation consumer; where the return is "
+        "right, run the statement that `relay diagnose` prints: it sets the status again (a replay "
+        "cannot, its answer is a copy that the inbox knows); where the new status is right, close "
+        "the order",
         TRACE,
         CLOSE,
     ),

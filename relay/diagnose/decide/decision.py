@@ -122,6 +122,15 @@ def applied_return(evidence: Evidence) -> ReturnSeen | None:
     return min(applied, key=_handled, default=None)
 
 
+def given_status(evidence: Evidence) -> str | None:
+    """Return the final status that the last applied return gave the order, where one did."""
+    if isinstance(evidence.returns, Missing):
+        return None
+    applied = [one for one in evidence.returns
+               if one.place is Place.INBOX and one.terminal and one.became is not None]  # fmt: skip
+    return max(applied, key=_handled).became if applied else None
+
+
 def _handled(seen: ReturnSeen) -> datetime:
     assert seen.handled_at is not None, "an inbox row has its time"
     return seen.handled_at

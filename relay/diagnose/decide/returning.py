@@ -83,26 +83,36 @@ def unanswered_cause(evidence: Evidence, delivery: Delivery, scan: Scan) -> Caus
     own = delivery.offset if delivery.offset is not None else -1
     found = evidence.neighbours
     around = found if isinstance(found, Neighbours) else Neighbours((own,))
-    crossing = next(iter(evidence.crossing.values()), None)
-    if crossing is None and _moved_a_moment_ago(evidence, delivery):
+    crossings = tuple(evidence.crossing.values())
+    if not crossings and _moved_a_moment_ago(evidence, delivery):
         return Cause.OFFSETS_SKIPPED
-    if crossing is not None and _resumed_past(crossing, around, own):
+    # Of several groups one that had members all the time has read it: what another one did while
+    # nobody was in it proves nothing of this order.
+    attended = tuple(one for one in crossings if one.unattended_from_at is None)
+    telling = attended or crossings
+    if any(_resumed_past(one, around, own) for one in telling):
         return Cause.OFFSETS_SKIPPED
-    if crossing is not None and _died(crossing, around, own):
+    if any(_died(one, around, own) for one in telling):
         return Cause.PROCESSOR_CRASHED
     if _stopped(around, own, scan, delivery):
         return Cause.RETURNS_STOPPED
-    if crossing is not None and _jumped(crossing, around, own):
+    if any(_jumped(one, around, own) for one in crossings):
         return Cause.OFFSETS_SKIPPED
     return Cause.RETURN_NEVER_SENT
 
 
 def _moved_a_moment_ago(evidence: Evidence, delivery: Delivery) -> bool:
-    """Tell whether the group has no members now, had none at its last position, and moved since."""
+    """Tell whether the group has no members now, had none at its last position, and moved since.
+
+    Another one that is past the record, and has members, has read it.
+    """
     groups = evidence.around.groups
     if isinstance(groups, Missing):
         return False
     where = Partition(delivery.topic, delivery.partition)
+    own = -1 if delivery.offset is None else delivery.offset
+    if any(one.members != 0 and one.committed.get(where, -1) > own for one in groups.values()):
+        return False
     for name, before in evidence.waiting.items():
         group = groups.get(name)
         alone = group is not None and group.exists and group.members == 0 == before.members

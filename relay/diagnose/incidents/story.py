@@ -57,7 +57,13 @@ async def still_open_from(connection: asyncpg.Connection, incident_id: int) -> d
 
 
 async def tell(
-    connection: asyncpg.Connection, flow: Flow, kind: Kind, from_at: datetime, to_at: datetime
+    connection: asyncpg.Connection,
+    flow: Flow,
+    kind: Kind,
+    from_at: datetime,
+    to_at: datetime,
+    *,
+    orders: int,
 ) -> dict[str, Any]:
     """Return `{"text": ..., ...}` for an incident.
 
@@ -67,6 +73,7 @@ async def tell(
         kind: hop, verdict, cause.
         from_at: when its first order was placed.
         to_at: when its last was.
+        orders: how many it has.
     """
     cause = kind[2]
     if cause in _RELAY:
@@ -74,8 +81,8 @@ async def tell(
     elif cause in _CONSUMER:
         parts = await _processes(connection, flow, "confirm", (from_at, to_at), _silence(cause))
     elif cause in _PROCESSOR:
-        jumped = cause == Cause.OFFSETS_SKIPPED
-        parts = await _groups(connection, flow, from_at, to_at, jumped=jumped)
+        lost = orders if cause == Cause.OFFSETS_SKIPPED else None
+        parts = await _groups(connection, flow, from_at, to_at, lost=lost)
     elif cause in _PUBLISHER:
         parts = await _publisher(connection, from_at, to_at)
     elif cause == Cause.WITNESS_DOWN:
@@ -194,7 +201,7 @@ async def _groups(
     from_at: datetime,
     to_at: datetime,
     *,
-    jumped: bool,
+    lost: int | None,
 ) -> list[str]:
     parts: list[str] = []
     for group in flow.processor_groups:
@@ -202,7 +209,7 @@ async def _groups(
             _POINTS, group, sorted(flow.topics), from_at - _BEFORE, from_at + _AFTER
         )
         points = [GroupPoint(at, (t, p), members, at_ or 0) for at, t, p, members, at_ in rows]
-        parts += describe_group(group, points, from_at, to_at, jumped=jumped)
+        parts += describe_group(group, points, from_at, to_at, lost=lost)
     return parts
 
 
@@ -216,7 +223,12 @@ class Absence:
 
 
 def describe_group(
-    group: str, points: Sequence[GroupPoint], from_at: datetime, to_at: datetime, *, jumped: bool
+    group: str,
+    points: Sequence[GroupPoint],
+    from_at: datetime,
+    to_at: datetime,
+    *,
+    lost: int | None,
 ) -> list[str]:
     """Tell when a group lost its last member, when it came back, and how far its offsets jumped.
 
@@ -228,12 +240,13 @@ def describe_group(
         points: what was recorded of it, by time.
         from_at: when the incident's first order was placed.
         to_at: when its last was.
-        jumped: its offsets jumped: the absence that ended with the widest jump is meant.
+        lost: its offsets jumped over so many orders of the incident: the absence that ended with
+            the widest jump is meant. None: they did not.
     """
     met = [one for one in absences(points) if one.back_at is None or one.back_at > from_at]
     if not met:
         return []
-    if jumped:
+    if lost is not None:
         meant = max(met, key=lambda one: offset_jump(points, one))
     else:
         during = [one for one in met if one.gone_at <= to_at] or met[:1]
@@ -242,9 +255,21 @@ def describe_group(
     if meant.back_at is None:
         return [*parts, "has not come back"]
     parts.append(f"resumed at {_time(meant.back_at)}")
-    if jumped:
-        parts.append(f"offsets jumped by {offset_jump(points, meant):,}, no returns")
+    if lost is not None:
+        parts.append(_jump(offset_jump(points, meant), lost))
     return parts
+
+
+def _jump(records: int, lost: int) -> str:
+    """Tell how many records were jumped over, and how many of them were not answered.
+
+    Some may have been answered before the offset was committed, or since; an incident of more
+    orders than that is of several jumps, or of a group whose partitions were not all recorded.
+    """
+    said = f"offsets jumped by {records:,}"
+    if lost < records:
+        return f"{said}, {lost:,} of them without a return"
+    return f"{said}, no returns" if lost == records else said
 
 
 def absences(points: Sequence[GroupPoint]) -> list[Absence]:

@@ -44,7 +44,8 @@ class Diagnosis:
         next: commands, the first to be run now.
         fix: what to do beside them; "" where nothing is.
         missing: what could not be had, with `unknown`.
-        mend_sql: the INSERT that makes a missing outbox row.
+        overwritten: the status that its return gave it, and the one that somebody put in its place.
+        mend_sql: the statement that makes a missing outbox row, or sets the status again.
         asked: the id that was given, where it was not the order's own.
         found_as: what that id is: `order_number`, `event id`.
         trace_told: the watchdog wrote into its trace, sampled or not.
@@ -69,6 +70,7 @@ class Diagnosis:
     incident_id: int | None = None
     delay: Delay | None = None
     missing: str | None = None
+    overwritten: tuple[str, str] | None = None
     mend_sql: str | None = None
     event_deleted: bool = False
     trace_told: bool = False

@@ -6,15 +6,17 @@ as proven that the evidence does not prove.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from relay.diagnose.causes import MEANINGS, Cause, for_incident
-from relay.diagnose.decide.decision import decide, due_at, placed_at
+from relay.diagnose.decide.decision import decide, due_at, given_status, placed_at
 from relay.diagnose.decide.delay import Delay, longest_delay
 from relay.diagnose.decide.finding import Finding
-from relay.diagnose.evidence.order import EventSeen, Evidence
+from relay.diagnose.evidence.order import EventSeen, Evidence, OrderSeen
 from relay.diagnose.report import hops
 from relay.diagnose.report.diagnosis import Diagnosis, HopLine, Mark
 from relay.diagnose.verdicts import HOPS, Hop, Verdict
@@ -47,28 +49,57 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         incident_id=evidence.incident_id,
         delay=_delay(evidence, finding),
         missing=_missing(finding),
+        overwritten=_overwritten(evidence, finding),
         event_deleted=event is not None and event.deleted,
         trace_told=evidence.trace_told,
     )
 
 
+def _overwritten(evidence: Evidence, finding: Finding) -> tuple[str, str] | None:
+    order, given = evidence.order, given_status(evidence)
+    known = finding.cause is Cause.STATUS_OVERWRITTEN and isinstance(order, OrderSeen)
+    return (given, order.status) if known and given and isinstance(order, OrderSeen) else None
+
+
 @dataclass(frozen=True, slots=True)
-class InsertTemplate:
-    """The INSERT that makes a missing outbox row, with `{key}` for the order's quoted key."""
+class Statements:
+    """The statements that mend an order in the database, with what is put in between braces.
 
-    template: str
+    Attributes:
+        insert: makes its missing outbox row; None: nobody says what that holds.
+        update: sets its status again, if nobody has set another one meanwhile; None: its table is
+            not named.
+    """
 
-    def sql(self, order_id: str) -> str:
-        """Return the statement for one order."""
-        quoted = "'" + order_id.replace("'", "''") + "'"
-        return self.template.replace("{key}", quoted)
+    insert: str | None = None
+    update: str | None = None
+
+    def of(self, diagnosis: Diagnosis) -> str | None:
+        """Return the statement for one order; None: none helps."""
+        if diagnosis.verdict is Verdict.NO_OUTBOX_ROW and self.insert is not None:
+            return put_in(self.insert, key=diagnosis.order_id)
+        if diagnosis.overwritten is not None and self.update is not None:
+            given, now = diagnosis.overwritten
+            return put_in(self.update, key=diagnosis.order_id, given=given, now=now)
+        return None
 
 
-def with_insert(diagnosis: Diagnosis, mend: InsertTemplate | None) -> Diagnosis:
-    """Add the statement that mends an order without an outbox row."""
-    if mend is None or diagnosis.verdict is not Verdict.NO_OUTBOX_ROW:
-        return diagnosis
-    return replace(diagnosis, mend_sql=mend.sql(diagnosis.order_id))
+_HOLE: Final = re.compile(r"\{(key|given|now)\}")
+
+
+def put_in(template: str, **texts: str) -> str:
+    """Return a statement with texts, quoted, between its braces."""
+    return _HOLE.sub(lambda hole: "'" + texts[hole[1]].replace("'", "''") + "'", template)
+
+
+def needs_statement(diagnosis: Diagnosis) -> bool:
+    """Tell whether a statement in the database may mend the order."""
+    return diagnosis.verdict is Verdict.NO_OUTBOX_ROW or diagnosis.overwritten is not None
+
+
+def with_statement(diagnosis: Diagnosis, statements: Statements) -> Diagnosis:
+    """Add the statement that mends the order, where one does."""
+    return replace(diagnosis, mend_sql=statements.of(diagnosis))
 
 
 def asked_as(diagnosis: Diagnosis, asked: tuple[str, str] | None) -> Diagnosis:

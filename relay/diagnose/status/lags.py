@@ -18,7 +18,12 @@ from relay.diagnose.gather.reading import broker_missing
 from relay.diagnose.gather.topics import other_members
 from relay.diagnose.gather.transactions import open_transactions
 from relay.diagnose.report.transactions import transaction_text
-from relay.diagnose.status.traces import Answered, Position, read_record_traces
+from relay.diagnose.status.traces import (
+    Answered,
+    Position,
+    RecordTraces,
+    read_record_traces,
+)
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
 from relay.kafka.failures import READING_FAILURES
 from relay.kafka.groups import GroupMembers
@@ -61,14 +66,14 @@ class Lags:
     Attributes:
         groups: who is in the processor's groups, and in ours.
         other_readers: groups with members that read the events, where the processor's have none.
-        record_traces: trace ids of the answered orders' records, by where they stand.
+        record_traces: trace ids of the answered orders' records, by place and event.
     """
 
     process: Lag | Missing
     confirm: Lag | Missing
     groups: Mapping[str, GroupMembers] = field(default_factory=dict)
     other_readers: tuple[str, ...] = ()
-    record_traces: Mapping[Position, str] = field(default_factory=dict)
+    record_traces: RecordTraces = field(default_factory=dict)
 
 
 async def read_lags(

@@ -16,6 +16,7 @@ from typing import Final
 import asyncpg
 
 from relay.kafka.broker import Broker
+from relay.kafka.event_headers import event_id_of
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import fetch, seen
 from relay.runtime.flow import Flow
@@ -54,6 +55,8 @@ SELECT a.aggregate_id, e.event_id, e.traceparent AS stored, a.traceparent AS ret
 """
 
 Position = tuple[Partition, int]
+RecordTraces = Mapping[tuple[Position, str], str]
+"""Trace id by where the record stands and the event that it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +64,14 @@ class Answered:
     """A return that was decided, and the event it answers.
 
     Attributes:
+        event_id: of the event.
         stored: trace id of the event's outbox row.
         returned: trace id of the return; None: it carries none.
         record: where the event's record stands; None: that is not known.
     """
 
     order_id: str
+    event_id: str
     stored: str
     returned: str | None
     record: Position | None
@@ -115,16 +120,22 @@ def _answered(row: asyncpg.Record) -> Answered:
     if row["record_offset"] is not None:
         at = Partition(row["topic"], row["partition"]), row["record_offset"]
     stored = stored_trace(row["stored"], row["event_id"])
-    return Answered(row["aggregate_id"], stored, trace_of(row["returned"]), at)
+    return Answered(
+        row["aggregate_id"], str(row["event_id"]), stored, trace_of(row["returned"]), at
+    )
 
 
-async def read_record_traces(broker: Broker, answered: Sequence[Answered]) -> dict[Position, str]:
-    """Read the records' trace ids back, "" for none; what time does not suffice for is absent."""
+async def read_record_traces(broker: Broker, answered: Sequence[Answered]) -> RecordTraces:
+    """Read the records' trace ids back, "" for none; what time does not suffice for is absent.
+
+    So is a record of another event: the topic was deleted and made again, or belongs to another
+    broker, and what stands there says nothing of the order.
+    """
     wanted: defaultdict[Partition, list[int]] = defaultdict(list)
     for partition, offset in {one.record for one in answered if one.record is not None}:
         if partition in broker.leaders:
             wanted[partition].append(offset)
-    found: dict[Position, str] = {}
+    found: dict[tuple[Position, str], str] = {}
     left = {partition: sorted(offsets) for partition, offsets in wanted.items()}
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _RECORDS_SECONDS
@@ -135,20 +146,23 @@ async def read_record_traces(broker: Broker, answered: Sequence[Answered]) -> di
         for one, fetched in got.items():
             for record in fetched.records:
                 if record.offset in left[one]:
-                    header = seen(one, record).header("traceparent")
-                    found[one, record.offset] = trace_of(header) or ""
+                    stands = seen(one, record)
+                    event_id = event_id_of(stands.headers)
+                    if event_id is not None:
+                        trace = trace_of(stands.header("traceparent")) or ""
+                        found[(one, record.offset), event_id] = trace
             reached = left[one][0] + 1 if fetched.out_of_range else fetched.next_offset
             left[one] = [offset for offset in left[one] if offset >= reached]
         left = {one: offsets for one, offsets in left.items() if offsets}
     return found
 
 
-def compare(answered: Iterable[Answered], records: Mapping[Position, str]) -> Traces:
+def compare(answered: Iterable[Answered], records: RecordTraces) -> Traces:
     """Tell which orders are one trace: an order is as good as its worst return."""
     verdicts: dict[str, Continuity] = {}
     unread: set[str] = set()
     for one in answered:
-        record = None if one.record is None else records.get(one.record)
+        record = None if one.record is None else records.get((one.record, one.event_id))
         if record is None:
             unread.add(one.order_id)
         verdict = continuity(one.stored, one.returned, record)

@@ -267,7 +267,7 @@ class Round:
             if seen.closed_at is None or seen.incident_id in changed:
                 from_at = await still_open_from(self.connection, seen.incident_id)
                 span = from_at or seen.from_at, seen.to_at
-                story = await tell(self.connection, self.flow, seen.kind, *span)
+                story = await tell(self.connection, self.flow, seen.kind, *span, orders=seen.orders)
                 if story != seen.story:
                     await write_story(self.connection, seen.incident_id, story)
 

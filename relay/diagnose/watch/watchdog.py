@@ -34,6 +34,7 @@ from relay.diagnose.watch.round import Round, RoundReport, WatchOptions
 from relay.kafka.broker import connected
 from relay.orders.catalog import as_far_as_known
 from relay.runtime.backoff import Backoff
+from relay.runtime.command_line import GlobalOptions
 from relay.runtime.database import DATABASE_FAILURES, DRIVER_FAILURES, connect
 from relay.runtime.duty_record import WATCH_POSITIONS, WATCH_ROUND, duty_completed, duty_failed
 from relay.runtime.flow import Flow
@@ -243,7 +244,7 @@ class Watchdog:
 
     def _report(self, flow: str, report: RoundReport) -> None:
         for change in report.changes:
-            _log_change(change)
+            _log_change(change, GlobalOptions(flow=flow if len(self.flows) > 1 else None))
         self.last = report
         if self.metrics is None:
             return
@@ -379,7 +380,7 @@ async def looked_by(connection: asyncpg.Connection, once: OneRound) -> Looked:
     return replace(recorded, why_not=f"{recorded.why_not}; this command cannot: {once.why_not}")
 
 
-def _log_change(change: IncidentChange) -> None:
+def _log_change(change: IncidentChange, options: GlobalOptions) -> None:
     hop, verdict, cause = change.kind
     told = _LOG.info if change.event == "closed" else _LOG.error
     told(
@@ -389,5 +390,5 @@ def _log_change(change: IncidentChange) -> None:
         verdict=verdict,
         cause=cause,
         orders=change.orders,
-        next=f"relay incidents I-{change.incident_id}",
+        next=options.put_into(f"relay incidents I-{change.incident_id}"),
     )

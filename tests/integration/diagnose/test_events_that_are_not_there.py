@@ -1,6 +1,9 @@
 """Orders without an outbox row: who is accused, where foreign programs wrote, deleted, restored."""
 
 import asyncio
+import json
+import re
+import shlex
 import uuid
 
 import psycopg
@@ -12,7 +15,7 @@ pytestmark = pytest.mark.timeout(180)
 
 INSERT_ORDER = """
 INSERT INTO orders (order_id, customer_id, items, total, currency)
-VALUES (%s, 'c-2', '[]', 1, 'EUR')
+VALUES (%s, 'c-2', '[{"sku": "tea", "quantity": 1, "price": "1.00"}]', 1, 'EUR')
 """
 INSERT_EVENT = """
 INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload)
@@ -42,8 +45,16 @@ async def test_an_event_that_may_be_the_orders_is_not_written_a_second_time(wiri
     assert wiring.named([order]) == [("place", "unknown", "event_unclaimed")]
     done = wiring.command("--json", "replay", "--order", order, "--write-missing")
     assert '"missing": []' in done.stdout, done.stdout + done.stderr
-    count = await wiring.pg.fetchval("SELECT count(*) FROM relay.outbox")
-    assert count == 1
+    assert await wiring.pg.fetchval("SELECT count(*) FROM relay.outbox") == 1
+    # Once somebody has compared, what the diagnosis prints does it.
+    refused = json.loads(done.stdout)["skipped"]
+    assert [one["reason"] for one in refused] == ["event_unclaimed"]
+    wiring.relay(**QUICK), wiring.processor(), wiring.consumer(**QUICK)
+    (found,) = wiring.diagnose(shlex.split(refused[0]["next"])[2:])
+    planned = wiring.command(*shlex.split(found["next"][-1])[1:])
+    (line,) = re.findall(r"^ next  (relay replay resume .*)$", planned.stdout, re.MULTILINE)
+    assert wiring.command(*shlex.split(line)[1:]).returncode == 0
+    await wiring.until_returned([order])
 
 
 async def test_an_order_that_was_changed_since_is_known_by_its_time(wiring) -> None:

@@ -135,11 +135,12 @@ async def test_what_somebody_overwrote_is_told_in_both_directions(wiring) -> Non
     assert {(kind, one) for kind, one in found if kind == "status_overwritten"} == {
         ("status_overwritten", one) for one in (back, other, saved)
     }
-    # Set right by hand, as the fix says, there is nothing left.
-    await wiring.pg.execute(
-        "UPDATE orders SET status = 'confirmed' WHERE order_id = ANY ($1::uuid[])",
-        [back, other, saved],
-    )
+    # The statements that are printed are run as they are; there is nothing left.
+    for one in wiring.diagnose([back, other, saved]):
+        (statement,) = [it["found"] for it in one["evidence"] if it["what"] == "mend"]
+        assert await wiring.pg.execute(statement) == "UPDATE 1"
+        assert await wiring.pg.execute(statement) == "UPDATE 0"
+    assert await wiring.statuses([back, other, saved]) == ["confirmed"] * 3
     assert data(wiring, "reconcile")[0] == 0
 
 

@@ -49,6 +49,22 @@ async def test_whole_traces_and_each_way_to_break_one(wiring: Wiring) -> None:
     )
 
 
+async def test_records_of_a_topic_that_was_made_again_break_no_trace(wiring: Wiring) -> None:
+    """Where an order's record stood another event's stands now: that says nothing of the order."""
+    wiring.relay(), wiring.processor(), wiring.consumer()
+    await wiring.until_up()
+    before = await wiring.place(12)
+    await wiring.until_returned(before)
+    assert (continuity(wiring)["share"], continuity(wiring)["records_not_read"]) == (1.0, 0)
+    await asyncio.to_thread(wiring.topics.recreate, wiring.events)
+    await wiring.until_log_position(wiring.events)
+    after = await wiring.place(12)
+    await wiring.until_published(after)
+    found = continuity(wiring)
+    assert found["breaks"]["record_breaks"] == 0, found
+    assert found["records_not_read"] >= 12, found
+
+
 async def test_a_row_without_a_context_is_whole_by_the_derived_one(wiring: Wiring) -> None:
     wiring.relay()
     wiring.processor()

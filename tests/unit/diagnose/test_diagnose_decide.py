@@ -825,6 +825,33 @@ def test_what_was_answered_before_the_group_left_belongs_to_no_resumption() -> N
     assert named(resumed) == (Hop.RETURN, Verdict.NO_RETURN, Cause.RETURN_NEVER_SENT)
 
 
+def test_what_one_of_two_groups_did_alone_says_nothing_of_an_order_that_the_other_read() -> None:
+    """One read it between two looks, closed, and answered nothing; the other goes on."""
+    alone = replace(
+        CROSSED,
+        before_offset=OFFSET,
+        before_members=0,
+        after_offset=OFFSET + 1,
+        after_members=0,
+        unattended_from_at=ago(minutes=58),
+    )
+    neighbours = Neighbours((OFFSET,), (OFFSET - 1, OFFSET + 1))
+    of_one = replace(LOST, crossing={GROUP: alone}, neighbours=neighbours)
+    assert named(of_one) == (Hop.RETURN, Verdict.NO_RETURN, Cause.OFFSETS_SKIPPED)
+    for crossing in ({GROUP: alone, "green": CROSSED}, {"green": CROSSED, GROUP: alone}):
+        of_two = around(replace(of_one, crossing=crossing), processor_groups=(GROUP, "green"))
+        assert named(of_two) == (Hop.RETURN, Verdict.NO_RETURN, Cause.RETURN_NEVER_SENT)
+    # Six in a row, exactly what it moved over, among others that were answered, are no accident.
+    many = tuple(range(OFFSET - 5, OFFSET + 1))
+    wide = replace(alone, before_offset=OFFSET - 5)
+    jumped = replace(
+        of_one,
+        crossing={GROUP: wide, "green": CROSSED},
+        neighbours=Neighbours(many, (OFFSET - 6, OFFSET + 1)),
+    )
+    assert named(jumped)[2] == Cause.OFFSETS_SKIPPED
+
+
 def test_an_empty_group_whose_offset_has_just_moved_was_moved_by_hand() -> None:
     case = replace(
         group(members=0, committed={WHERE: 118_971}),

@@ -9,13 +9,13 @@ from unittest.mock import patch
 import click
 import pytest
 
-from relay.cli import root
+from relay.cli import GROUPS, root
 from relay.diagnose.causes import MEANINGS, Cause, causes_of, for_incident
 from relay.diagnose.reconcile.findings import NEXT
 from relay.diagnose.verdicts import MEANINGS as VERDICTS
 from relay.diagnose.verdicts import Hop
 from relay.replay.plan import HELP
-from relay.runtime.command_line import command
+from relay.runtime.command_line import OF_A_FLOW, OF_EVERY_FLOW, GlobalOptions, command
 
 ROOT = Path(__file__).parents[3]
 ORDER = "018f8e7a-0000-7000-8000-000000000001"
@@ -112,3 +112,66 @@ def test_each_branch_of_an_or_has_its_own_command(cause: Cause) -> None:
     }.items():
         if branch in row.fix and f"not {branch}" not in row.fix.casefold():
             assert needed in commands or "a replay cannot" in row.fix, (branch, row.next)
+
+
+OF_PAYMENTS = GlobalOptions("shop's.toml", "payments 2")
+
+
+def options_of(line: str) -> dict[str, object]:
+    """Return what a printed command says of file and flow, as the program reads it."""
+    found = {"config": None, "json": False}
+    with patch.object(
+        click.Command, "invoke", lambda _self, ctx: found.update(ctx.find_root().params)
+    ):
+        root.main(shlex.split(line)[1:], prog_name="relay", standalone_mode=False, obj=found)
+    return found
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_a_command_of_several_flows_names_the_one_that_was_meant(cause: Cause) -> None:
+    row = MEANINGS[cause]
+    commands = [command(one, order=ORDER, twin=ORDER) for one in row.next]
+    commands += [for_incident(one, cause, "I-17").format(order=ORDER, twin=ORDER)
+                 for one in row.next]  # fmt: skip
+    commands += quoted(row.fix)
+    for one in commands:
+        printed = OF_PAYMENTS.put_into(one)
+        given, name = options_of(printed), one.split()[1]
+        assert given["config"] == "shop's.toml", printed
+        assert given["flow"] == (None if name in OF_EVERY_FLOW else "payments 2"), printed
+        assert parse(printed) == parse(one)
+
+
+def test_commands_are_named_within_sentences_and_nothing_else_is() -> None:
+    options = GlobalOptions(flow="payments")
+    for text, printed in {
+        "stop the relay, then: relay rebaseline; relay check": (
+            "stop the relay, then: relay rebaseline; relay --flow payments check"
+        ),
+        "start relay run, relay confirm or relay watchdog": (
+            "start relay run, relay --flow payments confirm or relay watchdog"
+        ),
+        "relay check says what is missing; relay status, who runs": (
+            "relay --flow payments check says what is missing;"
+            " relay --flow payments status, who runs"
+        ),
+        "补发(`relay replay`)": "补发(`relay --flow payments replay`)",
+        # An id is an id, a process a process.
+        "relay diagnose 'relay status'": "relay --flow payments diagnose 'relay status'",
+        "relay web:17 stopped; the relay runs": "relay web:17 stopped; the relay runs",
+        "outbox-relay status": "outbox-relay status",
+    }.items():
+        assert options.put_into(text) == printed
+    assert GlobalOptions().put_into("relay status") == "relay status"
+
+
+def test_every_command_is_of_a_flow_or_of_all() -> None:
+    """And those of all read the settings without asking which flow is meant."""
+    modules = {name: found[0] for group in GROUPS.values() for name, found in group.items()}
+    assert set(modules) == OF_A_FLOW | OF_EVERY_FLOW
+    assert not OF_A_FLOW & OF_EVERY_FLOW
+    for name in OF_EVERY_FLOW - {"init", "demo"}:
+        path = ROOT / "relay" / "cli" / f"{modules[name].rpartition('.')[2]}.py"
+        source = path.read_text("utf-8")
+        assert "settings_of(" not in source.replace("own_settings_of(", ""), name
+        assert "settings.flow," not in source, name

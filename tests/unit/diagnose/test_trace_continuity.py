@@ -49,13 +49,13 @@ def test_an_order_is_as_good_as_its_worst_return() -> None:
     at = (("orders.events", 0), 7)
     found = compare(
         [
-            Answered("a", TRACE, TRACE, at),
-            Answered("a", TRACE, OTHER, at),
-            Answered("b", TRACE, TRACE, at),
-            Answered("c", TRACE, None, at),
-            Answered("d", TRACE, TRACE, None),
+            Answered("a", "e", TRACE, TRACE, at),
+            Answered("a", "e", TRACE, OTHER, at),
+            Answered("b", "e", TRACE, TRACE, at),
+            Answered("c", "e", TRACE, None, at),
+            Answered("d", "e", TRACE, TRACE, None),
         ],
-        {at: TRACE},
+        {(at, "e"): TRACE},
     )
     assert found.orders == 4
     assert found.breaks == {Continuity.RETURN_OTHER: 1, Continuity.RETURN_WITHOUT: 1}

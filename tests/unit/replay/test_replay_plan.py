@@ -90,6 +90,17 @@ def test_missing_events_are_written_only_when_asked_to() -> None:
     assert (plan.missing, plan.count, plan.skipped) == (["o-1"], 0, [])
 
 
+def test_an_event_beside_unclaimed_ones_is_written_only_when_the_verdict_is_named_too() -> None:
+    one = judged("unknown", "event_unclaimed", outbox_id=None)
+    named = Selection(verdicts=("unknown",))
+    for selection, write in ((Selection(), False), (Selection(), True), (named, False)):
+        plan = decide([one], {}, selection, write_missing=write)
+        assert (plan.missing, [it.reason for it in plan.skipped]) == ([], [Skip.UNCLAIMED])
+        assert plan.skipped[0].next == "relay diagnose o-1"
+    plan = decide([one], {}, named, write_missing=True)
+    assert (plan.missing, plan.skipped) == (["o-1"], [])
+
+
 def test_rows_say_no_too() -> None:
     lost = judged("no_return")
     assert reason_of(lost, row=row(replayed=True)) is Skip.REPLAYED
