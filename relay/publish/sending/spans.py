@@ -18,9 +18,10 @@ from relay.publish.reading.replays import Replayed
 from relay.publish.sending.batch import Batch
 from relay.publish.sending.record import microseconds
 from relay.telemetry import names
+from relay.telemetry.event_parts import Said, event_parts, said_of
 from relay.telemetry.identities import TraceColumns, below, is_root, siblings
 from relay.telemetry.names import SpanKind
-from relay.telemetry.otlp import SpanEncoder, event_parts, said_of
+from relay.telemetry.otlp import SpanEncoder
 from relay.telemetry.protobuf import attribute, link
 from relay.telemetry.tracing import Tracing
 
@@ -125,7 +126,7 @@ class SendSpans:
         self,
         sent: SentPage,
         identities: _Parts,
-        said: Sequence[bytes] | None,
+        said: Said,
         *,
         linked: bool = False,
     ) -> _Parts:

@@ -50,7 +50,9 @@ def ids(count: int) -> list[bytes | None]:
 
 @st.composite
 def batches(draw: st.DrawFn) -> dict[str, object]:
-    count = draw(st.integers(1, 12))
+    # A page is either of any rows, or of rows that all have a parent and nothing else.
+    alike = draw(st.booleans())
+    count = draw(st.integers(1, 30 if alike else 12))
 
     def column(one: st.SearchStrategy[object]) -> list[object]:
         return draw(st.lists(one, min_size=count, max_size=count))
@@ -59,14 +61,18 @@ def batches(draw: st.DrawFn) -> dict[str, object]:
         identity,
         st.binary(min_size=16, max_size=16),
         st.binary(min_size=8, max_size=8),
-        st.just(b"") | st.binary(min_size=8, max_size=8),
-        st.none() | st.text("ab=,1", min_size=1, max_size=512).map(str.encode),
+        st.binary(min_size=8, max_size=8)
+        if alike
+        else st.just(b"") | st.binary(min_size=8, max_size=8),
+        st.none()
+        if alike
+        else st.none() | st.text("ab=,1", min_size=1, max_size=512).map(str.encode),
     )
     order_id = st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace"))
     base = draw(st.integers(0, 2**50))
     offset = st.integers(-1, 2**62) | st.integers(2**14 - 3, 2**14 + 3)
     return {
-        "identities": column(st.none() | one_id),
+        "identities": column(one_id if alike else st.none() | one_id),
         "order_ids": column(order_id | st.binary(max_size=30)),
         "started_ns": draw(st.integers(0, 2**63)) or column(st.integers(0, 2**63 - 1)),
         "ended_ns": draw(st.integers(0, 2**64 - 1)),
