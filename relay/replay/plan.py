@@ -245,6 +245,18 @@ def _unwritten_reason(one: Judged, selection: Selection, *, write_missing: bool)
     return None if compared else Skip.UNCLAIMED
 
 
+def is_replayed(verdict: str, cause: str) -> bool:
+    """Tell whether a replay sends orders of this kind, those without an event being written first.
+
+    It leaves alone what moves by itself, what quarantine holds, and what it does not know.
+    """
+    try:
+        one = Judged("", Verdict(verdict), Cause(cause))
+    except ValueError:  # of a newer version, or written by hand
+        return False
+    return skip_reason(one, Selection(), write_missing=True) is None
+
+
 def _passed(one: Judged) -> bool:
     return one.verdict == Verdict.RETURN_SKIPPED and one.cause in _PASSED_RETURN
 

@@ -36,6 +36,7 @@ def environment(language: str) -> Environment:
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
+        auto_reload=False,  # an upgrade changes the files under a process that still runs
         undefined=StrictUndefined,
         finalize=_shown,
         trim_blocks=True,

@@ -38,8 +38,9 @@ PUBLISH: dict[Cause, CauseMeaning] = {
     ),
     Cause.LEASE_STUCK: row(
         Verdict.NOT_PUBLISHED,
-        "a relay stands by, and nobody holds the lease",
-        "see who owns the lease; it lapses by itself unless its row is locked",
+        "a relay stands by, and no relay holds the lease",
+        "see who owns the lease (whoever took it by hand is in `relay audit`); it lapses by itself "
+        "unless its row is locked",
         STATUS,
     ),
     Cause.REBASELINE_NEEDED: row(

@@ -32,6 +32,8 @@ CHECKPOINT_STILL_SECONDS = 10.0
 CLOCK_SLACK_SECONDS = 60.0
 # Whoever stands by asks for the lease five times a second.
 LEASE_TAKEN_SECONDS = 2.0
+# What a relay that was killed leaves of its lease (publish.lease_seconds) is far less than that.
+LEASE_LEFT_SECONDS = 60.0
 
 _HELD_REASONS = {
     "too_large": Cause.TOO_LARGE,
@@ -167,20 +169,30 @@ def _topic_absent(evidence: Evidence, topic: str | None) -> bool:
 
 
 def lease_is_stuck(around: SystemState) -> bool:
-    """Tell whether nobody has the lease though a relay stands by for it.
+    """Tell whether no relay has the lease though one stands by for it: nobody, or somebody by hand.
 
     A relay that was killed a moment ago has a fresh heartbeat and a lapsed lease, and stands by for
-    nothing.
+    nothing; one that was killed with its lease leaves it for some seconds.
     """
     lease = around.lease
-    if lease is None or isinstance(lease, Missing) or _is_held(lease, around):
+    if lease is None or isinstance(lease, Missing):
         return False
-    if lease.held_until is not None:
+    if _is_held(lease, around):
+        if not _is_held_by_hand(lease, around):
+            return False
+    elif lease.held_until is not None:
         free = around.now_at - lease.held_until
         if free < timedelta(seconds=LEASE_TAKEN_SECONDS):
             return False
     assert not isinstance(around.relays, Missing)
     return any(one.state == "standby" and alive(one, around.now_at) for one in around.relays)
+
+
+def _is_held_by_hand(lease: LeaseSeen, around: SystemState) -> bool:
+    """Tell whether no relay took it: no relay's connection did, and none died so short ago."""
+    until = lease.held_until
+    lasting = until is not None and until - around.now_at > timedelta(seconds=LEASE_LEFT_SECONDS)
+    return lease.connected is False and lasting
 
 
 def _is_held(lease: LeaseSeen, around: SystemState) -> bool:

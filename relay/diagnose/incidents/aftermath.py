@@ -94,6 +94,10 @@ NO_RESET: Final = (
     "Do not set the group's offset back: every order since would be processed again, those that "
     "were answered, too."
 )
+NO_REPLAY_HELD: Final = (
+    "Do not replay: what quarantine holds is released once the cause is gone, and a replay leaves "
+    "it alone."
+)
 NO_DISCARD: Final = "Do not discard what is in quarantine: it would never be sent or applied."
 NO_STATUS: Final = "Do not write the order's status by hand: its return would contradict it later."
 
@@ -104,10 +108,27 @@ def held_kind(verdict: str) -> str | None:
     return kinds.get(verdict)
 
 
-def must_not(hop: str, verdict: str, cause: str, gone: Gone) -> tuple[str, ...]:
-    """Return what must not be done about an incident."""
+def lacks_its_event(verdict: str) -> bool:
+    """Tell whether the event has to be written first: there is none to send again."""
+    return verdict == Verdict.NO_OUTBOX_ROW.value
+
+
+def must_not(
+    hop: str, verdict: str, cause: str, gone: Gone, *, is_replayed: bool
+) -> tuple[str, ...]:
+    """Return what must not be done about orders of a kind.
+
+    Args:
+        hop: where they are missing.
+        verdict: what became of them.
+        cause: why.
+        gone: whether the cause is.
+        is_replayed: a replay is the repair, by the rules of a plan.
+    """
     found = [DELAYED] if fate_of(verdict, cause) is Fate.DELAYED else []
-    if not found and gone is not Gone.YES:
+    if held_kind(verdict) is not None and not is_replayed:
+        found = [NO_REPLAY_HELD]
+    if is_replayed and not found and gone is not Gone.YES:
         found.append(TOO_EARLY)
     if hop in ("process", "return"):
         found.append(NO_RESET)

@@ -24,14 +24,17 @@ from relay.diagnose.gather.lookup import order_of_submission
 from relay.diagnose.gather.readers import read_readers
 from relay.diagnose.incidents.aftermath import (
     Aftermath,
+    Gone,
     decide_aftermath,
     due_stretch,
     expected_effect,
     held_kind,
+    lacks_its_event,
     must_not,
 )
 from relay.diagnose.incidents.listing import IncidentSeen, list_incidents, single_orders
 from relay.diagnose.incidents.next_step import next_command
+from relay.diagnose.report.diagnosis import Diagnosis
 from relay.diagnose.report.explain import headline
 from relay.diagnose.report.timeline import timeline
 from relay.diagnose.session import Session
@@ -48,6 +51,7 @@ from relay.diagnose.watch.happened import read_happened
 from relay.diagnose.watch.looked import read_looked
 from relay.repair.audited import read_audit
 from relay.replay.jobs import jobs_with_order
+from relay.replay.plan import is_replayed
 from relay.runtime.command_line import command, incident_number
 from relay.runtime.operator_connection import operator_connection
 from relay.web.drawing import Axis, band, time_line
@@ -130,7 +134,9 @@ async def incident(site: Site, request: Request) -> Page:
             "after": after,
             "effect": expected_effect(one.breakdown),
             "held": held_kind(one.kind[1]),
-            "must_not": must_not(*one.kind, after.gone),
+            "is_replayed": is_replayed(*one.kind[1:]),
+            "lacks_its_event": lacks_its_event(one.kind[1]),
+            "must_not": must_not(*one.kind, after.gone, is_replayed=is_replayed(*one.kind[1:])),
             "readers": () if isinstance(readers, Missing) else readers,
             "readers_missing": readers if isinstance(readers, Missing) else None,
         },
@@ -246,6 +252,8 @@ async def order(site: Site, request: Request) -> Page:
             "others": found[1:],
             "told": told,
             "says": headline(one, now_at),
+            "held": held_kind(one.verdict.value),
+            **_repair(one),
             "trace_url": one.trace_link(site.settings.trace.url),
             "json": one.as_json(site.settings.trace.url),
             "audit": audit,
@@ -254,6 +262,16 @@ async def order(site: Site, request: Request) -> Page:
         },
         404 if one.verdict is Verdict.NO_SUCH_ORDER and not found[1:] else 200,
     )
+
+
+def _repair(one: Diagnosis) -> dict[str, Any]:
+    """Return whether a replay is an order's repair, and what must not be done."""
+    if not found_something(one.verdict) or one.hop is None:
+        return {"is_replayed": False, "must_not": ()}
+    kind = (one.hop.value, one.verdict.value, one.cause.value)
+    replayed = is_replayed(*kind[1:])
+    forbidden = must_not(*kind, Gone.UNPROVEN, is_replayed=replayed)
+    return {"is_replayed": replayed, "must_not": forbidden}
 
 
 async def order_json(site: Site, request: Request) -> Response:

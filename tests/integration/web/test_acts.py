@@ -170,3 +170,31 @@ async def test_a_plan_sends_nothing_and_expires(pg, acting) -> None:
     assert "anna" in [row["who"] for row in await pg.fetch(AUDITED)]
     await pg.execute("UPDATE relay.replay_job SET planned_at = now() - interval '11 minutes'")
     assert "older than ten minutes" in (await page.get(planned.headers["location"])).text
+
+
+@pytest.mark.parametrize(
+    ("kind", "planned", "writes", "held"),
+    [
+        (("return", "no_return", "offsets_skipped"), True, False, False),
+        (("place", "no_outbox_row", "outbox_bypassed"), True, True, False),
+        (("publish", "parked", "too_large"), False, False, True),
+        (("confirm", "return_quarantined", "apply_failed"), False, False, True),
+        (("confirm", "return_quarantined", "return_malformed"), True, False, True),
+        (("confirm", "not_confirmed", "order_row_locked"), False, False, False),
+        (("publish", "lost_in_space", "of_a_newer_version"), False, False, False),
+    ],
+)
+async def test_a_replay_is_offered_where_a_plan_would_send_something(
+    pg, acting, kind: tuple[str, str, str], planned: bool, writes: bool, held: bool
+) -> None:
+    number = await fill(pg, evil="plain", cases=3)
+    await pg.execute(
+        "UPDATE relay.incident SET hop = $2, verdict = $3, cause = $4 WHERE incident_id = $1",
+        number, *kind,
+    )  # fmt: skip
+    page = await acting()
+    text = (await page.get(f"/incidents/I-{number}")).text
+    assert ('action="/acts/plan"' in text) is planned
+    assert ('name="write_missing"' in text) is writes
+    assert ('href="/quarantine?kind=' in text) is held
+    assert ("would be lost in the same way" in text) is planned

@@ -694,6 +694,18 @@ def test_a_lease_that_a_killed_relay_left_behind_proves_nothing() -> None:
     assert decide(around(UNSENT, relays=(KILLED,), lease=left)).cause is Cause.RELAY_DOWN
 
 
+def test_a_lease_that_somebody_took_by_hand_keeps_the_relay_standing_by() -> None:
+    still, until = CheckpointSeen(ago(minutes=50)), NOW + timedelta(minutes=30)
+    for connected, cause in (
+        (False, Cause.LEASE_STUCK),
+        (True, Cause.RELAY_STUCK),  # a relay's own connection has it
+        (None, Cause.RELAY_STUCK),  # whose it is may not be seen
+    ):
+        lease = LeaseSeen("me", until, connected=connected)
+        case = around(UNSENT, relays=(STANDBY,), lease=lease, checkpoint=still)
+        assert decide(case).cause is cause
+
+
 @pytest.mark.parametrize(
     ("relays", "lease"),
     [

@@ -7,6 +7,7 @@ import pytest
 from relay.diagnose.incidents.aftermath import (
     DELAYED,
     NO_DISCARD,
+    NO_REPLAY_HELD,
     NO_RESET,
     NO_STATUS,
     TOO_EARLY,
@@ -17,6 +18,7 @@ from relay.diagnose.incidents.aftermath import (
     must_not,
 )
 from relay.diagnose.status.minutes import Bucket, Minutes
+from relay.replay.plan import is_replayed
 
 AT = datetime(2026, 11, 22, 22, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -53,12 +55,20 @@ def test_only_orders_that_were_due_when_somebody_looked_prove_something() -> Non
 
 def test_what_must_not_be_done() -> None:
     skipped = ("return", "no_return", "offsets_skipped")
-    assert must_not(*skipped, Gone.UNPROVEN) == (TOO_EARLY, NO_RESET, NO_STATUS)
-    assert must_not(*skipped, Gone.YES) == (NO_RESET, NO_STATUS)
+    assert must_not(*skipped, Gone.UNPROVEN, is_replayed=True) == (TOO_EARLY, NO_RESET, NO_STATUS)
+    assert must_not(*skipped, Gone.YES, is_replayed=True) == (NO_RESET, NO_STATUS)
     delayed = ("confirm", "not_confirmed", "permission_denied")
-    assert must_not(*delayed, Gone.NO) == (DELAYED, NO_STATUS)
+    assert must_not(*delayed, Gone.NO, is_replayed=False) == (DELAYED, NO_STATUS)
     held = ("confirm", "return_quarantined", "return_unknown_status")
-    assert NO_DISCARD in must_not(*held, Gone.YES)
+    assert not is_replayed(*held[1:])
+    assert must_not(*held, Gone.NO, is_replayed=False) == (NO_REPLAY_HELD, NO_DISCARD, NO_STATUS)
+    useless = ("confirm", "return_quarantined", "return_malformed")
+    assert is_replayed(*useless[1:])  # only another return helps
+    assert NO_REPLAY_HELD not in must_not(*useless, Gone.NO, is_replayed=True)
+    assert is_replayed(*skipped[1:])
+    assert not is_replayed("lost_in_space", "x")
+    assert is_replayed("no_outbox_row", "outbox_bypassed")
+    assert not is_replayed(*delayed[1:])
 
 
 def test_the_expected_effect_counts_every_order_once() -> None:

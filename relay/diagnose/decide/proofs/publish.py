@@ -168,7 +168,7 @@ PUBLISH: dict[tuple[Verdict, Cause], Proof] = {
         never=(_MOVES,),
     ),
     (Verdict.NOT_PUBLISHED, Cause.LEASE_STUCK): _relay(
-        Fact("a relay stands by, and nobody holds the lease", lambda e: (
+        Fact("a relay stands by, and nobody, or no relay, holds the lease", lambda e: (
             not isinstance(e.around.relays, Missing) and lease_is_stuck(e.around))),
     ),
     (Verdict.NOT_PUBLISHED, Cause.REBASELINE_NEEDED): Proof(
