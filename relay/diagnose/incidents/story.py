@@ -255,8 +255,9 @@ def describe_group(
     if meant.back_at is None:
         return [*parts, "has not come back"]
     parts.append(f"resumed at {_time(meant.back_at)}")
-    if lost is not None:
-        parts.append(_jump(offset_jump(points, meant), lost))
+    jump = offset_jump(points, meant) if lost is not None else 0
+    if lost is not None and jump > 0:  # 0: its offsets moved while it had members
+        parts.append(_jump(jump, lost))
     return parts
 
 

@@ -45,7 +45,7 @@ UNION ALL
 SELECT uuid_send(event_id), id FROM relay.kept WHERE event_id = ANY ($1::uuid[])
 """
 
-# Rows that share an id in the range, wherever the other one is.
+# Rows of the range that share an event id.
 _DUPLICATES: Final = """
 SELECT o.event_id::text, min(o.id), count(*)::int, min(o.aggregate_id)
   FROM relay.outbox o

@@ -40,6 +40,11 @@ def test_what_was_answered_of_a_jump_is_not_said_to_have_no_return() -> None:
     assert told(night, 12, 40, 90).endswith("; offsets jumped by 60")
 
 
+def test_offsets_that_did_not_move_while_nobody_was_there_did_not_jump() -> None:
+    night = points((0, 0, 0, 100), (10, 0, 1, 100), (20, 0, 1, 101))
+    assert told(night, 5, 5, 1) == f"g had no members at {clock(0)}; resumed at {clock(10)}"
+
+
 def test_an_absence_that_ended_before_the_first_order_is_not_the_incidents() -> None:
     start = points((0, 0, 0, 0), (1, 0, 1, 3))
     night = points((5, 0, 0, 3), (20, 0, 0, 18), (21, 0, 1, 18), (25, 0, 1, 21))
