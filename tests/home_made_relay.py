@@ -6,10 +6,11 @@ Settings are the environment's: DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS, RELAY_FLO
 import os
 import signal
 import threading
+from contextlib import suppress
 from typing import Any
 
 import psycopg
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 
 TABLE = "CREATE TABLE IF NOT EXISTS public.home_made_sent (event_id uuid PRIMARY KEY)"
 WAITING = """
@@ -22,8 +23,8 @@ NOTED = "INSERT INTO public.home_made_sent SELECT unnest(%s::uuid[])"
 IDLE_SECONDS = 0.05
 
 
-def send(producer: Producer, topic: str, row: Any) -> None:
-    """Send one row, as CloudEvents in Kafka's binary mode."""
+def send(producer: Producer, topic: str, row: Any, delivered: list[str]) -> None:
+    """Send one row, as CloudEvents in Kafka's binary mode; note its event once Kafka has it."""
     event_id, event_type, aggregate_id, created_at, payload, traceparent = row
     headers = {
         "ce_specversion": "1.0",
@@ -39,6 +40,7 @@ def send(producer: Producer, topic: str, row: Any) -> None:
     producer.produce(
         topic, key=aggregate_id, value=payload,
         headers=[(name, text.encode()) for name, text in headers.items()],
+        on_delivery=lambda error, _record: None if error else delivered.append(event_id),
     )  # fmt: skip
 
 
@@ -49,17 +51,20 @@ def main() -> None:
     topic = os.environ["RELAY_FLOW_EVENTS_TOPIC"]
     producer = Producer(
         {"bootstrap.servers": os.environ["KAFKA_BOOTSTRAP_SERVERS"], "acks": "all",
-         "enable.idempotence": True, "linger.ms": 5}
+         "enable.idempotence": True, "linger.ms": 5, "message.timeout.ms": 5000,
+         "partitioner": "murmur2_random"}
     )  # fmt: skip
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
         connection.execute(TABLE)
         while not stop.is_set():
-            rows = connection.execute(WAITING).fetchall()
-            for row in rows:
-                send(producer, topic, row)
-            if producer.flush(10) == 0 and rows:
-                connection.execute(NOTED, ([row[0] for row in rows],))
-            elif not rows:
+            rows, delivered = connection.execute(WAITING).fetchall(), list[str]()
+            with suppress(KafkaException):  # the topic is not there
+                for row in rows:
+                    send(producer, topic, row, delivered)
+            producer.flush()
+            if delivered:
+                connection.execute(NOTED, (delivered,))
+            else:
                 stop.wait(IDLE_SECONDS)
 
 

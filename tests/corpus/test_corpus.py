@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(int(os.environ.get("CORPUS_SECONDS", "600")))
 ELSEWHERE = [
     replace(scene.elsewhere(), name=f"{scene.name}, elsewhere")
     for scene in SCENES
-    if scene.name in ("single", "skipped", "processes")
+    if scene.name in ("single", "skipped", "processes", "topics", "misdirected", "refused")
 ]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.crash.foreign_publisher import ForeignPublisher, accounted, settings
+from tests.crash.foreign_publisher import Account, ForeignPublisher, accounted, settings
 
 AT_POINT = Path(__file__).parents[1] / "faults/dies_at_point.py"
 WAIT_SECONDS = 25
@@ -25,6 +25,10 @@ DEATHS = (
     (("after_commit", 1), ("matched_late", 1)),
     (("before_commit", 4), ("after_commit", 6)),
     (("rows_found", 3), ("matched_late", 2)),
+)
+DEATHS_IN_ANOTHER_TOPIC = (
+    (("rows_found", 1), ("before_commit", 1)),
+    (("after_commit", 1), ("before_commit", 2)),
 )
 
 
@@ -59,10 +63,22 @@ def start(database: str, publisher: ForeignPublisher) -> Iterator[Start]:
         process.wait()
 
 
-async def until_exact(pg: asyncpg.Connection, publisher: ForeignPublisher, eventually: Any) -> None:
-    """Wait until all is accounted for, then ask once more: nothing is in it twice."""
+NOTHING: tuple[list[Account], list[Account]] = ([], [])
+
+
+async def until_exact(
+    pg: asyncpg.Connection,
+    publisher: ForeignPublisher,
+    eventually: Any,
+    before: tuple[list[Account], list[Account]] = NOTHING,
+) -> None:
+    """Wait until all is accounted for, then ask once more: nothing is in it twice.
+
+    `before` is what the topic of this name had that is there no more.
+    """
     await publisher.finish()
-    entries, aside = await asyncio.to_thread(publisher.account)
+    there = await asyncio.to_thread(publisher.account)
+    entries, aside = (sorted(was + now) for was, now in zip(before, there, strict=True))
 
     async def whole() -> bool:
         found = await accounted(pg, publisher.topic)
@@ -70,6 +86,14 @@ async def until_exact(pg: asyncpg.Connection, publisher: ForeignPublisher, event
         return found == (entries, aside)
 
     await eventually(whole, WAIT_SECONDS)
+
+
+async def is_in_group(pg: asyncpg.Connection, witness: subprocess.Popen[bytes]) -> bool:
+    found: bool = await pg.fetchval(
+        "SELECT EXISTS (SELECT FROM relay.consumer_offset WHERE owner LIKE '%:' || $1)",
+        str(witness.pid),
+    )
+    return found
 
 
 async def handed_over(pg: asyncpg.Connection) -> int:
@@ -129,3 +153,37 @@ async def test_one_that_is_frozen_beyond_its_session_and_another_that_is_killed_
         start()
         await eventually(shared, WAIT_SECONDS)
     await until_exact(pg, publisher, eventually)
+
+
+@pytest.mark.timeout(400)
+async def test_a_topic_made_anew_while_witnesses_are_killed_is_accounted_for_once(
+    pg: asyncpg.Connection,
+    publisher: ForeignPublisher,
+    start: Start,
+    topics: Any,
+    eventually: Any,
+) -> None:
+    first = start()
+    await publisher.burst()
+    await publisher.burst()
+    await until_exact(pg, publisher, eventually)
+    before = await accounted(pg, publisher.topic)
+    first.kill()
+    second = start()  # it has read all, and dies while its topic goes and comes
+    recreating = asyncio.create_task(asyncio.to_thread(topics.recreate, publisher.topic))
+    await eventually(lambda: is_in_group(pg, second), WAIT_SECONDS)
+    second.kill()
+    await recreating
+    for points in DEATHS_IN_ANOTHER_TOPIC:
+        dying = [start(*point) for point in points]
+        async with publisher.publishing():
+            await eventually(
+                lambda some=dying: all(one.poll() is not None for one in some), WAIT_SECONDS
+            )
+    start()
+    await until_exact(pg, publisher, eventually, before)
+    # Each partition was begun anew once, whoever died over it.
+    gaps = await pg.fetch(
+        "SELECT partition FROM relay.offset_gap WHERE reason = 'topic_recreated' ORDER BY 1"
+    )
+    assert [row["partition"] for row in gaps] == [0, 1, 2]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
+from aiokafka.errors import UnknownTopicOrPartitionError
 
 from relay.kafka.consumer.blocked import BlockedPartitions
 from relay.kafka.consumer.handler import Handler, PartitionBlockedError, PartitionLostError, WorkT
@@ -92,6 +93,12 @@ class Loop:
 
     async def _explained(self, error: BrokerError, session: Session[WorkT]) -> Exception:
         """Ask why the broker does not take us, if it never answered in this session."""
+        if isinstance(error.__cause__, UnknownTopicOrPartitionError):
+            missing = BrokerError(
+                f"topic {self.topic} does not exist: create it, or correct the flow"
+            )
+            missing.__cause__ = error.__cause__  # its code is Kafka's own
+            return missing
         if session.alive.is_set():
             return error
         return await refusal(self.kafka) or error

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.corpus.fault import Act, Fault, Orders, Scene, overdue
+from tests.corpus.fault import Act, Fault, Label, Orders, Scene, overdue
 from tests.corpus.world import World
 
 
@@ -81,6 +81,8 @@ async def unread_for_a_while(world: World, orders: Orders) -> None:
     await overdue(world, orders)
 
 
+TOPIC_MISSING: Label = ("publish", "not_published", "topic_missing")
+
 SCENE = Scene(
     "topics",
     acts=(
@@ -88,8 +90,8 @@ SCENE = Scene(
             (
                 Fault(
                     "events topic missing", "configuration",
-                    ("publish", "not_published", "topic_missing"), no_events_topic, relay_says_so,
-                    topic_made,
+                    TOPIC_MISSING, no_events_topic, relay_says_so, topic_made,
+                    elsewhere=TOPIC_MISSING,
                     waits_at=("publish", "process"),
                 ),
             ),

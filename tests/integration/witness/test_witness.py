@@ -1,11 +1,14 @@
 """A witness accounts for every record once, and the checkpoint follows what is proven."""
 
 import asyncio
+import uuid
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 
+from relay.publish.maintenance.partition_days import keep_partitions
 from relay.publish.options import PublishOptions
 from relay.publish.service import RelayService
 from relay.repair.adoption import adopt
@@ -80,6 +83,38 @@ async def test_records_whose_rows_never_come_keep_no_other_waiting(lab: Any) -> 
     assert tuple(entry) == (lab.topic, 5)
     assert [await late_rows.match(lab.pg) for _ in range(4)] == [0, 0, 0, 0]
     assert len(await unmatched(lab)) == 4
+
+
+async def test_a_record_whose_day_was_dropped_is_not_waited_for(lab: Any) -> None:
+    noon = datetime.now(UTC).replace(hour=12, minute=0) - timedelta(days=5)
+    await lab.pg.execute("SELECT relay.create_partition($1)", noon.date())
+    old = await lab.pg.fetchval(
+        "INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload, created_at)"
+        " VALUES ('order', 'old', 'order.placed', '{}', $1) RETURNING event_id::text",
+        noon,
+    )
+    await lab.pg.execute("UPDATE relay.checkpoint SET prev = pg_current_snapshot()")
+    report = await keep_partitions(lab.pg, days_ahead=1, keep_days=2, attempts=5)
+    assert len(report.dropped) == 1
+    # The day's own record comes again (a publisher that was set back); others name no row at all.
+    at = int(noon.timestamp() * 1000)
+    lab.send([("id", old.encode())], timestamp=at)
+    lab.send([("id", str(uuid.uuid4()).encode())], timestamp=at + 1)
+    lab.send([("id", str(uuid.uuid4()).encode())])
+    await lab.sent()
+    witness = lab.witness()
+    await lab.until(lambda: lab.pg.fetchval("SELECT count(*) = 3 FROM relay.unmatched_record"))
+    aside = await lab.pg.fetch(
+        "SELECT reason, retry_until IS NOT NULL AS waited_for, event_id::text = $1 AS is_old"
+        " FROM relay.unmatched_record ORDER BY recorded_at",
+        old,
+    )
+    assert [tuple(row) for row in aside] == [
+        ("row_dropped", False, True), ("row_dropped", False, False), ("no_row", True, False),
+    ]  # fmt: skip
+    assert witness.service.report.counts == {"row_dropped": 2, "no_row": 1}
+    assert await lab.entries() == []
+    await witness.stop()
 
 
 async def test_a_relay_is_refused_and_takes_over_exactly_what_has_no_record(lab: Any) -> None:
