@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -22,9 +23,11 @@ import pytest
 from relay.telemetry.tracing import Tracing, configure
 from tests.corpus.wiring import Wiring
 from tests.e2e.elsewhere import INACTIVE
+from tests.e2e.prometheus_stage import Prometheus
 
 BUILD_SCRIPT = Path(__file__).parents[2] / "tools" / "build_jaeger.sh"
 START_SECONDS = 60.0
+PROMETHEUS_SCRIPT = Path(__file__).parents[2] / "tools" / "build_prometheus.sh"
 MAX_TRACES = 200_000
 
 CONFIGURATION = """
@@ -266,3 +269,23 @@ def untraced() -> Tracing:
     return configure(
         "relay", {"OTEL_TRACES_EXPORTER": "none"}, version="0", instance_id="t", install=False
     )
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
+    found = subprocess.run(
+        [PROMETHEUS_SCRIPT, "--cached"], capture_output=True, text=True, check=False, timeout=30
+    )
+    if found.returncode:
+        why = "Prometheus is not cached (make prometheus builds it)"
+        if shutil.which("go") or os.environ.get("RELAY_TEST_REQUIRE_JAEGER") == "1":
+            pytest.fail(why, pytrace=False)
+        pytest.skip(why)
+    folder = tmp_path / "prometheus"
+    folder.mkdir()
+    started = Prometheus(Path(found.stdout.strip()), folder)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait(timeout=10)
