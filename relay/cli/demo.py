@@ -20,6 +20,7 @@ from relay.runtime.shutdown import stop_on_signals
 from relay.sample.demo import Standing, run_demo
 from relay.sample.demo_jaeger import jaeger_beside
 from relay.sample.demo_result import DemoOptions, DemoResult, DemoStoppedError
+from relay.telemetry.logs import configure_command
 
 _OTLP_PORT = 4318
 
@@ -144,6 +145,9 @@ def _with_page(options: DemoOptions, environment: Mapping[str, str]) -> None:
         DemoStoppedError: it was stopped before.
     """
     from relay.cli.demo_page import DemoPage  # noqa: PLC0415 - no page, no templates
+
+    # Else an error of the page is drawn with all that its functions held, passwords, too.
+    configure_command()
 
     async def run() -> None:
         screen = Screen(options.orders)

@@ -79,7 +79,9 @@ class WebSettings(Section):
         description="for oidc: the claim with the person's name; else email, else sub",
     )
     oidc_roles_claim: str = Field(
-        default="groups", description="for oidc: the claim of the ID token with the roles"
+        default="groups",
+        description="for oidc: the claim of the ID token with the roles, or the path to it "
+        "(Keycloak: realm_access.roles)",
     )
     poll_seconds: Pause = Field(
         default=5.0, description="seconds between looks while somebody is looking"

@@ -53,6 +53,16 @@ class LoggedIn:
     id_token: str
 
 
+def claim_at(claims: Mapping[str, Any], name: str) -> Any:
+    """Return a claim of this name, or what stands at it as a path: `realm_access.roles`."""
+    if name in claims:
+        return claims[name]
+    found: Any = claims
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
 @dataclass(slots=True)
 class Provider:
     """The OpenID provider of the settings.
@@ -145,7 +155,7 @@ class Provider:
         """
         names = (claims.get(one) for one in (self.settings.oidc_name_claim, "email", "sub"))
         name = next((one for one in names if isinstance(one, str) and one.strip()), "")
-        said = claims.get(self.settings.oidc_roles_claim, ())
+        said = claim_at(claims, self.settings.oidc_roles_claim)
         roles = [said] if isinstance(said, str) else said if isinstance(said, list) else []
         role = role_of(self.settings, {str(one) for one in roles})
         return Person(printable(name.strip())[:_LONGEST_NAME], role)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from collections.abc import Awaitable, Callable
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 import psutil
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from relay.cli.demo_page import LOST_AT_ONCE
 from relay.diagnose.verdicts import Hop
 from relay.embedded.process import lives
 from relay.sample.demo_mishaps import Mishaps
@@ -192,3 +195,34 @@ async def test_orders_that_do_not_come_back_are_a_failure(
     assert "orders did not come back, not on purpose" in demo.stderr
     assert "One that did not come back, and should have:" in demo.stdout
     assert "confirm.log" in kept_logs(demo.stderr)
+
+
+async def test_the_page_is_shown_loses_orders_by_a_button_and_ends_with_ctrl_c(
+    relay_process: Any, eventually: Eventually
+) -> None:
+    demo = relay_process("demo", "--web", "--orders", "20", "--lose", "0")
+    address = re.compile(r"The operator's page: (http://127\.0\.0\.1:\d+)")
+    found = await eventually(lambda: address.search(demo.stderr), 90)
+    assert "Ctrl-C ends everything" in demo.stderr
+    started = family(demo.popen.pid)
+    async with httpx.AsyncClient(base_url=found[1], timeout=30) as client:
+        for hop, verdict in (("place", "no_outbox_row"), ("publish", "parked")):
+            form = (await client.get("/")).text.partition('action="/acts/lose"')[2]
+            token = re.search(r'name="token" value="([^"]+)"', form)
+            sent = await client.post(
+                "/acts/lose", data={"token": token[1], "hop": hop}, headers={"origin": found[1]}
+            )
+            assert (sent.status_code, sent.headers["location"]) == (303, "/")
+
+            async def all_found(hop: str = hop) -> list[Any] | None:
+                told = (await client.get("/unreturned.json", params={"hop": hop})).json()
+                return told["orders"] if len(told["orders"]) == LOST_AT_ONCE else None
+
+            lost = await eventually(all_found, 60)
+            assert {one["verdict"] for one in lost} == {verdict}
+        assert (await client.get("/incidents/I-1")).status_code == 200
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(60) == 0
+    assert all_gone(started)
+    assert "Traceback" not in demo.stderr
+    assert "[info" not in demo.stderr + demo.stdout  # no lines of a logger that nobody set up

@@ -1,6 +1,7 @@
 """Logging in at an OpenID provider of Authlib's server side, and everything it may do wrong."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -69,6 +70,30 @@ async def test_the_provider_says_who_looks_and_who_acts(pg, page, provider) -> N
     refused = await log_in(page)
     assert refused.status_code == 403
     assert "no role that may look" in refused.text
+
+
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [
+        ("realm_access.roles", {"realm_access": {"roles": ["offline_access", "support"]}}),
+        ("resource_access.relay-page.roles", {
+            "resource_access": {"relay-page": {"roles": ["support"]}, "account": {"roles": []}}}),
+        ("https://shop.example/roles", {"https://shop.example/roles": ["support"]}),
+        ("roles", {"roles": "support"}),
+    ],
+)  # fmt: skip
+async def test_roles_stand_in_a_claim_or_at_a_path(visit, provider, claim: str, said: Any) -> None:
+    page = await visit(
+        RELAY_WEB_AUTH="oidc", RELAY_WEB_OIDC_ISSUER=provider.url,
+        RELAY_WEB_OIDC_CLIENT_ID=CLIENT_ID, RELAY_WEB_OIDC_CLIENT_SECRET=CLIENT_SECRET,
+        RELAY_WEB_PUBLIC_URL="http://localhost", RELAY_WEB_VIEWER_ROLES="support",
+        RELAY_WEB_OIDC_ROLES_CLAIM=claim,
+    )  # fmt: skip
+    provider.says(preferred_username="anna", **said)
+    assert (await log_in(page)).status_code == 200
+    for other in ({}, {"realm_access": "support"}, {"realm_access": ["roles", "support"]}):
+        provider.says(preferred_username="ben", **other)
+        assert (await log_in(page)).status_code == 403
 
 
 @pytest.mark.parametrize(
