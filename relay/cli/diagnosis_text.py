@@ -63,7 +63,8 @@ def one_order(found: Diagnosis, now_at: datetime, orders: int | None = None) -> 
 def _hop_line(line: HopLine) -> str:
     time = "" if line.at is None else f"{line.at.astimezone():%H:%M:%S.%f}"[:12]
     mark = click.style(f"{line.mark.value:<2}", fg=_COLOURS[line.mark])
-    return f" {mark} {line.hop.number} {line.hop.value:<8} {time:<12}  {said(line.text)}".rstrip()
+    text = said(line.text, line.theirs)
+    return f" {mark} {line.hop.number} {line.hop.value:<8} {time:<12}  {text}".rstrip()
 
 
 def many_orders(found: Sequence[Diagnosis], now_at: datetime) -> list[str]:

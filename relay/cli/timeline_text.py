@@ -48,5 +48,5 @@ def _hop_line(hop: TimelineHop) -> str:
     time = "" if line.at is None else f"{line.at.astimezone():%H:%M:%S.%f}"[:12]
     took = "" if hop.took_seconds is None else f"+{duration(hop.took_seconds, exact=True)}"
     mark = click.style(f"{line.mark.value:<2}", fg=_COLOURS[line.mark])
-    text = said(printable(line.text))
+    text = said(printable(line.text), line.theirs)
     return f" {mark} {line.hop.number} {line.hop.value:<8} {time:<12} {took:>9}  {text}".rstrip()

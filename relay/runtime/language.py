@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gettext
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -103,21 +103,27 @@ def of_environment(environment: Mapping[str, str]) -> str:
     return ENGLISH
 
 
-def said(sentence: str) -> str:
-    """Return one of our own texts in the language of whoever types.
+def said(sentence: str, keep: Collection[str] = ()) -> str:
+    """Return one of our own texts in the language of whoever types; `keep`: as in `in_language`.
 
     A sentence is looked up whole; a line of evidence, a note or a headline by its phrases. Where
     Babel is not installed, it stays in English.
     """
-    return in_language(of_environment(os.environ), sentence)
+    return in_language(of_environment(os.environ), sentence, keep)
 
 
-def in_language(language: str, sentence: str) -> str:
-    """Return one of our own texts in a language."""
-    if not sentence or language == ENGLISH:
+def in_language(language: str, sentence: str, keep: Collection[str] = ()) -> str:
+    """Return one of our own texts in a language.
+
+    Args:
+        language: its code.
+        sentence: in English.
+        keep: other programs' words that stand in it, as an order's status does: they stay.
+    """
+    if not sentence or language == ENGLISH or sentence in keep:
         return sentence
     try:
         whole = catalogue(language).gettext(sentence)
-        return whole if whole != sentence else phrases(language).tell(sentence)
+        return whole if whole != sentence else phrases(language).tell(sentence, keep)
     except ModuleNotFoundError:
         return sentence

@@ -8,7 +8,7 @@ programs' words. A phrase of the catalogue has `{}` where something is put in, a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,29 +44,38 @@ class Phrases:
         made = sorted(self.known, key=lambda one: -len(one.replace(_HOLE, "")))
         self._patterns = [(_pattern(one), self.known[one]) for one in made if _HOLE in one]
 
-    def tell(self, text: str) -> str:
-        """Return a text with every phrase that is known in the language."""
-        return self._tell(text, _DEEPEST)
+    def tell(self, text: str, keep: Collection[str] = ()) -> str:
+        """Return a text with every phrase that is known in the language.
 
-    def _tell(self, text: str, depth: int) -> str:
+        Args:
+            text: made of phrases of ours, and of other programs' words.
+            keep: such words that stay as they are, even where one of ours is spelled alike.
+        """
+        return self._tell(text, _DEEPEST, keep)
+
+    def _tell(self, text: str, depth: int, keep: Collection[str]) -> str:
         if depth == 0 or not text:
             return text
         parts = BETWEEN.split(text)
         return "".join(
-            part if number % 2 else self._phrase(part, depth) for number, part in enumerate(parts)
+            part if number % 2 else self._phrase(part, depth, keep)
+            for number, part in enumerate(parts)
         )
 
-    def _phrase(self, part: str, depth: int) -> str:
+    def _phrase(self, part: str, depth: int, keep: Collection[str]) -> str:
         core = part.strip(AROUND)
+        if core in keep:
+            return part
         start = part.index(core)
-        found = self.known.get(core) or self._fitting(core, depth)
+        found = self.known.get(core) or self._fitting(core, depth, keep)
         return part[:start] + (found or core) + part[start + len(core) :]
 
-    def _fitting(self, core: str, depth: int) -> str | None:
+    def _fitting(self, core: str, depth: int, keep: Collection[str]) -> str | None:
         for pattern, translated in self._patterns:
             fits = pattern.fullmatch(core)
             if fits is not None:
-                return translated.format(*(self._tell(one, depth - 1) for one in fits.groups()))
+                told = (self._tell(one, depth - 1, keep) for one in fits.groups())
+                return translated.format(*told)
         return None
 
 

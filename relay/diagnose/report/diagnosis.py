@@ -26,12 +26,17 @@ class Mark(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HopLine:
-    """One hop of one order: how it stands, since when, and what says so."""
+    """One hop of one order: how it stands, since when, and what says so.
+
+    Attributes:
+        theirs: what other programs wrote in it (statuses, errors): in no language of ours.
+    """
 
     hop: Hop
     mark: Mark
     at: datetime | None
     text: str
+    theirs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,13 @@ from relay.diagnose.decide.decision import decide, due_at, given_status, placed_
 from relay.diagnose.decide.delay import Delay, longest_delay
 from relay.diagnose.decide.finding import Finding
 from relay.diagnose.evidence.order import EventSeen, Evidence, OrderSeen
+from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.report import hops
 from relay.diagnose.report.diagnosis import Diagnosis, HopLine, Mark
 from relay.diagnose.verdicts import HOPS, Hop, Verdict
 from relay.runtime.command_line import command
 from relay.runtime.durations import duration
+from relay.runtime.phrases import AROUND, BETWEEN
 from relay.telemetry.continuity import stored_trace
 
 
@@ -151,7 +153,7 @@ _DESCRIBED = {
 
 
 def _lines(evidence: Evidence, finding: Finding) -> tuple[HopLine, ...]:
-    lines = []
+    lines, theirs = [], _their_words(evidence)
     event = evidence.event
     created_at = event.created_at if isinstance(event, EventSeen) else None
     for hop in HOPS:
@@ -159,8 +161,18 @@ def _lines(evidence: Evidence, finding: Finding) -> tuple[HopLine, ...]:
         if at is not None and created_at is not None:
             # Another clock's, or that of the first record of a merged row of the ledger.
             at = max(at, created_at)
-        lines.append(HopLine(hop, _mark(finding, hop, proven=proven), at, text))
+        lines.append(HopLine(hop, _mark(finding, hop, proven=proven), at, text, theirs))
     return tuple(_after_the_gap(lines, finding))
+
+
+def _their_words(evidence: Evidence) -> frozenset[str]:
+    """Return what others wrote in the evidence, in the parts in which a line is translated."""
+    order, held, returns = evidence.order, evidence.held, evidence.returns
+    found = [order.status] if isinstance(order, OrderSeen) else []
+    found += [] if isinstance(held, Missing) else [one.detail for one in held]
+    if not isinstance(returns, Missing):
+        found += [text for one in returns for text in (one.status, one.detail) if text]
+    return frozenset(part.strip(AROUND) for text in found for part in BETWEEN.split(text)) - {""}
 
 
 def _mark(finding: Finding, hop: Hop, *, proven: bool | None) -> Mark:
@@ -184,7 +196,7 @@ def _after_the_gap(lines: list[HopLine], finding: Finding) -> list[HopLine]:
     if finding.hop is None:
         return lines
     return [
-        HopLine(line.hop, line.mark, None, hops.not_reached(line.text))
+        replace(line, at=None, text=hops.not_reached(line.text))
         if line.mark is Mark.NOT_REACHED
         else line
         for line in lines
