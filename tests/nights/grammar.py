@@ -11,6 +11,7 @@ from random import Random
 from tests.nights.cast import Cast
 from tests.nights.causes.cause import Cause
 from tests.nights.causes.crash import Crash
+from tests.nights.causes.others import Drift, TwoGroups
 from tests.nights.causes.outage import HOPS, Outage
 from tests.nights.causes.redeploy import PartitionsAdded, Redeploy, Renamed
 from tests.nights.causes.refusals import Refusal
@@ -36,6 +37,10 @@ KINDS: dict[Callable[[Random, Cast], Cause], int] = {
 # Drawn from a luck of their own: the seeds' other draws stay as they were.
 MORE: tuple[Callable[[Random, Cast], Cause], ...] = (Swapped.draw, Paused.draw, Moved.draw)
 MORE_SHARE = 0.3
+
+# The same, of a later day: a cause of its own, beside causes of single orders.
+FURTHER: tuple[Callable[[Random, Cast], Cause], ...] = (TwoGroups.draw, Drift.draw)
+FURTHER_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,17 @@ def _with_more(seed: int, cast: Cast, causes: list[Cause]) -> list[Cause]:
     return others if _strikes_twice([one, *others]) else [*others, one]
 
 
+def _with_further(seed: int, cast: Cast, causes: list[Cause]) -> list[Cause]:
+    """Add one of the later kinds to some nights; what stands in its orders' way is left out."""
+    luck = Random(f"further of night {seed}")
+    if luck.random() >= FURTHER_SHARE:
+        return causes
+    one = luck.choice(FURTHER)(luck, cast)
+    others = [it for it in causes if isinstance(it, Bug | Writer | ByHand) and not it.stands_at]
+    # Who asks with other settings does so at the end.
+    return [*others, one] if isinstance(one, Drift) else [one, *others]
+
+
 def draw(seed: int) -> Night:
     """Draw a night."""
     luck = Random(f"night {seed}")
@@ -83,7 +99,7 @@ def draw(seed: int) -> Night:
             continue
         if not one.stands_at or one.stands_at not in {other.stands_at for other in causes}:
             causes.append(one)
-    causes = _with_more(seed, cast, causes)
+    causes = _with_further(seed, cast, _with_more(seed, cast, causes))
     # A new group may take everything once more: what was lost before is answered then.
     causes = [one for one in causes if isinstance(one, Renamed)][:1] or causes
     # What stands comes last, the later hop first: each lets the orders of the next come to it.

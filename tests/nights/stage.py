@@ -61,6 +61,7 @@ class Stage:
         self.metadata_ms = METADATA_MS
         self._customers = 0
         self._processors = 0
+        self._beside: list[subprocess.Popen[bytes]] = []
         self._last_at: Any = None
 
     # --- the loop
@@ -99,6 +100,16 @@ class Stage:
 
     def start_processor(self, **other: Any) -> None:
         """Start the foreign processor."""
+        self.processor = self._program(other)
+
+    def beside(self, **other: Any) -> "subprocess.Popen[bytes]":
+        """Start a further processor, which nobody takes for the one that answers."""
+        program = self._program({"journal": str(self.folder / "beside.jsonl")} | other)
+        self._processors -= 1
+        self._beside.append(program)
+        return program
+
+    def _program(self, other: dict[str, Any]) -> "subprocess.Popen[bytes]":
         world, cast = self.world, self.cast
         self._processors += 1
         plan = {
@@ -120,7 +131,7 @@ class Stage:
             "dies_how": self.dies[2],
             "journal": str(self._journal_path(self._processors)),
         } | other
-        self.processor = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, str(PROGRAM), json.dumps(plan)], stdin=subprocess.DEVNULL
         )
 
@@ -165,6 +176,14 @@ class Stage:
             await asyncio.to_thread(self.processor.wait, 30 * patience())
             await self.group_is_empty()
 
+    async def strike_gently(self) -> None:
+        """End the processor, whatever state it is in."""
+        assert self.processor is not None
+        self.processor.send_signal(signal.SIGCONT)
+        self.processor.terminate()
+        await asyncio.to_thread(self.processor.wait, 30 * patience())
+        await self.group_is_empty()
+
     async def group_is_empty(self) -> None:
         """Wait until the broker knows no member of the processor's group."""
         if self.cast.processor != "kip848":
@@ -186,10 +205,11 @@ class Stage:
             self.world.begin(process, **env)
 
     def close(self) -> None:
-        """End the processor."""
-        if self.processor is not None:
-            self.processor.kill()
-            self.processor.wait()
+        """End the processors."""
+        for one in (self.processor, *self._beside):
+            if one is not None:
+                one.kill()
+                one.wait()
 
     # --- orders
 

@@ -11,6 +11,7 @@ import pytest
 from tests.corpus.world import World
 from tests.nights.grammar import Night, draw
 from tests.nights.judge import judge
+from tests.nights.repair import repair
 from tests.nights.report import PROPERTY, Result
 from tests.nights.stage import Stage
 from tests.nights.truth import Journal
@@ -70,6 +71,7 @@ async def read_right(night: Night, world: World, tmp_path: Path, record_property
         await stage.overdue()
         await stage.watched()
         result.right, result.wrong = await judge(world, journal, tmp_path)
+        result.wrong += await repair(stage, night.causes)
         result.orders, result.failed = len(journal.truth), ""
     except Exception as error:
         result.failed = f"{type(error).__name__}: {error}"[:300]

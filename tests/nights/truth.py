@@ -63,6 +63,8 @@ class Journal:
     drawn: str = ""
     lines: list[dict[str, Any]] = field(default_factory=list)
     truth: dict[str, Truth] = field(default_factory=dict)
+    left_running: bool = False
+    """Whether the processor that is at work is the one that has to stay."""
 
     def note(self, what: str, **more: Any) -> None:
         """Write down what somebody did."""

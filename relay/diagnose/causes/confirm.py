@@ -5,6 +5,7 @@ from relay.diagnose.causes.meaning import (
     ALL_QUARANTINE,
     CHECK,
     CLOSE,
+    DISCARD,
     QUARANTINE,
     RELEASE,
     REPLAY,
@@ -68,9 +69,12 @@ CONFIRM: dict[Cause, CauseMeaning] = {
     Cause.RETURN_UNKNOWN_STATUS: row(
         Verdict.RETURN_QUARANTINED,
         "its return carries a status that the flow does not know",
-        "add the status to the flow, or fix the processor, then release it",
+        "where the status is right, add it to the flow's status_ranks, restart the services, then "
+        "release the return; else fix the processor, discard the return, and replay the order",
         QUARANTINE,
         RELEASE,
+        DISCARD,
+        f"{REPLAY} --verdict return_quarantined",
     ),
     Cause.RETURN_CONFLICTS: row(
         Verdict.RETURN_QUARANTINED,
@@ -78,7 +82,7 @@ CONFIRM: dict[Cause, CauseMeaning] = {
         "decide which one holds: where the order's does, discard the return; else set the status "
         "of the order by hand, then release the return",
         QUARANTINE,
-        "relay quarantine discard --order {order} --reason REASON",
+        DISCARD,
         RELEASE,
     ),
     Cause.RETURN_DISCARDED: row(
@@ -113,7 +117,7 @@ CONFIRM: dict[Cause, CauseMeaning] = {
         "replay the orders",
         QUARANTINE,
         RELEASE,
-        "relay quarantine discard --order {order} --reason REASON",
+        DISCARD,
         f"{REPLAY} --verdict return_quarantined",
     ),
     Cause.ORDER_HIDDEN: row(

@@ -27,5 +27,13 @@ class Cause(ABC):
     async def settle(self, stage: Stage) -> None:  # noqa: B027 - most need nothing
         """Wait for the facts that make it nameable, at the end of the night."""
 
+    async def mend(self, stage: Stage) -> bool:
+        """End it, as people do outside of this program; tell whether that can be done here.
+
+        The processor is started anew afterwards, without its bugs.
+        """
+        del stage
+        return True
+
     @abstractmethod
     def __str__(self) -> str: ...

@@ -104,6 +104,11 @@ class Crash(Cause):
                  "processor_lagging", "processor_down", "processor_rebalancing"),
         )  # fmt: skip
 
+    async def mend(self, stage: Stage) -> bool:
+        """What a frozen one has open ends after minutes only."""
+        del stage
+        return not self.frozen
+
     def __str__(self) -> str:
         how = "freezes" if self.frozen else "dies, another takes over"
         return f"{self.count} orders: processor {how}: {self.point}"

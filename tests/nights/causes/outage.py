@@ -188,6 +188,12 @@ class Outage(Cause):
         if not self.back and self.how == "killed" and self.process in RECORDED_AS:
             await stage.world.until_silent(RECORDED_AS[self.process], GONE_SECONDS + 0.5)
 
+    async def mend(self, stage: Stage) -> bool:
+        """Start what stayed away."""
+        if not self.back:
+            await stage.bring_back(self.process, self.how)
+        return True
+
     def _truth(self, cast: Cast) -> Truth:
         known = _MEANWHILE[self.process][self.meanwhile]
         if known is not None and (self.process, self.meanwhile) in _RETURNS_GONE:

@@ -165,6 +165,11 @@ class Renamed(Cause):
         await stage.processor_joined()
         await stage.healthy(4 * stage.cast.events_partitions)
 
+    async def mend(self, stage: Stage) -> bool:
+        """The new group goes on: who starts the old one again has all done twice."""
+        stage.journal.left_running = True
+        return True
+
     def _truth(self) -> Truth:
         return returned("group renamed") if self.reset == "earliest" else _LEFT_OUT
 

@@ -48,6 +48,12 @@ _REVOKED = {
     "relay may not read": ("REVOKE SELECT ON relay.outbox FROM relay_publisher", "relay"),
 }
 
+_GRANTED = {
+    "consumer may not update": """
+        GRANT UPDATE (status, version, returned_at, return_reason) ON orders TO relay_confirmer""",
+    "relay may not read": "GRANT SELECT ON relay.outbox TO relay_publisher",
+}
+
 
 @dataclass
 class Refusal(Cause):
@@ -111,6 +117,17 @@ class Refusal(Cause):
         )
         stage.world.thaw("relay")
         await stage.through(orders)
+
+    async def mend(self, stage: Stage) -> bool:
+        """Take it out of the way."""
+        pg = stage.world.pg
+        if self.how in _TRIGGERS:
+            await pg.execute(f"DROP TRIGGER t_{self.customer.replace('-', '_')} ON public.orders")
+        elif self.how in _REVOKED:
+            await pg.execute(_GRANTED[self.how])
+        else:
+            await stage.world.doing.aclose()
+        return True
 
     async def settle(self, stage: Stage) -> None:
         """Wait until the service has said so."""

@@ -1,8 +1,19 @@
 """Orders lost one by one beside a loop that works: by a processor's bugs, a writer, SQL by hand."""
 
+import asyncio
+import json
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+
+from tests.corpus.world import World
 from tests.nights.cast import Cast
 from tests.nights.causes.cause import Cause
 from tests.nights.stage import WAIT_SECONDS, Stage
@@ -123,6 +134,22 @@ class Writer(Cause):
         elif self.how == "rolled back":
             await stage.write_event(order, "c-0")
 
+    async def mend(self, stage: Stage) -> bool:
+        """Enable the trigger, map the type, let the topic take more."""
+        world = stage.world
+        if self.how == "trigger disabled":
+            await world.pg.execute("ALTER TABLE public.orders ENABLE TRIGGER to_outbox")
+        elif self.how == "unmapped":
+            types = json.loads(world.environment["RELAY_FLOW_EVENTS"])
+            types["order.vanished"] = types["order.placed"]
+            world.environment["RELAY_FLOW_EVENTS"] = json.dumps(types)
+            for one in ("relay", "consumer"):
+                await asyncio.to_thread(world.restart, one)
+        elif self.how == "too large":
+            await asyncio.to_thread(_take_more, world)
+            await asyncio.to_thread(world.restart, "relay")
+        return True
+
     async def settle(self, stage: Stage) -> None:
         """What cannot be sent is in quarantine."""
         orders = [one for one, it in stage.journal.truth.items() if it == _WRITING[self.how]]
@@ -158,6 +185,14 @@ _STATEMENTS: dict[str, tuple[str, ...]] = {
             WHERE o.id = ANY (l.outbox_ids) AND o.aggregate_id = ANY ($1::text[])""",
     ),
 }
+
+
+def _take_more(world: World) -> None:
+    """What `kafka-configs --alter --add-config max.message.bytes=...` does."""
+    admin = AdminClient({"bootstrap.servers": world.bootstrap, "log_level": 0})
+    entry = ConfigEntry("max.message.bytes", "5000000", incremental_operation=AlterConfigOpType.SET)
+    asked = ConfigResource(ResourceType.TOPIC, world.events, incremental_configs=[entry])
+    admin.incremental_alter_configs([asked])[asked].result(15)
 
 
 @dataclass

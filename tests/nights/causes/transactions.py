@@ -63,6 +63,13 @@ class OpenTransaction(Cause):
             stage.journal.note(f"transaction: {self.end}")
             await stage.world.until_returned(orders, WAIT_SECONDS)
 
+    async def mend(self, stage: Stage) -> bool:
+        """Let its producer give up."""
+        if not self.end and self.producer is not None:
+            stage.journal.note("transaction: abort")
+            await asyncio.to_thread(self.producer.abort_transaction, 30)
+        return True
+
     def _begin(self, stage: Stage) -> None:
         world = stage.world
         self.producer = Producer(
