@@ -56,6 +56,7 @@ async def repair(stage: Stage, causes: Iterable[Any]) -> list[Wrong]:
         if not found:
             return []
         for line in dict.fromkeys(line for one in found for line in _printed(one)):
+            stage.journal.note("printed", command=line)
             await _run(world, line)
         for statement in _statements(found):
             stage.journal.note("printed", statement=statement)
