@@ -69,7 +69,8 @@ def _with_more(seed: int, cast: Cast, causes: list[Cause]) -> list[Cause]:
     one = luck.choice(MORE)(luck, cast)
     if isinstance(one, Moved):
         return [one]  # whoever comes back later comes under the first name
-    others = [it for it in causes if not one.stands_at or it.stands_at != one.stands_at]
+    # Who pauses answers one order first: nothing may stand further on.
+    others = [it for it in causes if not one.stands_at or it.stands_at < one.stands_at]
     return others if _strikes_twice([one, *others]) else [*others, one]
 
 
