@@ -20,7 +20,11 @@ from starlette.responses import RedirectResponse, Response
 
 from relay.diagnose.check.run_check import check_settings
 from relay.diagnose.incidents.listing import list_incidents
-from relay.diagnose.probe.run_probe import run_probe
+from relay.diagnose.probe.run_probe import (
+    FlowTopicMissingError,
+    ProbeTopicMissingError,
+    run_probe,
+)
 from relay.diagnose.verdicts import found_something
 from relay.repair.closing import NothingToCloseError, close_incident, close_orders
 from relay.repair.held import WHOLE, read_contents, read_held
@@ -351,4 +355,7 @@ _ACTS: Final[Mapping[str, Do]] = {
     "lose": _lose,
 }
 
-NOT_DONE: Final = (NotDoneError, NothingToCloseError, ReplayError, NotPermittedError)
+NOT_DONE: Final = (
+    *(NotDoneError, NothingToCloseError, ReplayError, NotPermittedError),
+    *(ProbeTopicMissingError, FlowTopicMissingError),
+)

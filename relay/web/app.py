@@ -23,6 +23,7 @@ from starlette.types import Scope
 
 from relay.diagnose.gather.lookup import NotLookedUpError
 from relay.diagnose.session import UnreachableError
+from relay.kafka.failures import BROKER_FAILURES
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.language import LANGUAGES
 from relay.runtime.migration_files import MigrationError
@@ -156,7 +157,7 @@ def _answer(
             return _problem(site, request, str(error), 404)
         except (*NOT_DONE, NotLookedUpError) as error:
             return _problem(site, request, redact(str(error)), 409)
-        except (*DATABASE_FAILURES, UnreachableError, MigrationError) as error:
+        except (*DATABASE_FAILURES, *BROKER_FAILURES, UnreachableError, MigrationError) as error:
             return _problem(site, request, redact(str(error)), 503)
         except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets a page
             _LOG.error("request_failed", path=request.url.path, exc_info=error)
