@@ -19,7 +19,7 @@ from relay.kafka.failures import BROKER_FAILURES
 from relay.orders.keys import spellings
 from relay.publish.reading.page import ERASED
 from relay.runtime.audit import announce
-from relay.runtime.flow import ERASED_EVENT, Flow
+from relay.runtime.flow import Flow
 from relay.runtime.kafka_connection import KafkaConnection
 
 _APPLICATION: Final = "relay-erase"
@@ -43,7 +43,7 @@ SELECT i.topic, count(*), max(i.recorded_at) FROM relay.inbox AS i
 """
 _TOMBSTONE: Final = """
 INSERT INTO relay.outbox (aggregate_type, aggregate_id, event_type, payload, content_type)
-SELECT $1, one, $2, 'null', $3 FROM unnest($4::text[]) AS one
+SELECT $1, one, type, 'null', $3 FROM unnest($4::text[]) AS one, unnest($2::text[]) AS type
 """
 
 
@@ -113,8 +113,10 @@ async def erase(
     Raises:
         asyncpg.InsufficientPrivilegeError: erasing is relay_operator's.
     """
-    compacted = any(one.compacted and one.topic == flow.events_topic for one in in_kafka)
-    tombstones = list(orders) if compacted else []
+    # Each compacted topic of the flow has records of its own under the order's key.
+    types = [flow.erased_event(one.topic) for one in in_kafka if one.compacted]
+    types = [one for one in types if one in flow.routes]
+    tombstones = list(orders) if types else []
     async with connection.transaction():
         await announce(connection, who, why)
         rows = await connection.fetch(
@@ -124,7 +126,7 @@ async def erase(
             _written(flow, orders),
             list(flow.others.groups),
         )
-        await connection.execute(_TOMBSTONE, flow.aggregate_type, ERASED_EVENT, ERASED, tombstones)
+        await connection.execute(_TOMBSTONE, flow.aggregate_type, types, ERASED, tombstones)
     counts = {row["what"]: row["count"] for row in rows}
     return Erased(counts, in_kafka, tuple(tombstones))
 

@@ -282,7 +282,13 @@ class Flow:
     @property
     def routes(self) -> Mapping[str, EventRoute]:
         """Where each event type of this flow is published, canaries included."""
-        return {**self.events, ERASED_EVENT: EventRoute(self.events_topic), **self.canary_routes}
+        topics = {self.events_topic, *(route.topic for route in self.events.values())}
+        erased = {self.erased_event(topic): EventRoute(topic) for topic in topics}
+        return {**self.events, **erased, **self.canary_routes}
+
+    def erased_event(self, topic: str) -> str:
+        """Return the event type whose rows are tombstones of this topic."""
+        return ERASED_EVENT if topic == self.events_topic else f"{ERASED_EVENT}.{topic}"
 
     @property
     def canary_topic(self) -> str:

@@ -1,5 +1,6 @@
 """`relay erase`: what is stored of a person is blank, audited, and Kafka is named."""
 
+import json
 import uuid
 
 from confluent_kafka import Consumer, TopicPartition
@@ -92,3 +93,27 @@ async def test_a_customers_data_is_blank_and_nobody_elses(shop) -> None:
     assert None not in values_of(shop.bootstrap, shop.events, other)
     again = shop.data(*asked, dsn=operator)
     assert again["erased"]["outbox"] == again["erased"]["quarantine"] == 0
+
+
+async def test_each_compacted_topic_of_the_flow_gets_a_tombstone(shop, topics) -> None:
+    """Also in Debezium's wire form, and where event types have topics of their own."""
+    second = topics.create("orders.sent", 3)
+    compact(shop.bootstrap, shop.events)
+    compact(shop.bootstrap, second)
+    shop.environment |= {
+        "RELAY_FLOW_WIRE": "debezium",
+        "RELAY_FLOW_EVENTS": json.dumps({"order.placed": {}, "order.sent": {"topic": second}}),
+    }
+    order = await shop.order()
+    await shop.append(order)
+    await shop.append(order, "order.sent")
+    shop.start("run")
+    await shop.until("SELECT sum(record_count) = 2 FROM relay.delivery_ledger")
+    operator = await shop.login("relay_operator", "pg_read_all_data")
+    done = shop.data("erase", "--order", order, "--execute", "--reason", "request 18", dsn=operator)
+    assert done["tombstones"] == [order]
+    await shop.until("SELECT sum(record_count) = 4 FROM relay.delivery_ledger")
+    for topic in (shop.events, second):
+        values = values_of(shop.bootstrap, topic, order)
+        assert len(values) == 2
+        assert values[1] is None, topic
