@@ -10,7 +10,7 @@ import click
 from relay.cli.output import own_settings
 from relay.setup.mirror_trigger import CutOver
 from relay.setup.order_trigger import OrderTrigger
-from relay.setup.triggers import print_mirror_trigger, print_order_trigger
+from relay.setup.triggers import print_mirror_back, print_mirror_trigger, print_order_trigger
 
 _WITHIN: Final = click.option(
     "--within-transaction",
@@ -133,6 +133,12 @@ def orders(
     help="Copy rows that are there, too: SQL over the table, as 'published_at IS NULL'.",
 )
 @click.option("--order-by", metavar="SQL", help="The order of --backlog, as id.")
+@click.option(
+    "--back",
+    "back_to",
+    metavar="NAME",
+    help="Take the trigger away, and give the table to this publication at the same row.",
+)
 @_WITHIN
 @click.pass_context
 def mirror(
@@ -144,6 +150,7 @@ def mirror(
     publication: str | None,
     backlog: str | None,
     order_by: str | None,
+    back_to: str | None,
     within_transaction: bool,
 ) -> None:
     """Print the trigger that copies the rows of an existing outbox TABLE, in their own transaction.
@@ -153,6 +160,12 @@ def mirror(
     if order_by and backlog is None:
         raise click.UsageError("--order-by belongs to --backlog")
     settings = own_settings(ctx)
+    if back_to is not None:
+        if publication or backlog or columns or content_type:
+            raise click.UsageError("--back stands alone: it takes the trigger away")
+        made = asyncio.run(print_mirror_back(settings.database.dsn, table, back_to))
+        click.echo(_script(made, within_transaction), nl=False)
+        return
     cut_over = CutOver(publication, backlog, order_by)
     printed = asyncio.run(
         print_mirror_trigger(settings.database.dsn, table, columns, cut_over, content_type)

@@ -51,6 +51,8 @@ class Pipeline:
         live: False: a replay's items are sent and nothing else: no window is read, no row leaves
             quarantine or enters it, and the checkpoint stays where it is.
         proven: where somebody else publishes, what the checkpoint follows; None: it does not.
+        one_window: the window that the checkpoint has open is read, and no other: what comes after
+            it is somebody else's.
     """
 
     cursor: OutboxCursor
@@ -66,6 +68,7 @@ class Pipeline:
     test_point: TestPoint
     live: bool = True
     proven: ProvenPosition | None = None
+    one_window: bool = False
     _look_for_releases_at: float = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -98,6 +101,11 @@ class Pipeline:
         pace = Pace(options.poll_seconds, longest, time.monotonic())
         while not stop.is_set():
             self.commits.meter.mark.turn()
+            if self.one_window and not self.cursor.in_window:
+                await self.in_flight.empty()
+                self.commits.reached(self.cursor.position)
+                stop.set()
+                return
             if not self._may_read():
                 self.in_flight.left.clear()
                 await self.in_flight.left.wait()

@@ -85,6 +85,8 @@ class RelayService(RecordedService):
             that wants it.
         proven: of a witness's leader, beside `live` False: somebody else publishes, and the
             checkpoint follows what the ledger proves. It holds the lease as a relay does.
+        one_window: beside `live`: it publishes the window that the checkpoint has open, and ends:
+            what comes after it was handed over to somebody else.
         state: `starting`, `connecting`, `standby`, `active`, `waiting`, `stopped`.
         maintenance: its duties; None: another process has them.
     """
@@ -101,6 +103,7 @@ class RelayService(RecordedService):
     maintenance: MaintenanceOptions | None = field(default_factory=MaintenanceOptions)
     live: bool = True
     proven: ProvenPosition | None = None
+    one_window: bool = False
     process: ProcessRecord = field(default_factory=lambda: ProcessRecord("relay"))
     state: str = "starting"
     epoch: int = 0
@@ -124,7 +127,7 @@ class RelayService(RecordedService):
         )
         self._work = Work(
             self.kafka, self.flows, self.options, self.tracing, self.test_point, sizing,
-            self.progress, self._meter, self.live, self.proven,
+            self.progress, self._meter, self.live, self.proven, self.one_window,
         )  # fmt: skip
         self._deference = Deference(self.options.shard)
         self._meter.begin(
@@ -237,6 +240,8 @@ class RelayService(RecordedService):
         Raises:
             ExternalPublisherError, RelayPublishesError: it is not this process's turn, for good.
         """
+        if self.one_window:
+            return
         if self.live:
             await refuse_external(writer)
         elif self.proven is not None:

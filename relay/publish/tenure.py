@@ -76,6 +76,7 @@ class Work:
     Attributes:
         live: False: only what is replayed.
         proven: of a witness's leader: what the checkpoint follows.
+        one_window: only the one that the checkpoint has open.
     """
 
     kafka: KafkaConnection
@@ -88,6 +89,7 @@ class Work:
     meter: Meter
     live: bool = True
     proven: ProvenPosition | None = None
+    one_window: bool = False
 
 
 @dataclass(slots=True)
@@ -282,6 +284,7 @@ class Tenure:
             test_point=work.test_point,
             live=work.live,
             proven=work.proven,
+            one_window=work.one_window,
         )
 
 

@@ -39,18 +39,20 @@ _TARGETS: Final = {
     "content_type": "content_type",
 }
 
+_PAYLOADS: Final = ("json", "jsonb", "bytea")
 _CONTENT_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+(; ?[\w.+-]+=[\w.+-]+)*", re.ASCII)
 
 _COLUMNS: Final = """
 SELECT a.attname::text AS name, pg_catalog.quote_ident(a.attname) AS quoted,
-       pg_catalog.format_type(a.atttypid, NULL) AS type
-  FROM pg_catalog.pg_attribute a
+       pg_catalog.format_type(a.atttypid, NULL) AS type, t.typcategory::text AS kind
+  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
  WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
 """
 _TABLE: Final = """
 SELECT pg_catalog.quote_ident(n.nspname) AS schema,
        pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name,
-       pg_catalog.quote_ident(pg_catalog.left(c.relname || '_to_relay', 63)) AS trigger
+       pg_catalog.quote_ident(pg_catalog.left(c.relname || '_to_relay', 63)) AS trigger,
+       c.relkind IN ('r', 'p') AS takes_triggers
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid = pg_catalog.to_regclass($1) AND n.nspname <> 'relay'
 """
@@ -103,6 +105,11 @@ async def mirror_trigger_sql(
     seen = {row["name"]: row for row in await connection.fetch(_COLUMNS, table)}
     values = _values(found["name"], seen, columns)
     payload = seen[columns.get("payload", DEFAULTS["payload"])]
+    if payload["kind"] != "S" and payload["type"] not in _PAYLOADS:
+        raise TriggerError(
+            f"{found['name']}.{payload['name']} is of type {payload['type']}: text, json, jsonb or"
+            " bytea is needed; another column is named by --column payload=ITS_NAME"
+        )
     values = _as_bytes(values, payload, content_type)
     if "payload_bytes" not in values:
         await _require_json(connection, found["name"], payload)
@@ -114,9 +121,7 @@ async def mirror_trigger_sql(
         values=",\n            ".join(one.format(row="NEW") for one in values.values()),
     )
     if cut_over.publication is not None:
-        name = await connection.fetchval(_PUBLICATION, cut_over.publication)
-        if name is None:
-            raise TriggerError(f"there is no publication {cut_over.publication}")
+        name = await _publication(connection, cut_over.publication, table, has_table=True)
         made += _GIVE_UP.format(publication=name, table=found["name"])
     if cut_over.backlog is not None:
         made += _BACKLOG.format(
@@ -129,6 +134,50 @@ async def mirror_trigger_sql(
     return made
 
 
+async def mirror_back_sql(connection: asyncpg.Connection, table: str, publication: str) -> str:
+    """Return the statements that give the table back: its next row is the publication's.
+
+    Raises:
+        TriggerError: no such table or publication, the publication has it, or nothing copies it.
+    """
+    found = await _table(connection, table)
+    if not await connection.fetchval(_COPIES, table, found["trigger"]):
+        raise TriggerError(
+            f"no trigger of `relay trigger mirror` is on {found['name']}: there is nothing to give"
+            " back"
+        )
+    name = await _publication(connection, publication, table, has_table=False)
+    return _BACK.format(
+        function=f"{found['schema']}.{found['trigger']}",
+        trigger=found["trigger"],
+        table=found["name"],
+        publication=name,
+    )
+
+
+async def _publication(
+    connection: asyncpg.Connection, publication: str, table: str, *, has_table: bool
+) -> str:
+    row = await connection.fetchrow(_PUBLICATION, publication, table)
+    if row is None:
+        there = await connection.fetchval(_PUBLICATIONS)
+        raise TriggerError(f"there is no publication {publication}; there are: {there}")
+    name: str = row["name"]
+    if row["puballtables"]:
+        raise TriggerError(
+            f"the publication {name} is FOR ALL TABLES and cannot give one up: make one that lists"
+            " its tables, and have the connector read that"
+        )
+    if row["has_table"] != has_table:
+        raise TriggerError(
+            f"the publication {name} does not list {table}: it publishes nothing of it"
+            if has_table
+            else f"the publication {name} has {table} already: Debezium sends what the relay sends."
+            f" ALTER PUBLICATION {name} DROP TABLE {table} first"
+        )
+    return name
+
+
 async def _table(connection: asyncpg.Connection, table: str) -> asyncpg.Record:
     try:
         found = await connection.fetchrow(_TABLE, table)
@@ -136,6 +185,8 @@ async def _table(connection: asyncpg.Connection, table: str) -> asyncpg.Record:
         raise TriggerError(f"{table!r} is no table's name: {error}") from error
     if found is None:
         raise NoSuchTableError(f"there is no table {table}, or it is the relay's own")
+    if not found["takes_triggers"]:
+        raise TriggerError(f"{table} is no table: name the one behind it, which gets the trigger")
     return found
 
 
@@ -210,7 +261,28 @@ async def _require_json(
 
 _FEW: Final = "SELECT {column} FROM {table} WHERE {column} IS NOT NULL LIMIT 100"
 _PUBLICATION: Final = """
-SELECT pg_catalog.quote_ident(pubname) FROM pg_catalog.pg_publication WHERE pubname = $1
+SELECT pg_catalog.quote_ident(p.pubname) AS name, p.puballtables,
+       EXISTS (SELECT FROM pg_catalog.pg_publication_rel r
+                WHERE r.prpubid = p.oid AND r.prrelid = pg_catalog.to_regclass($2)) AS has_table
+  FROM pg_catalog.pg_publication p WHERE p.pubname = $1
+"""
+_PUBLICATIONS: Final = """
+SELECT coalesce(string_agg(pg_catalog.quote_ident(pubname), ', ' ORDER BY pubname), 'none')
+  FROM pg_catalog.pg_publication
+"""
+_COPIES: Final = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger
+                WHERE tgrelid = pg_catalog.to_regclass($1)
+                  AND pg_catalog.quote_ident(tgname) = $2)
+"""
+# The lock of DROP TRIGGER waits for the transactions that have written the table, and keeps others
+# out until the commit.
+_BACK: Final = """\
+SET LOCAL lock_timeout = '3s';  -- writers are not to queue behind this
+
+DROP TRIGGER {trigger} ON {table};
+ALTER PUBLICATION {publication} ADD TABLE {table};
+DROP FUNCTION {function}();
 """
 # The trigger's lock waits for the transactions that have written the table, and keeps others out
 # until the commit: what came before is the publication's, what comes after is copied.

@@ -10,7 +10,7 @@ from typing import Final
 
 from relay.runtime.database import connect
 from relay.runtime.flow import Flow
-from relay.setup.mirror_trigger import CutOver, mirror_trigger_sql
+from relay.setup.mirror_trigger import CutOver, mirror_back_sql, mirror_trigger_sql
 from relay.setup.order_trigger import OrderTrigger, order_trigger_sql
 
 _APPLICATION_NAME: Final = "relay-trigger"
@@ -26,6 +26,20 @@ async def print_order_trigger(dsn: str | None, flow: Flow, wanted: OrderTrigger)
     connection = await connect(dsn, _APPLICATION_NAME, require_primary=False)
     try:
         return await order_trigger_sql(connection, flow, wanted)
+    finally:
+        await connection.close()
+
+
+async def print_mirror_back(dsn: str | None, table: str, publication: str) -> str:
+    """Return the statements that end the copying, from the row on that the publication takes.
+
+    Raises:
+        TriggerError: as `mirror_back_sql`.
+        DatabaseError: no connection.
+    """
+    connection = await connect(dsn, _APPLICATION_NAME, require_primary=False)
+    try:
+        return await mirror_back_sql(connection, table, publication)
     finally:
         await connection.close()
 
