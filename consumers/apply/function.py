@@ -17,41 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import asyncpg
 
 from relay.consumers.apply.applying import Decided, Identified, unknown_order
 from relay.consumers.apply.inbox import write_inbox
 from relay.consumers.returns.fold import Statuses, fold
-from relay.orders.catalog import FlowTableError
-from relay.orders.rights import APPLY_ARGUMENTS
-
-_CALLED: Final = """
-SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) AS name,
-       p.prorettype = 'text'::pg_catalog.regtype AND NOT p.proretset AS returns_text
-  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
- WHERE p.oid = pg_catalog.to_regprocedure($1)
-"""
-
-
-async def function_name(connection: asyncpg.Connection, function: str) -> str:
-    """Return the quoted name of the flow's function, which must take `APPLY_ARGUMENTS`.
-
-    Raises:
-        FlowTableError: there is no such function.
-    """
-    signature = f"{function}({', '.join(APPLY_ARGUMENTS)})"
-    try:
-        found = await connection.fetchrow(_CALLED, signature)
-    except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:
-        raise FlowTableError(f"function = {function!r} is no function's name: {error}") from error
-    if found is None or not found["returns_text"]:
-        raise FlowTableError(
-            f"function = {function!r}: there is no function {signature} that returns text"
-        )
-    name: str = found["name"]
-    return name
 
 
 def call_statement(function: str) -> str:

@@ -19,7 +19,7 @@ import structlog
 from relay.consumers.apply.applying import Applier
 from relay.consumers.apply.canaries import BesideCanaries
 from relay.consumers.apply.columns import ColumnsApplier
-from relay.consumers.apply.function import FunctionApplier, function_name
+from relay.consumers.apply.function import FunctionApplier
 from relay.consumers.apply.observe import Observer
 from relay.consumers.confirm.failures import Failure, classify, described
 from relay.consumers.confirm.handling import DatabaseBlockedError, Returns, Streak, Waiting
@@ -40,6 +40,7 @@ from relay.kafka.consumer.offset_store import OffsetStore
 from relay.kafka.consumer.stoppable_calls import StoppableCalls
 from relay.kafka.service import RecordedService
 from relay.orders.catalog import FlowTableError, as_far_as_known, orders_table, with_key_column
+from relay.orders.rights import function_name
 from relay.runtime.backoff import Backoff
 from relay.runtime.database import DATABASE_FAILURES, DatabaseRefusedError, connect
 from relay.runtime.failure_code import failure_code

@@ -13,9 +13,10 @@ import click
 from relay.cli.check import check_and_print
 from relay.cli.init_questions import Asked, decide
 from relay.cli.output import print_json, wants_json
+from relay.cli.parameters import SinceType
 from relay.cli.trigger import pairs
 from relay.runtime.settings import Settings, load_settings
-from relay.runtime.settings_sources import DEFAULT_FILE
+from relay.runtime.settings_sources import DEFAULT_FILE, file_table
 from relay.setup.installing import (
     Logins,
     MirrorTrigger,
@@ -23,9 +24,10 @@ from relay.setup.installing import (
     apply_to_database,
     make_flow_topics,
     make_plan,
+    refuse_unreachable,
 )
 from relay.setup.order_trigger import OrderTrigger
-from relay.setup.settings_text import settings_text
+from relay.setup.settings_text import Decisions, flow_text, settings_text
 from relay.telemetry.logs import configure_command
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ _FLOW: Final = [
         "flow_name",
         default="orders",
         show_default=True,
-        help="The flow's name in settings and metrics.",
+        help="The flow's name in settings and metrics; another one than the file's is added.",
     ),
     click.option(
         "--aggregate-type",
@@ -100,6 +102,15 @@ _FLOW: Final = [
         default=("order.placed",),
         show_default=True,
         help=("The first expects a return; may be given again for others that expect none."),
+    ),
+    click.option(
+        "--events-since",
+        type=SinceType(),
+        metavar="TIME",
+        help=(
+            "The moment of the cut-over: orders placed earlier have no event, as"
+            " 2026-11-01T08:00Z, 0s (now), 2h (ago); else since the first event."
+        ),
     ),
     click.option(
         "--deadline", default=900.0, show_default=True, help=("Seconds until a return is overdue.")
@@ -233,17 +244,22 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     ground = load_settings(os.devnull)
     asks = sys.stdin.isatty() and not given["yes"] and not wants_json(ctx)
     asked = Asked(given, asks=asks, bootstrap_servers=os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
-    text = settings_text(decide(ground.database.dsn, asked))
-    settings = _read_back(path, text)
+    text = _text(path, decide(ground.database.dsn, asked))
+    settings = _read_back(path, text, given["flow_name"])
     plan = asyncio.run(
         make_plan(settings.database.dsn, settings.flow, _logins(given), _trigger(given, settings))
     )
-    _write(path, text, force=given["force"])
-    click.echo(f"wrote {path}", err=True)
+    _refuse_other(path, text, force=given["force"] or _is_added(path, given["flow_name"]))
     if not given["do_it"]:
+        _write(path, text)
         _print(ctx, path, plan)
         return
-    _apply(settings, plan, topics=given["topics"], partitions=given["partitions"])
+    if given["topics"]:
+        asyncio.run(refuse_unreachable(settings.kafka))
+    _apply(settings, plan)
+    _write(path, text)
+    if given["topics"]:
+        _make_topics(settings, given["partitions"])
     check_and_print(ctx, settings)
 
 
@@ -272,7 +288,39 @@ def _trigger(given: dict[str, Any], settings: Settings) -> OrderTrigger | Mirror
     return OrderTrigger(placed, {}, given["payload"], given["payload_columns"])
 
 
-def _read_back(path: Path, text: str) -> Settings:
+def _flows(path: Path) -> list[str]:
+    """Return the flows of the settings file; none where it has none, or there is none."""
+    if not path.exists():
+        return []
+    flows = file_table(path, {}).get("flow", {})
+    return list(flows) if isinstance(flows, dict) else []
+
+
+def _is_added(path: Path, flow: str) -> bool:
+    flows = _flows(path)
+    return bool(flows) and flow not in flows
+
+
+def _text(path: Path, made: Decisions) -> str:
+    """Return the file: with this flow alone, or behind what it has of others.
+
+    Raises:
+        click.UsageError: the flow stands there among others, which would be lost.
+    """
+    flows = _flows(path)
+    if _is_added(path, made.flow_name):
+        there = path.read_text("utf-8").rstrip("\n")
+        return f"{there}\n\n{flow_text(made)}"
+    if len(flows) > 1:
+        others = ", ".join(one for one in flows if one != made.flow_name)
+        raise click.UsageError(
+            f"{path} has the flow {made.flow_name} beside {others}: correct [flow.{made.flow_name}]"
+            " there, or take it out and run this again: it is added"
+        )
+    return settings_text(made)
+
+
+def _read_back(path: Path, text: str, flow: str) -> Settings:
     """Read the file as every service will, before it takes its place.
 
     Raises:
@@ -281,18 +329,22 @@ def _read_back(path: Path, text: str) -> Settings:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text, "utf-8")
     try:
-        return load_settings(beside)
+        return load_settings(beside, flow=flow)
     finally:
         beside.unlink()
 
 
-def _write(path: Path, text: str, *, force: bool) -> None:
+def _refuse_other(path: Path, text: str, *, force: bool) -> None:
     there = path.read_text("utf-8") if path.exists() else None
     if there not in {None, text} and not force:
         raise click.UsageError(f"{path} is there and says otherwise: --force writes over it")
+
+
+def _write(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text, "utf-8")
     beside.replace(path)
+    click.echo(f"wrote {path}", err=True)
 
 
 def _print(ctx: click.Context, path: Path, plan: Plan) -> None:
@@ -304,17 +356,19 @@ def _print(ctx: click.Context, path: Path, plan: Plan) -> None:
     click.echo("nothing else was done: `relay init --apply` does it, then checks", err=True)
 
 
-def _apply(settings: Settings, plan: Plan, *, topics: bool, partitions: int) -> None:
+def _apply(settings: Settings, plan: Plan) -> None:
     applied = asyncio.run(apply_to_database(settings.database.dsn, plan))
     click.echo(f"schema: {len(applied)} files applied; {len(plan.statements)} statements", err=True)
-    if topics:
-        made = asyncio.run(
-            make_flow_topics(
-                settings.kafka,
-                settings.flow,
-                partitions=partitions,
-                outbox_days=settings.maintenance.outbox_days,
-                inbox_days=settings.maintenance.inbox_days,
-            )
+
+
+def _make_topics(settings: Settings, partitions: int) -> None:
+    made = asyncio.run(
+        make_flow_topics(
+            settings.kafka,
+            settings.flow,
+            partitions=partitions,
+            outbox_days=settings.maintenance.outbox_days,
+            inbox_days=settings.maintenance.inbox_days,
         )
-        click.echo(f"topics made: {', '.join(made) or 'none, they are there'}", err=True)
+    )
+    click.echo(f"topics made: {', '.join(made) or 'none, they are there'}", err=True)

@@ -62,6 +62,7 @@ def decide(dsn: str | None, asked: Asked) -> Decisions:
         function=given["function"],
         time_zone=given["time_zone"],
         bootstrap_servers=asked.bootstrap_servers,
+        events_since=given["events_since"],
     )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import asyncpg
 
+from relay.orders.catalog import FlowTableError
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
 
 # Which transaction wrote an order tells what happened to its event, where it has none.
@@ -126,3 +127,30 @@ async def _function_grants(connection: asyncpg.Connection, flow: Flow) -> AsyncI
     if found["schema"] != _PUBLIC:
         yield f"GRANT USAGE ON SCHEMA {found['schema']} TO relay_confirmer;"
     yield f"GRANT EXECUTE ON FUNCTION {found['name']} TO relay_confirmer;"
+
+
+_CALLED: Final = """
+SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) AS name,
+       p.prorettype = 'text'::pg_catalog.regtype AND NOT p.proretset AS returns_text
+  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+ WHERE p.oid = pg_catalog.to_regprocedure($1)
+"""
+
+
+async def function_name(connection: asyncpg.Connection, function: str) -> str:
+    """Return the quoted name of the flow's function, which must take `APPLY_ARGUMENTS`.
+
+    Raises:
+        FlowTableError: there is no such function.
+    """
+    signature = f"{function}({', '.join(APPLY_ARGUMENTS)})"
+    try:
+        found = await connection.fetchrow(_CALLED, signature)
+    except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:
+        raise FlowTableError(f"function = {function!r} is no function's name: {error}") from error
+    if found is None or not found["returns_text"]:
+        raise FlowTableError(
+            f"function = {function!r}: there is no function {signature} that returns text"
+        )
+    name: str = found["name"]
+    return name

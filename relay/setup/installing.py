@@ -6,17 +6,19 @@ grants) and one index, made without stopping anybody; topics that exist are left
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
 
+from relay.kafka.broker import connected
 from relay.kafka.topic_creation import make_topics
-from relay.orders.catalog import orders_table
-from relay.orders.rights import grant_statements
+from relay.orders.catalog import lookup_columns, orders_table
+from relay.orders.rights import function_name, grant_statements
 from relay.runtime.database import connect
-from relay.runtime.flow import Flow
+from relay.runtime.flow import ApplyFunction, Flow
 from relay.runtime.kafka_connection import KafkaConnection
 from relay.runtime.migrations import migrate, read_kind
 from relay.setup.mirror_trigger import mirror_trigger_sql
@@ -73,37 +75,60 @@ class Plan:
         return "\n".join([*parts, *(f"{one.create};\n" for one in self.indexes)])
 
 
+class NotAllowedError(Exception):
+    """The login that sets up lacks a right; the message says which."""
+
+    hint = (
+        "set DATABASE_URL to a login that owns the orders' table and may create schemas and roles,"
+        " or let one run the SQL: relay migrate --sql, then what relay init prints"
+    )
+
+
+@asynccontextmanager
+async def _connected(dsn: str | None) -> AsyncIterator[asyncpg.Connection]:
+    """Connect, and say of a right that is missing who needs it."""
+    connection = await connect(dsn, APPLICATION_NAME)
+    try:
+        yield connection
+    except asyncpg.InsufficientPrivilegeError as error:
+        login = connection.get_settings().session_authorization
+        raise NotAllowedError(f"the login {login}: {error}") from error
+    finally:
+        await connection.close()
+
+
+async def refuse_unreachable(kafka: KafkaConnection) -> None:
+    """See that the broker answers, before anything is done.
+
+    Raises:
+        KafkaError, OSError: it does not.
+    """
+    async with connected(kafka, APPLICATION_NAME):
+        pass
+
+
 async def look(dsn: str | None) -> list[TableSeen]:
     """Return the user's tables.
 
     Raises:
         DatabaseError: no connection.
     """
-    connection = await connect(dsn, APPLICATION_NAME)
-    try:
+    async with _connected(dsn) as connection:
         return await tables(connection)
-    finally:
-        await connection.close()
 
 
 async def words(dsn: str | None, table: TableSeen, column: str) -> list[str]:
     """Return a column's words in use, the most frequent first."""
-    connection = await connect(dsn, APPLICATION_NAME)
-    try:
+    async with _connected(dsn) as connection:
         found = table.column(column)
         assert found is not None
         return await words_in_use(connection, table, found)
-    finally:
-        await connection.close()
 
 
 async def outbox_types(dsn: str | None, table: TableSeen, column: str) -> list[str]:
     """Return the event types of an existing outbox table."""
-    connection = await connect(dsn, APPLICATION_NAME)
-    try:
+    async with _connected(dsn) as connection:
         return await types_in_use(connection, table, column)
-    finally:
-        await connection.close()
 
 
 async def make_plan(
@@ -118,8 +143,10 @@ async def make_plan(
         FlowTableError: the settings name what the database does not have.
         TriggerError: the trigger cannot be made as asked.
     """
-    connection = await connect(dsn, APPLICATION_NAME)
-    try:
+    async with _connected(dsn) as connection:
+        await lookup_columns(connection, flow)
+        if isinstance(flow.apply, ApplyFunction):
+            await function_name(connection, flow.apply.function)
         found = [*await _memberships(connection, logins), *await grant_statements(connection, flow)]
         if isinstance(trigger, OrderTrigger):
             found.append(await order_trigger_sql(connection, flow, trigger))
@@ -129,8 +156,6 @@ async def make_plan(
             )
             found.append(statements)
         return Plan(tuple(found), await _indexes(connection, flow))
-    finally:
-        await connection.close()
 
 
 _ROLE: Final = """
@@ -227,8 +252,7 @@ async def apply_to_database(dsn: str | None, plan: Plan) -> tuple[str, ...]:
         MigrationError: the schema cannot be made; nothing was done.
         asyncpg.PostgresError: a statement was refused; none of its transaction is done.
     """
-    connection = await connect(dsn, APPLICATION_NAME)
-    try:
+    async with _connected(dsn) as connection:
         sample = await read_kind(connection) == "sample"
         report = await migrate(dsn, sample=sample)
         async with connection.transaction():
@@ -236,8 +260,6 @@ async def apply_to_database(dsn: str | None, plan: Plan) -> tuple[str, ...]:
                 await connection.execute(statement)
         for index in plan.indexes:
             await _make(connection, index)
-    finally:
-        await connection.close()
     return report.applied
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from relay.setup.proposal import OrdersProposal
@@ -26,6 +27,7 @@ class Decisions:
         function: for `function`.
         time_zone: of a time column without a zone.
         bootstrap_servers: None: the environment says.
+        events_since: orders placed earlier have no event; None: since the first event.
     """
 
     orders: OrdersProposal
@@ -42,6 +44,7 @@ class Decisions:
     function: str | None
     time_zone: str
     bootstrap_servers: str | None
+    events_since: datetime | None = None
 
 
 _HEAD: Final = """\
@@ -55,8 +58,13 @@ def settings_text(made: Decisions) -> str:
     parts = [_HEAD]
     if made.bootstrap_servers is not None:
         parts.append(_table("kafka", {"bootstrap_servers": made.bootstrap_servers}))
+    return "\n".join([*parts, flow_text(made)])
+
+
+def flow_text(made: Decisions) -> str:
+    """Return the flow's part of it."""
     name = f"flow.{_key(made.flow_name)}"
-    parts.append(_table(name, _flow(made)))
+    parts = [_table(name, _flow(made))]
     events = {
         event_type: {"deadline_seconds": made.deadline_seconds} if at == 0 else {}
         for at, event_type in enumerate(made.event_types)
@@ -87,6 +95,8 @@ def _flow(made: Decisions) -> dict[str, Any]:
         "confirm_group": made.confirm_group,
         "initial_status": made.words.initial,
     }
+    if made.events_since is not None:
+        flow["events_since"] = made.events_since.isoformat(timespec="seconds")
     if made.words.later:
         flow["later_statuses"] = list(made.words.later)
     if made.mode != "columns":

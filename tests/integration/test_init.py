@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pexpect
 import psycopg
@@ -176,6 +177,51 @@ def test_orders_divided_by_status_have_no_trigger(init, shop, tmp_path) -> None:
         assert "WHERE o.id = order_id::text::bigint" in done.stdout, "by the key's index"
 
 
+PAYMENTS = """
+    CREATE TABLE shop.payment (id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+        status text NOT NULL DEFAULT 'requested', created_at timestamptz NOT NULL DEFAULT now());
+"""
+
+
+def test_a_second_flow_is_added_to_the_file_and_set_up(init, shop, tmp_path, topics) -> None:
+    with psycopg.connect(shop, autocommit=True) as connection:
+        connection.execute(PAYMENTS)
+        assert init("--apply", "--events-since", "2026-11-01T08:00:00Z").returncode in {0, 3}
+        first = (tmp_path / "relay.toml").read_text()
+        second = (
+            "--flow", "payments", "--aggregate-type", "payment", "--table", "shop.payment",
+            "--event-type", "payment.requested", "--final", "paid", "--final", "refused",
+        )  # fmt: skip
+        # Topics and groups are each flow's own: two that share one are refused.
+        refused = init(*second, "--apply")
+        assert refused.returncode == 1, refused.stdout
+        assert "orders" in refused.stderr
+        assert (tmp_path / "relay.toml").read_text() == first
+        own = (
+            "--events-topic", f"payments.{topics.suffix}",
+            "--returns-topic", f"paid.{topics.suffix}",
+            "--processor-group", f"psp-{topics.suffix}", "--confirm-group", f"pay-{topics.suffix}",
+        )  # fmt: skip
+        done = init(*second, *own, "--partitions", "1", "--apply")
+        topics._made += [
+            f"{one}.{topics.suffix}" for one in ("events", "returns", "payments", "paid")
+        ]
+        failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(" NO")]
+        assert failed == ["database.fsync:"], done.stdout + done.stderr
+        rights = (
+            "SELECT has_column_privilege('relay_confirmer', 'shop.payment', 'status', 'UPDATE')"
+        )
+        assert connection.execute(rights).fetchone() == (True,)
+    text = (tmp_path / "relay.toml").read_text()
+    assert text.startswith(first)
+    flows = tomllib.loads(text)["flow"]
+    assert list(flows) == ["orders", "payments"]
+    assert flows["orders"]["events_since"] == "2026-11-01T08:00:00+00:00"
+    again = init(*second, *own, "--force")
+    assert (again.returncode, "take it out" in again.stderr) == (2, True)
+    assert (tmp_path / "relay.toml").read_text() == text
+
+
 ODD = """
     CREATE TABLE shop.tenant_order (tenant int, number text, status text, created_at timestamptz,
         PRIMARY KEY (tenant, number));
@@ -223,6 +269,14 @@ def test_what_was_said_to_make_of_a_composite_key_and_a_view_works(init, shop, t
         assert (tmp_path / "relay.toml").exists()
 
 
+UNFIT = """
+    CREATE TABLE shop.odd (id bigint PRIMARY KEY, aggregatetype text, aggregateid text, type text,
+        payload xml, doc json, state text, created_at timestamp);
+    CREATE VIEW shop.odd_view AS SELECT * FROM shop.odd;
+    CREATE FUNCTION shop.f(text, text, text, text, json) RETURNS int LANGUAGE sql AS 'SELECT 1';
+"""
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -235,9 +289,20 @@ def test_what_was_said_to_make_of_a_composite_key_and_a_view_works(init, shop, t
         (["--mirror", "shop.outbox"], "no such table"),
         (["--services", "nobody_at_all"], "CREATE ROLE nobody_at_all LOGIN"),
         (["--deadline", "-1"], "deadline_seconds"),
+        (["--time-zone", "Mars/Olympus", "--table", "shop.odd"], "time_zone = 'Mars/Olympus'"),
+        (["--lookup", "doc", "--table", "shop.odd"], "doc is of type json; text, a number or uuid"),
+        (["--returns", "function", "--function", "shop.f"], "no function shop.f(text, text, text"),
+        (["--mirror", "shop.odd_view"], "is no table: name the one behind it"),
+        (["--mirror", "shop.odd"], "shop.odd.payload is of type xml: text, json, jsonb"),
+        (["--initial", "NEW", "--final", "NEW"], "initial_status 'NEW' is terminal"),
+        (["--events-topic", "bad topic"], "is no topic's name"),
+        (["--alias", "yes=MAYBE"], "needs a new word for a status with a rank"),
+        (["--events-since", "yesterday"], "is neither a time nor like 90m"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_left(init, shop, tmp_path, arguments, says) -> None:
+    with psycopg.connect(shop) as connection:
+        connection.execute(UNFIT)
     done = init("--apply", *arguments)
     assert done.returncode in {1, 2}
     assert says in done.stderr, done.stderr
@@ -245,6 +310,38 @@ def test_what_is_wrong_is_named_and_nothing_is_left(init, shop, tmp_path, argume
     assert list(tmp_path.iterdir()) == []
     with psycopg.connect(shop) as connection:
         assert connection.execute("SELECT to_regnamespace('relay')").fetchone() == (None,)
+
+
+def test_who_may_not_and_a_broker_that_is_away_are_named_and_nothing_is_left(
+    shop, relay_command, tmp_path
+) -> None:
+    with psycopg.connect(shop, autocommit=True) as connection:
+        connection.execute(
+            "DROP ROLE IF EXISTS init_nobody; CREATE ROLE init_nobody LOGIN PASSWORD 'x'"
+        )
+        try:
+            for nobody, broker, says in (
+                ("init_nobody:x", "127.0.0.1:1", "the login init_nobody: permission denied for"),
+                (None, "127.0.0.1:1", "error[kafka_connection]"),
+            ):
+                url = (
+                    shop
+                    if nobody is None
+                    else shop.replace(urlsplit(shop).netloc.split("@")[0], nobody)
+                )
+                done = relay_command(
+                    "--config", str(tmp_path / "relay.toml"), "init", "--apply",
+                    env={"DATABASE_URL": url, "KAFKA_BOOTSTRAP_SERVERS": broker},
+                )  # fmt: skip
+                assert done.returncode == 1
+                assert says in done.stderr, done.stderr
+                assert (
+                    nobody is None or "hint: set DATABASE_URL to a login that owns" in done.stderr
+                )
+                assert list(tmp_path.iterdir()) == []
+                assert connection.execute("SELECT to_regnamespace('relay')").fetchone() == (None,)
+        finally:
+            connection.execute("DROP ROLE init_nobody")
 
 
 def test_at_a_terminal_each_question_has_its_proposal(shop, topics, tmp_path) -> None:

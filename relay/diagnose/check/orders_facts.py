@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from relay.consumers.apply.function import function_name
 from relay.orders.catalog import FlowTableError, orders_table
+from relay.orders.rights import function_name
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
 
 _TABLE: Final = """
