@@ -97,6 +97,7 @@ def hand_over(publisher: Sender, *ids: int, partition: int = 0) -> Acknowledgeme
     records = records_of([b"x"] * len(ids))
     batch = Batch("t", partition, range(len(ids)), list(ids), 100, records, timestamp_ms=1)
     future: Acknowledgement = asyncio.get_running_loop().create_future()
+    future.add_done_callback(lambda one: one.cancelled() or one.exception())  # not all ask for it
     publisher.waiting.append(future)
     publisher.hand_over(batch, lambda _batch, offset: future.set_result(offset))
     return future
