@@ -20,6 +20,17 @@ _TABLE: Final = """
 SELECT c.oid::regclass::text AS name, c.relrowsecurity AS row_security,
        c.relforcerowsecurity AS forced,
        (SELECT count(*)::int FROM pg_policy p WHERE p.polrelid = c.oid) AS policies,
+       -- The roles of ours to which no policy shows every order, or of which one takes some away.
+       ARRAY(SELECT r.rolname::text FROM pg_roles r
+              WHERE r.rolname IN ('relay_confirmer', 'relay_publisher', 'relay_operator',
+                                  'relay_observer')
+                AND (SELECT bool_or(p.polpermissive AND p.polcmd IN ('r', '*')
+                                    AND pg_get_expr(p.polqual, p.polrelid) = 'true')
+                            AND bool_and(p.polpermissive)
+                       FROM pg_policy p
+                      WHERE p.polrelid = c.oid
+                        AND (p.polroles = '{0}' OR r.oid = ANY (p.polroles))) IS NOT TRUE
+              ORDER BY 1) AS blind_roles,
        c.relkind = 'v' AS is_view, c.relkind = 'p' AS is_partitioned,
        -- PostgreSQL demands in each unique index of a partitioned table what it is divided by.
        EXISTS (SELECT FROM pg_index i JOIN pg_attribute a

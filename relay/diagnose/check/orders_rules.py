@@ -122,14 +122,7 @@ def _orders_columns(facts: OrdersFacts, flow: Flow, apply: ApplyColumns) -> Iter
     else:
         yield _key(table, apply)
         yield _overdue_index(table, apply, flow)
-    if table["row_security"]:
-        yield warning(
-            "orders.row_security",
-            f"enabled, {table['policies']} policies: some users see only a part of the orders",
-            "see confirm.grants of each user; the watchdog's user must see every order too",
-        )
-    else:
-        yield ok("orders.row_security", "not enabled")
+    yield _row_security(table, apply)
     if isinstance(flow.apply, ApplyColumns):
         yield from _statuses(facts, flow, apply)
 
@@ -157,6 +150,20 @@ def _named_columns(facts: OrdersFacts, apply: ApplyColumns) -> Iterator[Result]:
     else:
         fix = "correct [flow.orders.columns] in the settings, or change the column"
         yield failed("orders.types", facts.refusal, fix)
+
+
+def _row_security(table: Mapping[str, Any], apply: ApplyColumns) -> Result:
+    name = "orders.row_security"
+    if not table["row_security"]:
+        return ok(name, "not enabled")
+    blind = table["blind_roles"]
+    if not blind:
+        return ok(name, "enabled, and the relay's roles see every order")
+    return warning(
+        name,
+        f"enabled, {table['policies']} policies: some users see only a part of the orders",
+        f"CREATE POLICY relay_all ON {apply.table} TO {', '.join(blind)} USING (true)",
+    )
 
 
 def _key(table: Mapping[str, Any], apply: ApplyColumns) -> Result:
