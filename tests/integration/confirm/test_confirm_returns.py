@@ -496,6 +496,15 @@ CREATE TABLE public.orders (LIKE public.orders_before INCLUDING DEFAULTS, PRIMAR
 CREATE TABLE public.orders_0 PARTITION OF public.orders FOR VALUES WITH (MODULUS 2, REMAINDER 0);
 CREATE TABLE public.orders_1 PARTITION OF public.orders FOR VALUES WITH (MODULUS 2, REMAINDER 1)
 """
+# Each change of status moves the row to another partition.
+MOVING = """
+ALTER TABLE public.orders RENAME TO orders_before;
+CREATE TABLE public.orders (
+    LIKE public.orders_before INCLUDING DEFAULTS, PRIMARY KEY (order_id, status)
+) PARTITION BY LIST (status);
+CREATE TABLE public.orders_new PARTITION OF public.orders FOR VALUES IN ('submitted');
+CREATE TABLE public.orders_rest PARTITION OF public.orders DEFAULT
+"""
 INHERITED = "CREATE TABLE public.orders_old () INHERITS (public.orders)"
 VIEW = """
 ALTER TABLE public.orders RENAME TO orders_stored;
@@ -503,7 +512,9 @@ CREATE VIEW public.orders AS SELECT * FROM public.orders_stored
 """
 
 
-@pytest.mark.parametrize("shape", [PARTITIONED, INHERITED, VIEW], ids=["parts", "heirs", "view"])
+@pytest.mark.parametrize(
+    "shape", [PARTITIONED, MOVING, INHERITED, VIEW], ids=["parts", "moving", "heirs", "view"]
+)
 async def test_orders_may_stand_in_several_tables(lab, shape):
     await lab.pg.execute(shape)
     assert (await orders_table(lab.pg, lab.flow)).has_places is False
