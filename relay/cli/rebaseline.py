@@ -112,11 +112,16 @@ def _as_data(found: Plan) -> dict[str, Any]:
 def _plan_lines(found: Plan) -> list[str]:
     lines = [f"WRONG: {one}" for one in found.baseline.wrong]
     if not found.needed:
-        lines = ["the checkpoint is this database's own: the relay goes on by itself"]
+        lines = ["the checkpoint is this database's own"]
     lines += [*_row_lines(found.rows), *_record_lines(found.later)]
     if found.baseline.active is not None:
         lines.append("a relay is active: stop every `relay run` before --execute")
-    if found.needed:
+    if not found.needed and found.rows.unpublished:
+        lines.append(
+            "rows that the relay has not come to leave by themselves; those that it was put past"
+            " (`relay diagnose`: checkpoint_skipped) leave with a new checkpoint only"
+        )
+    if found.needed or found.rows.unpublished:
         lines.append("nothing was changed.  next  relay rebaseline --execute --reason WHY")
     return lines
 
