@@ -45,6 +45,7 @@ class Stage:
 
     Attributes:
         faults: what the processor does to the orders of a customer.
+        answers: the event types that it answers.
         dies: where the next processor that is started ends, at whose order, and how.
         metadata_ms: how often the processor looks for new partitions.
         stands: something is wrong until the end: no order comes back any more.
@@ -54,6 +55,7 @@ class Stage:
         self.world, self.cast, self.journal, self.folder = world, cast, journal, folder
         self.luck = Random(f"orders {journal.seed}")
         self.faults: dict[str, str] = {}
+        self.answers = ["order.placed"]
         self.dies = ("", "", "")
         self.processor: subprocess.Popen[bytes] | None = None
         self.elsewhere = ""
@@ -126,6 +128,7 @@ class Stage:
             "metadata_ms": self.metadata_ms,
             "transactional_id": f"processor-{world.topics.suffix}",
             "faults": self.faults,
+            "answers": self.answers,
             "dies": self.dies[0],
             "dies_for": self.dies[1],
             "dies_how": self.dies[2],

@@ -143,6 +143,7 @@ class Writer(Cause):
             types = json.loads(world.environment["RELAY_FLOW_EVENTS"])
             types["order.vanished"] = types["order.placed"]
             world.environment["RELAY_FLOW_EVENTS"] = json.dumps(types)
+            stage.answers.append("order.vanished")
             for one in ("relay", "consumer"):
                 await asyncio.to_thread(world.restart, one)
         elif self.how == "too large":
