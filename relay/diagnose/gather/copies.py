@@ -16,8 +16,9 @@ from relay.diagnose.causes import Cause
 from relay.diagnose.evidence.order import Delivery
 from relay.diagnose.evidence.system_state import GroupSeen, Missing
 from relay.kafka.broker import EARLIEST, LATEST, Broker
+from relay.kafka.event_headers import event_id_text
 from relay.kafka.partition import Partition
-from relay.kafka.ranges import RangeReader, header_text, seen
+from relay.kafka.ranges import RangeReader, seen
 from relay.orders.keys import canonical_event_id
 from relay.runtime.flow import Flow
 from relay.runtime.times import later, to_milliseconds
@@ -108,7 +109,7 @@ async def find_copies(
 
 def _event_of(record: Any, by_order: Mapping[str, str]) -> str | None:
     """Return the event that a record is a copy of; without its id, its order's."""
-    text = header_text(record.headers, "ce_id")
+    text = event_id_text(record.headers)
     if text is not None:
         return canonical_event_id(text)
     return None if record.key is None else by_order.get(record.key.decode("utf-8", "replace"))

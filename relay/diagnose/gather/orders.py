@@ -31,6 +31,8 @@ from relay.diagnose.gather.succession import read_answered_past
 from relay.diagnose.gather.topics import TopicFacts
 from relay.diagnose.gather.undecided import undecided
 from relay.diagnose.gather.unledgered import find_unledgered, unaccounted
+from relay.kafka.partition import Partition
+from relay.kafka.unread import ReadTo
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.kafka_connection import KafkaConnection
@@ -98,7 +100,8 @@ class Gatherer:
         )
         rows = await self._undecided(ids, rows)
         open_ids = open_orders(ids, rows, self.flow)
-        rows, positions = await self._unledgered(open_ids, rows, positions)
+        read_to = _read_to(around_rows)
+        rows, positions = await self._unledgered(open_ids, rows, positions, read_to)
         topics, log = await read_broker(
             self.kafka,
             self.flow,
@@ -180,16 +183,22 @@ class Gatherer:
         return around, rows, positions, ends
 
     async def _unledgered(
-        self, ids: Sequence[str], rows: Rows, positions: Series
+        self,
+        ids: Sequence[str],
+        rows: Rows,
+        positions: Series,
+        read_to: Mapping[Partition, ReadTo] | None,
     ) -> tuple[Rows, Series]:
         """Find what the ledger has lost, and what was recorded of the groups around it."""
         con = self.connection
-        wanted = unaccounted(ids, rows)
+        wanted = unaccounted(ids, rows, read_to)
         if isinstance(con, Missing) or not wanted:
             return rows, positions
         seconds = self.options.logs.scan_seconds
-        rows = await find_unledgered(con, self.kafka, self.flow, ids, rows, search_seconds=seconds)
-        if wanted.keys() == unaccounted(ids, rows).keys():
+        rows = await find_unledgered(
+            con, self.kafka, self.flow, ids, rows, search_seconds=seconds, read_to=read_to
+        )
+        if wanted.keys() == unaccounted(ids, rows, read_to).keys():
             return rows, positions
         try:
             async with con.transaction(isolation="repeatable_read", readonly=True):
@@ -335,6 +344,12 @@ def newest_deliveries(ids: Sequence[str], rows: Rows) -> list[Delivery]:
         for event in rows.events.get(one, [])
         if event.outbox_id in rows.deliveries
     ]
+
+
+def _read_to(around: AroundRows) -> Mapping[Partition, ReadTo] | None:
+    """Return how far the witnesses of another publisher have come; None: our relay publishes."""
+    publisher = around.publisher
+    return None if publisher is None or isinstance(publisher, Missing) else publisher.read_to
 
 
 def unpublished(ids: Sequence[str], rows: Rows) -> dict[int, str]:

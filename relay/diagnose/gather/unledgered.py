@@ -1,8 +1,9 @@
-"""Hop 2: finds on Kafka what the checkpoint is past and the ledger has no row of.
+"""Hop 2: finds on Kafka what the checkpoint, or a witness, is past and the ledger has no row of.
 
 Invariant: a record proves that its event was sent, whatever the ledger has lost. Only offsets that
 no row of the ledger covers are read, from what was published before the event was written; where
-some of them cannot be read, nobody may say that the checkpoint skipped the event.
+some of them cannot be read, nobody may say that the checkpoint skipped the event. Of another
+publisher's records only those are read that a witness has come past: the rest is still to come.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from relay.diagnose.evidence.rows import EventRow, Rows
 from relay.diagnose.evidence.system_state import Missing
 from relay.diagnose.gather.reading import broker_missing, database_missing
 from relay.kafka.broker import EARLIEST, LATEST, Broker, connected
+from relay.kafka.event_headers import event_id_of
 from relay.kafka.failures import READING_FAILURES
 from relay.kafka.partition import Partition
-from relay.kafka.ranges import RangeReader, header_text, seen
+from relay.kafka.ranges import RangeReader, seen
+from relay.kafka.topic_descriptions import topic_ids
+from relay.kafka.unread import ReadTo
 from relay.orders.keys import canonical_event_id
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.flow import Flow
@@ -31,6 +35,8 @@ from relay.runtime.kafka_connection import KafkaConnection
 
 CLIENT_ID: Final = "relay-diagnose"
 Span = tuple[int, int]
+# To read so many records more costs less than to ask once more.
+_NEAR_RECORDS: Final = 500
 
 # Where the last batch ends that was published before a time, and the offsets behind it that are in
 # no batch. A batch whose offset is not known covers none.
@@ -72,6 +78,7 @@ async def find_unledgered(
     rows: Rows,
     *,
     search_seconds: float,
+    read_to: Mapping[Partition, ReadTo] | None = None,
 ) -> Rows:
     """Return the rows with the deliveries that Kafka proves, and what could not be searched.
 
@@ -82,8 +89,9 @@ async def find_unledgered(
         ids: of orders that are neither returned nor closed.
         rows: what the database has of them.
         search_seconds: at most.
+        read_to: how far the witnesses of another publisher have come; None: our relay publishes.
     """
-    wanted = unaccounted(ids, rows)
+    wanted = unaccounted(ids, rows, read_to)
     if not wanted:
         return rows
     first = min(one.created_at for one in wanted.values())
@@ -91,8 +99,14 @@ async def find_unledgered(
         async with connected(kafka, CLIENT_ID) as broker:
             partitions = [one for topic in sorted(flow.topics) for one in broker.partitions(topic)]
             uncovered = await _uncovered(connection, broker, partitions, first)
+            if read_to is not None:
+                ids_now = await topic_ids(broker.client, sorted(flow.topics))
+                uncovered = {one: _until(it, _come_to(read_to.get(one), ids_now.get(one[0])))
+                             for one, it in uncovered.items()}  # fmt: skip
             absent = [topic for topic in sorted(flow.topics) if not broker.partitions(topic)]
-            found, whole = await _search(broker, uncovered, wanted, search_seconds)
+            found, whole = await _search(
+                broker, uncovered, wanted, search_seconds, committed=read_to is not None
+            )
     except READING_FAILURES as error:
         return _not_searched(rows, wanted, broker_missing(_what(flow), error))
     except DATABASE_FAILURES as error:
@@ -104,13 +118,22 @@ async def find_unledgered(
     return _not_searched(rows, left, _unread(flow, whole=whole, uncovered=uncovered, absent=absent))
 
 
-def unaccounted(ids: Sequence[str], rows: Rows) -> dict[str, EventRow]:
-    """Return, by event id, the events that were handed over, of which no table says where to."""
-    return {canonical_event_id(one.event_id): one for _order, one in each_unaccounted(ids, rows)}
+def unaccounted(
+    ids: Sequence[str], rows: Rows, read_to: Mapping[Partition, ReadTo] | None = None
+) -> dict[str, EventRow]:
+    """Return, by event id, the events that were handed over, of which no table says where to.
+
+    Of another publisher's, whose witnesses have come to `read_to`, all that no table knows of: it
+    is handed over once it stands on Kafka, and the checkpoint only follows the ledger.
+    """
+    found = each_unaccounted(ids, rows, anyway=read_to is not None)
+    return {canonical_event_id(one.event_id): one for _order, one in found}
 
 
-def each_unaccounted(ids: Sequence[str], rows: Rows) -> list[tuple[str, EventRow]]:
-    """Return the same, with their orders."""
+def each_unaccounted(
+    ids: Sequence[str], rows: Rows, *, anyway: bool = False
+) -> list[tuple[str, EventRow]]:
+    """Return the same, with their orders; `anyway`: also those that were not handed over."""
     if isinstance(rows.events, Missing) or isinstance(rows.deliveries, Missing):
         return []
     held = {} if isinstance(rows.held, Missing) else rows.held
@@ -121,7 +144,9 @@ def each_unaccounted(ids: Sequence[str], rows: Rows) -> list[tuple[str, EventRow
         (one, event)
         for one in ids
         for event in rows.events.get(one, [])
-        if one not in parked and event.handed_over and event.outbox_id not in rows.deliveries
+        if one not in parked
+        and (event.handed_over or anyway)
+        and event.outbox_id not in rows.deliveries
     ]
 
 
@@ -157,23 +182,50 @@ def uncovered_in(uncovered: Sequence[tuple[int, int | None]], log: Span) -> _Unc
     return _Uncovered(tuple((low, high) for low, high in there if low < high), gone or another)
 
 
+def _come_to(read_to: ReadTo | None, topic_id: str | None) -> int:
+    """Return where a witness goes on in the log that is there now; 0: it has not begun there."""
+    if read_to is None:
+        return 0
+    another = None not in (read_to.topic_id, topic_id) and read_to.topic_id != topic_id
+    return 0 if another else read_to.next_offset
+
+
+def _until(uncovered: _Uncovered, end: int) -> _Uncovered:
+    there = [(first, min(last, end)) for first, last in uncovered.there if first < end]
+    return replace(uncovered, there=tuple(there))
+
+
+def joined(spans: Sequence[Span]) -> tuple[Span, ...]:
+    """Return spans, in order, with those joined that are near one another."""
+    found: list[Span] = []
+    for first, last in spans:
+        if found and first - found[-1][1] <= _NEAR_RECORDS:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return tuple(found)
+
+
 async def _search(
     broker: Broker,
     uncovered: Mapping[Partition, _Uncovered],
     wanted: Mapping[str, EventRow],
     seconds: float,
+    *,
+    committed: bool,
 ) -> tuple[dict[int, list[Delivery]], bool]:
     """Read the uncovered offsets; return what was found by outbox id, and whether all were read."""
     deadline = asyncio.get_running_loop().time() + seconds
     found: dict[int, list[Delivery]] = {}
     whole = True
+    ranges = {one: joined(it.there) for one, it in uncovered.items()}
     # A reader takes one range of each partition: as many rounds as a partition has ranges.
-    for number in range(max((len(one.there) for one in uncovered.values()), default=0)):
-        spans = {one: it.there[number] for one, it in uncovered.items() if number < len(it.there)}
-        reader = RangeReader(broker, spans, committed=False)
+    for number in range(max(map(len, ranges.values()), default=0)):
+        spans = {one: it[number] for one, it in ranges.items() if number < len(it)}
+        reader = RangeReader(broker, spans, committed=committed)
         async for where, records in reader.rounds(deadline):
             for record in records:
-                event = wanted.get(canonical_event_id(header_text(record.headers, "ce_id") or ""))
+                event = wanted.get(event_id_of(record.headers) or "")
                 if event is not None:
                     read = seen(where, record)
                     sent = Delivery(*where, record.offset, read.recorded_at, None)
@@ -188,9 +240,12 @@ def _with_deliveries(rows: Rows, found: Mapping[int, list[Delivery]]) -> Rows:
 
 
 def _not_searched(rows: Rows, events: Mapping[str, EventRow], missing: Missing) -> Rows:
-    """Say of these events that whether they were handed over to Kafka is not known."""
+    """Say of these events that whether they were handed over to Kafka is not known.
+
+    Of those of another publisher that the checkpoint is not past, the witnesses are asked.
+    """
     assert not isinstance(rows.events, Missing)
-    left = {one.outbox_id for one in events.values()}
+    left = {one.outbox_id for one in events.values() if one.handed_over}
     return replace(
         rows,
         events={

@@ -91,6 +91,41 @@ async def test_nobody_is_blamed_before_all_is_read_and_the_slot_proves_what_was_
     assert await diagnosed(lab, late[0][2]) == (Verdict.UNKNOWN, Cause.WITNESS_DOWN)
 
 
+LOSE = """
+CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER lose BEFORE INSERT ON relay.delivery_ledger FOR EACH ROW EXECUTE FUNCTION lose();
+"""
+READ = """
+SELECT coalesce(sum(next_offset), 0)::int FROM relay.consumer_offset WHERE consumer_group = $1
+"""
+
+
+@pytest.mark.parametrize("header", ["id", "ce_id"])
+async def test_what_stands_on_kafka_was_published_whatever_the_ledger_has_lost(
+    lab: Any, header: str
+) -> None:
+    kept, lost = await lab.fill(2)
+    for row in (kept, lost):
+        await lab.pg.execute(OLD, row[0])
+        await lab.pg.execute(ORDER, row[2])
+    await lab.pg.execute("UPDATE relay.installation SET watched_since = '2020-01-01'")
+    lab.witness()
+    await lab.publish([kept], header)
+    await lab.until_entries(1)
+    await lab.pg.execute(LOSE)
+    await lab.publish([lost], header)
+
+    async def read() -> bool:
+        return bool(await lab.pg.fetchval(READ, lab.group) == 2)
+
+    await lab.until(read)
+    assert len(await lab.entries()) == 1
+    # Nobody processes anything here: of both alike.
+    found = await diagnosed(lab, kept[2])
+    assert found[0] != Verdict.NOT_PUBLISHED
+    assert await diagnosed(lab, lost[2]) == found
+
+
 async def test_a_publisher_that_never_rests_is_judged_and_a_topic_made_anew_is_unread(
     lab: Any, topics: Any
 ) -> None:

@@ -2,7 +2,7 @@
 
 from relay.diagnose.evidence.order import Moment
 from relay.diagnose.gather.deleted_rows import _with_unread
-from relay.diagnose.gather.unledgered import _Uncovered, uncovered_in
+from relay.diagnose.gather.unledgered import _Uncovered, joined, uncovered_in
 
 
 def test_a_vanished_row_accuses_nobody_far_from_it() -> None:
@@ -27,3 +27,8 @@ def test_what_no_batch_covers_is_looked_for_where_it_is_still_there() -> None:
 
 def test_batches_of_a_log_that_was_made_again_prove_nothing() -> None:
     assert uncovered_in([(50, None)], (0, 3)) == _Uncovered((), gone=True)
+
+
+def test_ranges_that_are_near_one_another_are_read_as_one() -> None:
+    assert joined([(0, 1), (3, 4), (5_000, 5_001), (5_100, 5_200)]) == ((0, 4), (5_000, 5_200))
+    assert joined([]) == ()
