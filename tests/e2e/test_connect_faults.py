@@ -32,6 +32,7 @@ PUBLICATION = (
     "CREATE PUBLICATION relay_outbox FOR TABLE relay.outbox"
     " WITH (publish = 'insert', publish_via_partition_root = true)"
 )
+RUNS = "SELECT connector_state ->> 'state' = 'RUNNING' FROM relay.publisher"
 OVER = """
 SELECT EXISTS (SELECT FROM relay.outage_record WHERE resource = 'publisher'
                 AND failure_code = 'publisher:connector_paused' AND to_at IS NOT NULL)
@@ -64,6 +65,8 @@ class Scene:
         await self.ask("config", "PUT", self.config | more)
         self.lab.witness(slot=self.slot, connector="outbox", connect_url=self.worker.url)
         await until_sent(self.lab, await self.lab.fill(5))
+        # The witness may have asked before Connect had begun.
+        await self.lab.until(lambda: self.lab.pg.fetchval(RUNS))
 
     async def ask(self, what: str, method: str = "PUT", body: Any = None) -> None:
         await self.lab.until(lambda: self.worker.asked(f"/connectors/outbox/{what}", method, body))
@@ -121,7 +124,7 @@ async def paused(one: Scene) -> None:
         "   AND error LIKE '%PAUSED%'"
     )
     kind = ("publish", "not_published", "connector_paused")
-    story = await tell(lab.pg, lab.flow, kind, night["from_at"], night["to_at"])
+    story = await tell(lab.pg, lab.flow, kind, night["from_at"], night["to_at"], orders=2)
     assert any("the connector is PAUSED" in part for part in story["told"])
 
 
