@@ -86,6 +86,11 @@ class Wiring:
             if count != 3:
                 self.topics.recreate(topic, count)
 
+    @property
+    def is_published_elsewhere(self) -> bool:
+        """Whether a shop's own relay publishes."""
+        return self.environment.get("RELAY_PUBLISHER_KIND") == "external"
+
     def published_elsewhere(self) -> None:
         """Have a shop's own relay publish, and a witness keep the ledger."""
         self.environment |= {
@@ -99,7 +104,7 @@ class Wiring:
         return self.start_process(*arguments, env=self.environment | env)
 
     def relay(self, **env: str) -> Any:
-        if self.environment.get("RELAY_PUBLISHER_KIND") == "external":
+        if self.is_published_elsewhere:
             return HomeMade(self, env)
         return self.start("run", **env)
 
@@ -192,7 +197,7 @@ class Wiring:
 
         Where somebody else publishes, a witness says so in the relay's place.
         """
-        if kind == "relay" and self.environment.get("RELAY_PUBLISHER_KIND") == "external":
+        if kind == "relay" and self.is_published_elsewhere:
             kind = "witness"
         await self.eventually(
             lambda: self.pg.fetchval(

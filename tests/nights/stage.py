@@ -53,7 +53,10 @@ class Stage:
 
     def __init__(self, world: World, cast: Cast, journal: Journal, folder: Path) -> None:
         self.world, self.cast, self.journal, self.folder = world, cast, journal, folder
-        self.luck = Random(f"orders {journal.seed}")
+        # Orders of other ids than in the same night with our relay: its topics may still be there,
+        # and an answer to one of these would be found on them.
+        whose = " elsewhere" if world.is_published_elsewhere else ""
+        self.luck = Random(f"orders {journal.seed}{whose}")
         self.faults: dict[str, str] = {}
         self.answers = ["order.placed"]
         self.dies = ("", "", "")
