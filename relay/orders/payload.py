@@ -13,6 +13,7 @@ from typing import Final
 import asyncpg
 
 from relay.orders.catalog import FlowTableError
+from relay.orders.functions import JSON_TYPES, find_function, signature_of
 from relay.orders.table import OrdersTable
 from relay.runtime.flow import Flow
 
@@ -36,15 +37,6 @@ class OrderPayload:
     by_contract: bool
 
 
-# A view is asked through one, too: SELECT to_json(v) FROM shop.order_event v WHERE v.id = $1.
-_FUNCTION: Final = """
-SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname)
-  FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
- WHERE p.oid = to_regprocedure($1)
-   AND p.prorettype IN ('pg_catalog.json'::regtype, 'pg_catalog.jsonb'::regtype)
-"""
-
-
 async def order_payload(
     connection: asyncpg.Connection, flow: Flow, table: OrdersTable
 ) -> OrderPayload | None:
@@ -55,10 +47,13 @@ async def order_payload(
     """
     named = flow.payload_function
     if named is not None:
-        function = await connection.fetchval(_FUNCTION, f"{named}(text)")
+        # A view is asked through one, too: SELECT to_json(v) FROM shop.order_event v WHERE ...
+        signature = signature_of(named, ("text",))
+        setting = f"payload_function = {named!r}"
+        function = await find_function(connection, signature, JSON_TYPES, setting)
         if function is None:
-            raise FlowTableError(f"there is no function {named}(text) that returns json")
-        return OrderPayload(f"{function}({table.id_of()})", by_contract=False)
+            raise FlowTableError(f"there is no function {signature} that returns json")
+        return OrderPayload(f"{function.name}({table.id_of()})", by_contract=False)
     columns = flow.orders_columns
     assert columns is not None
     found = {row["attname"] for row in await connection.fetch(_COLUMNS, columns.table)}

@@ -14,6 +14,7 @@ from typing import Final
 import asyncpg
 
 from relay.orders.catalog import FlowTableError
+from relay.orders.functions import TEXT_TYPE, find_function, signature_of
 from relay.runtime.flow import ApplyColumns, ApplyFunction, Flow
 
 # Which transaction wrote an order tells what happened to its event, where it has none.
@@ -120,7 +121,7 @@ APPLY_ARGUMENTS: Final = ("text", "text", "text", "text", "json")
 async def _function_grants(connection: asyncpg.Connection, flow: Flow) -> AsyncIterator[str]:
     if not isinstance(flow.apply, ApplyFunction):
         return
-    signature = f"{flow.apply.function}({', '.join(APPLY_ARGUMENTS)})"
+    signature = signature_of(flow.apply.function, APPLY_ARGUMENTS)
     found = await connection.fetchrow(_FUNCTION, signature)
     if found is None:
         return
@@ -129,28 +130,14 @@ async def _function_grants(connection: asyncpg.Connection, flow: Flow) -> AsyncI
     yield f"GRANT EXECUTE ON FUNCTION {found['name']} TO relay_confirmer;"
 
 
-_CALLED: Final = """
-SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) AS name,
-       p.prorettype = 'text'::pg_catalog.regtype AND NOT p.proretset AS returns_text
-  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
- WHERE p.oid = pg_catalog.to_regprocedure($1)
-"""
-
-
 async def function_name(connection: asyncpg.Connection, function: str) -> str:
     """Return the quoted name of the flow's function, which must take `APPLY_ARGUMENTS`.
 
     Raises:
         FlowTableError: there is no such function.
     """
-    signature = f"{function}({', '.join(APPLY_ARGUMENTS)})"
-    try:
-        found = await connection.fetchrow(_CALLED, signature)
-    except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:
-        raise FlowTableError(f"function = {function!r} is no function's name: {error}") from error
-    if found is None or not found["returns_text"]:
-        raise FlowTableError(
-            f"function = {function!r}: there is no function {signature} that returns text"
-        )
-    name: str = found["name"]
-    return name
+    signature, named = signature_of(function, APPLY_ARGUMENTS), f"function = {function!r}"
+    found = await find_function(connection, signature, TEXT_TYPE, named)
+    if found is None or found.returns_set:
+        raise FlowTableError(f"{named}: there is no function {signature} that returns text")
+    return found.name

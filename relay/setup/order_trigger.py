@@ -15,7 +15,8 @@ from typing import Final
 
 import asyncpg
 
-from relay.orders.catalog import orders_table
+from relay.orders.catalog import FlowTableError, orders_table
+from relay.orders.functions import JSON_TYPES, find_function, signature_of
 from relay.runtime.flow import ApplyColumns, Flow
 from relay.runtime.printable import printable
 
@@ -30,12 +31,6 @@ SELECT pg_catalog.quote_ident(n.nspname) AS schema,
        c.relname::text AS bare
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid = pg_catalog.to_regclass($1)
-"""
-_PAYLOAD: Final = """
-SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) AS name,
-       p.prorettype IN ('json'::regtype, 'jsonb'::regtype) AND NOT p.proretset AS fits
-  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
- WHERE p.oid = pg_catalog.to_regprocedure($1)
 """
 _COLUMNS: Final = """
 SELECT a.attname::text AS name, pg_catalog.quote_ident(a.attname) AS quoted,
@@ -256,12 +251,11 @@ async def payload_function(connection: asyncpg.Connection, name: str) -> str:
     Raises:
         TriggerError: there is no function `name(text)` that returns json or jsonb.
     """
-    signature = f"{name}({', '.join(PAYLOAD_ARGUMENTS)})"
+    signature = signature_of(name, PAYLOAD_ARGUMENTS)
     try:
-        found = await connection.fetchrow(_PAYLOAD, signature)
-    except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:
-        raise TriggerError(f"{name!r} is no function's name: {error}") from error
-    if found is None or not found["fits"]:
+        found = await find_function(connection, signature, JSON_TYPES, repr(name))
+    except FlowTableError as error:
+        raise TriggerError(str(error)) from error
+    if found is None or found.returns_set:
         raise TriggerError(f"there is no function {signature} that returns json")
-    quoted: str = found["name"]
-    return quoted
+    return found.name
