@@ -61,7 +61,7 @@ async def unread(
     """
     starts = await broker.offsets(logs.ends.keys(), EARLIEST)
     positions = {
-        one: max(_position(read_to.get(one), logs.topic_ids.get(one[0])), starts.get(one, 0))
+        one: max(position_in(read_to.get(one), logs.topic_ids.get(one[0])), starts.get(one, 0))
         for one in logs.ends
     }
     found = {
@@ -85,7 +85,8 @@ async def unread(
     return found
 
 
-def _position(read_to: ReadTo | None, topic_id: str | None) -> int:
+def position_in(read_to: ReadTo | None, topic_id: str | None) -> int:
+    """Return where a reader goes on in the log that is there now; 0: it has not begun there."""
     if read_to is None:
         return 0
     other = None not in (read_to.topic_id, topic_id) and read_to.topic_id != topic_id

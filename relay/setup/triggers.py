@@ -5,8 +5,11 @@ Invariant: the database is read, and never changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Final
+
+import asyncpg
 
 from relay.runtime.database import connect
 from relay.runtime.flow import Flow
@@ -16,6 +19,15 @@ from relay.setup.order_trigger import OrderTrigger, order_trigger_sql
 _APPLICATION_NAME: Final = "relay-trigger"
 
 
+@asynccontextmanager
+async def _connected(dsn: str | None) -> AsyncIterator[asyncpg.Connection]:
+    connection = await connect(dsn, _APPLICATION_NAME, require_primary=False)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 async def print_order_trigger(dsn: str | None, flow: Flow, wanted: OrderTrigger) -> str:
     """Return the statements of the orders table's trigger.
 
@@ -23,11 +35,8 @@ async def print_order_trigger(dsn: str | None, flow: Flow, wanted: OrderTrigger)
         FlowTableError, TriggerError: as `order_trigger_sql`.
         DatabaseError: no connection.
     """
-    connection = await connect(dsn, _APPLICATION_NAME, require_primary=False)
-    try:
+    async with _connected(dsn) as connection:
         return await order_trigger_sql(connection, flow, wanted)
-    finally:
-        await connection.close()
 
 
 async def print_mirror_back(dsn: str | None, table: str, publication: str) -> str:
@@ -37,11 +46,8 @@ async def print_mirror_back(dsn: str | None, table: str, publication: str) -> st
         TriggerError: as `mirror_back_sql`.
         DatabaseError: no connection.
     """
-    connection = await connect(dsn, _APPLICATION_NAME, require_primary=False)
-    try:
+    async with _connected(dsn) as connection:
         return await mirror_back_sql(connection, table, publication)
-    finally:
-        await connection.close()
 
 
 async def print_mirror_trigger(
@@ -57,8 +63,5 @@ async def print_mirror_trigger(
         TriggerError: as `mirror_trigger_sql`.
         DatabaseError: no connection.
     """
-    connection = await connect(dsn, _APPLICATION_NAME, require_primary=False)
-    try:
+    async with _connected(dsn) as connection:
         return await mirror_trigger_sql(connection, table, columns, cut_over, content_type)
-    finally:
-        await connection.close()

@@ -27,7 +27,7 @@ from relay.kafka.failures import READING_FAILURES
 from relay.kafka.partition import Partition
 from relay.kafka.ranges import RangeReader, seen
 from relay.kafka.topic_descriptions import topic_ids
-from relay.kafka.unread import ReadTo
+from relay.kafka.unread import ReadTo, position_in
 from relay.orders.keys import canonical_event_id
 from relay.runtime.database import DATABASE_FAILURES
 from relay.runtime.flow import Flow
@@ -101,7 +101,7 @@ async def find_unledgered(
             uncovered = await _uncovered(connection, broker, partitions, first)
             if read_to is not None:
                 ids_now = await topic_ids(broker.client, sorted(flow.topics))
-                uncovered = {one: _until(it, _come_to(read_to.get(one), ids_now.get(one[0])))
+                uncovered = {one: _until(it, position_in(read_to.get(one), ids_now.get(one[0])))
                              for one, it in uncovered.items()}  # fmt: skip
             absent = [topic for topic in sorted(flow.topics) if not broker.partitions(topic)]
             found, whole = await _search(
@@ -180,14 +180,6 @@ def uncovered_in(uncovered: Sequence[tuple[int, int | None]], log: Span) -> _Unc
     gone = any(first < min(last, start) for first, last in spans)
     another = any(first > end for first, _last in uncovered)
     return _Uncovered(tuple((low, high) for low, high in there if low < high), gone or another)
-
-
-def _come_to(read_to: ReadTo | None, topic_id: str | None) -> int:
-    """Return where a witness goes on in the log that is there now; 0: it has not begun there."""
-    if read_to is None:
-        return 0
-    another = None not in (read_to.topic_id, topic_id) and read_to.topic_id != topic_id
-    return 0 if another else read_to.next_offset
 
 
 def _until(uncovered: _Uncovered, end: int) -> _Uncovered:
