@@ -126,6 +126,34 @@ async def test_what_stands_on_kafka_was_published_whatever_the_ledger_has_lost(
     assert await diagnosed(lab, lost[2]) == found
 
 
+async def test_a_record_whose_transaction_was_aborted_is_no_publication(lab: Any) -> None:
+    (lost,) = await lab.fill(1)
+    await lab.pg.execute(OLD, lost[0])
+    await lab.pg.execute(ORDER, lost[2])
+    await lab.pg.execute("UPDATE relay.installation SET watched_since = '2020-01-01'")
+    lab.witness()
+    atomic = Producer(
+        {"bootstrap.servers": lab.bootstrap_servers, "transactional.id": f"t-{lab.topic}"}
+    )
+
+    def abort() -> None:
+        atomic.init_transactions(60)
+        atomic.begin_transaction()
+        atomic.produce(lab.topic, b"{}", "k", 0, headers=[("id", lost[1].encode())])
+        assert atomic.flush(30) == 0
+        atomic.abort_transaction(60)
+
+    await asyncio.to_thread(abort)
+    lab.send([], partition=0)  # behind it: the witness has come past both
+    await lab.sent()
+
+    async def read() -> bool:
+        return bool(await lab.pg.fetchval(READ, lab.group) == 3)  # and the marker
+
+    await lab.until(read)
+    assert (await diagnosed(lab, lost[2]))[0] == Verdict.NOT_PUBLISHED
+
+
 async def test_a_publisher_that_never_rests_is_judged_and_a_topic_made_anew_is_unread(
     lab: Any, topics: Any
 ) -> None:
