@@ -113,8 +113,9 @@ PARTITIONED = """
     CREATE TABLE shop.sales_rest PARTITION OF shop.sales_order DEFAULT;
 """
 AWAITING = """
-    SELECT indexrelid::regclass::text FROM pg_index
-     WHERE indisvalid AND indexrelid::regclass::text LIKE '%awaits_return' ORDER BY 1
+    SELECT n.nspname || '.' || c.relname FROM pg_index i
+      JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE i.indisvalid AND c.relname LIKE '%awaits_return' ORDER BY 1
 """
 
 
